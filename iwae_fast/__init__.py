@@ -1,0 +1,43 @@
+"""Fast importance-weighted autoencoders for PyTorch: fused densities, bounds and losses, and a thin model package.
+
+    import iwae_fast as iw
+    loss = iw.bernoulli_iwae_loss(x, logits, log_ratio)
+
+Importing compiles nothing and initialises no CUDA; neither Triton nor the C++ extension is required.
+"""
+
+from . import backends, bounds, evaluate, models
+from ._version import __version__
+from .functional import (
+    bernoulli_iwae_loss,
+    bernoulli_log_prob,
+    effective_sample_size,
+    gaussian_iwae_loss,
+    gaussian_log_prob,
+    iwae_loss,
+    log_mean_exp,
+    normalized_weights,
+    standard_gaussian_log_prob,
+)
+from .objective import Objective
+from .sampling import sample_gaussian, standard_normal
+
+__all__ = [
+    "Objective",
+    "__version__",
+    "backends",
+    "bernoulli_iwae_loss",
+    "bernoulli_log_prob",
+    "bounds",
+    "effective_sample_size",
+    "evaluate",
+    "gaussian_iwae_loss",
+    "gaussian_log_prob",
+    "iwae_loss",
+    "log_mean_exp",
+    "models",
+    "normalized_weights",
+    "sample_gaussian",
+    "standard_gaussian_log_prob",
+    "standard_normal",
+]

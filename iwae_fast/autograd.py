@@ -1,0 +1,115 @@
+"""Autograd Functions around the native ops: forward keeps its inputs, backward is one native call.
+
+``name`` and ``backend`` say which op runs where; neither they nor masks take a gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from . import ops
+
+
+class Density(Function):
+    """log p(value | parameters), summed over the last axis."""
+
+    @staticmethod
+    def forward(name: str, backend: str, mask: Tensor | None, *parameters: Tensor) -> Tensor:
+        return ops.call(name, *parameters, mask, backend=backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.name, ctx.backend, mask, *parameters = inputs
+        ctx.save_for_backward(mask, *parameters)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        mask, *parameters = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[3:])
+        gradients = _gradients(ctx, grad, *parameters, mask, needs)
+        return None, None, None, *_place(gradients, needs)
+
+
+class LogMeanExp(Function):
+    """logsumexp over ``dim`` minus log k."""
+
+    @staticmethod
+    def forward(backend: str, log_weights: Tensor, dim: int) -> Tensor:
+        return ops.call("log_mean_exp", log_weights, dim, backend=backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.name = "log_mean_exp"
+        ctx.backend, log_weights, ctx.dim = inputs
+        ctx.save_for_backward(log_weights, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        log_weights, bound = ctx.saved_tensors
+        (gradient,) = _gradients(ctx, grad, log_weights, bound, ctx.dim)
+        return None, gradient, None
+
+
+class IWAELoss(Function):
+    """Minus the IWAE bound of each observation, from the likelihood's parameters and the log-ratio.
+
+    The log-weights come back too, for the backward pass; they carry no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        name: str, backend: str, mask: Tensor | None, log_ratio: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return ops.call(name, *parameters, log_ratio, mask, backend=backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.name, ctx.backend, mask, log_ratio, *parameters = inputs
+        loss, log_weights = output
+        ctx.mark_non_differentiable(log_weights)
+        ctx.log_ratio_dtype = log_ratio.dtype
+        ctx.save_for_backward(loss, log_weights, mask, *parameters)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        loss, log_weights, mask, *parameters = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[4:])
+        *gradients, grad_log_ratio = _gradients(ctx, grad, loss, log_weights, *parameters, mask, needs)
+        return None, None, None, grad_log_ratio.to(ctx.log_ratio_dtype), *_place(gradients, needs)
+
+
+def _place(gradients: list[Tensor] | tuple[Tensor, ...], needs: list[bool]) -> list[Tensor | None]:
+    """Put the gradients that were computed in the places of the inputs that need one."""
+    remaining = iter(gradients)
+    return [next(remaining) if needed else None for needed in needs]
+
+
+def _gradients(ctx: Any, *arguments: Any) -> list[Tensor] | tuple[Tensor, ...]:
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True, torch.func.grad
+        return _Gradients.apply(ctx.name, ctx.backend, *arguments)
+    return _Gradients.forward(ctx.name, ctx.backend, *arguments)
+
+
+class _Gradients(Function):
+    """A backward pass that refuses to be differentiated.
+
+    It depends on everything the gradient depends on, so a second derivative raises. With ``once_differentiable``
+    it would silently be zero wherever the incoming gradient is a constant.
+    """
+
+    @staticmethod
+    def forward(name: str, backend: str, *arguments: Any) -> tuple[Tensor, ...]:
+        gradients = ops.call(f"{name}_backward", *arguments, backend=backend)
+        return (gradients,) if isinstance(gradients, Tensor) else tuple(gradients)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.name = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(f"{ctx.name}: second derivatives of fused ops do not exist; use backend='reference'")

@@ -1,0 +1,79 @@
+"""Which implementation serves a call.
+
+A backend is a module of this package with three things beside one function an op: ``DEVICE`` (the device type of
+the tensors that it takes), ``unavailable()`` (why it cannot run here, or None) and ``ISA`` or the like for
+:func:`info`. ``reference`` is always there, differentiates by plain autograd and takes what the others refuse.
+"""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import cpu
+from .marshal import refusal
+
+REFERENCE = "reference"
+NATIVE: dict[str, ModuleType] = {"cpu": cpu}
+"""Backends with kernels, best first for each device type."""
+
+ENVIRONMENT = "IWAE_FAST_BACKEND"
+
+
+class BackendError(RuntimeError):
+    """A backend was asked for by name and cannot serve the call."""
+
+
+def choose(forced: str | None, tensors: tuple[Tensor | None, ...]) -> str:
+    """The backend for a call on these tensors: the forced one, else the best that takes them, else the reference.
+
+    Raises ValueError for a name that is no backend and BackendError where a forced one cannot serve.
+    """
+    forced = forced or os.environ.get(ENVIRONMENT) or None
+    if forced is None:
+        device = tensors[0].device.type  # type: ignore[union-attr]
+        for name, module in NATIVE.items():
+            if device == module.DEVICE and module.unavailable() is None and refusal(tensors) is None:
+                return name
+        return REFERENCE
+    if forced == REFERENCE:
+        return REFERENCE
+    if forced not in NATIVE:
+        raise ValueError(f"unknown backend {forced!r}: choose one of {', '.join((*NATIVE, REFERENCE))}")
+    reason = NATIVE[forced].unavailable() or _wrong_device(forced, tensors) or refusal(tensors)
+    if reason is not None:
+        raise BackendError(f"backend {forced!r} was asked for but cannot serve this call: {reason}")
+    return forced
+
+
+def _wrong_device(name: str, tensors: tuple[Tensor | None, ...]) -> str | None:
+    wanted = NATIVE[name].DEVICE
+    for tensor in tensors:
+        if tensor is not None and tensor.device.type != wanted:
+            return f"it takes {wanted} tensors, got one on {tensor.device}"
+    return None
+
+
+def info() -> dict[str, Any]:
+    """What runs here: each backend with whether it is available and why not, and the choice for each device."""
+    available = {name: module.unavailable() for name, module in NATIVE.items()}
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    chosen = {}
+    for device in devices:
+        fitting = [name for name, module in NATIVE.items() if module.DEVICE == device and available[name] is None]
+        chosen[device] = os.environ.get(ENVIRONMENT) or (fitting or [REFERENCE])[0]
+    return {
+        "backends": {
+            **{
+                name: {"available": reason is None, "reason": reason, **NATIVE[name].details()}
+                for name, reason in available.items()
+            },
+            REFERENCE: {"available": True, "reason": None},
+        },
+        "chosen": chosen,
+        "forced": os.environ.get(ENVIRONMENT) or None,
+    }

@@ -1,0 +1,247 @@
+"""The C++ backend: each op allocates its results through torch and hands raw pointers to ``iwae_fast._C``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .marshal import accumulation_dtype, leading_shape, operand, optional_operand
+
+_C: Any = None
+_REASON: str | None = None
+try:
+    # After torch, so that both share one OpenMP runtime.
+    _C = importlib.import_module("iwae_fast._C")
+except ImportError as error:  # no compiler at installation, or the binary does not fit this machine
+    _REASON = f"the C++ extension is not there ({error}); reinstall with a C++17 compiler to build it"
+
+DEVICE = "cpu"
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot run here, or None."""
+    return _REASON
+
+
+def details() -> dict[str, Any]:
+    if _C is None:
+        return {}
+    return {"isa": _C.isa(), "compiled_isas": _C.compiled_isas(), "openmp": _C.has_openmp(), "file": _C.__file__}
+
+
+# --- densities ------------------------------------------------------------------------------------------------
+
+
+def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None) -> Tensor:
+    return _density("gaussian", (value, mean, log_std), mask)
+
+
+def gaussian_log_prob_backward(
+    grad: Tensor, value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None, needs: list[bool]
+) -> list[Tensor]:
+    return _density_backward("gaussian", grad, (value, mean, log_std), mask, needs)
+
+
+def standard_gaussian_log_prob(value: Tensor, mask: Tensor | None) -> Tensor:
+    return _density("standard_gaussian", (value,), mask)
+
+
+def standard_gaussian_log_prob_backward(
+    grad: Tensor, value: Tensor, mask: Tensor | None, needs: list[bool]
+) -> list[Tensor]:
+    return _density_backward("standard_gaussian", grad, (value,), mask, needs)
+
+
+def bernoulli_log_prob(value: Tensor, logits: Tensor, mask: Tensor | None) -> Tensor:
+    return _density("bernoulli", (value, logits), mask)
+
+
+def bernoulli_log_prob_backward(
+    grad: Tensor, value: Tensor, logits: Tensor, mask: Tensor | None, needs: list[bool]
+) -> list[Tensor]:
+    return _density_backward("bernoulli", grad, (value, logits), mask, needs)
+
+
+def _density(density: str, parameters: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
+    dtype = accumulation_dtype(*parameters)
+    leading = leading_shape(*parameters)
+    shape = (*leading, parameters[0].shape[-1])
+    log_prob = parameters[0].new_empty(leading, dtype=dtype)
+    _C.density(
+        density,
+        dtype == torch.float64,
+        shape,
+        [operand(p, shape) for p in parameters],
+        optional_operand(mask, shape),
+        log_prob.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return log_prob
+
+
+def _density_backward(
+    density: str, grad: Tensor, parameters: tuple[Tensor, ...], mask: Tensor | None, needs: list[bool]
+) -> list[Tensor]:
+    shape = (*leading_shape(*parameters), parameters[0].shape[-1])
+    gradients = [_gradient_like(p) if needed else None for p, needed in zip(parameters, needs, strict=True)]
+    _C.density_backward(
+        density,
+        accumulation_dtype(*parameters) == torch.float64,
+        shape,
+        [operand(p, shape) for p in parameters],
+        optional_operand(mask, shape),
+        operand(grad, shape[:-1]),
+        [optional_operand(g, shape) for g in gradients],
+        torch.get_num_threads(),
+    )
+    return [g for g in gradients if g is not None]
+
+
+def _gradient_like(tensor: Tensor) -> Tensor:
+    # Contiguous whatever the input's strides: an expanded input has no memory of its own to mirror.
+    return tensor.new_empty(tensor.shape)
+
+
+# --- importance weights -----------------------------------------------------------------------------------------
+
+
+def log_mean_exp(log_weights: Tensor, dim: int) -> Tensor:
+    columns = log_weights.movedim(dim, 0)
+    bound = columns.new_empty(columns.shape[1:], dtype=accumulation_dtype(log_weights))
+    _C.log_mean_exp(
+        bound.dtype == torch.float64,
+        tuple(columns.shape),
+        operand(columns, tuple(columns.shape)),
+        bound.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return bound
+
+
+def log_mean_exp_backward(grad: Tensor, log_weights: Tensor, bound: Tensor, dim: int) -> Tensor:
+    columns = log_weights.movedim(dim, 0)
+    shape = tuple(columns.shape)
+    gradient = log_weights.new_empty(log_weights.shape)
+    _C.log_mean_exp_backward(
+        bound.dtype == torch.float64,
+        shape,
+        operand(columns, shape),
+        operand(bound, shape[1:]),
+        operand(grad, shape[1:]),
+        operand(gradient.movedim(dim, 0), shape),
+        torch.get_num_threads(),
+    )
+    return gradient
+
+
+# --- fused losses -------------------------------------------------------------------------------------------------
+
+
+def bernoulli_iwae_loss(
+    value: Tensor, logits: Tensor, log_ratio: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return _iwae_loss("bernoulli", (value, logits), log_ratio, mask)
+
+
+def bernoulli_iwae_loss_backward(
+    grad: Tensor,
+    loss: Tensor,
+    log_weights: Tensor,
+    value: Tensor,
+    logits: Tensor,
+    mask: Tensor | None,
+    needs: list[bool],
+) -> list[Tensor]:
+    return _iwae_loss_backward("bernoulli", grad, loss, log_weights, (value, logits), mask, needs)
+
+
+def gaussian_iwae_loss(
+    value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return _iwae_loss("gaussian", (value, mean, log_std), log_ratio, mask)
+
+
+def gaussian_iwae_loss_backward(
+    grad: Tensor,
+    loss: Tensor,
+    log_weights: Tensor,
+    value: Tensor,
+    mean: Tensor,
+    log_std: Tensor,
+    mask: Tensor | None,
+    needs: list[bool],
+) -> list[Tensor]:
+    return _iwae_loss_backward("gaussian", grad, loss, log_weights, (value, mean, log_std), mask, needs)
+
+
+def _iwae_loss(
+    density: str, parameters: tuple[Tensor, ...], log_ratio: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    leading = tuple(log_ratio.shape)
+    shape = (*leading, parameters[0].shape[-1])
+    dtype = accumulation_dtype(*parameters, log_ratio)
+    log_weights = log_ratio.new_empty(leading, dtype=dtype)
+    loss = log_ratio.new_empty(leading[1:], dtype=dtype)
+    _C.iwae_loss(
+        density,
+        dtype == torch.float64,
+        shape,
+        [operand(p, shape) for p in parameters],
+        optional_operand(mask, shape),
+        operand(log_ratio, leading),
+        log_weights.data_ptr(),
+        loss.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return loss, log_weights
+
+
+def _iwae_loss_backward(
+    density: str,
+    grad: Tensor,
+    loss: Tensor,
+    log_weights: Tensor,
+    parameters: tuple[Tensor, ...],
+    mask: Tensor | None,
+    needs: list[bool],
+) -> list[Tensor]:
+    """Gradients of the needed parameters, then of the log-ratio (in the dtype of the log-weights)."""
+    leading = tuple(log_weights.shape)
+    shape = (*leading, parameters[0].shape[-1])
+    gradients = [_gradient_like(p) if needed else None for p, needed in zip(parameters, needs, strict=True)]
+    grad_log_weights = log_weights.new_empty(leading)
+    _C.iwae_loss_backward(
+        density,
+        log_weights.dtype == torch.float64,
+        shape,
+        [operand(p, shape) for p in parameters],
+        optional_operand(mask, shape),
+        operand(log_weights, leading),
+        operand(loss, leading[1:]),
+        operand(grad, leading[1:]),
+        grad_log_weights.data_ptr(),
+        [optional_operand(g, shape) for g in gradients],
+        torch.get_num_threads(),
+    )
+    return [*(g for g in gradients if g is not None), grad_log_weights]
+
+
+# --- noise --------------------------------------------------------------------------------------------------------
+
+
+def standard_normal(
+    seed: Tensor, shape: list[int], sample_offset: int, observation_offset: int, stream: int, dtype: torch.dtype
+) -> Tensor:
+    noise = seed.new_empty(shape, dtype=dtype)
+    _C.standard_normal(
+        dtype == torch.float64,
+        seed.data_ptr(),
+        tuple(shape),
+        (sample_offset, observation_offset, stream),
+        noise.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return noise

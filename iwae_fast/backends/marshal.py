@@ -1,0 +1,64 @@
+"""Turns tensors into the pointers, dtypes, sizes and strides that native ops take, and says what they refuse."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.bool: 4}
+"""As ``enum class DType`` in csrc/cpu/operand.h."""
+
+MAX_DIMS = 8
+"""As ``kMaxDims`` in csrc/cpu/operand.h."""
+
+Operand = tuple[int, int, tuple[int, ...]]
+
+
+def refusal(tensors: tuple[Tensor | None, ...]) -> str | None:
+    """Why native ops cannot take these tensors, or None: the reference serves what is refused."""
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.dim() > MAX_DIMS:
+            return f"a tensor has {tensor.dim()} axes, at most {MAX_DIMS} are supported"
+        if tensor.layout is not torch.strided:
+            return f"a tensor is {tensor.layout}, not strided"
+        if tensor.is_neg():
+            return "a tensor is a lazily negated view"
+        if torch.compiler.is_compiling():
+            continue  # tracing sees stand-ins; the registered op gets the real tensors
+        if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
+            return f"a tensor is of the subclass {type(tensor).__name__}"
+        if _is_batched(tensor):
+            return "a tensor is batched by torch.func.vmap"
+    return None
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
+def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if any tensor is float64, else float32."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def leading_shape(*tensors: Tensor) -> tuple[int, ...]:
+    """The common shape of all axes but the last, of tensors known to broadcast."""
+    if len({t.shape[:-1] for t in tensors}) == 1:
+        return tuple(tensors[0].shape[:-1])
+    return tuple(torch.broadcast_shapes(*(t.shape[:-1] for t in tensors)))
+
+
+def operand(tensor: Tensor, shape: tuple[int, ...]) -> Operand:
+    """Pointer, dtype and the strides with which the tensor is read as ``shape``: a broadcast axis has stride 0."""
+    return tensor.data_ptr(), DTYPE_CODES[tensor.dtype], tensor.expand(shape).stride()
+
+
+def optional_operand(tensor: Tensor | None, shape: tuple[int, ...]) -> Operand | None:
+    return None if tensor is None else operand(tensor, shape)

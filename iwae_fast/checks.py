@@ -1,0 +1,87 @@
+"""Checks of arguments: each error names the argument, what it was, and what was expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def floating(**tensors: Any) -> None:
+    """Every argument is a tensor of a supported floating dtype, and all are on one device."""
+    device = None
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in FLOATING:
+            raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
+        if device is not None and tensor.device != device[1]:
+            raise ValueError(f"{name} is on {tensor.device}, but {device[0]} is on {device[1]}")
+        device = device or (name, tensor.device)
+
+
+def features(**tensors: Tensor) -> tuple[int, ...]:
+    """Every argument has a last (feature) axis and all shapes broadcast; returns the common shape."""
+    for name, tensor in tensors.items():
+        if tensor.dim() == 0:
+            raise ValueError(f"{name} must have a last axis of features, got a scalar of shape ()")
+    return broadcast({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+
+
+def broadcast(shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape to which all the named shapes broadcast."""
+    rank = max(len(shape) for shape in shapes.values())
+    result = [1] * rank
+    for shape in shapes.values():
+        for axis, size in enumerate(shape, rank - len(shape)):
+            if size != 1:
+                if result[axis] not in (1, size):
+                    named = ", ".join(f"{name} {tuple(s)}" for name, s in shapes.items())
+                    raise ValueError(f"shapes do not broadcast: {named}")
+                result[axis] = size
+    return tuple(result)
+
+
+def mask(mask: Any, shape: tuple[int, ...], device: torch.device) -> None:
+    """A mask is None, or a bool tensor on the same device that broadcasts to the shape of the data."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a bool tensor (True where observed), got {got}")
+    if mask.device != device:
+        raise ValueError(f"mask is on {mask.device}, but the data are on {device}")
+    if mask.dim() == 0 or broadcast({"mask": tuple(mask.shape), "data": shape}) != shape:
+        raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to the data {shape}")
+
+
+def dimension(log_weights: Tensor, dim: int) -> int:
+    """``dim`` is an axis of the log-weights and holds at least one sample; returns it counted from the front."""
+    if log_weights.dim() == 0:
+        raise ValueError("log_weights must have an axis of samples, got a scalar of shape ()")
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"dim must be an int, got {type(dim).__name__}")
+    if not -log_weights.dim() <= dim < log_weights.dim():
+        raise ValueError(f"dim {dim} is out of range for log_weights of shape {tuple(log_weights.shape)}")
+    dim %= log_weights.dim()
+    if log_weights.shape[dim] == 0:
+        raise ValueError(f"log_weights {tuple(log_weights.shape)} hold k = 0 samples along dim {dim}: need k >= 1")
+    return dim
+
+
+def positive(name: str, value: Any) -> int:
+    """A whole number of at least one."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+def reduction(reduction: Any) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")

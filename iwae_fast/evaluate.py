@@ -1,0 +1,147 @@
+"""Streaming estimates of the marginal log-likelihood, in memory that does not grow with the number of samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import checks
+from .models import VAE
+
+ROWS_A_CHUNK = 4096
+"""Decoder rows (samples times observations) evaluated at once by default: large matrix products, warm caches."""
+
+OBSERVATIONS_A_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """Importance-sampled log p(x) of each observation, and its mean over observations, in nats."""
+
+    value: Tensor
+    """log (1/k) sum w_i, (B,) float64."""
+    std_error: Tensor
+    """Standard error of each value by the delta method, (B,) float64; NaN at k = 1."""
+    ess: Tensor
+    """Effective sample size of the weights, (B,) float64."""
+
+    @property
+    def mean(self) -> float:
+        """Mean over the observations."""
+        return self.value.mean().item()
+
+    @property
+    def mean_std_error(self) -> float:
+        """Standard error of the mean over the observations."""
+        return (self.value.std() / math.sqrt(len(self.value))).item()
+
+
+class StreamingWeights:
+    """Sums over a stream of log-weights, kept relative to the largest so far; exact at any split of the stream."""
+
+    def __init__(self, observations: int, device: torch.device) -> None:
+        self.count = 0
+        self.largest = torch.full((observations,), -math.inf, dtype=torch.float64, device=device)
+        self.total = torch.zeros_like(self.largest)
+        self.total_square = torch.zeros_like(self.largest)
+
+    def add(self, log_weights: Tensor) -> None:
+        """Take in more samples, (k, B)."""
+        log_weights = log_weights.double()
+        largest = torch.maximum(self.largest, log_weights.amax(0))
+        # -inf - -inf would be NaN: while all weights are zero any finite shift serves.
+        shift = torch.where(largest == -math.inf, 0.0, largest)
+        kept = torch.exp(self.largest - shift)
+        weights = torch.exp(log_weights - shift)
+        self.total = self.total * kept + weights.sum(0)
+        self.total_square = self.total_square * kept.square() + weights.square().sum(0)
+        self.largest = largest
+        self.count += len(log_weights)
+
+    def log_likelihood(self) -> LogLikelihood:
+        k = self.count
+        mean_square_ratio = k * self.total_square / self.total.square()
+        return LogLikelihood(
+            value=self.largest + torch.log(self.total) - math.log(k),
+            std_error=((mean_square_ratio - 1.0).clamp(min=0.0) / (k - 1)).sqrt()
+            if k > 1
+            else torch.full_like(self.total, math.nan),
+            ess=torch.where(self.total == 0, 0.0, self.total.square() / self.total_square),
+        )
+
+
+@torch.no_grad()
+def log_likelihood(
+    model: VAE,
+    x: Tensor,
+    num_samples: int = 5000,
+    chunk_size: int | None = None,
+    seed: int | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> LogLikelihood:
+    """Importance-sampled log p(x), the IWAE bound with many samples (Burda, Grosse & Salakhutdinov 2016).
+
+    The model runs in evaluation mode. Memory depends on ``chunk_size``, not on ``num_samples``, and noise is a
+    function of (seed, sample, observation), so the chunk size changes the result by rounding only.
+
+    Args:
+        model: a :class:`iwae_fast.models.VAE`.
+        x: observations (B, ...), on the device of the model.
+        num_samples: k >= 1; the papers use 5000.
+        chunk_size: samples of each observation evaluated at once; chosen for the caches if None.
+        seed: an int for reproducible noise; drawn from torch's generator if None.
+        progress: called with the number of (sample, observation) pairs just evaluated.
+
+    Returns:
+        :class:`LogLikelihood`, per observation.
+    """
+    checks.floating(x=x)
+    checks.positive("num_samples", num_samples)
+    if chunk_size is not None:
+        checks.positive("chunk_size", chunk_size)
+    if seed is None:
+        seed = int(torch.randint(2**63 - 1, ()))
+    training = model.training
+    model.eval()
+    try:
+        parts = [
+            _observations(model, part, num_samples, chunk_size, seed, index * OBSERVATIONS_A_CHUNK, progress)
+            for index, part in enumerate(x.split(OBSERVATIONS_A_CHUNK))
+        ]
+    finally:
+        model.train(training)
+    return LogLikelihood(*(torch.cat(column) for column in zip(*((p.value, p.std_error, p.ess) for p in parts), strict=True)))
+
+
+def _observations(
+    model: VAE,
+    x: Tensor,
+    num_samples: int,
+    chunk_size: int | None,
+    seed: int,
+    observation_offset: int,
+    progress: Callable[[int], None] | None,
+) -> LogLikelihood:
+    chunk_size = chunk_size or max(1, ROWS_A_CHUNK // max(1, len(x)))
+    posterior = model.encode(x)
+    weights = StreamingWeights(len(x), x.device)
+    for start in range(0, num_samples, chunk_size):
+        count = min(chunk_size, num_samples - start)
+        weights.add(
+            model.log_weights(
+                x,
+                count,
+                seed,
+                posterior=posterior,
+                sample_offset=start,
+                observation_offset=observation_offset,
+            )
+        )
+        if progress is not None:
+            progress(count * len(x))
+    return weights.log_likelihood()

@@ -1,0 +1,227 @@
+"""The public functions: they check their arguments, choose a backend, and run it behind autograd.
+
+Shapes: D is the number of features, always the last axis; k the number of samples; ``...`` any axes. Logarithms
+are natural, so every result is in nats. Inputs may be float32, float64, bfloat16 or float16, mixed, strided or
+expanded; sums are accumulated and returned in float32, in float64 if any input is float64. Gradients have the
+dtype of their input. ``backend`` forces an implementation by name (see :func:`iwae_fast.backends.info`).
+
+TypeError and ValueError name the argument that is wrong; ``iwae_fast.backends.BackendError`` says why a forced
+backend cannot serve.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import autograd, checks, reference
+from .backends import REFERENCE, choose
+
+
+def gaussian_log_prob(
+    value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None = None, *, backend: str | None = None
+) -> Tensor:
+    """Log-density of a diagonal Gaussian, summed over the last axis.
+
+    log N(v; m, s) = -1/2 sum_d [((v - m) / s)^2 + 2 log s + log 2 pi], with log s given.
+
+    Args:
+        value, mean, log_std: tensors whose shapes broadcast to (..., D); nothing is copied to broadcast.
+        mask: bool, True where observed, broadcasting to (..., D). A masked feature counts nothing, whatever it
+            holds, NaN included.
+        backend: force a backend by name.
+
+    Returns:
+        Log-density in nats, shape (...), float32 or float64.
+    """
+    checks.floating(value=value, mean=mean, log_std=log_std)
+    return _density("gaussian_log_prob", mask, backend, value=value, mean=mean, log_std=log_std)
+
+
+def standard_gaussian_log_prob(value: Tensor, mask: Tensor | None = None, *, backend: str | None = None) -> Tensor:
+    """Log-density of N(0, I), summed over the last axis: -1/2 sum_d [v^2 + log 2 pi].
+
+    Args:
+        value: (..., D).
+        mask: as in :func:`gaussian_log_prob`.
+        backend: force a backend by name.
+
+    Returns:
+        Log-density in nats, shape (...), float32 or float64.
+    """
+    checks.floating(value=value)
+    return _density("standard_gaussian_log_prob", mask, backend, value=value)
+
+
+def bernoulli_log_prob(
+    value: Tensor, logits: Tensor, mask: Tensor | None = None, *, backend: str | None = None
+) -> Tensor:
+    """Log-probability of independent Bernoulli variables given logits, summed over the last axis.
+
+    log p = sum_d [v l - softplus(l)]. Values between 0 and 1 (grey levels) are allowed, and not checked.
+
+    Args:
+        value: observations, for example (B, D).
+        logits: for example (k, B, D); shapes broadcast to (..., D) and nothing is copied to broadcast.
+        mask: as in :func:`gaussian_log_prob`.
+        backend: force a backend by name.
+
+    Returns:
+        Log-probability in nats, shape (...), float32 or float64.
+    """
+    checks.floating(value=value, logits=logits)
+    return _density("bernoulli_log_prob", mask, backend, value=value, logits=logits)
+
+
+def log_mean_exp(log_weights: Tensor, dim: int = 0, *, backend: str | None = None) -> Tensor:
+    """logsumexp over ``dim`` minus log k: the IWAE bound of log-weights (Burda, Grosse & Salakhutdinov 2016).
+
+    A column of all -inf gives -inf and zero gradient; single -inf are weights of zero; NaN stays NaN.
+
+    Args:
+        log_weights: (k, ...) with k >= 1 on axis ``dim``.
+        dim: the axis of samples.
+        backend: force a backend by name.
+
+    Returns:
+        In nats, the shape of ``log_weights`` without ``dim``, float32 or float64.
+    """
+    checks.floating(log_weights=log_weights)
+    dim = checks.dimension(log_weights, dim)
+    chosen = choose(backend, (log_weights,))
+    if chosen == REFERENCE:
+        return reference.log_mean_exp(log_weights, dim)
+    return autograd.LogMeanExp.apply(chosen, log_weights, dim)
+
+
+def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
+    """Self-normalised importance weights, softmax(log_weights); a column of all -inf gives weights of zero.
+
+    Returns the shape of ``log_weights``, float32 or float64.
+    """
+    checks.floating(log_weights=log_weights)
+    return reference.normalized_weights(log_weights, checks.dimension(log_weights, dim))
+
+
+def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:
+    """Kish's effective sample size 1 / sum w~^2, between 1 and k; a column of all -inf gives 0.
+
+    Returns the shape of ``log_weights`` without ``dim``, float32 or float64.
+    """
+    checks.floating(log_weights=log_weights)
+    return reference.effective_sample_size(log_weights, checks.dimension(log_weights, dim))
+
+
+def iwae_loss(
+    log_weights: Tensor, dim: int = 0, reduction: str = "mean", *, backend: str | None = None
+) -> Tensor:
+    """Minus the IWAE bound, for a model that has its log-weights (Burda, Grosse & Salakhutdinov 2016).
+
+    Args:
+        log_weights: log p(x, z_i) - log q(z_i | x), shape (k, ...) with the samples on axis ``dim``.
+        dim: the axis of samples.
+        reduction: "mean" or "sum" over the observations, or "none".
+        backend: force a backend by name.
+
+    Returns:
+        The loss in nats: a scalar, or with "none" one entry an observation.
+    """
+    checks.reduction(reduction)
+    return _reduce(-log_mean_exp(log_weights, dim, backend=backend), reduction)
+
+
+def bernoulli_iwae_loss(
+    value: Tensor,
+    logits: Tensor,
+    log_ratio: Tensor,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Minus the IWAE bound with a Bernoulli likelihood: densities, weights and bound in one pass each way.
+
+    loss = -log (1/k) sum_i exp[log p(x | z_i) + log_ratio_i] (Burda, Grosse & Salakhutdinov 2016).
+
+    Args:
+        value: observations x, for example (B, D).
+        logits: of p(x | z_i), for example (k, B, D). Together they broadcast to (k, ..., D), k >= 1.
+        log_ratio: log p(z_i) - log q(z_i | x), broadcasting to (k, ...).
+        mask: as in :func:`gaussian_log_prob`.
+        reduction: "mean" or "sum" over the observations, or "none".
+        backend: force a backend by name.
+
+    Returns:
+        The loss in nats: a scalar, or with "none" one entry an observation, shape (...).
+    """
+    checks.floating(value=value, logits=logits, log_ratio=log_ratio)
+    return _iwae_loss("bernoulli_iwae_loss", log_ratio, mask, reduction, backend, value=value, logits=logits)
+
+
+def gaussian_iwae_loss(
+    value: Tensor,
+    mean: Tensor,
+    log_std: Tensor,
+    log_ratio: Tensor,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Minus the IWAE bound with a diagonal Gaussian likelihood: see :func:`bernoulli_iwae_loss`.
+
+    Args:
+        value: observations x, for example (B, D).
+        mean, log_std: of p(x | z_i), for example (k, B, D). With ``value`` they broadcast to (k, ..., D), k >= 1.
+        log_ratio: log p(z_i) - log q(z_i | x), broadcasting to (k, ...).
+        mask: as in :func:`gaussian_log_prob`.
+        reduction: "mean" or "sum" over the observations, or "none".
+        backend: force a backend by name.
+
+    Returns:
+        The loss in nats: a scalar, or with "none" one entry an observation, shape (...).
+    """
+    checks.floating(value=value, mean=mean, log_std=log_std, log_ratio=log_ratio)
+    return _iwae_loss(
+        "gaussian_iwae_loss", log_ratio, mask, reduction, backend, value=value, mean=mean, log_std=log_std
+    )
+
+
+def _density(name: str, mask: Tensor | None, backend: str | None, **parameters: Tensor) -> Tensor:
+    shape = checks.features(**parameters)
+    checks.mask(mask, shape, parameters["value"].device)
+    chosen = choose(backend, (*parameters.values(), mask))
+    if chosen == REFERENCE:
+        return getattr(reference, name)(*parameters.values(), mask)
+    return autograd.Density.apply(name, chosen, mask, *_same_features(shape[-1], parameters))
+
+
+def _iwae_loss(
+    name: str, log_ratio: Tensor, mask: Tensor | None, reduction: str, backend: str | None, **parameters: Tensor
+) -> Tensor:
+    checks.reduction(reduction)
+    shape = checks.features(**parameters)
+    leading = checks.broadcast({"log_ratio": tuple(log_ratio.shape), "likelihood (k, ...)": shape[:-1]})
+    if not leading:
+        raise ValueError(f"the likelihood {shape} has no axis of samples: expected (k, ..., D)")
+    if leading[0] == 0:
+        raise ValueError(f"log-weights {leading} hold k = 0 samples: need k >= 1")
+    checks.mask(mask, (*leading, shape[-1]), log_ratio.device)
+    chosen = choose(backend, (*parameters.values(), log_ratio, mask))
+    log_ratio = log_ratio.expand(leading)
+    if chosen == REFERENCE:
+        loss = getattr(reference, name)(*parameters.values(), log_ratio, mask)
+    else:
+        loss, _ = autograd.IWAELoss.apply(name, chosen, mask, log_ratio, *_same_features(shape[-1], parameters))
+    return _reduce(loss, reduction)
+
+
+def _same_features(size: int, parameters: dict[str, Tensor]) -> list[Tensor]:
+    """Give all parameters the same last axis: native ops broadcast leading axes only."""
+    return [p if p.shape[-1] == size else p.expand(*p.shape[:-1], size) for p in parameters.values()]
+
+
+def _reduce(loss: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return loss
+    return loss.mean() if reduction == "mean" else torch.sum(loss)

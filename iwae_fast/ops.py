@@ -1,0 +1,193 @@
+"""The native ops, registered once with torch.library, and the one way to call them.
+
+In eager mode :func:`call` goes straight to the backend's function: a registered op costs microseconds more. While
+tracing it goes through the registered op, which ``torch.compile`` treats as opaque; both are the same function.
+Each op takes the name of its backend last. Autograd stands outside, in :mod:`iwae_fast.autograd`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .backends import NATIVE
+from .backends.marshal import accumulation_dtype, leading_shape
+
+LIBRARY = torch.library.Library("iwae_fast", "DEF")
+
+Fake = Callable[..., Any]
+
+
+def call(name: str, *arguments: Any, backend: str) -> Any:
+    """Run the op ``name`` on ``backend``."""
+    if torch.compiler.is_compiling():
+        return getattr(torch.ops.iwae_fast, name)(*arguments, backend)
+    return getattr(NATIVE[backend], name)(*arguments)
+
+
+def _register(schema: str) -> Callable[[Fake], Fake]:
+    """Define an op whose implementation is the backend's function of its name and whose fake is decorated."""
+    name = schema.split("(")[0]
+
+    def implementation(*arguments: Any) -> Any:
+        *rest, backend = arguments
+        return getattr(NATIVE[backend], name)(*rest)
+
+    def decorate(fake: Fake) -> Fake:
+        LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"iwae_fast::{name}", fake, lib=LIBRARY)
+        return fake
+
+    return decorate
+
+
+def _log_prob(*parameters: Tensor) -> Tensor:
+    return parameters[0].new_empty(leading_shape(*parameters), dtype=accumulation_dtype(*parameters))
+
+
+def _contiguous_like(tensor: Tensor) -> Tensor:
+    return tensor.new_empty(tensor.shape)
+
+
+def _needed(parameters: tuple[Tensor, ...], needs: list[bool]) -> list[Tensor]:
+    return [_contiguous_like(p) for p, needed in zip(parameters, needs, strict=True) if needed]
+
+
+def _loss_and_log_weights(log_ratio: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = accumulation_dtype(log_ratio, *parameters)
+    return log_ratio.new_empty(log_ratio.shape[1:], dtype=dtype), log_ratio.new_empty(log_ratio.shape, dtype=dtype)
+
+
+@_register("gaussian_log_prob(Tensor value, Tensor mean, Tensor log_std, Tensor? mask, str backend) -> Tensor")
+def _(value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None, backend: str) -> Tensor:
+    return _log_prob(value, mean, log_std)
+
+
+@_register(
+    "gaussian_log_prob_backward(Tensor grad, Tensor value, Tensor mean, Tensor log_std, Tensor? mask, "
+    "bool[] needs, str backend) -> Tensor[]"
+)
+def _(
+    grad: Tensor,
+    value: Tensor,
+    mean: Tensor,
+    log_std: Tensor,
+    mask: Tensor | None,
+    needs: list[bool],
+    backend: str,
+) -> list[Tensor]:
+    return _needed((value, mean, log_std), needs)
+
+
+@_register("standard_gaussian_log_prob(Tensor value, Tensor? mask, str backend) -> Tensor")
+def _(value: Tensor, mask: Tensor | None, backend: str) -> Tensor:
+    return _log_prob(value)
+
+
+@_register(
+    "standard_gaussian_log_prob_backward(Tensor grad, Tensor value, Tensor? mask, bool[] needs, str backend) "
+    "-> Tensor[]"
+)
+def _(grad: Tensor, value: Tensor, mask: Tensor | None, needs: list[bool], backend: str) -> list[Tensor]:
+    return _needed((value,), needs)
+
+
+@_register("bernoulli_log_prob(Tensor value, Tensor logits, Tensor? mask, str backend) -> Tensor")
+def _(value: Tensor, logits: Tensor, mask: Tensor | None, backend: str) -> Tensor:
+    return _log_prob(value, logits)
+
+
+@_register(
+    "bernoulli_log_prob_backward(Tensor grad, Tensor value, Tensor logits, Tensor? mask, bool[] needs, "
+    "str backend) -> Tensor[]"
+)
+def _(
+    grad: Tensor, value: Tensor, logits: Tensor, mask: Tensor | None, needs: list[bool], backend: str
+) -> list[Tensor]:
+    return _needed((value, logits), needs)
+
+
+@_register("log_mean_exp(Tensor log_weights, int dim, str backend) -> Tensor")
+def _(log_weights: Tensor, dim: int, backend: str) -> Tensor:
+    shape = (*log_weights.shape[:dim], *log_weights.shape[dim + 1 :])
+    return log_weights.new_empty(shape, dtype=accumulation_dtype(log_weights))
+
+
+@_register("log_mean_exp_backward(Tensor grad, Tensor log_weights, Tensor bound, int dim, str backend) -> Tensor")
+def _(grad: Tensor, log_weights: Tensor, bound: Tensor, dim: int, backend: str) -> Tensor:
+    return _contiguous_like(log_weights)
+
+
+@_register(
+    "bernoulli_iwae_loss(Tensor value, Tensor logits, Tensor log_ratio, Tensor? mask, str backend) "
+    "-> (Tensor loss, Tensor log_weights)"
+)
+def _(
+    value: Tensor, logits: Tensor, log_ratio: Tensor, mask: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    return _loss_and_log_weights(log_ratio, value, logits)
+
+
+@_register(
+    "bernoulli_iwae_loss_backward(Tensor grad, Tensor loss, Tensor log_weights, Tensor value, Tensor logits, "
+    "Tensor? mask, bool[] needs, str backend) -> Tensor[]"
+)
+def _(
+    grad: Tensor,
+    loss: Tensor,
+    log_weights: Tensor,
+    value: Tensor,
+    logits: Tensor,
+    mask: Tensor | None,
+    needs: list[bool],
+    backend: str,
+) -> list[Tensor]:
+    return [*_needed((value, logits), needs), _contiguous_like(log_weights)]
+
+
+@_register(
+    "gaussian_iwae_loss(Tensor value, Tensor mean, Tensor log_std, Tensor log_ratio, Tensor? mask, str backend) "
+    "-> (Tensor loss, Tensor log_weights)"
+)
+def _(
+    value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor, mask: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    return _loss_and_log_weights(log_ratio, value, mean, log_std)
+
+
+@_register(
+    "gaussian_iwae_loss_backward(Tensor grad, Tensor loss, Tensor log_weights, Tensor value, Tensor mean, "
+    "Tensor log_std, Tensor? mask, bool[] needs, str backend) -> Tensor[]"
+)
+def _(
+    grad: Tensor,
+    loss: Tensor,
+    log_weights: Tensor,
+    value: Tensor,
+    mean: Tensor,
+    log_std: Tensor,
+    mask: Tensor | None,
+    needs: list[bool],
+    backend: str,
+) -> list[Tensor]:
+    return [*_needed((value, mean, log_std), needs), _contiguous_like(log_weights)]
+
+
+@_register(
+    "standard_normal(Tensor seed, SymInt[] shape, SymInt sample_offset, SymInt observation_offset, int stream, "
+    "ScalarType dtype, str backend) -> Tensor"
+)
+def _(
+    seed: Tensor,
+    shape: list[int],
+    sample_offset: int,
+    observation_offset: int,
+    stream: int,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    return seed.new_empty(shape, dtype=dtype)

@@ -1,0 +1,106 @@
+"""Reparameterised Gaussian samples, with noise that is a function of (seed, index)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import checks, ops, reference
+from .backends import REFERENCE, choose
+
+
+def sample_gaussian(
+    mean: Tensor,
+    log_std: Tensor,
+    num_samples: int,
+    seed: int | Tensor | None = None,
+    path_only: bool = False,
+    *,
+    sample_offset: int = 0,
+    observation_offset: int = 0,
+    stream: int = 0,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw z ~ N(mean, exp(log_std)^2) by reparameterisation, with log p(z) - log q(z | x) under p = N(0, I).
+
+    z = m + s eps, and log p(z) - log q(z | x) = 1/2 sum_d [eps^2 - z^2 + 2 log s] (Kingma & Welling 2014).
+
+    Args:
+        mean, log_std: (B, Z), of the same shape.
+        num_samples: k >= 1.
+        seed: an int, or an int64 scalar tensor on the device of ``mean``; drawn from torch's generator if None.
+            The noise of an entry depends on the seed, its stream and its indices alone, on every backend.
+        path_only: stop the gradient of mean and log_std inside log q, but not through z: what the
+            sticking-the-landing (Roeder et al. 2017) and doubly reparameterised (Tucker et al. 2019) estimators
+            need.
+        sample_offset, observation_offset: global index of the first sample and observation, so that chunks and
+            shards draw what the whole would draw.
+        stream: which independent array of noise (one for each latent layer, for example).
+        backend: force a backend by name.
+
+    Returns:
+        z of shape (k, B, Z), and the log-ratio in nats of shape (k, B), float32 or float64.
+    """
+    checks.floating(mean=mean, log_std=log_std)
+    checks.positive("num_samples", num_samples)
+    if mean.dim() != 2 or mean.shape != log_std.shape:
+        raise ValueError(
+            f"mean and log_std must both be (B, Z), got {tuple(mean.shape)} and {tuple(log_std.shape)}"
+        )
+    mean, log_std = reference.widen(mean, log_std)
+    noise = standard_normal(
+        (num_samples, *mean.shape),
+        seed,
+        sample_offset=sample_offset,
+        observation_offset=observation_offset,
+        stream=stream,
+        dtype=mean.dtype,
+        device=mean.device,
+        backend=backend,
+    )
+    z = torch.addcmul(mean, torch.exp(log_std), noise)
+    if path_only:
+        # The same number, but as a function of z with q's parameters held fixed.
+        log_std = log_std.detach()
+        noise = (z - mean.detach()) * torch.exp(-log_std)
+    log_ratio = 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1)
+    return z, log_ratio
+
+
+def standard_normal(
+    shape: tuple[int, int, int],
+    seed: int | Tensor | None = None,
+    *,
+    sample_offset: int = 0,
+    observation_offset: int = 0,
+    stream: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    backend: str | None = None,
+) -> Tensor:
+    """Standard normal noise of shape (samples, observations, dimensions) by Philox4x32-10 and Box-Muller.
+
+    The arguments are those of :func:`sample_gaussian`; ``dtype`` is float32 or float64.
+    """
+    seed = _seed_tensor(seed, torch.device(device))
+    chosen = choose(backend, (seed,))
+    arguments = (seed, list(shape), sample_offset, observation_offset, stream, dtype)
+    if chosen == REFERENCE:
+        return reference.standard_normal(*arguments)
+    return ops.call("standard_normal", *arguments, backend=chosen)
+
+
+def _seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
+    if seed is None:
+        return torch.randint(2**63 - 1, (), device=device)
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.dim() != 0:
+            raise TypeError(f"seed must be an int64 scalar tensor, got {seed.dtype} of shape {tuple(seed.shape)}")
+        if seed.device != device:
+            raise ValueError(f"seed is on {seed.device}, but the noise is wanted on {device}")
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, an int64 scalar tensor or None, got {type(seed).__name__}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be in [0, 2^63), got {seed}")
+    return torch.tensor(seed, device=device)
