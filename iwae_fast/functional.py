@@ -11,7 +11,6 @@ backend cannot serve.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from . import autograd, checks, reference
@@ -91,7 +90,7 @@ def log_mean_exp(log_weights: Tensor, dim: int = 0, *, backend: str | None = Non
     chosen = choose(backend, (log_weights,))
     if chosen == REFERENCE:
         return reference.log_mean_exp(log_weights, dim)
-    return autograd.LogMeanExp.apply(chosen, log_weights, dim)
+    return autograd.apply(autograd.LogMeanExp, chosen, log_weights, dim)
 
 
 def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
@@ -193,7 +192,7 @@ def _density(name: str, mask: Tensor | None, backend: str | None, **parameters: 
     chosen = choose(backend, (*parameters.values(), mask))
     if chosen == REFERENCE:
         return getattr(reference, name)(*parameters.values(), mask)
-    return autograd.Density.apply(name, chosen, mask, *_same_features(shape[-1], parameters))
+    return autograd.apply(autograd.Density, name, chosen, mask, *_same_features(shape[-1], parameters))
 
 
 def _iwae_loss(
@@ -208,12 +207,13 @@ def _iwae_loss(
         raise ValueError(f"log-weights {leading} hold k = 0 samples: need k >= 1")
     checks.mask(mask, (*leading, shape[-1]), log_ratio.device)
     chosen = choose(backend, (*parameters.values(), log_ratio, mask))
-    log_ratio = log_ratio.expand(leading)
+    if tuple(log_ratio.shape) != leading:
+        log_ratio = log_ratio.expand(leading)
     if chosen == REFERENCE:
-        loss = getattr(reference, name)(*parameters.values(), log_ratio, mask)
-    else:
-        loss, _ = autograd.IWAELoss.apply(name, chosen, mask, log_ratio, *_same_features(shape[-1], parameters))
-    return _reduce(loss, reduction)
+        return _reduce(getattr(reference, name)(*parameters.values(), log_ratio, mask), reduction)
+    parts = _same_features(shape[-1], parameters)
+    loss, _ = autograd.apply(autograd.IWAELoss, name, chosen, reduction, mask, log_ratio, *parts)
+    return loss
 
 
 def _same_features(size: int, parameters: dict[str, Tensor]) -> list[Tensor]:
@@ -224,4 +224,4 @@ def _same_features(size: int, parameters: dict[str, Tensor]) -> list[Tensor]:
 def _reduce(loss: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return loss
-    return loss.mean() if reduction == "mean" else torch.sum(loss)
+    return loss.mean() if reduction == "mean" else loss.sum()

@@ -57,9 +57,10 @@ def _needed(parameters: tuple[Tensor, ...], needs: list[bool]) -> list[Tensor]:
     return [_contiguous_like(p) for p, needed in zip(parameters, needs, strict=True) if needed]
 
 
-def _loss_and_log_weights(log_ratio: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+def _loss_and_weights(reduction: str, log_ratio: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
     dtype = accumulation_dtype(log_ratio, *parameters)
-    return log_ratio.new_empty(log_ratio.shape[1:], dtype=dtype), log_ratio.new_empty(log_ratio.shape, dtype=dtype)
+    loss = log_ratio.new_empty(log_ratio.shape[1:] if reduction == "none" else (), dtype=dtype)
+    return loss, log_ratio.new_empty(log_ratio.shape, dtype=dtype)
 
 
 @_register("gaussian_log_prob(Tensor value, Tensor mean, Tensor log_std, Tensor? mask, str backend) -> Tensor")
@@ -117,64 +118,64 @@ def _(log_weights: Tensor, dim: int, backend: str) -> Tensor:
     return log_weights.new_empty(shape, dtype=accumulation_dtype(log_weights))
 
 
-@_register("log_mean_exp_backward(Tensor grad, Tensor log_weights, Tensor bound, int dim, str backend) -> Tensor")
-def _(grad: Tensor, log_weights: Tensor, bound: Tensor, dim: int, backend: str) -> Tensor:
+@_register("log_mean_exp_backward(Tensor grad, Tensor log_weights, int dim, str backend) -> Tensor")
+def _(grad: Tensor, log_weights: Tensor, dim: int, backend: str) -> Tensor:
     return _contiguous_like(log_weights)
 
 
 @_register(
-    "bernoulli_iwae_loss(Tensor value, Tensor logits, Tensor log_ratio, Tensor? mask, str backend) "
-    "-> (Tensor loss, Tensor log_weights)"
+    "bernoulli_iwae_loss(Tensor value, Tensor logits, Tensor log_ratio, Tensor? mask, str reduction, "
+    "str backend) -> (Tensor loss, Tensor weights)"
 )
 def _(
-    value: Tensor, logits: Tensor, log_ratio: Tensor, mask: Tensor | None, backend: str
+    value: Tensor, logits: Tensor, log_ratio: Tensor, mask: Tensor | None, reduction: str, backend: str
 ) -> tuple[Tensor, Tensor]:
-    return _loss_and_log_weights(log_ratio, value, logits)
+    return _loss_and_weights(reduction, log_ratio, value, logits)
 
 
 @_register(
-    "bernoulli_iwae_loss_backward(Tensor grad, Tensor loss, Tensor log_weights, Tensor value, Tensor logits, "
-    "Tensor? mask, bool[] needs, str backend) -> Tensor[]"
+    "bernoulli_iwae_loss_backward(Tensor grad, Tensor weights, Tensor value, Tensor logits, "
+    "Tensor? mask, str reduction, bool[] needs, str backend) -> Tensor[]"
 )
 def _(
     grad: Tensor,
-    loss: Tensor,
-    log_weights: Tensor,
+    weights: Tensor,
     value: Tensor,
     logits: Tensor,
     mask: Tensor | None,
+    reduction: str,
     needs: list[bool],
     backend: str,
 ) -> list[Tensor]:
-    return [*_needed((value, logits), needs), _contiguous_like(log_weights)]
+    return [*_needed((value, logits), needs), _contiguous_like(weights)]
 
 
 @_register(
-    "gaussian_iwae_loss(Tensor value, Tensor mean, Tensor log_std, Tensor log_ratio, Tensor? mask, str backend) "
-    "-> (Tensor loss, Tensor log_weights)"
+    "gaussian_iwae_loss(Tensor value, Tensor mean, Tensor log_std, Tensor log_ratio, Tensor? mask, str reduction, "
+    "str backend) -> (Tensor loss, Tensor weights)"
 )
 def _(
-    value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor, mask: Tensor | None, backend: str
+    value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor, mask: Tensor | None, reduction: str, backend: str
 ) -> tuple[Tensor, Tensor]:
-    return _loss_and_log_weights(log_ratio, value, mean, log_std)
+    return _loss_and_weights(reduction, log_ratio, value, mean, log_std)
 
 
 @_register(
-    "gaussian_iwae_loss_backward(Tensor grad, Tensor loss, Tensor log_weights, Tensor value, Tensor mean, "
-    "Tensor log_std, Tensor? mask, bool[] needs, str backend) -> Tensor[]"
+    "gaussian_iwae_loss_backward(Tensor grad, Tensor weights, Tensor value, Tensor mean, "
+    "Tensor log_std, Tensor? mask, str reduction, bool[] needs, str backend) -> Tensor[]"
 )
 def _(
     grad: Tensor,
-    loss: Tensor,
-    log_weights: Tensor,
+    weights: Tensor,
     value: Tensor,
     mean: Tensor,
     log_std: Tensor,
     mask: Tensor | None,
+    reduction: str,
     needs: list[bool],
     backend: str,
 ) -> list[Tensor]:
-    return [*_needed((value, mean, log_std), needs), _contiguous_like(log_weights)]
+    return [*_needed((value, mean, log_std), needs), _contiguous_like(weights)]
 
 
 @_register(

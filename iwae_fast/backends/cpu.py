@@ -29,7 +29,7 @@ def unavailable() -> str | None:
 def details() -> dict[str, Any]:
     if _C is None:
         return {}
-    return {"isa": _C.isa(), "compiled_isas": _C.compiled_isas(), "openmp": _C.has_openmp(), "file": _C.__file__}
+    return {"isa": _C.isa(), "usable_isas": _C.usable_isas(), "openmp": _C.has_openmp(), "file": _C.__file__}
 
 
 # --- densities ------------------------------------------------------------------------------------------------
@@ -74,8 +74,8 @@ def _density(density: str, parameters: tuple[Tensor, ...], mask: Tensor | None) 
         density,
         dtype == torch.float64,
         shape,
-        [operand(p, shape) for p in parameters],
-        optional_operand(mask, shape),
+        [operand(p) for p in parameters],
+        optional_operand(mask),
         log_prob.data_ptr(),
         torch.get_num_threads(),
     )
@@ -91,10 +91,10 @@ def _density_backward(
         density,
         accumulation_dtype(*parameters) == torch.float64,
         shape,
-        [operand(p, shape) for p in parameters],
-        optional_operand(mask, shape),
-        operand(grad, shape[:-1]),
-        [optional_operand(g, shape) for g in gradients],
+        [operand(p) for p in parameters],
+        optional_operand(mask),
+        operand(grad),
+        [optional_operand(g) for g in gradients],
         torch.get_num_threads(),
     )
     return [g for g in gradients if g is not None]
@@ -114,24 +114,23 @@ def log_mean_exp(log_weights: Tensor, dim: int) -> Tensor:
     _C.log_mean_exp(
         bound.dtype == torch.float64,
         tuple(columns.shape),
-        operand(columns, tuple(columns.shape)),
+        operand(columns),
         bound.data_ptr(),
         torch.get_num_threads(),
     )
     return bound
 
 
-def log_mean_exp_backward(grad: Tensor, log_weights: Tensor, bound: Tensor, dim: int) -> Tensor:
+def log_mean_exp_backward(grad: Tensor, log_weights: Tensor, dim: int) -> Tensor:
     columns = log_weights.movedim(dim, 0)
     shape = tuple(columns.shape)
     gradient = log_weights.new_empty(log_weights.shape)
     _C.log_mean_exp_backward(
-        bound.dtype == torch.float64,
+        log_weights.dtype == torch.float64,
         shape,
-        operand(columns, shape),
-        operand(bound, shape[1:]),
-        operand(grad, shape[1:]),
-        operand(gradient.movedim(dim, 0), shape),
+        operand(columns),
+        operand(grad),
+        operand(gradient.movedim(dim, 0)),
         torch.get_num_threads(),
     )
     return gradient
@@ -141,92 +140,94 @@ def log_mean_exp_backward(grad: Tensor, log_weights: Tensor, bound: Tensor, dim:
 
 
 def bernoulli_iwae_loss(
-    value: Tensor, logits: Tensor, log_ratio: Tensor, mask: Tensor | None
+    value: Tensor, logits: Tensor, log_ratio: Tensor, mask: Tensor | None, reduction: str
 ) -> tuple[Tensor, Tensor]:
-    return _iwae_loss("bernoulli", (value, logits), log_ratio, mask)
+    return _iwae_loss("bernoulli", (value, logits), log_ratio, mask, reduction)
 
 
 def bernoulli_iwae_loss_backward(
     grad: Tensor,
-    loss: Tensor,
-    log_weights: Tensor,
+    weights: Tensor,
     value: Tensor,
     logits: Tensor,
     mask: Tensor | None,
+    reduction: str,
     needs: list[bool],
 ) -> list[Tensor]:
-    return _iwae_loss_backward("bernoulli", grad, loss, log_weights, (value, logits), mask, needs)
+    return _iwae_loss_backward("bernoulli", grad, weights, (value, logits), mask, reduction, needs)
 
 
 def gaussian_iwae_loss(
-    value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor, mask: Tensor | None
+    value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor, mask: Tensor | None, reduction: str
 ) -> tuple[Tensor, Tensor]:
-    return _iwae_loss("gaussian", (value, mean, log_std), log_ratio, mask)
+    return _iwae_loss("gaussian", (value, mean, log_std), log_ratio, mask, reduction)
 
 
 def gaussian_iwae_loss_backward(
     grad: Tensor,
-    loss: Tensor,
-    log_weights: Tensor,
+    weights: Tensor,
     value: Tensor,
     mean: Tensor,
     log_std: Tensor,
     mask: Tensor | None,
+    reduction: str,
     needs: list[bool],
 ) -> list[Tensor]:
-    return _iwae_loss_backward("gaussian", grad, loss, log_weights, (value, mean, log_std), mask, needs)
+    return _iwae_loss_backward("gaussian", grad, weights, (value, mean, log_std), mask, reduction, needs)
 
 
 def _iwae_loss(
-    density: str, parameters: tuple[Tensor, ...], log_ratio: Tensor, mask: Tensor | None
+    density: str, parameters: tuple[Tensor, ...], log_ratio: Tensor, mask: Tensor | None, reduction: str
 ) -> tuple[Tensor, Tensor]:
+    """The reduced loss, and the normalised weights that its gradient needs."""
     leading = tuple(log_ratio.shape)
     shape = (*leading, parameters[0].shape[-1])
     dtype = accumulation_dtype(*parameters, log_ratio)
-    log_weights = log_ratio.new_empty(leading, dtype=dtype)
-    loss = log_ratio.new_empty(leading[1:], dtype=dtype)
+    weights = log_ratio.new_empty(leading, dtype=dtype)
+    loss = log_ratio.new_empty(leading[1:] if reduction == "none" else (), dtype=dtype)
     _C.iwae_loss(
         density,
         dtype == torch.float64,
         shape,
-        [operand(p, shape) for p in parameters],
-        optional_operand(mask, shape),
-        operand(log_ratio, leading),
-        log_weights.data_ptr(),
+        [operand(p) for p in parameters],
+        optional_operand(mask),
+        operand(log_ratio),
+        reduction,
+        weights.data_ptr(),
         loss.data_ptr(),
         torch.get_num_threads(),
     )
-    return loss, log_weights
+    return loss, weights
 
 
 def _iwae_loss_backward(
     density: str,
     grad: Tensor,
-    loss: Tensor,
-    log_weights: Tensor,
+    weights: Tensor,
     parameters: tuple[Tensor, ...],
     mask: Tensor | None,
+    reduction: str,
     needs: list[bool],
 ) -> list[Tensor]:
-    """Gradients of the needed parameters, then of the log-ratio (in the dtype of the log-weights)."""
-    leading = tuple(log_weights.shape)
+    """Gradients of the needed parameters, then of the log-ratio (in the dtype of the weights)."""
+    leading = tuple(weights.shape)
     shape = (*leading, parameters[0].shape[-1])
     gradients = [_gradient_like(p) if needed else None for p, needed in zip(parameters, needs, strict=True)]
-    grad_log_weights = log_weights.new_empty(leading)
+    grad_log_ratio = weights.new_empty(leading)
     _C.iwae_loss_backward(
         density,
-        log_weights.dtype == torch.float64,
+        weights.dtype == torch.float64,
         shape,
-        [operand(p, shape) for p in parameters],
-        optional_operand(mask, shape),
-        operand(log_weights, leading),
-        operand(loss, leading[1:]),
-        operand(grad, leading[1:]),
-        grad_log_weights.data_ptr(),
-        [optional_operand(g, shape) for g in gradients],
+        [operand(p) for p in parameters],
+        optional_operand(mask),
+        operand(weights),
+        operand(grad),
+        reduction,
+        grad_log_ratio.data_ptr(),
+        [optional_operand(g) for g in gradients],
         torch.get_num_threads(),
     )
-    return [*(g for g in gradients if g is not None), grad_log_weights]
+    return [*(g for g in gradients if g is not None), grad_log_ratio]
 
 
 # --- noise --------------------------------------------------------------------------------------------------------

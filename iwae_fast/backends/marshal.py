@@ -11,7 +11,7 @@ DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.floa
 MAX_DIMS = 8
 """As ``kMaxDims`` in csrc/cpu/operand.h."""
 
-Operand = tuple[int, int, tuple[int, ...]]
+Operand = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
 def refusal(tensors: tuple[Tensor | None, ...]) -> str | None:
@@ -55,10 +55,10 @@ def leading_shape(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(torch.broadcast_shapes(*(t.shape[:-1] for t in tensors)))
 
 
-def operand(tensor: Tensor, shape: tuple[int, ...]) -> Operand:
-    """Pointer, dtype and the strides with which the tensor is read as ``shape``: a broadcast axis has stride 0."""
-    return tensor.data_ptr(), DTYPE_CODES[tensor.dtype], tensor.expand(shape).stride()
+def operand(tensor: Tensor) -> Operand:
+    """Pointer, dtype, sizes and strides; the extension broadcasts them to the shape of the call."""
+    return tensor.data_ptr(), DTYPE_CODES[tensor.dtype], tensor.shape, tensor.stride()
 
 
-def optional_operand(tensor: Tensor | None, shape: tuple[int, ...]) -> Operand | None:
-    return None if tensor is None else operand(tensor, shape)
+def optional_operand(tensor: Tensor | None) -> Operand | None:
+    return None if tensor is None else operand(tensor)

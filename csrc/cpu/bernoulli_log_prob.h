@@ -1,0 +1,51 @@
+// log Bernoulli(value; logits), summed over the last axis, with one exponential an element and one logarithm a tile.
+#pragma once
+
+#include <cmath>
+
+#include "../math/bernoulli.h"
+#include "density.h"
+
+namespace iwae {
+namespace IWAE_ISA {
+
+template <class T>
+struct BernoulliDensity {
+  using Scalar = T;
+  using S = Simd<T>;
+  using Value = typename S::Value;
+
+  static constexpr int kParameters = 2;
+  enum { kValue, kLogits };
+  struct Parameters {
+    Value value[kParameters];
+  };
+
+  // A failure that is certain and that happened: log 1 = 0. Finite, so that nothing times it is NaN.
+  static T neutral(int parameter) { return parameter == kLogits ? T(-1e30) : T(0); }
+  static double constant() { return 0.0; }
+
+  struct Sum {
+    Value linear = S::zero();
+    // A tile has 512 factors of at most 2: each lane's product fits its type, and their product fits a double.
+    Value factors = S::one();
+
+    void add(const Parameters& p) {
+      linear += bernoulli_linear<S>(p.value[kValue], p.value[kLogits]);
+      factors *= bernoulli_factor<S>(p.value[kLogits]);
+    }
+
+    static double total(const Sum& a, const Sum& b, const Sum& c, const Sum& d) {
+      return S::sum((S::widen(a.linear) + S::widen(b.linear)) + (S::widen(c.linear) + S::widen(d.linear))) -
+             std::log(S::product((S::widen(a.factors) * S::widen(b.factors)) *
+                                 (S::widen(c.factors) * S::widen(d.factors))));
+    }
+  };
+
+  static Parameters gradients(const Parameters& p) {
+    return {{p.value[kLogits], bernoulli_residual<S>(p.value[kValue], p.value[kLogits])}};
+  }
+};
+
+}  // namespace IWAE_ISA
+}  // namespace iwae

@@ -1,0 +1,87 @@
+// The arguments of each native op, and the table of kernels that one instruction set offers.
+//
+// Shapes are checked in Python: here every operand already has the strides with which the call's shape reads it.
+#pragma once
+
+#include <cstdint>
+
+#include "operand.h"
+
+namespace iwae {
+
+enum class DensityKind : int { kGaussian = 0, kStandardGaussian = 1, kBernoulli = 2 };
+
+enum class Reduction : int { kNone = 0, kMean = 1, kSum = 2 };
+
+// A density over the last axis of `shape` (..., D), for all leading axes.
+struct DensityCall {
+  DensityKind kind = DensityKind::kGaussian;
+  bool float64 = false;  // dtype of accumulation and results; float32 otherwise
+  Shape shape;
+  Operand parameters[kMaxParameters];
+  Operand mask;
+  int threads = 1;
+};
+
+// Gradients are null where not wanted. `grad` has the leading axes only.
+struct DensityBackwardCall : DensityCall {
+  Operand grad;
+  Operand gradients[kMaxParameters];
+};
+
+// Shape (k, ..., D); the log-ratio has (k, ...). Results are contiguous.
+struct IWAELossCall : DensityCall {
+  Operand log_ratio;
+  Reduction reduction = Reduction::kNone;
+  void* weights = nullptr;  // (k, ...)
+  void* loss = nullptr;     // (...), one number if reduced
+};
+
+// `weights` and `grad` have (k, ...), `grad` with stride 0 along k and wherever it was reduced; `grad_log_ratio` (k, ...) is contiguous.
+struct IWAELossBackwardCall : DensityCall {
+  Operand weights;
+  Operand grad;
+  Reduction reduction = Reduction::kNone;
+  void* grad_log_ratio = nullptr;
+  Operand gradients[kMaxParameters];
+};
+
+// Shape (k, ...).
+struct LogMeanExpCall {
+  bool float64 = false;
+  Shape shape;
+  Operand log_weights;
+  void* bound = nullptr;  // (...), contiguous
+  int threads = 1;
+};
+
+struct LogMeanExpBackwardCall {
+  bool float64 = false;
+  Shape shape;
+  Operand log_weights;
+  Operand grad;      // stride 0 along k
+  Operand gradient;  // (k, ...)
+  int threads = 1;
+};
+
+struct StandardNormalCall {
+  bool float64 = false;
+  uint64_t seed = 0;
+  int64_t samples = 0, observations = 0, dimensions = 0;
+  int64_t sample_offset = 0, observation_offset = 0, stream = 0;
+  void* noise = nullptr;  // (samples, observations, dimensions), contiguous
+  int threads = 1;
+};
+
+struct Kernels {
+  const char* isa;
+  void (*density)(const DensityCall&, void* log_prob);
+  void (*density_backward)(const DensityBackwardCall&);
+  void (*iwae_loss)(const IWAELossCall&);
+  void (*iwae_loss_backward)(const IWAELossBackwardCall&);
+  void (*log_mean_exp)(const LogMeanExpCall&);
+  void (*log_mean_exp_backward)(const LogMeanExpBackwardCall&);
+  void (*standard_normal)(const StandardNormalCall&);
+};
+
+}  // namespace iwae

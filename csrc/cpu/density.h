@@ -1,0 +1,269 @@
+// What every density over the last axis shares: rows, tiles, sums, and gradients summed over broadcast axes.
+//
+// A `Density` (gaussian_log_prob.h and its siblings) gives
+//   kParameters             how many tensors it takes
+//   neutral(parameter)      what padding and masked entries are replaced by: they then add nothing
+//   Sum                     the sum over one tile: add(parameters), total(of four)
+//   constant()              what each observed feature adds besides
+//   gradients(parameters)   d log p / d each parameter, for one vector
+#pragma once
+
+#include "../math/gaussian.h"
+#include "calls.h"
+#include "rows.h"
+#include "simd.h"
+#include "staging.h"
+
+namespace iwae {
+namespace IWAE_ISA {
+
+// The tiles of one row of every parameter, and of its mask.
+template <class Density>
+struct RowTiles {
+  using T = typename Density::Scalar;
+  using S = Simd<T>;
+
+  const DensityCall& call;
+  int64_t offsets[kMaxParameters] = {};
+  int64_t mask_offset = 0;
+
+  Buffer<T> buffers[kMaxParameters];
+  Buffer<T> observed;  // the mask as 1 and 0, where there is one
+  Buffer<uint8_t> mask_buffer;
+  const T* tiles[kMaxParameters] = {};
+  const uint8_t* mask = nullptr;
+
+  explicit RowTiles(const DensityCall& c) : call(c) {}
+
+  // To the row at which one walk stands, or two walks over different axes.
+  template <class... Walks>
+  void move_to(const Walks&... walks) {
+    for (int p = 0; p < Density::kParameters; ++p) offsets[p] = (walks.offset(call.parameters[p]) + ...);
+    if (call.mask) mask_offset = (walks.offset(call.mask) + ...);
+  }
+
+  // Makes features [begin, begin + count) of the row present.
+  void load(int64_t begin, int count) {
+    const int last = call.shape.dims - 1;
+    const int64_t mask_stride = call.mask.strides[last];
+    mask = load_mask(call.mask, mask_offset + begin * mask_stride, mask_stride, count, mask_buffer);
+    for (int p = 0; p < Density::kParameters; ++p) {
+      const int64_t stride = call.parameters[p].strides[last];
+      tiles[p] = load_tile<T>(call.parameters[p], offsets[p] + begin * stride, stride, count, mask,
+                              Density::neutral(p), buffers[p]);
+    }
+    if (mask == nullptr) return;
+    for (int i = 0; i < count; ++i) observed.data[i] = mask[i] ? T(1) : T(0);
+    for (int i = count; i < round_up<T>(count); ++i) observed.data[i] = T(0);
+  }
+
+};
+
+// The parameters of the vector of features that starts at `position` of the tiles.
+template <class Density>
+static inline typename Density::Parameters load_parameters(const typename Density::Scalar* const* tiles,
+                                                           int position) {
+  typename Density::Parameters parameters;
+  for (int p = 0; p < Density::kParameters; ++p) {
+    parameters.value[p] = Simd<typename Density::Scalar>::load(tiles[p] + position);
+  }
+  return parameters;
+}
+
+// How many of the features from `begin` make the next tile: whole vectors first, the rest by itself.
+template <class T>
+static inline int tile_size(int64_t begin, int64_t end) {
+  const int64_t left = end - begin;
+  if (left >= kTile) return kTile;
+  constexpr int lanes = Simd<T>::kLanes;
+  return static_cast<int>(left < lanes ? left : left - left % lanes);
+}
+
+// The log-density of the row at which `row` stands.
+template <class Density>
+static inline double row_log_prob(RowTiles<Density>& row) {
+  using T = typename Density::Scalar;
+  constexpr int kLanes = Simd<T>::kLanes;
+  constexpr int kUnroll = 4;  // independent sums hide the latency of additions, and shorten each
+  const int64_t features = row.call.shape.sizes[row.call.shape.dims - 1];
+  double total = 0.0;
+  int64_t observed = features;
+  for (int64_t begin = 0; begin < features;) {
+    const int count = tile_size<T>(begin, features);
+    row.load(begin, count);
+    if (row.mask != nullptr) {
+      for (int i = 0; i < count; ++i) observed -= row.mask[i] ? 0 : 1;
+    }
+    typename Density::Sum sums[kUnroll];
+    const T* tiles[kMaxParameters];
+    for (int p = 0; p < Density::kParameters; ++p) tiles[p] = row.tiles[p];
+    const int padded = round_up<T>(count);
+    int i = 0;
+    for (; i + kUnroll * kLanes <= padded; i += kUnroll * kLanes) {
+      for (int u = 0; u < kUnroll; ++u) sums[u].add(load_parameters<Density>(tiles, i + u * kLanes));
+    }
+    for (; i < padded; i += kLanes) sums[0].add(load_parameters<Density>(tiles, i));
+    total += Density::Sum::total(sums[0], sums[1], sums[2], sums[3]);
+    begin += count;
+  }
+  return total + Density::constant() * static_cast<double>(observed);
+}
+
+template <class Density>
+static void density_forward(const DensityCall& call, void* log_prob) {
+  using T = typename Density::Scalar;
+  const Axes leading = axes_between(0, call.shape.dims - 1);
+  const int64_t rows = leading.size(call.shape);
+  T* out = static_cast<T*>(log_prob);
+  parallel(rows, useful_threads(call.shape.count(), call.threads), [&](int64_t begin, int64_t end) {
+    RowTiles<Density> row(call);
+    Walk walk(call.shape, leading, begin);
+    for (int64_t r = begin; r < end; ++r, walk.next()) {
+      row.move_to(walk);
+      out[r] = static_cast<T>(row_log_prob(row));
+    }
+  });
+}
+
+// One pass over the data: the gradients summed over the axes `reduced`, and those that keep every axis.
+struct GradientPass {
+  Axes kept, reduced;
+  unsigned wanted = 0;                      // bit p: parameter p has a gradient in this pass
+  bool is_reduced[kMaxParameters] = {};
+};
+
+// Gradients of one tile of one row, times `scale`: added to what `out` holds where `add` says so, else in its place.
+template <class Density, unsigned kWanted>
+static void gradient_tile(const RowTiles<Density>& row, typename Density::Scalar scale, int padded,
+                          typename Density::Scalar* const* out, const bool* add) {
+  using T = typename Density::Scalar;
+  using S = Simd<T>;
+  // Copies: the compiler cannot know that stores to `out` leave the row's own pointers alone.
+  const T* tiles[kMaxParameters];
+  T* outputs[kMaxParameters];
+  bool adds[kMaxParameters];
+  for (int p = 0; p < Density::kParameters; ++p) {
+    tiles[p] = row.tiles[p];
+    outputs[p] = out[p];
+    adds[p] = add[p];
+  }
+  const T* observed = row.mask != nullptr ? row.observed.data : nullptr;
+  for (int i = 0; i < padded; i += S::kLanes) {
+    typename S::Value factor = S::all(scale);
+    if (observed != nullptr) factor = factor * S::load(observed + i);
+    const typename Density::Parameters gradients = Density::gradients(load_parameters<Density>(tiles, i));
+    for (int p = 0; p < Density::kParameters; ++p) {
+      if (!(kWanted >> p & 1)) continue;
+      typename S::Value value = factor * gradients.value[p];
+      if (adds[p]) value += S::load(outputs[p] + i);
+      S::store(outputs[p] + i, value);
+    }
+  }
+}
+
+// Picks the instance for the wanted gradients, so that none but those are computed.
+template <class Density, unsigned kWanted = 1>
+static inline void gradient_tile(unsigned wanted, const RowTiles<Density>& row, typename Density::Scalar scale,
+                                 int padded, typename Density::Scalar* const* out, const bool* add) {
+  if (wanted == kWanted) return gradient_tile<Density, kWanted>(row, scale, padded, out, add);
+  if constexpr (kWanted + 1 < (1u << Density::kParameters)) {
+    gradient_tile<Density, kWanted + 1>(wanted, row, scale, padded, out, add);
+  }
+}
+
+// Features [begin, begin + count) of one kept row: every reduced row in turn, always in the same order.
+template <class Density>
+static void gradient_rows(const DensityBackwardCall& call, const GradientPass& pass, const Walk& kept,
+                          RowTiles<Density>& row, Buffer<typename Density::Scalar>* buffers, int64_t begin, int count) {
+  using T = typename Density::Scalar;
+  const int padded = round_up<T>(count);
+  const int64_t reduced_rows = pass.reduced.size(call.shape);
+  Walk inner(call.shape, pass.reduced, 0);
+  for (int64_t r = 0; r < reduced_rows; ++r, inner.next()) {
+    T* out[kMaxParameters] = {};
+    bool add[kMaxParameters] = {};
+    int64_t offsets[kMaxParameters] = {};
+    for (int p = 0; p < Density::kParameters; ++p) {
+      if (!(pass.wanted >> p & 1)) continue;
+      const Operand& gradient = call.gradients[p];
+      offsets[p] = kept.offset(gradient) + inner.offset(gradient) + begin;
+      add[p] = pass.is_reduced[p] && r > 0;
+      out[p] = pass.is_reduced[p] ? buffers[p].data : output_tile<T>(gradient, offsets[p], count, buffers[p]);
+    }
+    const T scale = load_one<T>(call.grad, kept.offset(call.grad) + inner.offset(call.grad));
+    if (scale != T(0)) {
+      row.move_to(kept, inner);
+      row.load(begin, count);
+      gradient_tile<Density>(pass.wanted, row, scale, padded, out, add);
+    } else {  // a coefficient of zero gives zero, also where the gradient overflows: 0 * inf would be NaN
+      for (int p = 0; p < Density::kParameters; ++p) {
+        if (out[p] != nullptr && !add[p]) std::memset(out[p], 0, sizeof(T) * padded);
+      }
+    }
+    for (int p = 0; p < Density::kParameters; ++p) {
+      const bool finished = out[p] != nullptr && (!pass.is_reduced[p] || r == reduced_rows - 1);
+      if (finished) store_tile<T>(call.gradients[p], offsets[p], count, out[p]);
+    }
+  }
+}
+
+template <class Density>
+static void run_gradient_pass(const DensityBackwardCall& call, const GradientPass& pass) {
+  using T = typename Density::Scalar;
+  const int64_t features = call.shape.sizes[call.shape.dims - 1], kept_rows = pass.kept.size(call.shape);
+  // No sum runs over features, so where few rows are kept their features are shared out among the threads too.
+  constexpr int64_t kFewRows = 64, kBlock = 64;
+  const int64_t block = kept_rows < kFewRows || features == 0 ? kBlock : features;
+  const int64_t blocks = (features + block - 1) / block;
+  parallel(kept_rows * blocks, useful_threads(call.shape.count(), call.threads), [&](int64_t begin, int64_t end) {
+    RowTiles<Density> row(call);
+    Buffer<T> buffers[kMaxParameters];
+    for (int64_t item = begin; item < end; ++item) {
+      const Walk kept(call.shape, pass.kept, item / blocks);
+      const int64_t first = item % blocks * block, stop = first + block < features ? first + block : features;
+      for (int64_t d = first; d < stop;) {
+        const int count = tile_size<T>(d, stop);
+        gradient_rows(call, pass, kept, row, buffers, d, count);
+        d += count;
+      }
+    }
+  });
+}
+
+// The leading axes along which a gradient is summed, as bits: those along which its tensor is broadcast.
+static inline unsigned broadcast_axes(const Shape& shape, const Operand& operand) {
+  unsigned axes = 0;
+  for (int axis = 0; axis < shape.dims - 1; ++axis) {
+    if (operand.strides[axis] == 0 && shape.sizes[axis] > 1) axes |= 1u << axis;
+  }
+  return axes;
+}
+
+// One pass for each distinct set of summed axes; gradients that sum over none ride along with the first.
+template <class Density>
+static void density_backward(const DensityBackwardCall& call) {
+  unsigned waiting = 0, everywhere = 0, axes[kMaxParameters] = {};
+  for (int p = 0; p < Density::kParameters; ++p) {
+    if (!call.gradients[p]) continue;
+    axes[p] = broadcast_axes(call.shape, call.gradients[p]);
+    (axes[p] == 0 ? everywhere : waiting) |= 1u << p;
+  }
+  while (waiting | everywhere) {
+    GradientPass pass;
+    unsigned summed = 0;
+    for (int p = 0; p < Density::kParameters; ++p) {
+      if (!(waiting >> p & 1) || (summed != 0 && axes[p] != summed)) continue;
+      summed = axes[p];
+      pass.wanted |= 1u << p;
+      pass.is_reduced[p] = true;
+    }
+    waiting &= ~pass.wanted;
+    pass.wanted |= everywhere;
+    everywhere = 0;
+    for (int axis = 0; axis < call.shape.dims - 1; ++axis) (summed >> axis & 1 ? pass.reduced : pass.kept).add(axis);
+    run_gradient_pass<Density>(call, pass);
+  }
+}
+
+}  // namespace IWAE_ISA
+}  // namespace iwae

@@ -1,0 +1,94 @@
+// The fused losses: likelihood and log-ratio to log-weights to bound, and all gradients in one pass.
+#pragma once
+
+#include <vector>
+
+#include "density.h"
+#include "log_mean_exp.h"
+
+namespace iwae {
+namespace IWAE_ISA {
+
+// An operand for a contiguous tensor that has the first `dims` axes of `shape`.
+template <class T>
+static Operand contiguous(void* data, const Shape& shape, int dims) {
+  Operand operand;
+  operand.data = static_cast<char*>(data);
+  operand.dtype = dtype_of<T>();
+  int64_t stride = 1;
+  for (int axis = dims - 1; axis >= 0; --axis) {
+    operand.strides[axis] = stride;
+    stride *= shape.sizes[axis];
+  }
+  return operand;
+}
+
+// Minus the bounds, or their mean or sum; the mean of none is NaN, as in torch.
+template <class T>
+static void reduce_loss(const double* bounds, int64_t observations, Reduction reduction, T* loss) {
+  if (reduction == Reduction::kNone) {
+    for (int64_t b = 0; b < observations; ++b) loss[b] = static_cast<T>(-bounds[b]);
+    return;
+  }
+  double total = 0.0;
+  for (int64_t b = 0; b < observations; ++b) total -= bounds[b];
+  *loss = static_cast<T>(reduction == Reduction::kMean ? total / static_cast<double>(observations) : total);
+}
+
+template <class Density>
+static void iwae_loss_forward(const IWAELossCall& call) {
+  using T = typename Density::Scalar;
+  const Axes leading = axes_between(0, call.shape.dims - 1);
+  T* weights = static_cast<T*>(call.weights);
+  parallel(leading.size(call.shape), useful_threads(call.shape.count(), call.threads),
+           [&](int64_t begin, int64_t end) {
+             RowTiles<Density> row(call);
+             Walk walk(call.shape, leading, begin);
+             for (int64_t r = begin; r < end; ++r, walk.next()) {
+               row.move_to(walk);
+               const double log_ratio = load_one<T>(call.log_ratio, walk.offset(call.log_ratio));
+               weights[r] = static_cast<T>(row_log_prob(row) + log_ratio);
+             }
+           });
+  // The log-weights are replaced by the normalised weights, all that the backward pass needs.
+  Shape shape = call.shape;
+  shape.dims -= 1;
+  const Operand log_weights = contiguous<T>(call.weights, shape, shape.dims);
+  const int64_t observations = axes_between(1, shape.dims).size(shape);
+  std::vector<double> bounds(observations);
+  for_columns<T>(shape, log_weights, call.threads, [&](Columns<T>& columns, int64_t index, const Walk&, int64_t) {
+    for (int c = 0; c < columns.count; ++c) bounds[index + c] = columns.log_mean(c);
+    for (int64_t i = 0; i < columns.samples; ++i) {
+      const typename Simd<T>::Value weight = columns.weight(i);
+      for (int c = 0; c < columns.count; ++c) {
+        weights[i * observations + index + c] = static_cast<T>(weight[c] * columns.normalizer(c));
+      }
+    }
+  });
+  reduce_loss(bounds.data(), observations, call.reduction, static_cast<T*>(call.loss));
+}
+
+// The gradient of the log-weights is -grad * weight, shared out by a mean; it is the log-ratio's gradient and scales the likelihood's.
+template <class Density>
+static void iwae_loss_gradient(const IWAELossBackwardCall& call) {
+  using T = typename Density::Scalar;
+  const int leading_dims = call.shape.dims - 1;
+  const Axes leading = axes_between(0, leading_dims);
+  T* grad_log_ratio = static_cast<T*>(call.grad_log_ratio);
+  const int64_t rows = leading.size(call.shape), observations = axes_between(1, leading_dims).size(call.shape);
+  const T share = call.reduction == Reduction::kMean ? T(1) / static_cast<T>(observations) : T(1);
+  Walk walk(call.shape, leading, 0);
+  for (int64_t r = 0; r < rows; ++r, walk.next()) {
+    const T weight = load_one<T>(call.weights, walk.offset(call.weights));
+    const T grad = load_one<T>(call.grad, walk.offset(call.grad));
+    grad_log_ratio[r] = weight == T(0) ? T(0) : -grad * share * weight;
+  }
+  DensityBackwardCall density;
+  static_cast<DensityCall&>(density) = call;
+  density.grad = contiguous<T>(call.grad_log_ratio, call.shape, leading_dims);
+  for (int p = 0; p < kMaxParameters; ++p) density.gradients[p] = call.gradients[p];
+  density_backward<Density>(density);
+}
+
+}  // namespace IWAE_ISA
+}  // namespace iwae

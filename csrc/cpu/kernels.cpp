@@ -1,0 +1,72 @@
+// All CPU kernels for one instruction set. setup.py compiles this file once for each, with IWAE_ISA naming it and the
+// flags that allow it; everything here lives in the namespace of that name, so that no instance replaces another.
+#include "bernoulli_log_prob.h"
+#include "calls.h"
+#include "gaussian_log_prob.h"
+#include "iwae_loss.h"
+#include "log_mean_exp.h"
+#include "standard_gaussian_log_prob.h"
+#include "standard_normal.h"
+
+#define IWAE_STRING_(x) #x
+#define IWAE_STRING(x) IWAE_STRING_(x)
+
+namespace iwae {
+namespace IWAE_ISA {
+
+// Calls body with the density that a call names, in the dtype it computes in.
+template <class Call, class Body>
+static void with_density(const Call& call, const Body& body) {
+  const auto in_dtype = [&](auto scalar) {
+    using T = decltype(scalar);
+    switch (call.kind) {
+      case DensityKind::kGaussian: return body(GaussianDensity<T>{});
+      case DensityKind::kStandardGaussian: return body(StandardGaussianDensity<T>{});
+      case DensityKind::kBernoulli: return body(BernoulliDensity<T>{});
+    }
+  };
+  call.float64 ? in_dtype(double{}) : in_dtype(float{});
+}
+
+static void run_density(const DensityCall& call, void* log_prob) {
+  with_density(call, [&](auto density) { density_forward<decltype(density)>(call, log_prob); });
+}
+
+static void run_density_backward(const DensityBackwardCall& call) {
+  with_density(call, [&](auto density) { density_backward<decltype(density)>(call); });
+}
+
+static void run_iwae_loss(const IWAELossCall& call) {
+  with_density(call, [&](auto density) { iwae_loss_forward<decltype(density)>(call); });
+}
+
+static void run_iwae_loss_backward(const IWAELossBackwardCall& call) {
+  with_density(call, [&](auto density) { iwae_loss_gradient<decltype(density)>(call); });
+}
+
+static void run_log_mean_exp(const LogMeanExpCall& call) {
+  call.float64 ? log_mean_exp_forward<double>(call) : log_mean_exp_forward<float>(call);
+}
+
+static void run_log_mean_exp_backward(const LogMeanExpBackwardCall& call) {
+  call.float64 ? log_mean_exp_gradient<double>(call) : log_mean_exp_gradient<float>(call);
+}
+
+static void run_standard_normal(const StandardNormalCall& call) {
+  call.float64 ? standard_normal<double>(call) : standard_normal<float>(call);
+}
+
+extern const Kernels kKernels;
+const Kernels kKernels = {
+    IWAE_STRING(IWAE_ISA),
+    run_density,
+    run_density_backward,
+    run_iwae_loss,
+    run_iwae_loss_backward,
+    run_log_mean_exp,
+    run_log_mean_exp_backward,
+    run_standard_normal,
+};
+
+}  // namespace IWAE_ISA
+}  // namespace iwae

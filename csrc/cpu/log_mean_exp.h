@@ -1,0 +1,118 @@
+// logsumexp over the first axis minus log k, the weights it is made of, and its gradient.
+//
+// A vector holds neighbouring columns (observations), so nothing is summed across lanes. Sums run in double: at
+// k = 5000 a running float32 sum would lose digits.
+#pragma once
+
+#include <cmath>
+
+#include "calls.h"
+#include "rows.h"
+#include "simd.h"
+#include "staging.h"
+
+namespace iwae {
+namespace IWAE_ISA {
+
+// Up to one vector of neighbouring columns of log-weights (k, ...).
+template <class T>
+struct Columns {
+  using S = Simd<T>;
+
+  const Operand& operand;
+  int64_t offset, column_stride, sample_stride, samples;
+  int count;
+  Buffer<T>& buffer;
+
+  typename S::Value shift;  // the largest log-weight, 0 where that is infinite
+  typename S::Wide total;   // sum of exp(log_weight - shift)
+
+  typename S::Value load(int64_t sample) {
+    return S::load(load_tile<T>(operand, offset + sample * sample_stride, column_stride, count, nullptr, T(0), buffer));
+  }
+
+  // exp(log_weight - shift); all -inf gives 0, NaN stays NaN.
+  typename S::Value weight(int64_t sample) { return S::exp(load(sample) - shift); }
+
+  void sum() {
+    typename S::Value largest = load(0);
+    for (int64_t i = 1; i < samples; ++i) largest = S::max(load(i), largest);
+    for (int lane = 0; lane < S::kLanes; ++lane) shift[lane] = std::isfinite(largest[lane]) ? largest[lane] : T(0);
+    total = typename S::Wide{};
+    for (int64_t i = 0; i < samples; ++i) total += S::widen(weight(i));
+  }
+
+  double log_mean(int lane) const {
+    return std::log(total[lane]) + static_cast<double>(shift[lane]) - std::log(static_cast<double>(samples));
+  }
+
+  // What a weight is multiplied by to be normalised: 0 where all weights are 0.
+  double normalizer(int lane) const { return total[lane] == 0.0 ? 0.0 : 1.0 / total[lane]; }
+};
+
+// Calls body(columns, index, walk, first): `index` counts the columns of (...) in memory order, `walk` stands on the
+// row of (...) that `first` is a column of.
+template <class T, class Body>
+static void for_columns(const Shape& shape, const Operand& log_weights, int threads, const Body& body) {
+  const int last = shape.dims - 1;
+  // (k,) has no axis of columns: it is one column, read with stride 0.
+  const int64_t width = last > 0 ? shape.sizes[last] : 1;
+  const int64_t column_stride = last > 0 ? log_weights.strides[last] : 0;
+  const Axes rows = axes_between(1, last);
+  const int64_t blocks = (width + Simd<T>::kLanes - 1) / Simd<T>::kLanes;
+  parallel(rows.size(shape) * blocks, useful_threads(shape.count(), threads), [&](int64_t begin, int64_t end) {
+    Buffer<T> buffer;
+    for (int64_t item = begin; item < end; ++item) {
+      const Walk walk(shape, rows, item / blocks);
+      const int64_t first = item % blocks * Simd<T>::kLanes, left = width - first;
+      Columns<T> columns{log_weights,
+                         walk.offset(log_weights) + first * column_stride,
+                         column_stride,
+                         log_weights.strides[0],
+                         shape.sizes[0],
+                         static_cast<int>(left < Simd<T>::kLanes ? left : Simd<T>::kLanes),
+                         buffer,
+                         {},
+                         {}};
+      columns.sum();
+      body(columns, item / blocks * width + first, walk, first);
+    }
+  });
+}
+
+template <class T>
+static void log_mean_exp_forward(const LogMeanExpCall& call) {
+  T* bound = static_cast<T*>(call.bound);
+  for_columns<T>(call.shape, call.log_weights, call.threads,
+                 [&](Columns<T>& columns, int64_t index, const Walk&, int64_t) {
+                   for (int c = 0; c < columns.count; ++c) bound[index + c] = static_cast<T>(columns.log_mean(c));
+                 });
+}
+
+template <class T>
+static void log_mean_exp_gradient(const LogMeanExpBackwardCall& call) {
+  using S = Simd<T>;
+  const int last = call.shape.dims - 1;
+  for_columns<T>(call.shape, call.log_weights, call.threads,
+                 [&](Columns<T>& columns, int64_t, const Walk& walk, int64_t first) {
+                   typename S::Value scale = S::zero();
+                   for (int c = 0; c < columns.count; ++c) {
+                     const int64_t stride = last > 0 ? call.grad.strides[last] : 0;
+                     const T grad = load_one<T>(call.grad, walk.offset(call.grad) + (first + c) * stride);
+                     const double normalizer = columns.normalizer(c);
+                     scale[c] = normalizer == 0.0 ? T(0) : static_cast<T>(grad * normalizer);
+                   }
+                   const int64_t stride = last > 0 ? call.gradient.strides[last] : 0;
+                   const int64_t offset = walk.offset(call.gradient) + first * stride;
+                   for (int64_t i = 0; i < columns.samples; ++i) {
+                     const typename S::Value gradient = scale * columns.weight(i);
+                     for (int c = 0; c < columns.count; ++c) {
+                       const T one = gradient[c];
+                       store_tile<T>(call.gradient, offset + i * call.gradient.strides[0] + c * stride, 1, &one);
+                     }
+                   }
+                 });
+}
+
+}  // namespace IWAE_ISA
+}  // namespace iwae

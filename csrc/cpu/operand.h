@@ -1,0 +1,41 @@
+// How a tensor reaches the kernels: a pointer, a dtype and strides, in the common shape of a call.
+#pragma once
+
+#include <cstdint>
+
+namespace iwae {
+
+constexpr int kMaxDims = 8;      // as MAX_DIMS in iwae_fast/backends/marshal.py
+constexpr int kMaxParameters = 3;
+
+enum class DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3, kBool = 4 };
+
+inline int64_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64: return 8;
+    case DType::kFloat32: return 4;
+    case DType::kBool: return 1;
+    default: return 2;
+  }
+}
+
+struct Operand {
+  char* data = nullptr;  // null: not given, or not wanted
+  DType dtype = DType::kFloat32;
+  int64_t strides[kMaxDims] = {};  // in elements, one an axis of the call; 0 where it broadcasts
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
+struct Shape {
+  int dims = 0;
+  int64_t sizes[kMaxDims] = {};
+
+  int64_t count() const {
+    int64_t product = 1;
+    for (int axis = 0; axis < dims; ++axis) product *= sizes[axis];
+    return product;
+  }
+};
+
+}  // namespace iwae

@@ -1,0 +1,33 @@
+// The Bernoulli density from logits, per element: log p = v l - softplus(l), softplus(l) = max(l, 0) + log(1 + u)
+// with u = exp(-|l|).
+//
+// `Math` gives the type of a value (one number, or a vector of them) and its elementary functions.
+#pragma once
+
+#ifndef IWAE_INLINE
+#define IWAE_INLINE static inline
+#endif
+
+namespace iwae {
+namespace IWAE_ISA {
+
+// v l - max(l, 0): what is left of log p when the logarithms are taken together.
+template <class Math>
+IWAE_INLINE typename Math::Value bernoulli_linear(typename Math::Value v, typename Math::Value l) {
+  return v * l - Math::max(l, Math::zero());
+}
+
+// 1 + exp(-|l|), in (1, 2]: one logarithm serves the product of many of these.
+template <class Math>
+IWAE_INLINE typename Math::Value bernoulli_factor(typename Math::Value l) {
+  return Math::one_plus_exp_nonpositive(Math::minus_abs(l));
+}
+
+// d log p / dl = v - sigmoid(l)
+template <class Math>
+IWAE_INLINE typename Math::Value bernoulli_residual(typename Math::Value v, typename Math::Value l) {
+  return v - Math::one() / Math::one_plus_exp_minus(l);
+}
+
+}  // namespace IWAE_ISA
+}  // namespace iwae
