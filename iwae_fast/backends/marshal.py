@@ -23,10 +23,10 @@ def refusal(tensors: tuple[Tensor | None, ...]) -> str | None:
             return f"a tensor has {tensor.dim()} axes, at most {MAX_DIMS} are supported"
         if tensor.layout is not torch.strided:
             return f"a tensor is {tensor.layout}, not strided"
+        if torch.compiler.is_compiling():
+            continue  # tracing sees stand-ins; the dispatcher hands the registered op plain tensors
         if tensor.is_neg():
             return "a tensor is a lazily negated view"
-        if torch.compiler.is_compiling():
-            continue  # tracing sees stand-ins; the registered op gets the real tensors
         if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
             return f"a tensor is of the subclass {type(tensor).__name__}"
         if _is_batched(tensor):
@@ -50,8 +50,9 @@ def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
 
 def leading_shape(*tensors: Tensor) -> tuple[int, ...]:
     """The common shape of all axes but the last, of tensors known to broadcast."""
-    if len({t.shape[:-1] for t in tensors}) == 1:
-        return tuple(tensors[0].shape[:-1])
+    first = tuple(tensors[0].shape[:-1])
+    if all(tuple(t.shape[:-1]) == first for t in tensors[1:]):
+        return first
     return tuple(torch.broadcast_shapes(*(t.shape[:-1] for t in tensors)))
 
 

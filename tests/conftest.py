@@ -1,0 +1,43 @@
+"""What every test runs under."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# Contracts are inherited by the tests of several ops, which hypothesis takes for one test run by different executors.
+settings.register_profile(
+    "default",
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
+)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=300)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True)
+def uninitialized_memory_is_nan() -> Iterator[None]:
+    """torch.empty is filled with NaN, so that an element which a kernel forgets to write fails its test."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def mnist_folder() -> Path:
+    """The folder of real MNIST files, or a skip that says where they were looked for."""
+    folder = Path(os.environ.get("IWAE_FAST_DATA", "")) / "mnist"
+    if "IWAE_FAST_DATA" not in os.environ or not folder.is_dir():
+        pytest.skip("real MNIST is looked for in $IWAE_FAST_DATA/mnist, which is not there")
+    return folder

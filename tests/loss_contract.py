@@ -1,0 +1,134 @@
+"""What the fused losses promise beside :class:`contract.Contract`."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import strategies
+import tolerances
+import torch
+from contract import BACKENDS, Contract, gradients
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+
+class FusedLossContract(Contract):
+    """``call`` takes the likelihood's parameters, then the log-ratio; ``log_prob`` is the likelihood."""
+
+    @staticmethod
+    def call(
+        *inputs: Tensor, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
+    ) -> Tensor:
+        raise TypeError("the loss's own test class says how it is called")
+
+    @staticmethod
+    def log_prob(*inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        raise TypeError("the loss's own test class gives its likelihood in torch's own operations")
+
+    def composed(self, *inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The loss of each observation by torch alone."""
+        *parameters, log_ratio = inputs
+        log_weights = self.log_prob(*parameters, mask=mask) + log_ratio
+        return math.log(len(log_weights)) - torch.logsumexp(log_weights, 0)
+
+    @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+    @given(data=st.data())
+    def test_no_worse_than_torch(self, backend: str, data: st.DataObject) -> None:
+        k, observations = data.draw(st.sampled_from([1, 2, 9, 50])), data.draw(st.integers(1, 5))
+        size, dtype = data.draw(strategies.features), data.draw(st.sampled_from([torch.float32, torch.float64]))
+        generator = torch.Generator().manual_seed(data.draw(strategies.seeds))
+
+        def random(*shape: int) -> Tensor:
+            tensor = torch.randn(*shape, generator=generator, dtype=torch.float64)
+            return strategies.lay_out(tensor.to(dtype), data.draw(strategies.layouts))
+
+        parameters = [random(k, observations, size) for _ in self.names[1:-1]]
+        inputs = [random(observations, size), *parameters, random(k, observations)]
+        mask = torch.rand(size, generator=generator) > 0.3 if data.draw(st.booleans()) else None
+        exact, exact_grads = gradients(lambda *t: self.composed(*t, mask=mask), [t.double() for t in inputs], 1)
+        eager, eager_grads = gradients(lambda *t: self.composed(*t, mask=mask), inputs, 1)
+        ours, our_grads = gradients(
+            lambda *t: self.call(*t, mask=mask, reduction="none", backend=backend), inputs, 1
+        )
+        # Log-weights are of this size; an absolute error of theirs is a relative one of the weights.
+        size_of_sum = float(exact.abs().max()) + 4 * size
+        tolerances.assert_no_worse(ours, eager, exact, 4 * tolerances.ROUNDING[dtype] * size_of_sum)
+        for our, eag, exa in zip(our_grads, eager_grads, exact_grads, strict=True):
+            largest = float(exa.abs().max()) * (1.0 + size_of_sum)
+            tolerances.assert_no_worse(our, eag, exa, tolerances.gradient_allowance(dtype, dtype, exa, largest))
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    @pytest.mark.parametrize("dtype", strategies.DTYPES)
+    def test_dtypes(self, backend: str, dtype: torch.dtype) -> None:
+        inputs = [t.to(dtype) for t in self.example()]
+        inputs[-1] = inputs[-1].float()
+        result, grads = gradients(lambda *t: self.call(*t, backend=backend), inputs, 1)
+        assert result.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert [g.dtype for g in grads] == [t.dtype for t in inputs]
+        expected, expected_grads = gradients(
+            lambda *t: self.call(*t, backend="reference"), [t.double() for t in inputs], 1
+        )
+        torch.testing.assert_close(result.double(), expected, rtol=1e-6, atol=1e-6)
+        for grad, expected_grad in zip(grads, expected_grads, strict=True):
+            torch.testing.assert_close(grad.double(), expected_grad, rtol=2 * 2.0**-8, atol=1e-4)
+
+    @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+    def test_reductions(self, backend: str) -> None:
+        inputs = self.example()
+        each, grads = gradients(
+            lambda *t: self.call(*t, reduction="none", backend=backend), inputs, 1
+        )
+        for reduction in ("mean", "sum"):
+            leaves = self.leaves()
+            loss = self.call(*leaves, reduction=reduction, backend=backend)
+            torch.testing.assert_close(loss, getattr(self.composed(*leaves), reduction)())
+            ours = torch.autograd.grad(3.0 * loss, leaves)
+            theirs = torch.autograd.grad(3.0 * getattr(self.composed(*leaves), reduction)(), leaves)
+            torch.testing.assert_close(ours, theirs)
+        assert each.shape == inputs[-1].shape[1:]
+        assert len(grads) == len(inputs)
+
+    @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+    def test_impossible_samples_weigh_nothing(self, backend: str) -> None:
+        inputs = self.example()
+        inputs[-1][0, :] = -math.inf
+        inputs[-1][:, 1] = -math.inf
+        loss, grads = gradients(lambda *t: self.call(*t, reduction="none", backend=backend), inputs, 1)
+        assert loss[1] == math.inf
+        assert loss[[0, 2, 3]].isfinite().all()
+        for grad in grads:
+            assert grad.isfinite().all()
+        assert (grads[-1][0] == 0).all()
+        assert (grads[-1][:, 1] == 0).all()
+
+    @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+    def test_broadcast_log_ratio_and_one_sample(self, backend: str) -> None:
+        for log_ratio_shape, k in (((4,), 3), ((), 3), ((3, 1), 3), ((1, 4), 1)):
+            leaves = [*(t[-k:] if t.dim() == 3 else t for t in self.leaves()[:-1])]
+            log_ratio = torch.randn(log_ratio_shape, dtype=torch.float64, requires_grad=True)
+            ours = torch.autograd.grad(self.call(*leaves, log_ratio, backend=backend), log_ratio)
+            theirs = torch.autograd.grad(self.composed(*leaves, log_ratio).mean(), log_ratio)
+            torch.testing.assert_close(ours, theirs)
+
+    @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+    def test_no_observations(self, backend: str) -> None:
+        inputs = [t[..., :0, :] if t.dim() > 1 else t for t in self.example()[:-1]]
+        loss, _ = gradients(
+            lambda *t: self.call(*t, reduction="none", backend=backend), [*inputs, torch.ones(3, 0)], 1
+        )
+        assert loss.shape == (0,)
+
+    def test_no_samples(self) -> None:
+        inputs = [t[:0] if t.dim() == 3 else t for t in self.example()[:-1]]
+        with pytest.raises(ValueError, match="k = 0"):
+            self.call(*inputs, torch.ones(0, 4))
+
+    def test_no_axis_of_samples(self) -> None:
+        with pytest.raises(ValueError, match="no axis of samples"):
+            self.call(*(torch.ones(5) for _ in self.names[:-1]), torch.tensor(1.0))
+
+    def test_log_ratio_that_does_not_fit(self) -> None:
+        with pytest.raises(ValueError, match=r"log_ratio \(2, 4\)"):
+            self.call(*self.example()[:-1], torch.ones(2, 4))

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import iwae_fast as iw
+from iwae_fast.backends import NATIVE, cpu
+
+needs_extension = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def test_extension_is_there() -> None:
+    """The suite runs without the extension where it is meant to, and only there."""
+    if os.environ.get("IWAE_FAST_EXPECT_EXTENSION", "1") == "1":
+        assert cpu.unavailable() is None
+
+
+def test_info() -> None:
+    info = iw.backends.info()
+    assert set(info["backends"]) == {*NATIVE, "reference"}
+    for backend in info["backends"].values():
+        assert backend["available"] == (backend["reason"] is None)
+    assert info["chosen"]["cpu"] in info["backends"]
+    json.dumps(info)
+
+
+def test_environment_forces_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IWAE_FAST_BACKEND", "warp")
+    with pytest.raises(ValueError, match="unknown backend 'warp': choose one of .*reference"):
+        iw.standard_gaussian_log_prob(torch.ones(3))
+    monkeypatch.setenv("IWAE_FAST_BACKEND", "reference")
+    assert iw.backends.info()["forced"] == "reference"
+    assert iw.backends.choose(None, (torch.ones(3),)) == "reference"
+
+
+@needs_extension
+def test_forced_backend_refuses_other_devices() -> None:
+    with pytest.raises(iw.backends.BackendError, match="takes cpu tensors, got one on meta"):
+        iw.standard_gaussian_log_prob(torch.ones(3, device="meta"), backend="cpu")
+    assert iw.standard_gaussian_log_prob(torch.ones(2, 3, device="meta")).device.type == "meta"
+
+
+def test_missing_extension_falls_back_and_says_why() -> None:
+    result = run(
+        "import sys; sys.modules['iwae_fast._C'] = None\n"
+        "import torch, iwae_fast as iw\n"
+        "print(iw.bernoulli_log_prob(torch.ones(3), torch.zeros(2, 3)).tolist())\n"
+        "print(iw.backends.info()['chosen']['cpu'])\n"
+        "try: iw.standard_gaussian_log_prob(torch.ones(3), backend='cpu')\n"
+        "except iw.backends.BackendError as error: print(error)"
+    )
+    assert result.returncode == 0, result.stderr
+    values, chosen, error = result.stdout.splitlines()
+    assert values.startswith("[-2.079")
+    assert chosen == "reference"
+    assert "'cpu' was asked for but cannot serve this call: the C++ extension is not there" in error
+
+
+ISA_PROBE = """
+import torch, iwae_fast as iw
+torch.manual_seed(0)
+x, logits, log_ratio = torch.rand(5, 77), 9 * torch.randn(3, 5, 77), torch.randn(3, 5)
+mean, log_std = torch.randn(3, 5, 77), torch.randn(77)
+for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+    leaves = [t.to(dtype).requires_grad_() for t in (x, logits, log_ratio, mean, log_std)]
+    x_, logits_, log_ratio_, mean_, log_std_ = leaves
+    def loss(backend):
+        return (iw.bernoulli_iwae_loss(x_, logits_, log_ratio_, backend=backend)
+                + iw.gaussian_iwae_loss(x_, mean_, log_std_, log_ratio_, backend=backend)
+                + iw.standard_gaussian_log_prob(mean_, backend=backend).sum())
+    ours, theirs = loss("cpu"), loss("reference")
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves))
+noise = [iw.standard_normal((3, 4, 9), 1, backend=name) for name in ("cpu", "reference")]
+torch.testing.assert_close(*noise, rtol=1e-6, atol=2e-6)
+print(iw.backends.info()["backends"]["cpu"]["isa"])
+"""
+
+
+@needs_extension
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_of_this_machine(isa: str) -> None:
+    usable = cpu.details()["usable_isas"]
+    if isa not in usable:
+        pytest.skip(f"this processor or build has no {isa} kernels")
+    result = run(ISA_PROBE, IWAE_FAST_ISA=isa)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == isa
+
+
+@needs_extension
+def test_unknown_instruction_set_falls_back_and_says_why() -> None:
+    result = run("import iwae_fast as iw; print(iw.backends.info()['backends']['cpu']['reason'])", IWAE_FAST_ISA="mmx")
+    assert "IWAE_FAST_ISA=mmx cannot run here: choose one of" in result.stdout

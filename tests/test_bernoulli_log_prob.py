@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import tolerances
+import torch
+import torch.nn.functional as F
+from contract import BACKENDS, DensityContract, gradients
+from torch import Tensor
+
+import iwae_fast as iw
+
+
+class TestBernoulliLogProb(DensityContract):
+    names = ("value", "logits")
+
+    @staticmethod
+    def call(*inputs: Tensor, mask: Tensor | None = None, backend: str | None = None) -> Tensor:
+        return iw.bernoulli_log_prob(*inputs, mask=mask, backend=backend)
+
+    @staticmethod
+    def example() -> list[Tensor]:
+        return [torch.rand(4, 11, dtype=torch.float64), torch.randn(3, 4, 11, dtype=torch.float64)]
+
+    @staticmethod
+    def terms(value: Tensor, logits: Tensor) -> Tensor:
+        return (value * logits).abs() + F.softplus(logits)
+
+    def test_is_the_loss_of_torch(self) -> None:
+        value, logits = self.example()
+        loss = F.binary_cross_entropy_with_logits(logits, value.expand_as(logits), reduction="none")
+        torch.testing.assert_close(self.call(value, logits), -loss.sum(-1))
+
+    @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_extreme_logits(self, backend: str, dtype: torch.dtype) -> None:
+        """Every rounding of one logit at a time: no tail is lost, nothing overflows."""
+        magnitudes = torch.cat([torch.logspace(-30, 4, 400), torch.tensor([87.0, 87.3, 87.4, 88.8, 104.0, 708.5, 1e30])])
+        logits = torch.cat([-magnitudes, torch.zeros(1), magnitudes]).to(dtype)[:, None]
+        for value in (0.0, 0.3, 1.0):
+            inputs = [torch.full_like(logits, value), logits]
+            exact, exact_grads = gradients(
+                lambda *t: self.call(*t, backend="reference"), [t.double() for t in inputs], 1
+            )
+            eager, eager_grads = gradients(lambda *t: self.call(*t, backend="reference"), inputs, 1)
+            ours, our_grads = gradients(lambda *t: self.call(*t, backend=backend), inputs, 1)
+            terms = self.terms(*(t.double() for t in inputs))
+            tolerances.assert_no_worse(ours, eager, exact, tolerances.sum_allowance(dtype, terms))
+            for our, eag, exa in zip(our_grads, eager_grads, exact_grads, strict=True):
+                tolerances.assert_no_worse(our, eag, exa, tolerances.gradient_allowance(dtype, dtype, exa, 4.0))
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    @pytest.mark.parametrize("logit", [0.0, 1e-4, 0.7, 88.0])
+    def test_equal_logits_over_many_features(self, backend: str, logit: float) -> None:
+        """The product of factors neither overflows nor drifts: 100,000 equal ones, the worst case for both."""
+        logits = torch.full((2, 100_000), logit)
+        value = torch.zeros(100_000)
+        exact = self.call(value.double(), logits.double(), backend="reference")
+        eager = self.call(value, logits, backend="reference")
+        ours = self.call(value, logits, backend=backend)
+        terms = self.terms(value.double(), logits.double())
+        tolerances.assert_no_worse(ours, eager, exact, tolerances.sum_allowance(torch.float32, terms))

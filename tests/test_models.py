@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import iwae_fast as iw
+
+
+class ConvolutionalEncoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 10))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.net(x).chunk(2, -1)  # strided views
+        return mean, log_std
+
+
+def test_anybodys_modules_and_image_shapes() -> None:
+    decoder = nn.Sequential(nn.Linear(5, 64), nn.Unflatten(1, (1, 8, 8)))
+    model = iw.models.VAE(ConvolutionalEncoder(), decoder, latent_dim=5)
+    x = torch.rand(3, 1, 8, 8)
+    iw.Objective(iw.bounds.IWAE(), num_samples=4)(model, x).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert model.reconstruct(x).shape == x.shape
+    assert model.sample(6).shape == (6, 1, 8, 8)
+    assert model.log_weights(x, 4).shape == (4, 3)
+
+
+def test_log_weights_are_the_densities_written_out() -> None:
+    model, x = iw.models.DenseVAE(16, (4,), (8,)).double(), torch.rand(5, 16, dtype=torch.float64)
+    mean, log_std = model.encode(x)
+    z = mean + log_std.exp() * iw.standard_normal((3, 5, 4), 9, dtype=torch.float64)
+    expected = (
+        torch.distributions.Bernoulli(logits=model.decoder(z), validate_args=False).log_prob(x).sum(-1)
+        + torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+        - torch.distributions.Normal(mean, log_std.exp()).log_prob(z).sum(-1)
+    )
+    torch.testing.assert_close(model.log_weights(x, 3, 9), expected)
+
+
+def test_paper_network() -> None:
+    model = iw.models.DenseVAE(784)
+    sizes = [tuple(m.weight.shape) for m in model.modules() if isinstance(m, nn.Linear)]
+    assert sizes == [(200, 784), (200, 200), (50, 200), (50, 200), (200, 50), (200, 200), (784, 200)]
+    assert all((m.bias == 0).all() for m in model.modules() if isinstance(m, nn.Linear))
+
+
+def test_output_bias_starts_at_the_mean_pixel() -> None:
+    mean = torch.rand(16)
+    mean[0], mean[1] = 0.0, 1.0
+    model = iw.models.DenseVAE(16, (4,), (8,), data_mean=mean)
+    torch.testing.assert_close(model.decoder.output.bias.sigmoid().detach(), mean.clamp(0.001, 0.999))
+
+
+def test_forced_backend_reaches_the_kernels() -> None:
+    model = iw.models.DenseVAE(16, (4,), (8,), backend="no-such")
+    with pytest.raises(ValueError, match="unknown backend 'no-such'"):
+        model.log_weights(torch.rand(2, 16), 1)
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda: iw.models.DenseVAE(16, (4, 2)), ValueError, "one stochastic layer"),
+        (lambda: iw.models.DenseVAE(0), ValueError, "at least 1"),
+        (lambda: iw.models.DenseVAE(16, data_mean=torch.rand(3)), ValueError, r"data_mean must be \(16,\)"),
+        (lambda: iw.models.VAE(nn.Identity(), nn.Identity(), "poisson"), ValueError, "likelihood must be one of"),
+    ],
+)
+def test_bad_arguments(build: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        build()
+
+
+def test_networks_that_do_not_fit() -> None:
+    x = torch.rand(3, 16)
+    encoder = iw.models.DenseVAE(16, (4,), (8,)).encoder
+    with pytest.raises(ValueError, match=r"logits \(6, 9\) do not fit observations \(3, 16\) with k = 2"):
+        iw.models.VAE(encoder, nn.Linear(4, 9)).log_weights(x, 2)
+    with pytest.raises(TypeError, match=r"encoder must return \(mean, log_std\), got Tensor"):
+        iw.models.VAE(nn.Linear(16, 4), nn.Linear(4, 16)).log_weights(x, 2)
+    with pytest.raises(TypeError, match=r"Gaussian decoder must return \(mean, log_std\), got Tensor"):
+        iw.models.VAE(encoder, nn.Linear(4, 16), "gaussian").log_weights(x, 2)
+    with pytest.raises(ValueError, match="give latent_dim"):
+        iw.models.VAE(encoder, nn.Linear(4, 16)).sample(2)

@@ -1,0 +1,59 @@
+"""Registration with torch.library: every op passes opcheck on real arguments, and none is left out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from iwae_fast import ops
+from iwae_fast.backends import NATIVE
+
+pytestmark = pytest.mark.skipif(NATIVE["cpu"].unavailable() is not None, reason=str(NATIVE["cpu"].unavailable()))
+
+
+def samples() -> dict[str, list[tuple]]:
+    def r(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.randn(*shape, dtype=dtype)
+
+    mask = torch.rand(7) > 0.5
+    value, logits, mean, log_std = r(4, 7), r(3, 4, 7), r(3, 4, 7), r(7)
+    strided, half = r(7, 4).T, r(3, 4, 7).bfloat16()
+    log_ratio, weights = r(3, 4), r(3, 4).softmax(0)
+    scalar = r(()).expand(3, 4)
+    return {
+        "gaussian_log_prob": [(value, mean, log_std, None), (strided, half, log_std, mask)],
+        "gaussian_log_prob_backward": [
+            (scalar, value, mean, log_std, None, [True, True, True]),
+            (log_ratio, strided, half, log_std, mask, [False, True, False]),
+        ],
+        "standard_gaussian_log_prob": [(mean, None), (strided, mask)],
+        "standard_gaussian_log_prob_backward": [(log_ratio, mean, mask, [True])],
+        "bernoulli_log_prob": [(value, logits, None), (strided, half, mask)],
+        "bernoulli_log_prob_backward": [(scalar, value, logits, mask, [False, True])],
+        "log_mean_exp": [(log_ratio, 0), (log_ratio, 1), (log_ratio.double().T, 0)],
+        "log_mean_exp_backward": [(r(4), log_ratio, 0), (r(3), log_ratio, 1)],
+        "bernoulli_iwae_loss": [(value, logits, log_ratio, mask, "mean"), (strided, half, log_ratio, None, "none")],
+        "bernoulli_iwae_loss_backward": [(r(4), weights, value, logits, mask, "none", [True, True])],
+        "gaussian_iwae_loss": [(value, mean, log_std, log_ratio, None, "sum")],
+        "gaussian_iwae_loss_backward": [(r(()), weights, value, mean, log_std, None, "mean", [False, True, True])],
+        "standard_normal": [(torch.tensor(3), [2, 4, 5], 1, 0, 0, torch.float64)],
+    }
+
+
+@pytest.mark.parametrize("name", sorted(samples()))
+def test_opcheck(name: str) -> None:
+    for arguments in samples()[name]:
+        torch.library.opcheck(getattr(torch.ops.iwae_fast, name).default, (*arguments, "cpu"))
+
+
+def test_every_op_is_checked() -> None:
+    registered = {name.split("::")[1].split(".")[0] for name in ops.LIBRARY._op_defs}
+    assert registered == set(samples())
+
+
+@pytest.mark.parametrize("name", sorted(samples()))
+def test_registered_op_is_the_backends_function(name: str) -> None:
+    for arguments in samples()[name]:
+        direct = ops.call(name, *arguments, backend="cpu")
+        registered = getattr(torch.ops.iwae_fast, name)(*arguments, "cpu")
+        torch.testing.assert_close(registered, direct, rtol=0, atol=0, check_stride=True)

@@ -1,0 +1,169 @@
+"""sample_gaussian and the noise under it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from contract import BACKENDS
+from hypothesis import given
+from hypothesis import strategies as st
+
+import iwae_fast as iw
+from iwae_fast import reference
+
+ALL = [*BACKENDS, "reference"]
+
+PHILOX_KNOWN_ANSWERS = [
+    # counter, key, words: the known-answer vectors published with Random123 (Salmon et al. 2011)
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "words"), PHILOX_KNOWN_ANSWERS)
+def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, ...], words: tuple[int, ...]) -> None:
+    result = reference.philox(tuple(torch.tensor(c) for c in counter), tuple(torch.tensor(k) for k in key))
+    assert tuple(int(word) for word in result) == words
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    shape=st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 13)),
+    sample_offset=st.integers(0, 2**31),
+    observation_offset=st.integers(0, 2**31),
+    stream=st.integers(0, 2**31),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_every_backend_gives_the_same_noise(
+    backend: str,
+    seed: int,
+    shape: tuple[int, int, int],
+    sample_offset: int,
+    observation_offset: int,
+    stream: int,
+    dtype: torch.dtype,
+) -> None:
+    ours, truth = (
+        iw.standard_normal(
+            shape,
+            seed,
+            sample_offset=sample_offset,
+            observation_offset=observation_offset,
+            stream=stream,
+            dtype=dtype,
+            backend=name,
+        )
+        for name in (backend, "reference")
+    )
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, truth, rtol=1e-6 if dtype == torch.float32 else 1e-12, atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_chunks_and_shards_are_parts_of_the_whole(backend: str) -> None:
+    whole = iw.standard_normal((6, 5, 7), 3, backend=backend)
+    part = iw.standard_normal((2, 3, 7), 3, sample_offset=4, observation_offset=2, backend=backend)
+    assert torch.equal(part, whole[4:, 2:])
+    assert torch.equal(iw.standard_normal((6, 5, 4), 3, backend=backend), whole[..., :4])
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_noise_is_standard_normal(backend: str) -> None:
+    noise = iw.standard_normal((100, 50, 50), 1, backend=backend).flatten()
+    n = len(noise)
+    moments = [noise.pow(p).mean().item() for p in (1, 2, 3, 4)]
+    spread = [1.0, 2.0, 15.0, 96.0]  # variance of each power under N(0, 1)
+    for moment, expected, variance in zip(moments, (0.0, 1.0, 0.0, 3.0), spread, strict=True):
+        assert abs(moment - expected) < 5 * math.sqrt(variance / n)
+    quantiles = torch.linspace(0.001, 0.999, 999)
+    normal = torch.distributions.Normal(0.0, 1.0)
+    distance = (normal.cdf(noise.sort().values[(quantiles * n).long()]) - quantiles).abs().max()
+    assert distance < 1.95 / math.sqrt(n)  # Kolmogorov-Smirnov at about 1e-3
+    neighbours = noise[:-1] * noise[1:]
+    assert neighbours.mean().abs() < 5 / math.sqrt(n)
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_streams_and_seeds_are_independent(backend: str) -> None:
+    arrays = [iw.standard_normal((10, 10, 50), seed, stream=s, backend=backend) for seed in (0, 1) for s in (0, 1)]
+    correlations = torch.corrcoef(torch.stack([a.flatten() for a in arrays]))
+    assert (correlations - torch.eye(4)).abs().max() < 5 / math.sqrt(5000)
+
+
+def test_seed_from_the_generator() -> None:
+    torch.manual_seed(5)
+    first = iw.standard_normal((2, 3, 4))
+    second = iw.standard_normal((2, 3, 4))
+    torch.manual_seed(5)
+    assert torch.equal(iw.standard_normal((2, 3, 4)), first)
+    assert not torch.equal(first, second)
+
+
+def test_seed_as_a_tensor() -> None:
+    assert torch.equal(iw.standard_normal((2, 3, 4), torch.tensor(9)), iw.standard_normal((2, 3, 4), 9))
+
+
+@pytest.mark.parametrize(
+    ("seed", "error"),
+    [(-1, ValueError), (2**63, ValueError), (1.5, TypeError), (True, TypeError), (torch.tensor(1.0), TypeError)],
+)
+def test_bad_seeds(seed: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="seed must be"):
+        iw.standard_normal((1, 1, 1), seed)
+
+
+class TestSampleGaussian:
+    @pytest.mark.parametrize("backend", ALL)
+    def test_log_ratio_is_log_p_minus_log_q(self, backend: str) -> None:
+        mean, log_std = torch.randn(2, 4, 6, dtype=torch.float64)
+        z, log_ratio = iw.sample_gaussian(mean, log_std, 5, seed=1, backend=backend)
+        assert z.shape == (5, 4, 6)
+        expected = iw.standard_gaussian_log_prob(z) - iw.gaussian_log_prob(z, mean, log_std)
+        torch.testing.assert_close(log_ratio, expected)
+
+    def test_gradients_by_autograd_through_the_densities(self) -> None:
+        mean, log_std = (t.requires_grad_() for t in torch.randn(2, 4, 6, dtype=torch.float64).unbind())
+        noise = iw.standard_normal((5, 4, 6), 1, dtype=torch.float64)
+        weights = torch.randn(5, 4, dtype=torch.float64)
+        for path_only in (False, True):
+            z, log_ratio = iw.sample_gaussian(mean, log_std, 5, seed=1, path_only=path_only)
+            ours = torch.autograd.grad((weights * log_ratio).sum() + z.cos().sum(), (mean, log_std))
+            z = mean + log_std.exp() * noise
+            q = (mean.detach(), log_std.detach()) if path_only else (mean, log_std)
+            log_ratio = iw.standard_gaussian_log_prob(z) - iw.gaussian_log_prob(z, *q)
+            theirs = torch.autograd.grad((weights * log_ratio).sum() + z.cos().sum(), (mean, log_std))
+            torch.testing.assert_close(ours, theirs)
+
+    def test_half_precision_is_widened(self) -> None:
+        z, log_ratio = iw.sample_gaussian(torch.zeros(2, 3).bfloat16(), torch.zeros(2, 3).bfloat16(), 4)
+        assert (z.dtype, log_ratio.dtype) == (torch.float32, torch.float32)
+
+    def test_empty(self) -> None:
+        z, log_ratio = iw.sample_gaussian(torch.zeros(0, 3), torch.zeros(0, 3), 4)
+        assert (z.shape, log_ratio.shape) == ((4, 0, 3), (4, 0))
+
+    def test_bad_input(self) -> None:
+        with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+            iw.sample_gaussian(torch.zeros(2, 3), torch.zeros(2, 3), 0)
+        with pytest.raises(ValueError, match=r"must both be \(B, Z\), got \(2, 3\) and \(3,\)"):
+            iw.sample_gaussian(torch.zeros(2, 3), torch.zeros(3), 1)
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_compiles_as_one_graph(self, backend: str) -> None:
+        torch._dynamo.reset()
+
+        def total(mean: torch.Tensor, log_std: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
+            z, log_ratio = iw.sample_gaussian(mean, log_std, 3, seed, backend=backend)
+            return z.sum() + log_ratio.sum()
+
+        mean, log_std = torch.randn(2, 4, 6).unbind()
+        compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(mean, log_std, torch.tensor(4)), total(mean, log_std, torch.tensor(4)))

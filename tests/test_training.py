@@ -1,0 +1,262 @@
+"""Training: it learns, it can stop and go on anywhere without a trace, and it never saves what is not finite."""
+
+import shutil
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from iwae_fast import data, training
+from iwae_fast.backends import BackendError
+from iwae_fast.checkpoint import load_checkpoint
+from iwae_fast.config import TrainConfig, usable_device
+from iwae_fast.metrics import COLUMNS, read_metrics
+from iwae_fast.runs import create_run, open_run, trained_model
+
+TIMES = ("seconds", "steps_per_second")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """110 digits: with batches of 25, an epoch is five steps and its last batch is smaller."""
+    images = data.load("digits")
+    return replace(images, train=images.train[:110], test=images.test[:20])
+
+
+def settings(**changes):
+    small = {"hidden": (16,), "latent": 4, "k": 5, "batch_size": 25, "epochs": 3, "seed": 11}
+    return TrainConfig.preset("digits", **{**small, **changes})
+
+
+def train(folder, images, config=None, **options):
+    config = config or settings()
+    run = create_run(folder, config)
+    return run, training.train(config, run, images, **options)
+
+
+def stop_after(steps):
+    """A ``stop`` that says so after this many questions."""
+    remaining = iter([False] * (steps - 1) + [True])
+    return lambda: next(remaining)
+
+
+def go_on(run, images, **options):
+    run, checkpoint = open_run(run.folder)
+    return training.train(checkpoint.config, run, images, resume_from=checkpoint, **options)
+
+
+def assert_same_run(first, second):
+    """The same bits in parameters, optimizer and metrics; only the times may differ."""
+    one, two = load_checkpoint(first.checkpoint), load_checkpoint(second.checkpoint)
+    assert one.step == two.step
+    torch.testing.assert_close(one.model, two.model, rtol=0, atol=0)
+    torch.testing.assert_close(one.optimizer, two.optimizer, rtol=0, atol=0)
+    assert torch.equal(one.epoch_sums, two.epoch_sums)
+    rows = [[replace(row, **dict.fromkeys(TIMES, 0.0)) for row in read_metrics(run.metrics)] for run in (first, second)]
+    assert rows[0] == rows[1]
+
+
+@pytest.fixture(scope="module")
+def whole(digits, tmp_path_factory):
+    """A run that nobody interrupted."""
+    run, done = train(tmp_path_factory.mktemp("runs") / "whole", digits)
+    assert done
+    return run
+
+
+def test_same_seed_same_run(digits, whole, tmp_path):
+    torch.manual_seed(123)  # torch's own generator must not matter, nor change
+    state = torch.get_rng_state()
+    again, _ = train(tmp_path / "again", digits)
+    assert_same_run(whole, again)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_other_seed_other_run(digits, whole, tmp_path):
+    other, _ = train(tmp_path / "other", digits, settings(seed=12))
+    assert read_metrics(other.metrics)[0].bound != read_metrics(whole.metrics)[0].bound
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 7, 14, 15])
+def test_resuming_leaves_no_trace(digits, whole, tmp_path, steps):
+    run, done = train(tmp_path / "run", digits, stop=stop_after(steps))
+    assert not done
+    assert load_checkpoint(run.checkpoint).step == steps
+    assert len(read_metrics(run.metrics)) == steps // 5
+    assert go_on(run, digits)
+    assert_same_run(whole, run)
+
+
+def test_resuming_again_and_again(digits, whole, tmp_path):
+    run, _ = train(tmp_path / "run", digits, stop=stop_after(3))
+    for steps in (1, 4, 2):
+        assert not go_on(run, digits, stop=stop_after(steps))
+    assert go_on(run, digits)
+    assert_same_run(whole, run)
+
+
+def test_rows_after_the_checkpoint_come_again(digits, whole, tmp_path):
+    """A crash: the metrics are ahead of the checkpoint, and the last row is torn."""
+    run, _ = train(tmp_path / "run", digits, stop=stop_after(7))
+    earlier = run.checkpoint.read_bytes()
+    go_on(run, digits, stop=stop_after(7))
+    run.checkpoint.write_bytes(earlier)
+    with run.metrics.open("a") as file:
+        file.write("3,15,-2")
+    assert go_on(run, digits)
+    assert_same_run(whole, run)
+
+
+def test_more_epochs(digits, whole, tmp_path):
+    run, _ = train(tmp_path / "run", digits, settings(epochs=1))
+    _, checkpoint = open_run(run.folder)
+    config = replace(checkpoint.config, epochs=3)
+    assert training.train(config, run, digits, resume_from=checkpoint)
+    assert_same_run(whole, run)
+
+
+def test_every_observation_counts_once_an_epoch(digits, tmp_path, monkeypatch):
+    seen = []
+    binarize = training.binarize
+    monkeypatch.setattr(training, "binarize", lambda x, g: seen.append(x) or binarize(x, g))
+    train(tmp_path / "run", digits, settings(epochs=2))
+    assert [len(batch) for batch in seen] == [25, 25, 25, 25, 10] * 2
+    for epoch in (seen[:5], seen[5:]):
+        assert sorted(torch.cat(epoch).tolist()) == sorted(digits.train.tolist())
+    assert not torch.equal(seen[0], seen[5])
+
+
+def test_pixels_are_fresh_and_binary(digits, tmp_path, monkeypatch):
+    drawn = []
+    binarize = training.binarize
+    one = replace(digits, train=digits.train[:1].expand(25, 64))
+    monkeypatch.setattr(training, "binarize", lambda x, g: drawn.append(binarize(x, g)) or drawn[-1])
+    train(tmp_path / "run", one, settings(epochs=2))
+    assert set(torch.cat(drawn).unique().tolist()) == {0.0, 1.0}
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("bound", ["iwae", "elbo"])
+def test_the_bound_rises(digits, tmp_path, bound):
+    run, _ = train(tmp_path / "run", digits, settings(bound=bound, epochs=15))
+    rows = read_metrics(run.metrics)
+    assert rows[-1].bound > rows[0].bound + 1.0
+    assert all(1.0 <= row.ess <= 5.0 and 0.2 <= row.max_weight <= 1.0 for row in rows)
+    assert [row.epoch for row in rows] == list(range(1, 16))
+    assert [row.step for row in rows] == list(range(5, 80, 5))
+    assert all(later.seconds > row.seconds > 0 for row, later in pairwise(rows))
+
+
+def test_metrics_are_means_over_the_epoch(digits, whole):
+    """Repeats the first epoch by hand."""
+    config = settings(epochs=1)
+    trainer = training.Trainer(config, whole, digits)
+    values = []
+    for _ in range(5):
+        trainer.take_step()
+        values.append(trainer.objective.last.value.double())
+    assert read_metrics(whole.metrics)[0].bound == pytest.approx(torch.cat(values).mean().item(), rel=1e-12)
+
+
+def test_iwae_and_elbo_differ(digits, whole, tmp_path):
+    elbo, _ = train(tmp_path / "elbo", digits, settings(bound="elbo"))
+    assert read_metrics(elbo.metrics)[0].bound < read_metrics(whole.metrics)[0].bound
+
+
+def test_not_finite_keeps_the_last_good_checkpoint(digits, tmp_path):
+    run, _ = train(tmp_path / "run", digits, stop=stop_after(7))
+    good = run.checkpoint.read_bytes()
+    _, checkpoint = open_run(run.folder)
+    trainer = training.Trainer(checkpoint.config, run, digits)
+    trainer.restore(checkpoint)
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(training.TrainingError, match="not finite at step 7"):
+        trainer.fit(training.Reporter())
+    assert run.checkpoint.read_bytes() == good
+    assert len(read_metrics(run.metrics)) == 1
+
+
+def test_a_loss_that_becomes_infinite_stops_training(digits, tmp_path):
+    config = settings(learning_rate=1e30, epochs=50)
+    run = create_run(tmp_path / "run", config)
+    with pytest.raises(training.TrainingError, match="loss is not finite"):
+        training.train(config, run, digits)
+    checkpoint = load_checkpoint(run.checkpoint)
+    assert all(tensor.isfinite().all() for tensor in checkpoint.model.values())
+    assert all(torch.tensor(row.bound).isfinite() for row in read_metrics(run.metrics))
+
+
+def test_checkpoints_during_training(digits, tmp_path, monkeypatch):
+    """After each epoch when they are old enough, and within an epoch when very old."""
+    for due, within, expected in ((0.0, 1e9, [0, 5, 10, 15, 15]), (1e9, 1e9, [0, 15]), (1e9, 0.0, [0, 1, 2, 3, 4])):
+        monkeypatch.setattr(training, "SAVE_SECONDS", due)
+        monkeypatch.setattr(training, "SAVE_WITHIN_EPOCH_SECONDS", within)
+        saved = []
+        monkeypatch.setattr(
+            training, "save_checkpoint", lambda _, checkpoint, saved=saved: saved.append(checkpoint.step)
+        )
+        train(tmp_path / f"{due}-{within}", digits)
+        assert saved[: len(expected)] == expected
+
+
+def test_trained_model_is_the_checkpoint(digits, whole):
+    _, checkpoint = open_run(whole.folder)
+    model = trained_model(checkpoint)
+    torch.testing.assert_close(dict(model.state_dict()), checkpoint.model, rtol=0, atol=0)
+    assert model.sample(3, seed=0).shape == (3, 64)
+
+
+def test_a_folder_that_is_not_empty(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep me")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        create_run(tmp_path, settings())
+    assert (tmp_path / "mine.txt").read_text() == "keep me"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_damaged_metrics(digits, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder, folder)
+    run, _ = open_run(folder)
+    run.metrics.write_text(",".join(COLUMNS) + "\n1,2,x,4,5,6,7\n")
+    with pytest.raises(ValueError, match="has a damaged row"):
+        go_on(run, digits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": 0}, "k must be at least 1"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"batch_size": -1}, "batch_size must be at least 1"),
+        ({"latent": 0}, "latent must be at least 1"),
+        ({"hidden": ()}, "at least one layer"),
+        ({"hidden": (5, 0)}, "a hidden layer's size must be at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"learning_rate": float("inf")}, "learning_rate must be positive and finite"),
+        ({"seed": -1}, "seed must be in"),
+        ({"bound": "vae"}, "unknown bound 'vae'"),
+    ],
+)
+def test_bad_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**changes)
+
+
+def test_settings_survive_json():
+    assert TrainConfig.from_json(settings().to_json()) == settings()
+    with pytest.raises(ValueError, match="settings missing or unknown: depth, k"):
+        TrainConfig.from_json({**{n: v for n, v in settings().to_json().items() if n != "k"}, "depth": 2})
+
+
+def test_devices_and_backends():
+    assert usable_device("cpu", None).type == "cpu"
+    with pytest.raises(ValueError, match="unknown device 'tpu'"):
+        usable_device("tpu", None)
+    with pytest.raises(ValueError, match="torch sees"):
+        usable_device("cuda:99", None)
+    with pytest.raises((ValueError, BackendError), match="nonsense"):
+        usable_device("cpu", "nonsense")
