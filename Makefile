@@ -1,0 +1,40 @@
+# Two commands for a newcomer: `make train` and `make test`. Both make .venv and install the package first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
+
+.PHONY: install train test test-slow lint format bench clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cli,dev]'
+	@touch $@
+
+train: install  ## train on the digits that come with scikit-learn
+	$(BIN)/iwae-fast train
+
+test: install  ## the whole suite, under 10 minutes on 2 cores
+	$(BIN)/pytest
+
+test-slow: install  ## what takes minutes: packaging, and ten times the hypothesis examples
+	$(BIN)/pytest -m slow
+	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -k no_worse
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install  ## every provider that is installed, alternating; results under benchmarks/results/
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info iwae_fast/*.so

@@ -1,0 +1,110 @@
+"""Checkpoints: one safetensors file with all that a run needs to go on to the same bits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from ._version import __version__
+from .config import TrainConfig
+from .files import replace_file
+
+FORMAT = "iwae_fast.checkpoint.1"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, damaged, or of something else; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after a whole number of steps."""
+
+    config: TrainConfig
+    image_shape: tuple[int, int]
+    step: int
+    """Steps taken since the start of the run."""
+    seconds: float
+    """Training time since the start of the run."""
+    epoch_started: float
+    """``seconds`` at the start of the current epoch."""
+    epoch_count: int
+    """Observations that the running means of the epoch have seen."""
+    epoch_sums: Tensor
+    """Sums of the running means, float64."""
+    model: dict[str, Tensor]
+    """Parameters and buffers by name."""
+    optimizer: dict[str, dict[str, Tensor]]
+    """For each parameter's name, the optimizer's tensors by theirs."""
+
+    @property
+    def data_dim(self) -> int:
+        height, width = self.image_shape
+        return height * width
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Replace the file at ``path``; whatever happens, either the earlier or the new checkpoint is there whole."""
+    tensors = {f"model/{name}": tensor for name, tensor in checkpoint.model.items()}
+    tensors["epoch_sums"] = checkpoint.epoch_sums
+    for parameter, state in checkpoint.optimizer.items():
+        tensors.update({f"optimizer/{parameter}/{name}": tensor for name, tensor in state.items()})
+    metadata = {
+        "format": FORMAT,
+        "version": __version__,
+        "config": json.dumps(checkpoint.config.to_json()),
+        "image_shape": json.dumps(checkpoint.image_shape),
+        "progress": json.dumps({name: getattr(checkpoint, name) for name in PROGRESS}),
+    }
+    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    replace_file(path, safetensors.torch.save(cpu, metadata))
+
+
+PROGRESS = ("step", "seconds", "epoch_started", "epoch_count")
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU; CheckpointError with one line that says what is wrong with the file."""
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            # Cloned out of the file's mapping: the file may be replaced while the tensors are in use.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no {FORMAT} file: its format is {metadata.get('format')!r}")
+    try:
+        return _assemble(metadata, tensors)
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
+
+
+def _assemble(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Checkpoint:
+    model: dict[str, Tensor] = {}
+    optimizer: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "model":
+            model[rest] = tensor
+        elif kind == "optimizer":
+            parameter, _, entry = rest.rpartition("/")
+            optimizer.setdefault(parameter, {})[entry] = tensor
+    height, width = json.loads(metadata["image_shape"])
+    progress: dict[str, Any] = json.loads(metadata["progress"])
+    return Checkpoint(
+        config=TrainConfig.from_json(json.loads(metadata["config"])),
+        image_shape=(height, width),
+        epoch_sums=tensors["epoch_sums"],
+        model=model,
+        optimizer=optimizer,
+        **{name: progress[name] for name in PROGRESS},
+    )

@@ -1,0 +1,54 @@
+"""The command line, ``iwae-fast``. Importing this imports nothing that the library does not need."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+EXTRA = ("matplotlib", "pooch", "rich", "safetensors", "sklearn", "typer")
+"""Top-level modules of the optional dependencies ``cli``."""
+
+DEBUG = "IWAE_FAST_DEBUG"
+INTERRUPTED = 130
+USAGE = 2
+
+
+class Interrupted(Exception):  # noqa: N818
+    """A command was asked to stop and has; the message says how to go on."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``iwae-fast`` with these arguments (those of the process if None); always raises SystemExit."""
+    try:
+        code = _run(arguments)
+    except (KeyboardInterrupt, Interrupted) as error:
+        _say(str(error) or "interrupted")
+        code = INTERRUPTED
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in EXTRA:
+            raise
+        _say(f"error: {error.name} is not installed: pip install 'iwae_fast[cli]'")
+        code = 1
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    from ..backends import BackendError
+    from ..checkpoint import CheckpointError
+    from ..data import DataError
+    from ..training import TrainingError
+    from .app import run_app
+
+    expected = (BackendError, CheckpointError, DataError, TrainingError, ValueError, TypeError, OSError)
+    try:
+        return run_app(arguments)
+    except expected as error:
+        if os.environ.get(DEBUG):
+            raise
+        _say(f"error: {' '.join(str(error).split())}")
+        return USAGE
+
+
+def _say(message: str) -> None:
+    print(f"iwae-fast: {message}", file=sys.stderr)

@@ -1,0 +1,5 @@
+"""``python -m iwae_fast.cli``."""
+
+from . import main
+
+main()

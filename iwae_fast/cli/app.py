@@ -1,0 +1,38 @@
+"""The commands, gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from . import INTERRUPTED, USAGE
+from .evaluate import evaluate
+from .info import info
+from .sample import sample
+from .train import train
+
+# Click's base class of what is wrong with the arguments; recent versions of typer carry click inside.
+UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+app = typer.Typer(
+    help="Train and evaluate importance-weighted autoencoders.", add_completion=False, no_args_is_help=True
+)
+for command in (train, evaluate, sample, info):
+    app.command()(command)
+
+
+def run_app(arguments: Sequence[str] | None) -> int:
+    """Run a command and return its exit code; its exceptions pass, those about arguments as ValueError."""
+    try:
+        code = app(arguments, prog_name="iwae-fast", standalone_mode=False)
+    except typer.Abort:  # what older versions of typer make of Ctrl-C
+        raise KeyboardInterrupt from None
+    except UsageError as error:
+        message = error.format_message()  # type: ignore[attr-defined]
+        if not message:  # no command: the help was shown
+            return USAGE
+        raise ValueError(message) from error
+    if code == INTERRUPTED:  # what newer versions of typer make of it
+        raise KeyboardInterrupt
+    return code or 0

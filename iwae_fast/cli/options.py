@@ -1,0 +1,15 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="the run's")]
+Backend = Annotated[str | None, typer.Option(help="Force a backend; see `iwae-fast info`.", show_default="the run's")]
+ChunkSize = Annotated[
+    int | None, typer.Option(help="Samples evaluated at once: a matter of memory.", show_default="automatic")
+]

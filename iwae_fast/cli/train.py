@@ -1,0 +1,131 @@
+"""``iwae-fast train``."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import data, training
+from ..checkpoint import Checkpoint
+from ..config import CHANGEABLE, TrainConfig, usable_device
+from ..files import write_json
+from ..results import draw_loss_curve, draw_reconstructions, draw_samples
+from ..runs import Run, create_run, default_folder, open_run, trained_model
+from . import Interrupted
+from .closing import evaluate_and_print
+from .interrupt import stop_on_signals
+from .progress import console, training_progress
+
+SAMPLE_ROWS, SAMPLE_COLUMNS = 6, 12
+PRESET = "fits the data set"
+
+
+def train(
+    dataset: Annotated[str | None, typer.Option(help="digits or mnist.", show_default="digits")] = None,
+    bound: Annotated[str | None, typer.Option(help="iwae or elbo.", show_default="iwae")] = None,
+    k: Annotated[int | None, typer.Option("--k", "-k", help="Samples of each image.", show_default="50")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training set.", show_default=PRESET)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default=PRESET)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Step size of Adam.", show_default=PRESET)] = None,
+    hidden: Annotated[
+        str | None, typer.Option(help="Sizes of the encoder's hidden layers, such as 200,200.", show_default=PRESET)
+    ] = None,
+    latent: Annotated[int | None, typer.Option(help="Size of z.", show_default=PRESET)] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same run.", show_default="0")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cpu")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Force a backend; see `iwae-fast info`.", show_default="automatic")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="New folder of the run.", show_default="runs/DATASET-BOUND-kK-TIME"),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Go on with an earlier run exactly; --epochs may be raised.", show_default=False
+        ),
+    ] = None,
+    eval_k: Annotated[
+        int, typer.Option(help="Samples of each test image in the closing evaluation; 0 leaves it out.")
+    ] = 5000,
+) -> None:
+    """Train an autoencoder, evaluate it on the test set and draw pictures.
+
+    Ctrl-C stops after a whole step with everything saved.
+    """
+    if eval_k < 0:
+        raise ValueError(f"eval-k must be at least 0, got {eval_k}")
+    settings: dict[str, Any] = {
+        "dataset": dataset,
+        "bound": bound,
+        "k": k,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "hidden": None if hidden is None else _layer_sizes(hidden),
+        "latent": latent,
+        "seed": seed,
+        "device": device,
+        "backend": backend,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    if resume is None:
+        config = TrainConfig.preset(given.pop("dataset", "digits"), **given)
+        usable_device(config.device, config.backend)
+        images = data.load(config.dataset)  # before the folder, which a missing file would leave empty
+        run, checkpoint = create_run(output or default_folder(config), config), None
+        console.print(f"training in {run.folder}")
+    else:
+        if output is not None:
+            raise ValueError("--output does not go with --resume: the run stays in its folder")
+        run, checkpoint, config = _reopen(resume, given)
+        images = data.load(config.dataset)
+    command = f"iwae-fast train --resume {shlex.quote(str(run.folder))}"
+    with stop_on_signals() as stop, training_progress(config.epochs) as reporter:
+        done = training.train(config, run, images, resume_from=checkpoint, reporter=reporter, stop=stop)
+    if not done:
+        raise Interrupted(f"interrupted, everything is saved; go on with: {command}")
+    try:
+        _close(run, images, eval_k)
+    except KeyboardInterrupt:
+        raise Interrupted(f"training is done but its evaluation is not; go on with: {command}") from None
+    console.print(f"run folder {run.folder}")
+
+
+def _reopen(folder: Path, given: dict[str, Any]) -> tuple[Run, Checkpoint, TrainConfig]:
+    """An earlier run with changed settings, where they may change."""
+    run, checkpoint = open_run(folder)
+    earlier = checkpoint.config
+    config = replace(earlier, **given)
+    fixed = config.differences(earlier)
+    if fixed:
+        raise ValueError(f"--resume cannot change {', '.join(fixed)}: only {', '.join(CHANGEABLE)}")
+    if config.epochs < earlier.epochs:
+        raise ValueError(f"--resume can only raise epochs: the run has {earlier.epochs}, got {config.epochs}")
+    usable_device(config.device, config.backend)
+    if config != earlier:
+        write_json(run.config, config.to_json())
+    return run, checkpoint, config
+
+
+def _close(run: Run, images: data.ImageData, eval_k: int) -> None:
+    """Pictures and evaluation, from what is on disk."""
+    _, checkpoint = open_run(run.folder)
+    model = trained_model(checkpoint)
+    draw_loss_curve(run, checkpoint)
+    draw_reconstructions(run, model, images)
+    draw_samples(run.samples, checkpoint, model, SAMPLE_ROWS, SAMPLE_COLUMNS, checkpoint.config.seed)
+    if eval_k:
+        evaluate_and_print(run, checkpoint, model, images, k=eval_k)
+
+
+def _layer_sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise ValueError(f"hidden must be sizes like 200,200, got {text!r}") from None

@@ -1,0 +1,107 @@
+"""What a training run is: everything that its result depends on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+from . import backends, bounds, checks
+from .data import DATASETS
+from .seeds import SEED_LIMIT
+
+BOUNDS: dict[str, type[bounds.Bound]] = {"iwae": bounds.IWAE, "elbo": bounds.ELBO}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # About a minute on two cores, evaluation included.
+    "digits": {"epochs": 100, "batch_size": 50, "hidden": (200, 200), "latent": 20, "learning_rate": 3e-3},
+    # The one-layer network, batch size and first learning rate of Burda, Grosse & Salakhutdinov (2016).
+    "mnist": {"epochs": 50, "batch_size": 20, "hidden": (200, 200), "latent": 50, "learning_rate": 1e-3},
+}
+"""What fits each data set."""
+
+CHANGEABLE = ("epochs", "device", "backend")
+"""What may differ when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a run, checked: a bad one is a ValueError or TypeError that names it.
+
+    :meth:`preset` fills in what fits a data set.
+    """
+
+    dataset: str
+    epochs: int
+    batch_size: int
+    hidden: tuple[int, ...]
+    """Sizes of the deterministic layers of the encoder; the decoder mirrors them."""
+    latent: int
+    """Size of z."""
+    learning_rate: float
+    bound: str = "iwae"
+    """"iwae" or "elbo"."""
+    k: int = 50
+    """Samples of each observation."""
+    seed: int = 0
+    device: str = "cpu"
+    backend: str | None = None
+    """Force a backend by name; None chooses."""
+
+    def __post_init__(self) -> None:
+        _one_of("data set", self.dataset, DATASETS)
+        _one_of("bound", self.bound, BOUNDS)
+        for name in ("epochs", "batch_size", "latent", "k"):
+            checks.positive(name, getattr(self, name))
+        if not self.hidden:
+            raise ValueError("hidden must have at least one layer size")
+        for size in self.hidden:
+            checks.positive("a hidden layer's size", size)
+        if not (self.learning_rate > 0.0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        if not 0 <= self.seed < SEED_LIMIT:
+            raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
+
+    @classmethod
+    def preset(cls, dataset: str, **overrides: Any) -> TrainConfig:
+        """The settings for a data set, with those given here in place of them."""
+        _one_of("data set", dataset, PRESETS)
+        return cls(dataset=dataset, **{**PRESETS[dataset], **overrides})
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> TrainConfig:
+        """The inverse of :meth:`to_json`; ValueError where a setting is missing or unknown."""
+        names = {field.name for field in fields(cls)}
+        if content.keys() != names:
+            differing = ", ".join(sorted(names.symmetric_difference(content)))
+            raise ValueError(f"settings missing or unknown: {differing}")
+        return cls(**{**content, "hidden": tuple(content["hidden"])})
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "hidden": list(self.hidden)}
+
+    def differences(self, other: TrainConfig) -> list[str]:
+        """Names of the settings that make this another run than ``other``."""
+        mine, others = self.to_json(), other.to_json()
+        return [name for name in mine if name not in CHANGEABLE and mine[name] != others[name]]
+
+
+def usable_device(name: str, backend: str | None) -> torch.device:
+    """The device of that name; ValueError or BackendError where it, or the backend on it, cannot serve."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {name!r}: choose cpu, cuda or cuda:N")
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    backends.choose(backend, (torch.empty(0, device=device),))
+    return device
+
+
+def _one_of(what: str, name: str, known: dict[str, Any]) -> None:
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(known)}")

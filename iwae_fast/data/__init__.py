@@ -1,0 +1,20 @@
+"""Data sets of images, each one tensor of grey levels: ``load(name)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .digits import load_digits
+from .images import DataError, ImageData, binarize
+from .mnist import load_mnist
+
+__all__ = ["DATASETS", "DataError", "ImageData", "binarize", "load"]
+
+DATASETS: dict[str, Callable[[], ImageData]] = {"digits": load_digits, "mnist": load_mnist}
+
+
+def load(name: str) -> ImageData:
+    """The data set ``name``; ValueError for an unknown name, DataError where its files are missing or damaged."""
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
+    return DATASETS[name]()

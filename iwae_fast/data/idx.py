@@ -1,0 +1,42 @@
+"""The IDX format of the MNIST files: a big-endian header, then bytes."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .images import DataError
+
+IMAGES_MAGIC = 0x00000803
+"""Unsigned bytes (0x08) in three dimensions (0x03): image, row, column."""
+
+HEADER_BYTES = 16
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a plain or gzip-compressed (``.gz``) file; DataError where it is damaged."""
+    content = path.read_bytes()
+    if path.suffix != ".gz":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+
+
+def parse_images(content: bytes, path: Path) -> NDArray[np.uint8]:
+    """Grey levels (N, height, width) from the content of an IDX file; ``path`` is for the DataError."""
+    if len(content) < HEADER_BYTES:
+        raise DataError(f"{path} is truncated: {len(content)} bytes are no IDX header of {HEADER_BYTES}")
+    magic, *shape = (int(word) for word in np.frombuffer(content, ">u4", 4))
+    if magic != IMAGES_MAGIC:
+        raise DataError(f"{path} holds no IDX images: magic number 0x{magic:08x}, expected 0x{IMAGES_MAGIC:08x}")
+    expected = HEADER_BYTES + math.prod(shape)
+    if len(content) != expected:
+        raise DataError(f"{path} has {len(content)} bytes, but its header promises {expected}")
+    return np.frombuffer(content, np.uint8, offset=HEADER_BYTES).reshape(shape)

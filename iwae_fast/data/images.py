@@ -1,0 +1,30 @@
+"""Images as rows of grey levels, and the draw that makes them binary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class DataError(RuntimeError):
+    """A data file is missing, damaged or not what it should be; the message names it."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set of grey-level images, flattened."""
+
+    name: str
+    train: Tensor
+    """(N, D) float32, grey levels in [0, 1]."""
+    test: Tensor
+    """(M, D) float32, grey levels in [0, 1]."""
+    image_shape: tuple[int, int]
+    """Height and width in pixels, with D their product."""
+
+
+def binarize(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A fresh draw of every pixel as Bernoulli(grey level): zeros and ones in the shape and dtype of ``images``."""
+    return torch.bernoulli(images, generator=generator)

@@ -1,0 +1,107 @@
+"""A run's folder: which file is where, how a run begins, and how a trained model comes back from it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from .config import TrainConfig, usable_device
+from .files import read_json, write_json
+from .metrics import start_metrics
+from .models import DenseVAE
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of a run."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.csv"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation.json"
+
+    @property
+    def loss_curve(self) -> Path:
+        return self.folder / "loss-curve.png"
+
+    @property
+    def reconstructions(self) -> Path:
+        return self.folder / "reconstructions.png"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples.png"
+
+
+def default_folder(config: TrainConfig) -> Path:
+    """``runs/<dataset>-<bound>-k<k>-<local time>``."""
+    return Path("runs") / f"{config.dataset}-{config.bound}-k{config.k}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def create_run(folder: Path, config: TrainConfig) -> Run:
+    """Begin a run in a new or empty folder; FileExistsError where anything is in it."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is not a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise FileExistsError(f"the folder {folder} is not empty: choose another, or go on with --resume {folder}")
+    run = Run(folder)
+    write_json(run.config, config.to_json())
+    start_metrics(run.metrics)
+    return run
+
+
+def open_run(folder: Path) -> tuple[Run, Checkpoint]:
+    """An earlier run and its checkpoint; the config is the folder's, which the checkpoint must be of."""
+    run = Run(folder)
+    if not run.config.is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {run.config.name}")
+    content = read_json(run.config)
+    try:
+        config = TrainConfig.from_json(content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{run.config}: {error}") from error
+    checkpoint = load_checkpoint(run.checkpoint)
+    differing = checkpoint.config.differences(config)
+    if differing:
+        raise CheckpointError(f"{run.checkpoint} is of another run than {run.config}: {', '.join(differing)} differ")
+    return run, replace(checkpoint, config=config)
+
+
+def trained_model(checkpoint: Checkpoint, device: str | None = None, backend: str | None = None) -> DenseVAE:
+    """The model of a checkpoint, on the run's device and backend unless others are given."""
+    config = checkpoint.config
+    backend = backend or config.backend
+    model = DenseVAE(checkpoint.data_dim, (config.latent,), config.hidden, backend=backend)
+    fill(model.state_dict(), checkpoint.model)
+    return model.to(usable_device(device or config.device, backend))
+
+
+def fill(targets: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Copy saved tensors into those of the same name; CheckpointError where names or shapes differ."""
+    expected = {name: tuple(tensor.shape) for name, tensor in targets.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    if expected != found:
+        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise CheckpointError(f"the checkpoint does not fit the model: {', '.join(differing)}")
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(saved[name])

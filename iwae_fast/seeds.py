@@ -1,0 +1,57 @@
+"""Every random number of a run is a function of (run seed, purpose, index), so nothing random need be saved."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+INDEX_LIMIT = 2**32
+SEED_LIMIT = 2**63
+
+
+class Purpose(IntEnum):
+    """What a seed is for. The numbers are part of what makes a run repeatable: never change or reuse one."""
+
+    MODEL = 0
+    """Initial parameters."""
+    ORDER = 1
+    """Permutation of an epoch; index: epoch."""
+    PIXELS = 2
+    """Bernoulli pixels of a training batch; index: step."""
+    LATENTS = 3
+    """Latent noise of a training batch; index: step."""
+    TEST_PIXELS = 4
+    """Bernoulli pixels of the test set."""
+    EVALUATION = 5
+    """Latent noise of the test likelihood."""
+    SAMPLES = 6
+    """Latents of model samples."""
+    SPLIT = 7
+    """Division of a data set into training and test observations."""
+
+
+def derive_seed(seed: int, purpose: Purpose, *indices: int) -> int:
+    """An independent seed in [0, 2^63) for each (seed, purpose, indices).
+
+    Args:
+        seed: the run's seed, in [0, 2^63).
+        purpose: what the seed is for.
+        indices: such as an epoch or a step, each in [0, 2^32).
+
+    Raises ValueError for a number out of range.
+    """
+    if not 0 <= seed < SEED_LIMIT:
+        raise ValueError(f"seed must be in [0, 2^63), got {seed}")
+    for index in indices:
+        # SeedSequence splits larger numbers into words, and two different keys could then be one.
+        if not 0 <= index < INDEX_LIMIT:
+            raise ValueError(f"an index of a seed must be in [0, 2^32), got {index}")
+    sequence = np.random.SeedSequence(seed, spawn_key=(int(purpose), *indices))
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator(seed: int, purpose: Purpose, *indices: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator on ``device`` that starts from :func:`derive_seed`."""
+    return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *indices))

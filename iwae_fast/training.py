@@ -1,0 +1,246 @@
+"""Training that stops and goes on at any step without a trace in the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .checkpoint import Checkpoint, save_checkpoint
+from .config import BOUNDS, TrainConfig, usable_device
+from .data import ImageData, binarize
+from .metrics import EpochMetrics, Means, RunningMeans, append_metrics, drop_metrics_after
+from .models import DenseVAE
+from .objective import Objective
+from .runs import Run, fill
+from .seeds import Purpose, derive_seed, generator
+
+REPORT_SECONDS = 0.1
+SAVE_SECONDS = 10.0
+"""A checkpoint is due at the end of an epoch if the last one is this old ..."""
+SAVE_WITHIN_EPOCH_SECONDS = 120.0
+"""... and after any step if it is this old."""
+
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
+
+
+class Live(NamedTuple):
+    """How training goes, between the ends of epochs."""
+
+    step: int
+    epoch: int
+    """Counted from 1."""
+    means: Means
+    """Over the epoch so far."""
+    steps_per_second: float
+    """Since training began or resumed."""
+
+
+class Reporter:
+    """Is told how training goes; this one keeps it to itself."""
+
+    def started(self, step: int, total_steps: int) -> None:
+        """Training begins after ``step`` earlier steps."""
+
+    def progressed(self, live: Live) -> None:
+        """Some steps were taken; called about ten times a second."""
+
+    def epoch_ended(self, row: EpochMetrics) -> None:
+        """An epoch is complete and its row written."""
+
+
+class Trainer:
+    """A run in progress: model, optimizer and position.
+
+    The order of an epoch, the pixels and the noise of a step are functions of the run's seed and the position
+    (:mod:`iwae_fast.seeds`), so a checkpoint of these three is all that an exact continuation needs.
+    """
+
+    def __init__(self, config: TrainConfig, run: Run, data: ImageData) -> None:
+        self.config = config
+        self.run = run
+        self.image_shape = data.image_shape
+        self.device = usable_device(config.device, config.backend)
+        self.images = data.train.to(self.device)
+        self.steps_per_epoch = -(-len(data.train) // config.batch_size)
+        self.model = initial_model(config, data.train).to(self.device)
+        # Adam as in Burda, Grosse & Salakhutdinov (2016).
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-4, fused=True
+        )
+        self._allocate_adam_state()
+        self.objective = Objective(BOUNDS[config.bound](), num_samples=config.k)
+        self.step = 0
+        self.seconds = 0.0
+        self._origin = 0.0
+        self.epoch_started = 0.0
+        self.means = RunningMeans(self.device)
+        self.order = self._epoch_order()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take the place of the run that wrote the checkpoint; CheckpointError where it does not fit."""
+        fill(self.model.state_dict(), checkpoint.model)
+        for entry in ADAM_STATE:
+            targets = {name: state[entry] for name, state in self._adam_state().items()}
+            fill(targets, {name: state[entry] for name, state in checkpoint.optimizer.items() if entry in state})
+        self.step = checkpoint.step
+        self.seconds = checkpoint.seconds
+        self.epoch_started = checkpoint.epoch_started
+        self.means.restore(checkpoint.epoch_sums, checkpoint.epoch_count)
+        self.order = self._epoch_order()
+        drop_metrics_after(self.run.metrics, self.step // self.steps_per_epoch)
+
+    def fit(self, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train to the end of the last epoch, or until ``stop()`` after a step; a checkpoint is written either way.
+
+        Returns whether the end was reached. TrainingError if the loss is no longer finite; the checkpoint is then
+        the last one that was.
+        """
+        total_steps = self.config.epochs * self.steps_per_epoch
+        first_step, first_second = self.step, self.seconds
+        reporter.started(self.step, total_steps)
+        self.save()
+        self._origin = time.perf_counter() - self.seconds
+        saved = reported = self.seconds
+        while self.step < total_steps:
+            self.take_step()
+            self._read_clock()
+            epoch_ended = self.step % self.steps_per_epoch == 0
+            if epoch_ended:
+                reporter.epoch_ended(self._end_epoch())
+            elif self.seconds - reported > REPORT_SECONDS:
+                reported = self.seconds
+                rate = (self.step - first_step) / (self.seconds - first_second)
+                reporter.progressed(Live(self.step, self._epoch() + 1, self._finite_means(), rate))
+            age = self.seconds - saved
+            stopping = stop()
+            if stopping or age > (SAVE_SECONDS if epoch_ended else SAVE_WITHIN_EPOCH_SECONDS):
+                self.save()
+                saved = self.seconds
+            if stopping:
+                return False
+        self.save()
+        return True
+
+    def take_step(self) -> None:
+        """One batch: fresh pixels, bound, gradient, update."""
+        seed = self.config.seed
+        start = self.step % self.steps_per_epoch * self.config.batch_size
+        batch = self.images.index_select(0, self.order[start : start + self.config.batch_size])
+        pixels = binarize(batch, generator(seed, Purpose.PIXELS, self.step, device=self.device))
+        self.optimizer.zero_grad()
+        self.objective(self.model, pixels, seed=derive_seed(seed, Purpose.LATENTS, self.step)).backward()
+        self.optimizer.step()
+        if self.objective.last is not None:
+            self.means.add(self.objective.last)
+        self.step += 1
+
+    def save(self) -> None:
+        """Write the checkpoint, unless training has come to something that is not finite: TrainingError."""
+        if self.means.count:
+            self._finite_means()
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise self._not_finite()
+        save_checkpoint(
+            self.run.checkpoint,
+            Checkpoint(
+                config=self.config,
+                image_shape=self.image_shape,
+                step=self.step,
+                seconds=self.seconds,
+                epoch_started=self.epoch_started,
+                epoch_count=self.means.count,
+                epoch_sums=self.means.sums,
+                model=self.model.state_dict(),
+                optimizer=self._adam_state(),
+            ),
+        )
+
+    def _read_clock(self) -> None:
+        self.seconds = time.perf_counter() - self._origin
+
+    def _epoch(self) -> int:
+        """Whole epochs done."""
+        return self.step // self.steps_per_epoch
+
+    def _epoch_order(self) -> Tensor:
+        order = generator(self.config.seed, Purpose.ORDER, self._epoch())
+        return torch.randperm(len(self.images), generator=order).to(self.device)
+
+    def _end_epoch(self) -> EpochMetrics:
+        means = self._finite_means()
+        self._read_clock()  # again: the means may have waited for the device
+        rate = self.steps_per_epoch / (self.seconds - self.epoch_started)
+        row = EpochMetrics(self._epoch(), self.step, *means, self.seconds, rate)
+        append_metrics(self.run.metrics, row)
+        self.epoch_started = self.seconds
+        self.means = RunningMeans(self.device)
+        self.order = self._epoch_order()
+        return row
+
+    def _finite_means(self) -> Means:
+        means = self.means.means()
+        if not all(torch.tensor(means).isfinite()):
+            raise self._not_finite()
+        return means
+
+    def _not_finite(self) -> TrainingError:
+        return TrainingError(
+            f"the loss is not finite at step {self.step} (epoch {self._epoch() + 1}): try a lower learning rate; "
+            f"{self.run.checkpoint} is from before"
+        )
+
+    def _allocate_adam_state(self) -> None:
+        """What Adam would allocate at its first step, so that restoring can copy into it."""
+        for parameter in self.model.parameters():
+            self.optimizer.state[parameter] = {
+                "step": torch.zeros((), device=self.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
+    def _adam_state(self) -> dict[str, dict[str, Tensor]]:
+        return {name: self.optimizer.state[parameter] for name, parameter in self.model.named_parameters()}
+
+
+def initial_model(config: TrainConfig, images: Tensor) -> DenseVAE:
+    """The untrained model of a run, on the CPU, from the training images (N, D)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(config.seed, Purpose.MODEL))
+        return DenseVAE(
+            images.shape[1], (config.latent,), config.hidden, data_mean=images.mean(0), backend=config.backend
+        )
+
+
+def train(
+    config: TrainConfig,
+    run: Run,
+    data: ImageData,
+    *,
+    resume_from: Checkpoint | None = None,
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train a run, or go on with one, until its last epoch or until ``stop()`` after a step.
+
+    Args:
+        config: the settings; those of ``resume_from`` except for epochs, device and backend.
+        run: from :func:`iwae_fast.runs.create_run` or :func:`~iwae_fast.runs.open_run`.
+        data: from :func:`iwae_fast.data.load`.
+        resume_from: the checkpoint to go on from.
+        reporter: is told how it goes.
+        stop: asked after every step.
+
+    Returns whether the end was reached. Either way the checkpoint holds the state as it is.
+    """
+    trainer = Trainer(config, run, data)
+    if resume_from is not None:
+        trainer.restore(resume_from)
+    return trainer.fit(reporter or Reporter(), stop)

@@ -1,0 +1,53 @@
+"""The package as it is installed: wheels built in isolation, with and without a compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+def build_wheel(tmp_path: Path, **environment: str) -> tuple[list[str], str]:
+    """Names in a wheel built from a copy of the sources in an isolated environment, which has no torch."""
+    source = tmp_path / "source"
+    ignore = shutil.ignore_patterns(".git", ".venv", "build", "*.so", "*.egg-info", "runs", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=ignore)
+    result = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--verbose", "--wheel-dir", str(tmp_path), str(source)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    (wheel,) = tmp_path.glob("*.whl")
+    return zipfile.ZipFile(wheel).namelist(), output
+
+
+def test_wheel_has_the_extension_and_no_top_level_kernels(tmp_path: Path) -> None:
+    names, _ = build_wheel(tmp_path, IWAE_FAST_REQUIRE_EXTENSION="1")
+    assert any(name.startswith("iwae_fast/_C.") for name in names)
+    assert "iwae_fast/kernels/__init__.py" in names
+    assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == {"iwae_fast"}
+
+
+def test_without_a_compiler_it_installs_without_the_extension_and_says_so(tmp_path: Path) -> None:
+    names, output = build_wheel(tmp_path, CC="/no/such/compiler", CXX="/no/such/compiler")
+    assert not any(name.startswith("iwae_fast/_C.") for name in names)
+    assert "iwae_fast/functional.py" in names
+    assert "WITHOUT its C++ extension" in output
+
+
+def test_a_required_extension_without_a_compiler_is_an_error(tmp_path: Path) -> None:
+    environment = {"CC": "/no/such/compiler", "CXX": "/no/such/compiler", "IWAE_FAST_REQUIRE_EXTENSION": "1"}
+    with pytest.raises(AssertionError, match="compiler"):
+        build_wheel(tmp_path, **environment)
