@@ -37,7 +37,7 @@ def work(k: int, batch: int, features: int) -> Work:
         "iwae_fast cpu": lambda *t: iw.bernoulli_iwae_loss(*t, backend="cpu"),
         "iwae_fast reference": lambda *t: iw.bernoulli_iwae_loss(*t, backend="reference"),
     }
-    truth = _forward_backward(losses["iwae_fast reference"], value.double(), logits.double(), log_ratio.double())
+    truth = _provider(losses["iwae_fast reference"], value.double(), logits.double(), log_ratio.double())()
     return Work(
         op="bernoulli_iwae_loss",
         mode="forward+backward",
@@ -50,10 +50,10 @@ def work(k: int, batch: int, features: int) -> Work:
 
 
 def _provider(loss: Loss, value: Tensor, logits: Tensor, log_ratio: Tensor) -> Provider:
-    return lambda: _forward_backward(loss, value, logits, log_ratio)
+    leaves = [logits.clone().requires_grad_(), log_ratio.clone().requires_grad_()]
 
+    def forward_backward() -> list[Tensor]:
+        result = loss(value, *leaves)
+        return [result.detach(), *torch.autograd.grad(result, leaves)]
 
-def _forward_backward(loss: Loss, value: Tensor, logits: Tensor, log_ratio: Tensor) -> list[Tensor]:
-    leaves = [logits.detach().requires_grad_(), log_ratio.detach().requires_grad_()]
-    result = loss(value, *leaves)
-    return [result.detach(), *torch.autograd.grad(result, leaves)]
+    return forward_backward

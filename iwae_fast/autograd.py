@@ -78,15 +78,20 @@ class IWAELoss(Function):
         ctx.name, ctx.backend, ctx.reduction, mask, log_ratio, *parameters = inputs
         _, weights = output
         ctx.mark_non_differentiable(weights)
+        ctx.set_materialize_grads(False)  # else the engine makes zeros for the weights at every backward
         ctx.log_ratio_dtype = log_ratio.dtype
         ctx.save_for_backward(weights, mask, *parameters)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
         weights, mask, *parameters = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[5:])
         *gradients, grad_log_ratio = _gradients(ctx, grad, weights, *parameters, mask, ctx.reduction, needs)
-        return None, None, None, None, grad_log_ratio.to(ctx.log_ratio_dtype), *_place(gradients, needs)
+        if grad_log_ratio.dtype != ctx.log_ratio_dtype:
+            grad_log_ratio = grad_log_ratio.to(ctx.log_ratio_dtype)
+        return None, None, None, None, grad_log_ratio, *_place(gradients, needs)
 
 
 def _place(gradients: list[Tensor] | tuple[Tensor, ...], needs: list[bool]) -> list[Tensor | None]:

@@ -34,7 +34,13 @@ def features(**tensors: Tensor) -> tuple[int, ...]:
 
 def broadcast(shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
     """The shape to which all the named shapes broadcast."""
-    rank = max(len(shape) for shape in shapes.values())
+    longest: tuple[int, ...] = ()
+    for shape in shapes.values():
+        if len(shape) > len(longest):
+            longest = shape
+    rank = len(longest)
+    if all(shape == longest[rank - len(shape) :] for shape in shapes.values()):
+        return longest
     result = [1] * rank
     for shape in shapes.values():
         for axis, size in enumerate(shape, rank - len(shape)):

@@ -115,7 +115,11 @@ def log_likelihood(
         ]
     finally:
         model.train(training)
-    return LogLikelihood(*(torch.cat(column) for column in zip(*((p.value, p.std_error, p.ess) for p in parts), strict=True)))
+    return LogLikelihood(
+        value=torch.cat([part.value for part in parts]),
+        std_error=torch.cat([part.std_error for part in parts]),
+        ess=torch.cat([part.ess for part in parts]),
+    )
 
 
 def _observations(

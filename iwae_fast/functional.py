@@ -111,9 +111,7 @@ def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:
     return reference.effective_sample_size(log_weights, checks.dimension(log_weights, dim))
 
 
-def iwae_loss(
-    log_weights: Tensor, dim: int = 0, reduction: str = "mean", *, backend: str | None = None
-) -> Tensor:
+def iwae_loss(log_weights: Tensor, dim: int = 0, reduction: str = "mean", *, backend: str | None = None) -> Tensor:
     """Minus the IWAE bound, for a model that has its log-weights (Burda, Grosse & Salakhutdinov 2016).
 
     Args:

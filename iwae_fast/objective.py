@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from . import checks
 from .bounds import Bound
-from .functional import effective_sample_size, normalized_weights
+from .functional import normalized_weights
 from .models import VAE
+from .reference import effective_sample_size_of_weights
 
 ESTIMATORS = ("reparameterized",)
 
@@ -75,10 +76,11 @@ class Objective:
         return BoundObjective(self, model)
 
     def _diagnose(self, value: Tensor, log_weights: Tensor) -> Diagnostics:
+        weights = normalized_weights(log_weights)
         return Diagnostics(
             value=value,
-            ess=effective_sample_size(log_weights),
-            max_weight=normalized_weights(log_weights).amax(0),
+            ess=effective_sample_size_of_weights(weights),
+            max_weight=weights.amax(0),
             num_backward=torch.full_like(value, self.num_samples, dtype=torch.int64),
         )
 

@@ -82,7 +82,12 @@ def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
 
 def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:
     """1 / sum w~^2; a column of all -inf gives 0."""
-    square = normalized_weights(log_weights, dim).square().sum(dim)
+    return effective_sample_size_of_weights(normalized_weights(log_weights, dim), dim)
+
+
+def effective_sample_size_of_weights(weights: Tensor, dim: int = 0) -> Tensor:
+    """1 / sum w~^2 from normalised weights; a column of zeros gives 0."""
+    square = weights.square().sum(dim)
     empty = square == 0
     return torch.where(empty, 0.0, 1.0 / torch.where(empty, 1.0, square))
 

@@ -44,9 +44,7 @@ def sample_gaussian(
     checks.floating(mean=mean, log_std=log_std)
     checks.positive("num_samples", num_samples)
     if mean.dim() != 2 or mean.shape != log_std.shape:
-        raise ValueError(
-            f"mean and log_std must both be (B, Z), got {tuple(mean.shape)} and {tuple(log_std.shape)}"
-        )
+        raise ValueError(f"mean and log_std must both be (B, Z), got {tuple(mean.shape)} and {tuple(log_std.shape)}")
     mean, log_std = reference.widen(mean, log_std)
     noise = standard_normal(
         (num_samples, *mean.shape),
@@ -84,10 +82,10 @@ def standard_normal(
     """
     seed = _seed_tensor(seed, torch.device(device))
     chosen = choose(backend, (seed,))
-    arguments = (seed, list(shape), sample_offset, observation_offset, stream, dtype)
+    indices = (sample_offset, observation_offset, stream)
     if chosen == REFERENCE:
-        return reference.standard_normal(*arguments)
-    return ops.call("standard_normal", *arguments, backend=chosen)
+        return reference.standard_normal(seed, shape, *indices, dtype)
+    return ops.call("standard_normal", seed, list(shape), *indices, dtype, backend=chosen)
 
 
 def _seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
+import strategies
+import tolerances
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-import strategies
-import tolerances
 from iwae_fast.backends import NATIVE, BackendError
 
 BACKENDS = [
@@ -201,9 +201,7 @@ class DensityContract(Contract):
     def test_masked_features_count_nothing(self, backend: str, dtype: torch.dtype) -> None:
         kept = torch.arange(70) % 3 != 0
         inputs = [torch.randn(4, 70).to(dtype) for _ in self.names]
-        expected, expected_grads = gradients(
-            lambda *t: self.call(*t, backend=backend), [t[:, kept] for t in inputs], 5
-        )
+        expected, expected_grads = gradients(lambda *t: self.call(*t, backend=backend), [t[:, kept] for t in inputs], 5)
         for rubbish in (torch.nan, torch.inf):
             dirty = [t.clone() for t in inputs]
             for t in dirty:

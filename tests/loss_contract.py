@@ -49,9 +49,7 @@ class FusedLossContract(Contract):
         mask = torch.rand(size, generator=generator) > 0.3 if data.draw(st.booleans()) else None
         exact, exact_grads = gradients(lambda *t: self.composed(*t, mask=mask), [t.double() for t in inputs], 1)
         eager, eager_grads = gradients(lambda *t: self.composed(*t, mask=mask), inputs, 1)
-        ours, our_grads = gradients(
-            lambda *t: self.call(*t, mask=mask, reduction="none", backend=backend), inputs, 1
-        )
+        ours, our_grads = gradients(lambda *t: self.call(*t, mask=mask, reduction="none", backend=backend), inputs, 1)
         # Log-weights are of this size; an absolute error of theirs is a relative one of the weights.
         size_of_sum = float(exact.abs().max()) + 4 * size
         tolerances.assert_no_worse(ours, eager, exact, 4 * tolerances.ROUNDING[dtype] * size_of_sum)
@@ -77,9 +75,7 @@ class FusedLossContract(Contract):
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     def test_reductions(self, backend: str) -> None:
         inputs = self.example()
-        each, grads = gradients(
-            lambda *t: self.call(*t, reduction="none", backend=backend), inputs, 1
-        )
+        each, grads = gradients(lambda *t: self.call(*t, reduction="none", backend=backend), inputs, 1)
         for reduction in ("mean", "sum"):
             leaves = self.leaves()
             loss = self.call(*leaves, reduction=reduction, backend=backend)
@@ -115,9 +111,7 @@ class FusedLossContract(Contract):
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     def test_no_observations(self, backend: str) -> None:
         inputs = [t[..., :0, :] if t.dim() > 1 else t for t in self.example()[:-1]]
-        loss, _ = gradients(
-            lambda *t: self.call(*t, reduction="none", backend=backend), [*inputs, torch.ones(3, 0)], 1
-        )
+        loss, _ = gradients(lambda *t: self.call(*t, reduction="none", backend=backend), [*inputs, torch.ones(3, 0)], 1)
         assert loss.shape == (0,)
 
     def test_no_samples(self) -> None:

@@ -26,9 +26,8 @@ def sum_allowance(dtype: torch.dtype, terms: Tensor) -> Tensor:
 
 def gradient_allowance(accumulated: torch.dtype, stored: torch.dtype, exact: Tensor, largest: float) -> Tensor:
     """For a gradient whose terms are at most ``largest``, accumulated in one dtype and stored in another."""
-    return (
-        ROUNDING[accumulated] * ROUNDINGS_A_TERM * (largest + exact.abs())
-        + (ROUNDING[stored] * exact.abs() + SMALLEST[stored] if stored != accumulated else 0.0)
+    return ROUNDING[accumulated] * ROUNDINGS_A_TERM * (largest + exact.abs()) + (
+        ROUNDING[stored] * exact.abs() + SMALLEST[stored] if stored != accumulated else 0.0
     )
 
 

@@ -1,4 +1,4 @@
-// log Bernoulli(value; logits), summed over the last axis, with one exponential an element and one logarithm a tile.
+// log Bernoulli(value; logits), summed over the last axis, with one exponential an element and one logarithm for hundreds.
 #pragma once
 
 #include <cmath>
@@ -27,19 +27,29 @@ struct BernoulliDensity {
 
   struct Sum {
     Value linear = S::zero();
-    // A tile has 512 factors of at most 2: each lane's product fits its type, and their product fits a double.
+    // A tile has 992 factors of at most 2, so no product overflows: a lane of one of four sums has at most 62 of them,
+    // and a double holds the product of all.
     Value factors = S::one();
 
     void add(const Parameters& p) {
       linear += bernoulli_linear<S>(p.value[kValue], p.value[kLogits]);
       factors *= bernoulli_factor<S>(p.value[kLogits]);
     }
+  };
 
-    static double total(const Sum& a, const Sum& b, const Sum& c, const Sum& d) {
-      return S::sum((S::widen(a.linear) + S::widen(b.linear)) + (S::widen(c.linear) + S::widen(d.linear))) -
-             std::log(S::product((S::widen(a.factors) * S::widen(b.factors)) *
-                                 (S::widen(c.factors) * S::widen(d.factors))));
+  // The sum over a row. A logarithm is taken when the product of one more tile might not fit a double.
+  struct Total {
+    double sum = 0.0, product = 1.0;
+
+    void add(const Sum& a, const Sum& b, const Sum& c, const Sum& d) {
+      sum += S::sum((S::widen(a.linear) + S::widen(b.linear)) + (S::widen(c.linear) + S::widen(d.linear)));
+      if (product > 0x1p30) {
+        sum -= std::log(product);
+        product = 1.0;
+      }
+      product *= S::product((S::widen(a.factors) * S::widen(b.factors)) * (S::widen(c.factors) * S::widen(d.factors)));
     }
+    double value() const { return sum - std::log(product); }
   };
 
   static Parameters gradients(const Parameters& p) {

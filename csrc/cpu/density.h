@@ -3,7 +3,8 @@
 // A `Density` (gaussian_log_prob.h and its siblings) gives
 //   kParameters             how many tensors it takes
 //   neutral(parameter)      what padding and masked entries are replaced by: they then add nothing
-//   Sum                     the sum over one tile: add(parameters), total(of four)
+//   Sum                     a vector of sums over one tile: add(parameters)
+//   Total                   the sum over a row: add(the four sums of a tile), value()
 //   constant()              what each observed feature adds besides
 //   gradients(parameters)   d log p / d each parameter, for one vector
 #pragma once
@@ -17,6 +18,24 @@
 namespace iwae {
 namespace IWAE_ISA {
 
+// Operands of a call that a walk keeps offsets of: the parameters, the mask, and one or more with the leading axes only.
+constexpr int kMaskOffset = kMaxParameters, kLeadingOffset = kMaxParameters + 1, kGradientOffset = kMaxParameters + 2;
+
+using DensityWalk = Walk<kLeadingOffset + 1>;
+using GradientWalk = Walk<kGradientOffset + kMaxParameters>;
+
+static inline DensityWalk density_walk(const DensityCall& call, const Axes& axes, int64_t start,
+                                       const Operand* leading = nullptr) {
+  return {call.shape, axes, start,
+          {&call.parameters[0], &call.parameters[1], &call.parameters[2], &call.mask, leading}};
+}
+
+static inline GradientWalk gradient_walk(const DensityBackwardCall& call, const Axes& axes, int64_t start) {
+  return {call.shape, axes, start,
+          {&call.parameters[0], &call.parameters[1], &call.parameters[2], &call.mask, &call.grad, &call.gradients[0],
+           &call.gradients[1], &call.gradients[2]}};
+}
+
 // The tiles of one row of every parameter, and of its mask.
 template <class Density>
 struct RowTiles {
@@ -24,8 +43,6 @@ struct RowTiles {
   using S = Simd<T>;
 
   const DensityCall& call;
-  int64_t offsets[kMaxParameters] = {};
-  int64_t mask_offset = 0;
 
   Buffer<T> buffers[kMaxParameters];
   Buffer<T> observed;  // the mask as 1 and 0, where there is one
@@ -35,21 +52,17 @@ struct RowTiles {
 
   explicit RowTiles(const DensityCall& c) : call(c) {}
 
-  // To the row at which one walk stands, or two walks over different axes.
-  template <class... Walks>
-  void move_to(const Walks&... walks) {
-    for (int p = 0; p < Density::kParameters; ++p) offsets[p] = (walks.offset(call.parameters[p]) + ...);
-    if (call.mask) mask_offset = (walks.offset(call.mask) + ...);
-  }
-
-  // Makes features [begin, begin + count) of the row present.
-  void load(int64_t begin, int count) {
+  // Makes features [begin, begin + count) present, of the row at these offsets: the parameters', then the mask's.
+  template <class Offset>
+  void load(const Offset& offset, int64_t begin, int count) {
     const int last = call.shape.dims - 1;
-    const int64_t mask_stride = call.mask.strides[last];
-    mask = load_mask(call.mask, mask_offset + begin * mask_stride, mask_stride, count, mask_buffer);
+    if (call.mask) {
+      const int64_t stride = call.mask.strides[last];
+      mask = load_mask(call.mask, offset(kMaskOffset) + begin * stride, stride, count, mask_buffer);
+    }
     for (int p = 0; p < Density::kParameters; ++p) {
       const int64_t stride = call.parameters[p].strides[last];
-      tiles[p] = load_tile<T>(call.parameters[p], offsets[p] + begin * stride, stride, count, mask,
+      tiles[p] = load_tile<T>(call.parameters[p], offset(p) + begin * stride, stride, count, mask,
                               Density::neutral(p), buffers[p]);
     }
     if (mask == nullptr) return;
@@ -79,18 +92,18 @@ static inline int tile_size(int64_t begin, int64_t end) {
   return static_cast<int>(left < lanes ? left : left - left % lanes);
 }
 
-// The log-density of the row at which `row` stands.
+// The log-density of the row at which the walk stands.
 template <class Density>
-static inline double row_log_prob(RowTiles<Density>& row) {
+static inline double row_log_prob(RowTiles<Density>& row, const DensityWalk& walk) {
   using T = typename Density::Scalar;
   constexpr int kLanes = Simd<T>::kLanes;
   constexpr int kUnroll = 4;  // independent sums hide the latency of additions, and shorten each
   const int64_t features = row.call.shape.sizes[row.call.shape.dims - 1];
-  double total = 0.0;
+  typename Density::Total total;
   int64_t observed = features;
   for (int64_t begin = 0; begin < features;) {
     const int count = tile_size<T>(begin, features);
-    row.load(begin, count);
+    row.load([&](int operand) { return walk.offset(operand); }, begin, count);
     if (row.mask != nullptr) {
       for (int i = 0; i < count; ++i) observed -= row.mask[i] ? 0 : 1;
     }
@@ -103,10 +116,10 @@ static inline double row_log_prob(RowTiles<Density>& row) {
       for (int u = 0; u < kUnroll; ++u) sums[u].add(load_parameters<Density>(tiles, i + u * kLanes));
     }
     for (; i < padded; i += kLanes) sums[0].add(load_parameters<Density>(tiles, i));
-    total += Density::Sum::total(sums[0], sums[1], sums[2], sums[3]);
+    total.add(sums[0], sums[1], sums[2], sums[3]);
     begin += count;
   }
-  return total + Density::constant() * static_cast<double>(observed);
+  return total.value() + Density::constant() * static_cast<double>(observed);
 }
 
 template <class Density>
@@ -117,11 +130,8 @@ static void density_forward(const DensityCall& call, void* log_prob) {
   T* out = static_cast<T*>(log_prob);
   parallel(rows, useful_threads(call.shape.count(), call.threads), [&](int64_t begin, int64_t end) {
     RowTiles<Density> row(call);
-    Walk walk(call.shape, leading, begin);
-    for (int64_t r = begin; r < end; ++r, walk.next()) {
-      row.move_to(walk);
-      out[r] = static_cast<T>(row_log_prob(row));
-    }
+    DensityWalk walk = density_walk(call, leading, begin);
+    for (int64_t r = begin; r < end; ++r, walk.next()) out[r] = static_cast<T>(row_log_prob(row, walk));
   });
 }
 
@@ -173,27 +183,25 @@ static inline void gradient_tile(unsigned wanted, const RowTiles<Density>& row, 
 
 // Features [begin, begin + count) of one kept row: every reduced row in turn, always in the same order.
 template <class Density>
-static void gradient_rows(const DensityBackwardCall& call, const GradientPass& pass, const Walk& kept,
-                          RowTiles<Density>& row, Buffer<typename Density::Scalar>* buffers, int64_t begin, int count) {
+static void gradient_rows(const DensityBackwardCall& call, const GradientPass& pass, const GradientWalk& kept,
+                          GradientWalk& inner, RowTiles<Density>& row, Buffer<typename Density::Scalar>* buffers, int64_t begin, int count) {
   using T = typename Density::Scalar;
   const int padded = round_up<T>(count);
   const int64_t reduced_rows = pass.reduced.size(call.shape);
-  Walk inner(call.shape, pass.reduced, 0);
+  const auto offset = [&](int operand) { return kept.offset(operand) + inner.offset(operand); };
   for (int64_t r = 0; r < reduced_rows; ++r, inner.next()) {
     T* out[kMaxParameters] = {};
     bool add[kMaxParameters] = {};
-    int64_t offsets[kMaxParameters] = {};
     for (int p = 0; p < Density::kParameters; ++p) {
       if (!(pass.wanted >> p & 1)) continue;
-      const Operand& gradient = call.gradients[p];
-      offsets[p] = kept.offset(gradient) + inner.offset(gradient) + begin;
       add[p] = pass.is_reduced[p] && r > 0;
-      out[p] = pass.is_reduced[p] ? buffers[p].data : output_tile<T>(gradient, offsets[p], count, buffers[p]);
+      out[p] = pass.is_reduced[p]
+                   ? buffers[p].data
+                   : output_tile<T>(call.gradients[p], offset(kGradientOffset + p) + begin, count, buffers[p]);
     }
-    const T scale = load_one<T>(call.grad, kept.offset(call.grad) + inner.offset(call.grad));
+    const T scale = load_one<T>(call.grad, offset(kLeadingOffset));
     if (scale != T(0)) {
-      row.move_to(kept, inner);
-      row.load(begin, count);
+      row.load(offset, begin, count);
       gradient_tile<Density>(pass.wanted, row, scale, padded, out, add);
     } else {  // a coefficient of zero gives zero, also where the gradient overflows: 0 * inf would be NaN
       for (int p = 0; p < Density::kParameters; ++p) {
@@ -202,7 +210,7 @@ static void gradient_rows(const DensityBackwardCall& call, const GradientPass& p
     }
     for (int p = 0; p < Density::kParameters; ++p) {
       const bool finished = out[p] != nullptr && (!pass.is_reduced[p] || r == reduced_rows - 1);
-      if (finished) store_tile<T>(call.gradients[p], offsets[p], count, out[p]);
+      if (finished) store_tile<T>(call.gradients[p], offset(kGradientOffset + p) + begin, count, out[p]);
     }
   }
 }
@@ -218,12 +226,14 @@ static void run_gradient_pass(const DensityBackwardCall& call, const GradientPas
   parallel(kept_rows * blocks, useful_threads(call.shape.count(), call.threads), [&](int64_t begin, int64_t end) {
     RowTiles<Density> row(call);
     Buffer<T> buffers[kMaxParameters];
+    GradientWalk kept = gradient_walk(call, pass.kept, begin / blocks);
+    GradientWalk inner = gradient_walk(call, pass.reduced, 0);  // comes back to its start after every use
     for (int64_t item = begin; item < end; ++item) {
-      const Walk kept(call.shape, pass.kept, item / blocks);
+      if (item > begin && item % blocks == 0) kept.next();
       const int64_t first = item % blocks * block, stop = first + block < features ? first + block : features;
       for (int64_t d = first; d < stop;) {
         const int count = tile_size<T>(d, stop);
-        gradient_rows(call, pass, kept, row, buffers, d, count);
+        gradient_rows(call, pass, kept, inner, row, buffers, d, count);
         d += count;
       }
     }

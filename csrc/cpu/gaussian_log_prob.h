@@ -25,10 +25,15 @@ struct GaussianDensity {
     Value energy = S::zero();
 
     void add(const Parameters& p) { energy += gaussian_energy<S>(p.value[kValue], p.value[kMean], p.value[kLogStd]); }
+  };
 
-    static double total(const Sum& a, const Sum& b, const Sum& c, const Sum& d) {
-      return -S::sum((S::widen(a.energy) + S::widen(b.energy)) + (S::widen(c.energy) + S::widen(d.energy)));
+  struct Total {
+    double sum = 0.0;
+
+    void add(const Sum& a, const Sum& b, const Sum& c, const Sum& d) {
+      sum += S::sum((S::widen(a.energy) + S::widen(b.energy)) + (S::widen(c.energy) + S::widen(d.energy)));
     }
+    double value() const { return -sum; }
   };
 
   static Parameters gradients(const Parameters& p) {

@@ -43,11 +43,10 @@ static void iwae_loss_forward(const IWAELossCall& call) {
   parallel(leading.size(call.shape), useful_threads(call.shape.count(), call.threads),
            [&](int64_t begin, int64_t end) {
              RowTiles<Density> row(call);
-             Walk walk(call.shape, leading, begin);
+             DensityWalk walk = density_walk(call, leading, begin, &call.log_ratio);
              for (int64_t r = begin; r < end; ++r, walk.next()) {
-               row.move_to(walk);
-               const double log_ratio = load_one<T>(call.log_ratio, walk.offset(call.log_ratio));
-               weights[r] = static_cast<T>(row_log_prob(row) + log_ratio);
+               const double log_ratio = load_one<T>(call.log_ratio, walk.offset(kLeadingOffset));
+               weights[r] = static_cast<T>(row_log_prob(row, walk) + log_ratio);
              }
            });
   // The log-weights are replaced by the normalised weights, all that the backward pass needs.
@@ -56,7 +55,7 @@ static void iwae_loss_forward(const IWAELossCall& call) {
   const Operand log_weights = contiguous<T>(call.weights, shape, shape.dims);
   const int64_t observations = axes_between(1, shape.dims).size(shape);
   std::vector<double> bounds(observations);
-  for_columns<T>(shape, log_weights, call.threads, [&](Columns<T>& columns, int64_t index, const Walk&, int64_t) {
+  for_columns<T>(shape, log_weights, call.threads, [&](Columns<T>& columns, int64_t index, int64_t, int64_t) {
     for (int c = 0; c < columns.count; ++c) bounds[index + c] = columns.log_mean(c);
     for (int64_t i = 0; i < columns.samples; ++i) {
       const typename Simd<T>::Value weight = columns.weight(i);
@@ -77,10 +76,10 @@ static void iwae_loss_gradient(const IWAELossBackwardCall& call) {
   T* grad_log_ratio = static_cast<T*>(call.grad_log_ratio);
   const int64_t rows = leading.size(call.shape), observations = axes_between(1, leading_dims).size(call.shape);
   const T share = call.reduction == Reduction::kMean ? T(1) / static_cast<T>(observations) : T(1);
-  Walk walk(call.shape, leading, 0);
+  Walk<2> walk(call.shape, leading, 0, {&call.weights, &call.grad});
   for (int64_t r = 0; r < rows; ++r, walk.next()) {
-    const T weight = load_one<T>(call.weights, walk.offset(call.weights));
-    const T grad = load_one<T>(call.grad, walk.offset(call.grad));
+    const T weight = load_one<T>(call.weights, walk.offset(0));
+    const T grad = load_one<T>(call.grad, walk.offset(1));
     grad_log_ratio[r] = weight == T(0) ? T(0) : -grad * share * weight;
   }
   DensityBackwardCall density;

@@ -50,8 +50,8 @@ struct Columns {
   double normalizer(int lane) const { return total[lane] == 0.0 ? 0.0 : 1.0 / total[lane]; }
 };
 
-// Calls body(columns, index, walk, first): `index` counts the columns of (...) in memory order, `walk` stands on the
-// row of (...) that `first` is a column of.
+// Calls body(columns, index, row, first): `index` counts the columns of (...) in memory order, `first` is a column of
+// the row of (...) with number `row`.
 template <class T, class Body>
 static void for_columns(const Shape& shape, const Operand& log_weights, int threads, const Body& body) {
   const int last = shape.dims - 1;
@@ -63,10 +63,10 @@ static void for_columns(const Shape& shape, const Operand& log_weights, int thre
   parallel(rows.size(shape) * blocks, useful_threads(shape.count(), threads), [&](int64_t begin, int64_t end) {
     Buffer<T> buffer;
     for (int64_t item = begin; item < end; ++item) {
-      const Walk walk(shape, rows, item / blocks);
+      const Walk<1> walk(shape, rows, item / blocks, {&log_weights});
       const int64_t first = item % blocks * Simd<T>::kLanes, left = width - first;
       Columns<T> columns{log_weights,
-                         walk.offset(log_weights) + first * column_stride,
+                         walk.offset(0) + first * column_stride,
                          column_stride,
                          log_weights.strides[0],
                          shape.sizes[0],
@@ -75,7 +75,7 @@ static void for_columns(const Shape& shape, const Operand& log_weights, int thre
                          {},
                          {}};
       columns.sum();
-      body(columns, item / blocks * width + first, walk, first);
+      body(columns, item / blocks * width + first, item / blocks, first);
     }
   });
 }
@@ -84,7 +84,7 @@ template <class T>
 static void log_mean_exp_forward(const LogMeanExpCall& call) {
   T* bound = static_cast<T*>(call.bound);
   for_columns<T>(call.shape, call.log_weights, call.threads,
-                 [&](Columns<T>& columns, int64_t index, const Walk&, int64_t) {
+                 [&](Columns<T>& columns, int64_t index, int64_t, int64_t) {
                    for (int c = 0; c < columns.count; ++c) bound[index + c] = static_cast<T>(columns.log_mean(c));
                  });
 }
@@ -93,17 +93,19 @@ template <class T>
 static void log_mean_exp_gradient(const LogMeanExpBackwardCall& call) {
   using S = Simd<T>;
   const int last = call.shape.dims - 1;
+  const Axes rows = axes_between(1, last);
   for_columns<T>(call.shape, call.log_weights, call.threads,
-                 [&](Columns<T>& columns, int64_t, const Walk& walk, int64_t first) {
+                 [&](Columns<T>& columns, int64_t, int64_t row, int64_t first) {
+                   const Walk<2> walk(call.shape, rows, row, {&call.grad, &call.gradient});
                    typename S::Value scale = S::zero();
                    for (int c = 0; c < columns.count; ++c) {
                      const int64_t stride = last > 0 ? call.grad.strides[last] : 0;
-                     const T grad = load_one<T>(call.grad, walk.offset(call.grad) + (first + c) * stride);
+                     const T grad = load_one<T>(call.grad, walk.offset(0) + (first + c) * stride);
                      const double normalizer = columns.normalizer(c);
                      scale[c] = normalizer == 0.0 ? T(0) : static_cast<T>(grad * normalizer);
                    }
                    const int64_t stride = last > 0 ? call.gradient.strides[last] : 0;
-                   const int64_t offset = walk.offset(call.gradient) + first * stride;
+                   const int64_t offset = walk.offset(1) + first * stride;
                    for (int64_t i = 0; i < columns.samples; ++i) {
                      const typename S::Value gradient = scale * columns.weight(i);
                      for (int c = 0; c < columns.count; ++c) {

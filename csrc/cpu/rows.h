@@ -1,6 +1,7 @@
 // Walking over the leading axes of a call, and sharing the walk among threads.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "operand.h"
@@ -31,34 +32,42 @@ static inline Axes axes_between(int begin, int end) {
   return axes;
 }
 
-// A position on the chosen axes, and from it each operand's offset in elements.
+// A position on the chosen axes, and each operand's offset there, in elements.
+template <int kOperands>
 class Walk {
  public:
-  Walk(const Shape& shape, const Axes& axes, int64_t start) : shape_(shape), axes_(axes) {
-    for (int i = axes.count - 1; i >= 0; --i) {
-      const int64_t size = shape.sizes[axes.axis[i]];
-      index_[i] = size > 0 ? start % size : 0;
-      start = size > 0 ? start / size : 0;
+  // Operands that are null, or whose data are, have offset 0.
+  Walk(const Shape& shape, const Axes& axes, int64_t start, const std::array<const Operand*, kOperands>& operands)
+      : axes_(axes.count) {
+    for (int i = axes_ - 1; i >= 0; --i) {
+      sizes_[i] = shape.sizes[axes.axis[i]];
+      index_[i] = sizes_[i] > 0 ? start % sizes_[i] : 0;
+      start = sizes_[i] > 0 ? start / sizes_[i] : 0;
+      for (int o = 0; o < kOperands; ++o) strides_[i][o] = operands[o] ? operands[o]->strides[axes.axis[i]] : 0;
+    }
+    for (int i = 0; i < axes_; ++i) {
+      for (int o = 0; o < kOperands; ++o) offsets_[o] += index_[i] * strides_[i][o];
     }
   }
 
-  int64_t offset(const Operand& operand) const {
-    int64_t sum = 0;
-    for (int i = 0; i < axes_.count; ++i) sum += index_[i] * operand.strides[axes_.axis[i]];
-    return sum;
-  }
+  int64_t offset(int operand) const { return offsets_[operand]; }
 
   void next() {
-    for (int i = axes_.count - 1; i >= 0; --i) {
-      if (++index_[i] < shape_.sizes[axes_.axis[i]]) return;
+    for (int i = axes_ - 1; i >= 0; --i) {
+      if (++index_[i] < sizes_[i]) {
+        for (int o = 0; o < kOperands; ++o) offsets_[o] += strides_[i][o];
+        return;
+      }
+      for (int o = 0; o < kOperands; ++o) offsets_[o] -= (sizes_[i] - 1) * strides_[i][o];
       index_[i] = 0;
     }
   }
 
  private:
-  const Shape& shape_;
-  const Axes& axes_;
-  int64_t index_[kMaxDims] = {};
+  int axes_;
+  int64_t sizes_[kMaxDims] = {}, index_[kMaxDims] = {};
+  int64_t strides_[kMaxDims][kOperands] = {};
+  int64_t offsets_[kOperands] = {};
 };
 
 // Starting a thread team costs microseconds: use no more threads than the elements keep busy.

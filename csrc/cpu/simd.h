@@ -32,16 +32,15 @@ struct Vector<float> {
   typedef double Wide __attribute__((vector_size(2 * IWAE_VECTOR_BYTES)));
   static constexpr int kLanes = IWAE_VECTOR_BYTES / 4;
   static constexpr int kMantissa = 23, kBias = 127;
-  static constexpr float kLn2 = 0.693147180559945f;
   static constexpr float kRoundingShift = 12582912.0f;        // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float kLn2High = 0.693359375f;             // exact in few bits, so n * kLn2High is exact
   static constexpr float kLn2Low = -2.12194440e-4f;
   static constexpr float kExpLowest = -110.0f, kExpHighest = 90.0f;  // exp is 0 below and inf above
-  static constexpr float kNormal = 87.3f;                            // exp of +-x is a normal number up to here
-  static constexpr int kTerms = 5;
-  // (exp(r) - 1 - r) / r^2 on |r| <= ln(2) / 2, interpolated at Chebyshev nodes: exp to 1.1e-8, relative
-  static constexpr float kExp[kTerms] = {0.5f, 0.16666577025598f, 0.04166655466205f, 0.00836317307451f,
-                                         0.00139261761199f};
+  static constexpr float kNormal = 126.0f;                           // 2^x and 2^-x are normal numbers up to here
+  static constexpr int kTerms = 6;
+  // (2^r - 1) / r on |r| <= 1/2, interpolated at Chebyshev nodes: 2^r to 5.1e-9, relative
+  static constexpr float kExp2[kTerms] = {0.693147188026f, 0.240226507606f,  0.0555035711422f,
+                                          0.00961808255728f, 0.00133908633647f, 0.000154531629451f};
 };
 
 template <>
@@ -51,18 +50,17 @@ struct Vector<double> {
   typedef double Wide __attribute__((vector_size(IWAE_VECTOR_BYTES)));
   static constexpr int kLanes = IWAE_VECTOR_BYTES / 8;
   static constexpr int kMantissa = 52, kBias = 1023;
-  static constexpr double kLn2 = 0.69314718055994530942;
   static constexpr double kRoundingShift = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kLn2High = 0.693147180369123816490;
   static constexpr double kLn2Low = 1.90821492927058770002e-10;
   static constexpr double kExpLowest = -750.0, kExpHighest = 710.0;
-  static constexpr double kNormal = 708.0;
-  static constexpr int kTerms = 10;
-  // as above: exp to 1.7e-17, relative
-  static constexpr double kExp[kTerms] = {
-      0.50000000000000010211,   0.16666666666666667452,    0.041666666666624161903, 0.0083333333333300644495,
-      0.0013888888917196719077, 0.00019841269863040545271, 2.4801521322368693e-5,   2.7557268480310025526e-6,
-      2.7620075879983366586e-7, 2.5100375832561233664e-8};
+  static constexpr double kNormal = 1022.0;
+  static constexpr int kTerms = 11;
+  // as above: 2^r to 8.4e-18, relative
+  static constexpr double kExp2[kTerms] = {
+      0.69314718055994530942,    0.2402265069591009822,     0.055504108664821594339,  0.0096181291076068885273,
+      0.001333355814641693531,   0.00015403530441736050155, 1.5252733829836118394e-5, 1.3215442587921689653e-6,
+      1.0178062445845773521e-7,  7.0725859492692236999e-9,  4.4549605981865183938e-10};
 };
 
 template <class T>
@@ -88,14 +86,10 @@ struct Simd {
   static Wide widen(Value v) { return __builtin_convertvector(v, Wide); }
 
   static double sum(Wide v) {
-    double total = 0.0;
-    for (int lane = 0; lane < kLanes; ++lane) total += v[lane];
-    return total;
+    return over_lanes(v, [](double x, double y) { return x + y; });
   }
   static double product(Wide v) {
-    double total = 1.0;
-    for (int lane = 0; lane < kLanes; ++lane) total *= v[lane];
-    return total;
+    return over_lanes(v, [](double x, double y) { return x * y; });
   }
 
   // A NaN in the first argument comes back.
@@ -132,8 +126,7 @@ struct Simd {
     x = min(max(x, all(Lanes::kExpLowest)), all(Lanes::kExpHighest));
     const Value shifted = x * T(kLog2E) + Lanes::kRoundingShift;
     const Integer n = reinterpret_cast<Integer>(shifted) - reinterpret_cast<Integer>(all(Lanes::kRoundingShift));
-    const Value rounded = shifted - Lanes::kRoundingShift;
-    const Value y = exp_polynomial(x - rounded * Lanes::kLn2High - rounded * Lanes::kLn2Low);
+    const Value y = exp2_fraction(remainder(x, shifted - Lanes::kRoundingShift));
     // In two steps: 2^n alone may leave the range of normal numbers although the result does not.
     const Integer first = n >> 1;
     return y * power_of_two(first) * power_of_two(n - first);
@@ -141,32 +134,54 @@ struct Simd {
 
   // 1 + exp(x) for x <= 0, to rounding of the sum: exp(x) itself has an absolute error of 2^-25 only (2^-54).
   static Value one_plus_exp_nonpositive(Value x) {
-    x = max(x, all(-Lanes::kNormal));
-    const Value shifted = x * T(kLog2E) + kBiasedShift;
-    const Value y = exp_polynomial(x - (shifted - kBiasedShift) * Lanes::kLn2);
-    return y * biased_power_of_two(shifted) + T(1);
+    return one_plus_exp2(max(x * T(kLog2E), all(-Lanes::kNormal)));
   }
 
-  // 1 + exp(-x), exp(x) kept within the normal numbers.
-  static Value one_plus_exp_minus(Value x) {
-    x = min(max(x, all(-Lanes::kNormal)), all(Lanes::kNormal));
-    const Value shifted = x * T(-kLog2E) + kBiasedShift;
-    const Value rounded = shifted - kBiasedShift;
-    const Value y = exp_polynomial(-x - rounded * Lanes::kLn2High - rounded * Lanes::kLn2Low);
-    return y * biased_power_of_two(shifted) + T(1);
+  // sigmoid(x), to an absolute error of 2^-24 (2^-53)
+  static Value sigmoid(Value x) {
+    return one() / one_plus_exp2(min(max(x * T(-kLog2E), all(-Lanes::kNormal)), all(Lanes::kNormal)));
   }
 
  private:
   static constexpr bool kFloat = sizeof(T) == 4;
   static constexpr double kLog2E = 1.44269504088896340736;
+  // In pairs: a chain of as many operations as lanes would be waited for at the end of every row.
+  template <class Operation>
+  static double over_lanes(Wide v, const Operation& operation) {
+    double lanes[kLanes];
+    std::memcpy(lanes, &v, sizeof v);
+    for (int width = kLanes / 2; width > 0; width /= 2) {
+      for (int lane = 0; lane < width; ++lane) lanes[lane] = operation(lanes[lane], lanes[lane + width]);
+    }
+    return lanes[0];
+  }
+
   // Adding it rounds to an integer and leaves integer + bias in the lowest bits.
   static constexpr T kBiasedShift = Lanes::kRoundingShift + Lanes::kBias;
 
-  // exp(r) for |r| <= ln(2) / 2
-  static Value exp_polynomial(Value r) {
-    Value polynomial = all(Lanes::kExp[Lanes::kTerms - 1]);
-    for (int term = Lanes::kTerms - 2; term >= 0; --term) polynomial = polynomial * r + Lanes::kExp[term];
-    return (polynomial * r + T(1)) * r + T(1);
+  // (x - n ln 2) / ln 2, with the digits that x / ln 2 - n would lose.
+  static Value remainder(Value x, Value n) { return (x - n * Lanes::kLn2High - n * Lanes::kLn2Low) * T(kLog2E); }
+
+  // 1 + 2^x, where 2^x is a normal number
+  static Value one_plus_exp2(Value x) {
+    const Value shifted = x + kBiasedShift;
+    return exp2_fraction(x - (shifted - kBiasedShift)) * biased_power_of_two(shifted) + T(1);
+  }
+
+  // 2^r for |r| <= 1/2
+  static Value exp2_fraction(Value r) {
+    // Terms in pairs: the chain of dependent operations, which the loops wait for, is half as long as Horner's.
+    const Value square = r * r;
+    constexpr int kHighest = Lanes::kTerms / 2 * 2;
+    Value polynomial = pair(kHighest, r);
+    for (int degree = kHighest - 2; degree >= 0; degree -= 2) polynomial = polynomial * square + pair(degree, r);
+    return polynomial;
+  }
+
+  // Of the polynomial of 2^r, the terms of this degree and the next, divided by r^degree.
+  static Value pair(int degree, Value r) {
+    const T constant = degree > 0 ? Lanes::kExp2[degree - 1] : T(1);
+    return degree < Lanes::kTerms ? Lanes::kExp2[degree] * r + constant : all(constant);
   }
 
   static Value power_of_two(Integer n) { return reinterpret_cast<Value>((n + Lanes::kBias) << Lanes::kMantissa); }

@@ -8,7 +8,9 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-constexpr int kTile = 512;  // elements: few enough that a product of 512 Bernoulli factors <= 2 fits in a double
+// Elements of a tile: whole vectors of every kind, a few KiB, and few enough that a product of as many Bernoulli factors,
+// each at most 2, fits in a double.
+constexpr int kTile = 992;
 
 static inline float bits_to_float(uint32_t bits) {
   float x;

@@ -24,10 +24,15 @@ struct StandardGaussianDensity {
     Value squares = S::zero();
 
     void add(const Parameters& p) { squares += p.value[0] * p.value[0]; }
+  };
 
-    static double total(const Sum& a, const Sum& b, const Sum& c, const Sum& d) {
-      return -0.5 * S::sum((S::widen(a.squares) + S::widen(b.squares)) + (S::widen(c.squares) + S::widen(d.squares)));
+  struct Total {
+    double sum = 0.0;
+
+    void add(const Sum& a, const Sum& b, const Sum& c, const Sum& d) {
+      sum += S::sum((S::widen(a.squares) + S::widen(b.squares)) + (S::widen(c.squares) + S::widen(d.squares)));
     }
+    double value() const { return -0.5 * sum; }
   };
 
   static Parameters gradients(const Parameters& p) { return {{-p.value[0]}}; }

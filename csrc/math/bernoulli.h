@@ -26,7 +26,7 @@ IWAE_INLINE typename Math::Value bernoulli_factor(typename Math::Value l) {
 // d log p / dl = v - sigmoid(l)
 template <class Math>
 IWAE_INLINE typename Math::Value bernoulli_residual(typename Math::Value v, typename Math::Value l) {
-  return v - Math::one() / Math::one_plus_exp_minus(l);
+  return v - Math::sigmoid(l);
 }
 
 }  // namespace IWAE_ISA

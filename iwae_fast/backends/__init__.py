@@ -1,12 +1,13 @@
 """Which implementation serves a call.
 
 A backend is a module of this package with three things beside one function an op: ``DEVICE`` (the device type of
-the tensors that it takes), ``unavailable()`` (why it cannot run here, or None) and ``ISA`` or the like for
-:func:`info`. ``reference`` is always there, differentiates by plain autograd and takes what the others refuse.
+the tensors that it takes), ``unavailable()`` (why it cannot run here, or None) and ``details()`` (what
+:func:`info` adds of it). ``reference`` is always there, differentiates by plain autograd and serves what others refuse.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from types import ModuleType
 from typing import Any
@@ -36,18 +37,29 @@ def choose(forced: str | None, tensors: tuple[Tensor | None, ...]) -> str:
     forced = forced or os.environ.get(ENVIRONMENT) or None
     if forced is None:
         device = tensors[0].device.type  # type: ignore[union-attr]
-        for name, module in NATIVE.items():
-            if device == module.DEVICE and module.unavailable() is None and refusal(tensors) is None:
-                return name
+        candidate = best(device)
+        return candidate if candidate == REFERENCE or refusal(tensors) is None else REFERENCE
+    if _known(forced) == REFERENCE:
         return REFERENCE
-    if forced == REFERENCE:
-        return REFERENCE
-    if forced not in NATIVE:
-        raise ValueError(f"unknown backend {forced!r}: choose one of {', '.join((*NATIVE, REFERENCE))}")
     reason = NATIVE[forced].unavailable() or _wrong_device(forced, tensors) or refusal(tensors)
     if reason is not None:
         raise BackendError(f"backend {forced!r} was asked for but cannot serve this call: {reason}")
     return forced
+
+
+@functools.cache
+def best(device: str) -> str:
+    """The backend that serves ordinary tensors of this device type, where none is forced."""
+    for name, module in NATIVE.items():
+        if device == module.DEVICE and module.unavailable() is None:
+            return name
+    return REFERENCE
+
+
+def _known(name: str) -> str:
+    if name not in NATIVE and name != REFERENCE:
+        raise ValueError(f"unknown backend {name!r}: choose one of {', '.join((*NATIVE, REFERENCE))}")
+    return name
 
 
 def _wrong_device(name: str, tensors: tuple[Tensor | None, ...]) -> str | None:
@@ -59,21 +71,21 @@ def _wrong_device(name: str, tensors: tuple[Tensor | None, ...]) -> str | None:
 
 
 def info() -> dict[str, Any]:
-    """What runs here: each backend with whether it is available and why not, and the choice for each device."""
+    """What runs here: each backend with whether it is available and why not, and the choice for each device.
+
+    ValueError if the environment forces a backend that does not exist.
+    """
     available = {name: module.unavailable() for name, module in NATIVE.items()}
-    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    forced = os.environ.get(ENVIRONMENT)
     chosen = {}
-    for device in devices:
-        fitting = [name for name, module in NATIVE.items() if module.DEVICE == device and available[name] is None]
-        chosen[device] = os.environ.get(ENVIRONMENT) or (fitting or [REFERENCE])[0]
+    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+        chosen[device] = _known(forced) if forced else best(device)
+    native = {
+        name: {"available": reason is None, "reason": reason, **NATIVE[name].details()}
+        for name, reason in available.items()
+    }
     return {
-        "backends": {
-            **{
-                name: {"available": reason is None, "reason": reason, **NATIVE[name].details()}
-                for name, reason in available.items()
-            },
-            REFERENCE: {"available": True, "reason": None},
-        },
+        "backends": {**native, REFERENCE: {"available": True, "reason": None}},
         "chosen": chosen,
-        "forced": os.environ.get(ENVIRONMENT) or None,
+        "forced": forced or None,
     }

@@ -11,25 +11,29 @@ DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.floa
 MAX_DIMS = 8
 """As ``kMaxDims`` in csrc/cpu/operand.h."""
 
+PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+
 Operand = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
 def refusal(tensors: tuple[Tensor | None, ...]) -> str | None:
     """Why native ops cannot take these tensors, or None: the reference serves what is refused."""
+    tracing = torch.compiler.is_compiling()
+    transformed = not tracing and torch._C._are_functorch_transforms_active()
     for tensor in tensors:
         if tensor is None:
             continue
-        if tensor.dim() > MAX_DIMS:
-            return f"a tensor has {tensor.dim()} axes, at most {MAX_DIMS} are supported"
         if tensor.layout is not torch.strided:
             return f"a tensor is {tensor.layout}, not strided"
-        if torch.compiler.is_compiling():
+        if tensor.dim() > MAX_DIMS:
+            return f"a tensor has {tensor.dim()} axes, at most {MAX_DIMS} are supported"
+        if tracing:
             continue  # tracing sees stand-ins; the dispatcher hands the registered op plain tensors
+        if type(tensor) not in PLAIN:
+            return f"a tensor is of the subclass {type(tensor).__name__}"
         if tensor.is_neg():
             return "a tensor is a lazily negated view"
-        if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
-            return f"a tensor is of the subclass {type(tensor).__name__}"
-        if _is_batched(tensor):
+        if transformed and _is_batched(tensor):
             return "a tensor is batched by torch.func.vmap"
     return None
 
