@@ -7,7 +7,6 @@ the tensors that it takes), ``unavailable()`` (why it cannot run here, or None) 
 
 from __future__ import annotations
 
-import functools
 import os
 from types import ModuleType
 from typing import Any
@@ -21,6 +20,9 @@ from .marshal import refusal
 REFERENCE = "reference"
 NATIVE: dict[str, ModuleType] = {"cpu": cpu}
 """Backends with kernels, best first for each device type."""
+
+BEST = {module.DEVICE: name for name, module in reversed(NATIVE.items()) if module.unavailable() is None}
+"""The backend that serves ordinary tensors of a device type, where none is forced and any can."""
 
 ENVIRONMENT = "IWAE_FAST_BACKEND"
 
@@ -37,7 +39,7 @@ def choose(forced: str | None, tensors: tuple[Tensor | None, ...]) -> str:
     forced = forced or os.environ.get(ENVIRONMENT) or None
     if forced is None:
         device = tensors[0].device.type  # type: ignore[union-attr]
-        candidate = best(device)
+        candidate = BEST.get(device, REFERENCE)
         return candidate if candidate == REFERENCE or refusal(tensors) is None else REFERENCE
     if _known(forced) == REFERENCE:
         return REFERENCE
@@ -45,15 +47,6 @@ def choose(forced: str | None, tensors: tuple[Tensor | None, ...]) -> str:
     if reason is not None:
         raise BackendError(f"backend {forced!r} was asked for but cannot serve this call: {reason}")
     return forced
-
-
-@functools.cache
-def best(device: str) -> str:
-    """The backend that serves ordinary tensors of this device type, where none is forced."""
-    for name, module in NATIVE.items():
-        if device == module.DEVICE and module.unavailable() is None:
-            return name
-    return REFERENCE
 
 
 def _known(name: str) -> str:
@@ -79,7 +72,7 @@ def info() -> dict[str, Any]:
     forced = os.environ.get(ENVIRONMENT)
     chosen = {}
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        chosen[device] = _known(forced) if forced else best(device)
+        chosen[device] = _known(forced) if forced else BEST.get(device, REFERENCE)
     native = {
         name: {"available": reason is None, "reason": reason, **NATIVE[name].details()}
         for name, reason in available.items()
