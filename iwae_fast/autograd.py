@@ -100,10 +100,22 @@ def _place(gradients: list[Tensor] | tuple[Tensor, ...], needs: list[bool]) -> l
     return [next(remaining) if needed else None for needed in needs]
 
 
-def _gradients(ctx: Any, *arguments: Any) -> list[Tensor] | tuple[Tensor, ...]:
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True, torch.func.grad
-        return apply(_Gradients, ctx.name, ctx.backend, *arguments)
-    return _Gradients.forward(ctx.name, ctx.backend, *arguments)
+def _gradients(ctx: Any, grad: Tensor, *arguments: Any) -> list[Tensor] | tuple[Tensor, ...]:
+    if torch.compiler.is_compiling():
+        return _Gradients.forward(ctx.name, ctx.backend, grad, *arguments)
+    # create_graph=True and torch.func.grad differentiate what happens here; vmap may batch it.
+    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return apply(_Gradients, ctx.name, ctx.backend, grad, *arguments)
+    return _Gradients.forward(ctx.name, ctx.backend, grad, *arguments)
+
+
+def _with_memory(grad: Tensor) -> Tensor:
+    """The same gradient with its numbers in memory, where autograd hands over a lazily negated or zero tensor."""
+    if torch._C._functorch.is_legacy_batchedtensor(grad):
+        raise RuntimeError("is_grads_batched and vectorize=True need backend='reference'; torch.func.jacrev does not")
+    if grad.is_neg() or grad._is_zerotensor():
+        return grad.resolve_neg().clone()
+    return grad
 
 
 class _Gradients(Function):
@@ -114,13 +126,30 @@ class _Gradients(Function):
     """
 
     @staticmethod
-    def forward(name: str, backend: str, *arguments: Any) -> tuple[Tensor, ...]:
-        gradients = ops.call(f"{name}_backward", *arguments, backend=backend)
+    def forward(name: str, backend: str, grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        if not torch.compiler.is_compiling():
+            grad = _with_memory(grad)
+        gradients = ops.call(f"{name}_backward", grad, *arguments, backend=backend)
         return (gradients,) if isinstance(gradients, Tensor) else tuple(gradients)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.name = inputs[0]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], Any]:
+        """One by one: what a batch of incoming gradients is for, a Jacobian, is rare."""
+        results = [
+            _Gradients.apply(
+                *(
+                    a.select(dim, i) if isinstance(a, Tensor) and dim is not None else a
+                    for a, dim in zip(arguments, in_dims, strict=True)
+                )
+            )
+            for i in range(info.batch_size)
+        ]
+        stacked = tuple(torch.stack(column) for column in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:

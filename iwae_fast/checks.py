@@ -61,7 +61,9 @@ def mask(mask: Any, shape: tuple[int, ...], device: torch.device) -> None:
         raise TypeError(f"mask must be a bool tensor (True where observed), got {got}")
     if mask.device != device:
         raise ValueError(f"mask is on {mask.device}, but the data are on {device}")
-    if mask.dim() == 0 or broadcast({"mask": tuple(mask.shape), "data": shape}) != shape:
+    if mask.dim() == 0:
+        raise ValueError("mask must have a last axis of features, got a scalar of shape ()")
+    if broadcast({"mask": tuple(mask.shape), "data": shape}) != shape:
         raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to the data {shape}")
 
 

@@ -25,7 +25,7 @@ class LogLikelihood:
     value: Tensor
     """log (1/k) sum w_i, (B,) float64."""
     std_error: Tensor
-    """Standard error of each value by the delta method, (B,) float64; NaN at k = 1."""
+    """Standard error of each value by the delta method, (B,) float64; NaN at k = 1 and where all weights are 0."""
     ess: Tensor
     """Effective sample size of the weights, (B,) float64."""
 
@@ -105,8 +105,8 @@ def log_likelihood(
     if chunk_size is not None:
         checks.positive("chunk_size", chunk_size)
     if seed is None:
-        seed = int(torch.randint(2**63 - 1, ()))
-    training = model.training
+        seed = int(torch.randint(2**63 - 1, (), device="cpu"))
+    training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         parts = [
@@ -114,7 +114,8 @@ def log_likelihood(
             for index, part in enumerate(x.split(OBSERVATIONS_A_CHUNK))
         ]
     finally:
-        model.train(training)
+        for module, mode in training.items():
+            module.training = mode
     return LogLikelihood(
         value=torch.cat([part.value for part in parts]),
         std_error=torch.cat([part.std_error for part in parts]),

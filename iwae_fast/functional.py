@@ -204,9 +204,9 @@ def _iwae_loss(
     if leading[0] == 0:
         raise ValueError(f"log-weights {leading} hold k = 0 samples: need k >= 1")
     checks.mask(mask, (*leading, shape[-1]), log_ratio.device)
-    chosen = choose(backend, (*parameters.values(), log_ratio, mask))
+    chosen = choose(backend, (*parameters.values(), log_ratio, mask), axes=len(leading) + 1)
     if tuple(log_ratio.shape) != leading:
-        log_ratio = log_ratio.expand(leading)
+        log_ratio = _expand(log_ratio, leading)
     if chosen == REFERENCE:
         return _reduce(getattr(reference, name)(*parameters.values(), log_ratio, mask), reduction)
     parts = _same_features(shape[-1], parameters)
@@ -216,7 +216,13 @@ def _iwae_loss(
 
 def _same_features(size: int, parameters: dict[str, Tensor]) -> list[Tensor]:
     """Give all parameters the same last axis: native ops broadcast leading axes only."""
-    return [p if p.shape[-1] == size else p.expand(*p.shape[:-1], size) for p in parameters.values()]
+    return [p if p.shape[-1] == size else _expand(p, (*p.shape[:-1], size)) for p in parameters.values()]
+
+
+def _expand(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Expand, and sum the gradient over what was expanded before it is rounded to half precision."""
+    (tensor,) = reference.widen(tensor)
+    return tensor.expand(shape)
 
 
 def _reduce(loss: Tensor, reduction: str) -> Tensor:

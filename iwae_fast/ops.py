@@ -1,7 +1,7 @@
 """The native ops, registered once with torch.library, and the one way to call them.
 
 In eager mode :func:`call` goes straight to the backend's function: a registered op costs microseconds more. While
-tracing it goes through the registered op, which ``torch.compile`` treats as opaque; both are the same function.
+tracing it goes through the registered op, which ``torch.compile`` and ``make_fx`` see; both are the same function.
 Each op takes the name of its backend last. Autograd stands outside, in :mod:`iwae_fast.autograd`.
 """
 
@@ -23,7 +23,7 @@ Fake = Callable[..., Any]
 
 def call(name: str, *arguments: Any, backend: str) -> Any:
     """Run the op ``name`` on ``backend``."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return getattr(torch.ops.iwae_fast, name)(*arguments, backend)
     return getattr(NATIVE[backend], name)(*arguments)
 

@@ -97,6 +97,7 @@ def effective_sample_size_of_weights(weights: Tensor, dim: int = 0) -> Tensor:
 
 def bernoulli_iwae_loss(value: Tensor, logits: Tensor, log_ratio: Tensor, mask: Tensor | None = None) -> Tensor:
     """-log_mean_exp over samples of log p(x | z) + [log p(z) - log q(z | x)], Bernoulli p(x | z)."""
+    value, logits, log_ratio = widen(value, logits, log_ratio)
     return -log_mean_exp(bernoulli_log_prob(value, logits, mask) + log_ratio)
 
 
@@ -104,6 +105,7 @@ def gaussian_iwae_loss(
     value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor, mask: Tensor | None = None
 ) -> Tensor:
     """-log_mean_exp over samples of log p(x | z) + [log p(z) - log q(z | x)], Gaussian p(x | z)."""
+    value, mean, log_std, log_ratio = widen(value, mean, log_std, log_ratio)
     return -log_mean_exp(gaussian_log_prob(value, mean, log_std, mask) + log_ratio)
 
 

@@ -60,7 +60,8 @@ def sample_gaussian(
     if path_only:
         # The same number, but as a function of z with q's parameters held fixed.
         log_std = log_std.detach()
-        noise = (z - mean.detach()) * torch.exp(-log_std)
+        standardized = (z - mean.detach()) * torch.exp(-log_std)
+        noise = noise + (standardized - standardized.detach())
     log_ratio = 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1)
     return z, log_ratio
 
@@ -78,8 +79,15 @@ def standard_normal(
 ) -> Tensor:
     """Standard normal noise of shape (samples, observations, dimensions) by Philox4x32-10 and Box-Muller.
 
-    The arguments are those of :func:`sample_gaussian`; ``dtype`` is float32 or float64.
+    The arguments are those of :func:`sample_gaussian`; ``dtype`` is float32 or float64, and all indices fit 32 bits.
     """
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+    if len(shape) != 3 or min(shape) < 0:
+        raise ValueError(f"shape must be (samples, observations, dimensions), got {tuple(shape)}")
+    _check_index("sample_offset", sample_offset, shape[0])
+    _check_index("observation_offset", observation_offset, shape[1])
+    _check_index("stream", stream, 1)
     seed = _seed_tensor(seed, torch.device(device))
     chosen = choose(backend, (seed,))
     indices = (sample_offset, observation_offset, stream)
@@ -88,13 +96,19 @@ def standard_normal(
     return ops.call("standard_normal", seed, list(shape), *indices, dtype, backend=chosen)
 
 
+def _check_index(name: str, first: int, count: int) -> None:
+    """Indices are words of 32 bits in the counter."""
+    if first < 0 or first + count > 2**32:
+        raise ValueError(f"{name} must be in [0, 2^32 - {count}], got {first}")
+
+
 def _seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
     if seed is None:
         return torch.randint(2**63 - 1, (), device=device)
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.dim() != 0:
             raise TypeError(f"seed must be an int64 scalar tensor, got {seed.dtype} of shape {tuple(seed.shape)}")
-        if seed.device != device:
+        if seed.device.type != device.type or (None not in (seed.device.index, device.index) and seed.device != device):
             raise ValueError(f"seed is on {seed.device}, but the noise is wanted on {device}")
         return seed
     if isinstance(seed, bool) or not isinstance(seed, int):

@@ -9,6 +9,7 @@ import pytest
 import strategies
 import tolerances
 import torch
+import torch.fx.experimental.proxy_tensor
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -127,6 +128,51 @@ class Contract:
         ours = torch.func.grad(lambda *t: total(*t, name=backend), positions)(*example)
         torch.testing.assert_close(tuple(ours), tuple(exact))
 
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_jacobian_in_reverse_mode(self, backend: str) -> None:
+        example = self.example()[-1]
+
+        others = self.example()[:-1]
+
+        def last(name: str) -> Callable[[Tensor], Tensor]:
+            return lambda t: self.call(*others, t, backend=name)
+
+        ours, exact = (torch.func.jacrev(last(name))(example) for name in (backend, "reference"))
+        torch.testing.assert_close(ours, exact)
+        with pytest.raises(RuntimeError, match="need backend='reference'"):
+            torch.autograd.functional.jacobian(last(backend), example, vectorize=True)
+
+    def test_forward_mode_falls_back(self) -> None:
+        example = tuple(self.example())
+        _, tangent = torch.func.jvp(self.call, example, example)
+        leaves = [t.clone().requires_grad_() for t in example]
+        result = self.call(*leaves)
+        grads = torch.autograd.grad(result, leaves, torch.ones_like(result))
+        expected = sum((g * t).sum() for g, t in zip(grads, example, strict=True))
+        torch.testing.assert_close(tangent.sum(), expected)
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_make_fx_records_the_op(self, backend: str) -> None:
+        inputs = self.example()
+        graph = torch.fx.experimental.proxy_tensor.make_fx(lambda *t: self.call(*t, backend=backend))(*inputs)
+        moved = [t + 0.1 for t in inputs]
+        torch.testing.assert_close(graph(*moved), self.call(*moved, backend=backend))
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_incoming_gradients_without_memory_of_their_own(self, backend: str) -> None:
+        leaves = self.leaves()
+        result = self.call(*leaves, backend=backend)
+        negated = torch.complex(torch.zeros_like(result), torch.ones_like(result)).detach().conj().imag
+        for lazy, factor in ((negated, -1.0), (torch._efficientzerotensor(result.shape, dtype=result.dtype), 0.0)):
+            ours = torch.autograd.grad(result, leaves, lazy, retain_graph=True)
+            plain = torch.full_like(result, factor).detach()
+            torch.testing.assert_close(ours, torch.autograd.grad(result, leaves, plain, retain_graph=True))
+
+    def test_zero_tensor_falls_back(self) -> None:
+        inputs = self.example()
+        lazy = torch._efficientzerotensor(inputs[0].shape, dtype=inputs[0].dtype)
+        torch.testing.assert_close(self.call(lazy, *inputs[1:]), self.call(torch.zeros_like(inputs[0]), *inputs[1:]))
+
     def test_vmap_falls_back(self) -> None:
         inputs = [torch.stack([t, t + 0.1]) for t in self.example()]
         one_by_one = torch.stack([self.call(*(t[i] for t in inputs)) for i in range(2)])
@@ -218,6 +264,46 @@ class DensityContract(Contract):
         result, grads = gradients(lambda *t: self.call(*t, backend=backend), [torch.ones(shape)] * len(self.names), 6)
         assert torch.equal(result, torch.zeros(shape[:-1]))
         assert all(g.shape == shape for g in grads)
+
+    @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+    @pytest.mark.parametrize("batch", [(0,), (3, 0), (0, 3)])
+    def test_parameters_shared_by_an_empty_batch_get_zero_gradients(self, backend: str, batch: tuple[int, ...]) -> None:
+        if len(self.names) == 1:
+            pytest.skip("nothing is shared by one parameter")
+        inputs = [torch.ones(*batch, 5), *(torch.ones(5) for _ in self.names[1:])]
+        _, grads = gradients(lambda *t: self.call(*t, backend=backend), inputs, 6)
+        assert all((g == 0).all() for g in grads[1:])
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_gradients_summed_over_many_rows_keep_their_digits(self, backend: str) -> None:
+        if len(self.names) == 1:
+            pytest.skip("nothing is shared by one parameter")
+        inputs = [torch.full((100_000, 1), 0.1), *(torch.full((1,), 0.3) for _ in self.names[1:])]
+        leaves = [t.requires_grad_() for t in inputs]
+        ours = torch.autograd.grad(self.call(*leaves, backend=backend).sum(), leaves[1:])
+        doubles = [t.detach().double().requires_grad_() for t in inputs]
+        exact = torch.autograd.grad(self.call(*doubles, backend="reference").sum(), doubles[1:])
+        for our, exa in zip(ours, exact, strict=True):
+            torch.testing.assert_close(our.double(), exa, rtol=4e-7, atol=0)
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_one_feature_for_all_in_half_precision(self, backend: str) -> None:
+        if len(self.names) == 1:
+            pytest.skip("nothing is shared by one parameter")
+        inputs = [torch.randn(8, 784), *(torch.full((1, 1), -0.5, dtype=torch.float16) for _ in self.names[1:])]
+        _, ours = gradients(lambda *t: self.call(*t, backend=backend), inputs, 6)
+        _, exact = gradients(lambda *t: self.call(*t, backend="reference"), [t.double() for t in inputs], 6)
+        for our, exa in zip(ours[1:], exact[1:], strict=True):
+            torch.testing.assert_close(our.double(), exa, rtol=2.0**-10, atol=0)
+
+    @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+    def test_nan_gradients_do_not_reach_masked_features(self, backend: str) -> None:
+        leaves = [torch.rand(2, 4).requires_grad_() for _ in self.names]
+        mask = torch.tensor([True, True, False, True])
+        result = self.call(*leaves, mask=mask, backend=backend)
+        for grad in torch.autograd.grad(result, leaves, torch.tensor([torch.nan, 1.0])):
+            assert grad[0].isnan().tolist() == [True, True, False, True]
+            assert (grad[:, 2] == 0).all()
 
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     def test_nan_is_never_hidden(self, backend: str) -> None:

@@ -109,6 +109,20 @@ class FusedLossContract(Contract):
             torch.testing.assert_close(ours, theirs)
 
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+    def test_log_ratio_of_another_dtype(self, backend: str) -> None:
+        inputs = [torch.full((993,), value) for value in (1.0, -200.0, 0.0)[: len(self.names) - 1]]
+        loss = self.call(*inputs, torch.zeros(5, dtype=torch.float16), reduction="none", backend=backend)
+        exact = self.composed(*(t.double().expand(5, 993) for t in inputs), torch.zeros(5, dtype=torch.float64))
+        torch.testing.assert_close(loss.double(), exact)
+        inputs = [torch.rand(40), *(torch.rand(3, 40) for _ in self.names[1:-1]), torch.rand(3, dtype=torch.float64)]
+        loss = self.call(*inputs, backend=backend)
+        torch.testing.assert_close(loss, self.composed(*(t.double() for t in inputs)), rtol=1e-12, atol=0)
+
+    def test_nine_axes_by_the_log_ratio_fall_back(self) -> None:
+        inputs = [torch.rand(3), *(torch.rand(2, 3) for _ in self.names[1:-1])]
+        assert self.call(*inputs, torch.zeros(1, 1, 1, 1, 1, 1, 2, 2), reduction="none").shape == (1, 1, 1, 1, 1, 2, 2)
+
+    @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     def test_no_observations(self, backend: str) -> None:
         inputs = [t[..., :0, :] if t.dim() > 1 else t for t in self.example()[:-1]]
         loss, _ = gradients(lambda *t: self.call(*t, reduction="none", backend=backend), [*inputs, torch.ones(3, 0)], 1)

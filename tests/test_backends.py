@@ -102,4 +102,4 @@ def test_every_instruction_set_of_this_machine(isa: str) -> None:
 @needs_extension
 def test_unknown_instruction_set_falls_back_and_says_why() -> None:
     result = run("import iwae_fast as iw; print(iw.backends.info()['backends']['cpu']['reason'])", IWAE_FAST_ISA="mmx")
-    assert "IWAE_FAST_ISA=mmx cannot run here: choose one of" in result.stdout
+    assert "the C++ extension does not load: IWAE_FAST_ISA=mmx cannot run here: choose one of" in result.stdout

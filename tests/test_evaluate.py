@@ -82,8 +82,10 @@ def test_memory_does_not_grow_with_k() -> None:
 
 def test_mode_of_the_model_is_kept() -> None:
     model = iw.models.DenseVAE(16, (4,), (8,))
+    model.encoder.eval()
+    before = [module.training for module in model.modules()]
     iw.evaluate.log_likelihood(model, torch.rand(2, 16), 3)
-    assert model.training
+    assert [module.training for module in model.modules()] == before
 
 
 def test_progress_counts_every_pair() -> None:

@@ -120,6 +120,24 @@ def test_bad_seeds(seed: object, error: type[Exception]) -> None:
         iw.standard_normal((1, 1, 1), seed)
 
 
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"dtype": torch.float16}, TypeError, "dtype must be float32 or float64, got torch.float16"),
+        ({"dtype": torch.int32}, TypeError, "dtype must be float32 or float64"),
+        ({"shape": (2, 3)}, ValueError, r"shape must be \(samples, observations, dimensions\), got \(2, 3\)"),
+        ({"sample_offset": 2**32}, ValueError, "sample_offset must be in"),
+        ({"sample_offset": 2**32 - 1}, ValueError, "sample_offset must be in"),
+        ({"observation_offset": -1}, ValueError, "observation_offset must be in"),
+        ({"stream": 2**32}, ValueError, "stream must be in"),
+    ],
+)
+def test_bad_arguments(backend: str, arguments: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        iw.standard_normal(**{"shape": (2, 3, 4), "seed": 1, "backend": backend, **arguments})
+
+
 class TestSampleGaussian:
     @pytest.mark.parametrize("backend", ALL)
     def test_log_ratio_is_log_p_minus_log_q(self, backend: str) -> None:
@@ -141,6 +159,11 @@ class TestSampleGaussian:
             log_ratio = iw.standard_gaussian_log_prob(z) - iw.gaussian_log_prob(z, *q)
             theirs = torch.autograd.grad((weights * log_ratio).sum() + z.cos().sum(), (mean, log_std))
             torch.testing.assert_close(ours, theirs)
+
+    def test_path_only_changes_the_gradient_alone(self) -> None:
+        mean, log_std = torch.full((2, 50), 100.0), torch.full((2, 50), -9.0)
+        results = [iw.sample_gaussian(mean, log_std, 3, seed=1, path_only=path_only) for path_only in (False, True)]
+        torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
 
     def test_half_precision_is_widened(self) -> None:
         z, log_ratio = iw.sample_gaussian(torch.zeros(2, 3).bfloat16(), torch.zeros(2, 3).bfloat16(), 4)

@@ -142,30 +142,28 @@ struct GradientPass {
   bool is_reduced[kMaxParameters] = {};
 };
 
-// Gradients of one tile of one row, times `scale`: added to what `out` holds where `add` says so, else in its place.
+// Gradients of one tile of one row, times `scale`.
 template <class Density, unsigned kWanted>
 static void gradient_tile(const RowTiles<Density>& row, typename Density::Scalar scale, int padded,
-                          typename Density::Scalar* const* out, const bool* add) {
+                          typename Density::Scalar* const* out) {
   using T = typename Density::Scalar;
   using S = Simd<T>;
   // Copies: the compiler cannot know that stores to `out` leave the row's own pointers alone.
   const T* tiles[kMaxParameters];
   T* outputs[kMaxParameters];
-  bool adds[kMaxParameters];
   for (int p = 0; p < Density::kParameters; ++p) {
     tiles[p] = row.tiles[p];
     outputs[p] = out[p];
-    adds[p] = add[p];
   }
   const T* observed = row.mask != nullptr ? row.observed.data : nullptr;
   for (int i = 0; i < padded; i += S::kLanes) {
-    typename S::Value factor = S::all(scale);
-    if (observed != nullptr) factor = factor * S::load(observed + i);
+    const typename S::Value factor = S::all(scale);
     const typename Density::Parameters gradients = Density::gradients(load_parameters<Density>(tiles, i));
     for (int p = 0; p < Density::kParameters; ++p) {
       if (!(kWanted >> p & 1)) continue;
       typename S::Value value = factor * gradients.value[p];
-      if (adds[p]) value += S::load(outputs[p] + i);
+      // Chosen, not multiplied: a scale of NaN must not reach a masked feature.
+      if (observed != nullptr) value = S::zero_where_zero(S::load(observed + i), value);
       S::store(outputs[p] + i, value);
     }
   }
@@ -174,44 +172,63 @@ static void gradient_tile(const RowTiles<Density>& row, typename Density::Scalar
 // Picks the instance for the wanted gradients, so that none but those are computed.
 template <class Density, unsigned kWanted = 1>
 static inline void gradient_tile(unsigned wanted, const RowTiles<Density>& row, typename Density::Scalar scale,
-                                 int padded, typename Density::Scalar* const* out, const bool* add) {
-  if (wanted == kWanted) return gradient_tile<Density, kWanted>(row, scale, padded, out, add);
+                                 int padded, typename Density::Scalar* const* out) {
+  if (wanted == kWanted) return gradient_tile<Density, kWanted>(row, scale, padded, out);
   if constexpr (kWanted + 1 < (1u << Density::kParameters)) {
-    gradient_tile<Density, kWanted + 1>(wanted, row, scale, padded, out, add);
+    gradient_tile<Density, kWanted + 1>(wanted, row, scale, padded, out);
   }
 }
+
+// Where the gradients of one tile are made: a row's, and their sum over rows in double, since a running float32 sum
+// over thousands of rows would lose digits.
+template <class T>
+struct GradientTile {
+  Buffer<T> row;
+  Buffer<double> sum;
+};
 
 // Features [begin, begin + count) of one kept row: every reduced row in turn, always in the same order.
 template <class Density>
 static void gradient_rows(const DensityBackwardCall& call, const GradientPass& pass, const GradientWalk& kept,
-                          GradientWalk& inner, RowTiles<Density>& row, Buffer<typename Density::Scalar>* buffers, int64_t begin, int count) {
+                          GradientWalk& inner, RowTiles<Density>& row,
+                          GradientTile<typename Density::Scalar>* made, int64_t begin, int count) {
   using T = typename Density::Scalar;
   const int padded = round_up<T>(count);
   const int64_t reduced_rows = pass.reduced.size(call.shape);
   const auto offset = [&](int operand) { return kept.offset(operand) + inner.offset(operand); };
+  for (int p = 0; p < Density::kParameters; ++p) {
+    if (pass.is_reduced[p]) std::memset(made[p].sum.data, 0, sizeof(double) * padded);
+  }
   for (int64_t r = 0; r < reduced_rows; ++r, inner.next()) {
     T* out[kMaxParameters] = {};
-    bool add[kMaxParameters] = {};
     for (int p = 0; p < Density::kParameters; ++p) {
       if (!(pass.wanted >> p & 1)) continue;
-      add[p] = pass.is_reduced[p] && r > 0;
       out[p] = pass.is_reduced[p]
-                   ? buffers[p].data
-                   : output_tile<T>(call.gradients[p], offset(kGradientOffset + p) + begin, count, buffers[p]);
+                   ? made[p].row.data
+                   : output_tile<T>(call.gradients[p], offset(kGradientOffset + p) + begin, count, made[p].row);
     }
     const T scale = load_one<T>(call.grad, offset(kLeadingOffset));
     if (scale != T(0)) {
       row.load(offset, begin, count);
-      gradient_tile<Density>(pass.wanted, row, scale, padded, out, add);
+      gradient_tile<Density>(pass.wanted, row, scale, padded, out);
     } else {  // a coefficient of zero gives zero, also where the gradient overflows: 0 * inf would be NaN
       for (int p = 0; p < Density::kParameters; ++p) {
-        if (out[p] != nullptr && !add[p]) std::memset(out[p], 0, sizeof(T) * padded);
+        if (out[p] != nullptr) std::memset(out[p], 0, sizeof(T) * padded);
       }
     }
     for (int p = 0; p < Density::kParameters; ++p) {
-      const bool finished = out[p] != nullptr && (!pass.is_reduced[p] || r == reduced_rows - 1);
-      if (finished) store_tile<T>(call.gradients[p], offset(kGradientOffset + p) + begin, count, out[p]);
+      if (out[p] == nullptr) continue;
+      if (pass.is_reduced[p]) {
+        for (int i = 0; i < padded; ++i) made[p].sum.data[i] += made[p].row.data[i];
+      } else {
+        store_tile<T>(call.gradients[p], offset(kGradientOffset + p) + begin, count, out[p]);
+      }
     }
+  }
+  for (int p = 0; p < Density::kParameters; ++p) {
+    if (!pass.is_reduced[p]) continue;
+    for (int i = 0; i < padded; ++i) made[p].row.data[i] = static_cast<T>(made[p].sum.data[i]);
+    store_tile<T>(call.gradients[p], kept.offset(kGradientOffset + p) + begin, count, made[p].row.data);
   }
 }
 
@@ -225,7 +242,7 @@ static void run_gradient_pass(const DensityBackwardCall& call, const GradientPas
   const int64_t blocks = (features + block - 1) / block;
   parallel(kept_rows * blocks, useful_threads(call.shape.count(), call.threads), [&](int64_t begin, int64_t end) {
     RowTiles<Density> row(call);
-    Buffer<T> buffers[kMaxParameters];
+    GradientTile<T> made[kMaxParameters];
     GradientWalk kept = gradient_walk(call, pass.kept, begin / blocks);
     GradientWalk inner = gradient_walk(call, pass.reduced, 0);  // comes back to its start after every use
     for (int64_t item = begin; item < end; ++item) {
@@ -233,7 +250,7 @@ static void run_gradient_pass(const DensityBackwardCall& call, const GradientPas
       const int64_t first = item % blocks * block, stop = first + block < features ? first + block : features;
       for (int64_t d = first; d < stop;) {
         const int count = tile_size<T>(d, stop);
-        gradient_rows(call, pass, kept, inner, row, buffers, d, count);
+        gradient_rows(call, pass, kept, inner, row, made, d, count);
         d += count;
       }
     }
@@ -244,7 +261,7 @@ static void run_gradient_pass(const DensityBackwardCall& call, const GradientPas
 static inline unsigned broadcast_axes(const Shape& shape, const Operand& operand) {
   unsigned axes = 0;
   for (int axis = 0; axis < shape.dims - 1; ++axis) {
-    if (operand.strides[axis] == 0 && shape.sizes[axis] > 1) axes |= 1u << axis;
+    if (operand.strides[axis] == 0 && shape.sizes[axis] != 1) axes |= 1u << axis;
   }
   return axes;
 }

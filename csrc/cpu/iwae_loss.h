@@ -1,8 +1,6 @@
 // The fused losses: likelihood and log-ratio to log-weights to bound, and all gradients in one pass.
 #pragma once
 
-#include <vector>
-
 #include "density.h"
 #include "log_mean_exp.h"
 
@@ -54,7 +52,7 @@ static void iwae_loss_forward(const IWAELossCall& call) {
   shape.dims -= 1;
   const Operand log_weights = contiguous<T>(call.weights, shape, shape.dims);
   const int64_t observations = axes_between(1, shape.dims).size(shape);
-  std::vector<double> bounds(observations);
+  double* bounds = new double[observations];  // no vector: its members would be shared between instruction sets
   for_columns<T>(shape, log_weights, call.threads, [&](Columns<T>& columns, int64_t index, int64_t, int64_t) {
     for (int c = 0; c < columns.count; ++c) bounds[index + c] = columns.log_mean(c);
     for (int64_t i = 0; i < columns.samples; ++i) {
@@ -64,7 +62,8 @@ static void iwae_loss_forward(const IWAELossCall& call) {
       }
     }
   });
-  reduce_loss(bounds.data(), observations, call.reduction, static_cast<T*>(call.loss));
+  reduce_loss(bounds, observations, call.reduction, static_cast<T*>(call.loss));
+  delete[] bounds;
 }
 
 // The gradient of the log-weights is -grad * weight, shared out by a mean; it is the log-ratio's gradient and scales the likelihood's.

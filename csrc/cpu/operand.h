@@ -10,7 +10,10 @@ constexpr int kMaxParameters = 3;
 
 enum class DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3, kBool = 4 };
 
-inline int64_t size_of(DType dtype) {
+// Always inlined, as all that the kernels of several instruction sets share: the linker keeps one copy of the rest.
+#define IWAE_SHARED inline __attribute__((always_inline))
+
+IWAE_SHARED int64_t size_of(DType dtype) {
   switch (dtype) {
     case DType::kFloat64: return 8;
     case DType::kFloat32: return 4;
@@ -31,7 +34,7 @@ struct Shape {
   int dims = 0;
   int64_t sizes[kMaxDims] = {};
 
-  int64_t count() const {
+  IWAE_SHARED int64_t count() const {
     int64_t product = 1;
     for (int axis = 0; axis < dims; ++axis) product *= sizes[axis];
     return product;

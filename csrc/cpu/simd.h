@@ -116,6 +116,9 @@ struct Simd {
     return x > y ? y : x;
   }
 
+  // value, and 0 where the flag is 0
+  static Value zero_where_zero(Value flag, Value value) { return flag != zero() ? value : zero(); }
+
   // -|x|
   static Value minus_abs(Value x) {
     return reinterpret_cast<Value>(reinterpret_cast<Integer>(x) | reinterpret_cast<Integer>(all(T(-0.0))));

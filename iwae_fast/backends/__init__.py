@@ -31,8 +31,10 @@ class BackendError(RuntimeError):
     """A backend was asked for by name and cannot serve the call."""
 
 
-def choose(forced: str | None, tensors: tuple[Tensor | None, ...]) -> str:
+def choose(forced: str | None, tensors: tuple[Tensor | None, ...], axes: int = 0) -> str:
     """The backend for a call on these tensors: the forced one, else the best that takes them, else the reference.
+
+    ``axes`` is how many the call has, where that may be more than any of its tensors.
 
     Raises ValueError for a name that is no backend and BackendError where a forced one cannot serve.
     """
@@ -40,10 +42,10 @@ def choose(forced: str | None, tensors: tuple[Tensor | None, ...]) -> str:
     if forced is None:
         device = tensors[0].device.type  # type: ignore[union-attr]
         candidate = BEST.get(device, REFERENCE)
-        return candidate if candidate == REFERENCE or refusal(tensors) is None else REFERENCE
+        return candidate if candidate == REFERENCE or refusal(tensors, axes) is None else REFERENCE
     if _known(forced) == REFERENCE:
         return REFERENCE
-    reason = NATIVE[forced].unavailable() or _wrong_device(forced, tensors) or refusal(tensors)
+    reason = NATIVE[forced].unavailable() or _wrong_device(forced, tensors) or refusal(tensors, axes)
     if reason is not None:
         raise BackendError(f"backend {forced!r} was asked for but cannot serve this call: {reason}")
     return forced

@@ -15,8 +15,10 @@ _REASON: str | None = None
 try:
     # After torch, so that both share one OpenMP runtime.
     _C = importlib.import_module("iwae_fast._C")
-except ImportError as error:  # no compiler at installation, or the binary does not fit this machine
+except ModuleNotFoundError as error:
     _REASON = f"the C++ extension is not there ({error}); reinstall with a C++17 compiler to build it"
+except ImportError as error:
+    _REASON = f"the C++ extension does not load: {error}"
 
 DEVICE = "cpu"
 

@@ -16,25 +16,28 @@ PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 Operand = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
-def refusal(tensors: tuple[Tensor | None, ...]) -> str | None:
+def refusal(tensors: tuple[Tensor | None, ...], axes: int = 0) -> str | None:
     """Why native ops cannot take these tensors, or None: the reference serves what is refused."""
     tracing = torch.compiler.is_compiling()
+    if not tracing and torch.autograd.forward_ad._current_level >= 0:
+        return "forward-mode derivatives are asked for"
     transformed = not tracing and torch._C._are_functorch_transforms_active()
     for tensor in tensors:
         if tensor is None:
             continue
         if tensor.layout is not torch.strided:
             return f"a tensor is {tensor.layout}, not strided"
-        if tensor.dim() > MAX_DIMS:
-            return f"a tensor has {tensor.dim()} axes, at most {MAX_DIMS} are supported"
+        axes = max(axes, tensor.dim())
         if tracing:
             continue  # tracing sees stand-ins; the dispatcher hands the registered op plain tensors
         if type(tensor) not in PLAIN:
             return f"a tensor is of the subclass {type(tensor).__name__}"
-        if tensor.is_neg():
-            return "a tensor is a lazily negated view"
+        if tensor.is_neg() or tensor._is_zerotensor():
+            return "a tensor is lazily negated or zero, and has no memory that says so"
         if transformed and _is_batched(tensor):
             return "a tensor is batched by torch.func.vmap"
+    if axes > MAX_DIMS:
+        return f"the call has {axes} axes, at most {MAX_DIMS} are supported"
     return None
 
 
