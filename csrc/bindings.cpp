@@ -163,11 +163,11 @@ void iwae_loss(const std::string& name, bool float64, const Sizes& shape, const 
 }
 
 void iwae_loss_backward(const std::string& name, bool float64, const Sizes& shape, const Parameters& parameters,
-                        const Mask& mask, const OperandTuple& weights, const OperandTuple& grad,
+                        const Mask& mask, uintptr_t weights, const OperandTuple& grad,
                         const std::string& reduction, uintptr_t grad_log_ratio, const Gradients& gradients, int threads) {
   IWAELossBackwardCall call;
   fill(call, name, float64, shape, parameters, mask, threads);
-  call.weights = operand_from(weights, leading(call.shape));
+  call.weights = reinterpret_cast<const void*>(weights);
   call.grad = operand_from(grad, leading(call.shape));
   call.reduction = reduction_from(reduction);
   call.grad_log_ratio = reinterpret_cast<void*>(grad_log_ratio);

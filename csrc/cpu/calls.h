@@ -37,9 +37,9 @@ struct IWAELossCall : DensityCall {
   void* loss = nullptr;     // (...), one number if reduced
 };
 
-// `weights` and `grad` have (k, ...), `grad` with stride 0 along k and wherever it was reduced; `grad_log_ratio` (k, ...) is contiguous.
+// `weights` and `grad_log_ratio` (k, ...) are contiguous; `grad` has stride 0 along k and wherever it was reduced.
 struct IWAELossBackwardCall : DensityCall {
-  Operand weights;
+  const void* weights = nullptr;
   Operand grad;
   Reduction reduction = Reduction::kNone;
   void* grad_log_ratio = nullptr;

@@ -71,15 +71,18 @@ template <class Density>
 static void iwae_loss_gradient(const IWAELossBackwardCall& call) {
   using T = typename Density::Scalar;
   const int leading_dims = call.shape.dims - 1;
-  const Axes leading = axes_between(0, leading_dims);
-  T* grad_log_ratio = static_cast<T*>(call.grad_log_ratio);
-  const int64_t rows = leading.size(call.shape), observations = axes_between(1, leading_dims).size(call.shape);
+  const Axes observation = axes_between(1, leading_dims);
+  const int64_t samples = call.shape.sizes[0], observations = observation.size(call.shape);
   const T share = call.reduction == Reduction::kMean ? T(1) / static_cast<T>(observations) : T(1);
-  Walk<2> walk(call.shape, leading, 0, {&call.weights, &call.grad});
-  for (int64_t r = 0; r < rows; ++r, walk.next()) {
-    const T weight = load_one<T>(call.weights, walk.offset(0));
-    const T grad = load_one<T>(call.grad, walk.offset(1));
-    grad_log_ratio[r] = weight == T(0) ? T(0) : -grad * share * weight;
+  const T* weights = static_cast<const T*>(call.weights);
+  T* grad_log_ratio = static_cast<T*>(call.grad_log_ratio);
+  Walk<1> walk(call.shape, observation, 0, {&call.grad});
+  for (int64_t b = 0; b < observations; ++b, walk.next()) {
+    const T scale = -share * load_one<T>(call.grad, walk.offset(0));
+    for (int64_t i = 0; i < samples; ++i) {
+      const T weight = weights[i * observations + b];
+      grad_log_ratio[i * observations + b] = weight == T(0) ? T(0) : scale * weight;
+    }
   }
   DensityBackwardCall density;
   static_cast<DensityCall&>(density) = call;

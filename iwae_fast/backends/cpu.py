@@ -215,6 +215,7 @@ def _iwae_loss_backward(
     leading = tuple(weights.shape)
     shape = (*leading, parameters[0].shape[-1])
     gradients = [_gradient_like(p) if needed else None for p, needed in zip(parameters, needs, strict=True)]
+    weights = weights.contiguous()  # as the forward made them, but vmap hands over slices
     grad_log_ratio = weights.new_empty(leading)
     _C.iwae_loss_backward(
         density,
@@ -222,7 +223,7 @@ def _iwae_loss_backward(
         shape,
         [operand(p) for p in parameters],
         optional_operand(mask),
-        operand(weights),
+        weights.data_ptr(),
         operand(grad),
         reduction,
         grad_log_ratio.data_ptr(),
