@@ -16,6 +16,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast", "-Wno-psabi"]
 X86_ISAS = {
@@ -30,6 +31,18 @@ class BuildExtension(build_ext):
     """Compiles the kernels for each instruction set, with OpenMP where the compiler has it."""
 
     def build_extension(self, ext: Extension) -> None:
+        try:
+            self._build(ext)
+        except Exception as error:
+            if ext.optional:
+                print(
+                    f"warning: iwae_fast is installed WITHOUT its C++ extension, because building it failed: {error}\n"
+                    "warning: it runs on its reference backend; install a C++17 compiler (GCC or Clang) and reinstall.",
+                    file=sys.stderr,
+                )
+            raise CompileError(str(error)) from error  # which setuptools passes over for an optional extension
+
+    def _build(self, ext: Extension) -> None:
         x86_64 = platform.machine().lower() in ("x86_64", "amd64")
         openmp = ["-fopenmp"] if self._accepts("-fopenmp") else []
         isas = {"baseline": [], **(X86_ISAS if x86_64 else {})}
@@ -63,18 +76,6 @@ class BuildExtension(build_ext):
             except Exception:
                 return False
         return True
-
-    def run(self) -> None:
-        try:
-            super().run()
-        except Exception as error:
-            if os.environ.get("IWAE_FAST_REQUIRE_EXTENSION") == "1":
-                raise
-            print(
-                f"warning: iwae_fast is installed WITHOUT its C++ extension, because building it failed: {error}\n"
-                "warning: it runs on its reference backend; install a C++17 compiler (GCC or Clang) and reinstall.",
-                file=sys.stderr,
-            )
 
 
 def extensions() -> list[Extension]:
