@@ -4,9 +4,7 @@
 // `Math` gives the type of a value (one number, or a vector of them) and its elementary functions.
 #pragma once
 
-#ifndef IWAE_INLINE
-#define IWAE_INLINE static inline
-#endif
+#include "inline.h"
 
 namespace iwae {
 namespace IWAE_ISA {

@@ -4,9 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#ifndef IWAE_INLINE
-#define IWAE_INLINE static inline
-#endif
+#include "inline.h"
 
 namespace iwae {
 namespace IWAE_ISA {
