@@ -200,17 +200,57 @@ void log_mean_exp_backward(bool float64, const Sizes& shape, const OperandTuple&
   chosen->log_mean_exp_backward(call);
 }
 
-void standard_normal(bool float64, uintptr_t seed, const std::tuple<int64_t, int64_t, int64_t>& shape,
-                     const std::tuple<int64_t, int64_t, int64_t>& indices, uintptr_t noise, int threads) {
-  StandardNormalCall call;
+using Triple = std::tuple<int64_t, int64_t, int64_t>;
+
+// `shape` is (samples, observations, dimensions); `indices` the first sample, the first observation and the stream.
+void fill(NoiseCall& call, bool float64, uintptr_t seed, const Triple& shape, const Triple& indices, int threads) {
   call.float64 = float64;
   call.seed = *reinterpret_cast<const uint64_t*>(seed);
   std::tie(call.samples, call.observations, call.dimensions) = shape;
   std::tie(call.sample_offset, call.observation_offset, call.stream) = indices;
-  call.noise = reinterpret_cast<void*>(noise);
   call.threads = threads;
+}
+
+Shape shape_of(const NoiseCall& call) { return shape_from({call.samples, call.observations, call.dimensions}); }
+
+void standard_normal(bool float64, uintptr_t seed, const Triple& shape, const Triple& indices, uintptr_t noise,
+                     int threads) {
+  StandardNormalCall call;
+  fill(call, float64, seed, shape, indices, threads);
+  call.noise = reinterpret_cast<void*>(noise);
   py::gil_scoped_release release;
   chosen->standard_normal(call);
+}
+
+void sample_gaussian(bool float64, uintptr_t seed, const Triple& shape, const Triple& indices,
+                     const OperandTuple& mean, const OperandTuple& log_std, uintptr_t z, uintptr_t log_ratio,
+                     int threads) {
+  SampleGaussianCall call;
+  fill(call, float64, seed, shape, indices, threads);
+  call.mean = operand_from(mean, shape_of(call));
+  call.log_std = operand_from(log_std, shape_of(call));
+  call.z = reinterpret_cast<void*>(z);
+  call.log_ratio = reinterpret_cast<void*>(log_ratio);
+  py::gil_scoped_release release;
+  chosen->sample_gaussian(call);
+}
+
+void sample_gaussian_backward(bool float64, uintptr_t seed, const Triple& shape, const Triple& indices,
+                              const OperandTuple& mean, const OperandTuple& log_std,
+                              const std::optional<OperandTuple>& grad_z,
+                              const std::optional<OperandTuple>& grad_log_ratio, bool path_only,
+                              const OperandTuple& grad_mean, const OperandTuple& grad_log_std, int threads) {
+  SampleGaussianBackwardCall call;
+  fill(call, float64, seed, shape, indices, threads);
+  call.mean = operand_from(mean, shape_of(call));
+  call.log_std = operand_from(log_std, shape_of(call));
+  call.grad_z = operand_from(grad_z, shape_of(call));
+  call.grad_log_ratio = operand_from(grad_log_ratio, leading(shape_of(call)));
+  call.path_only = path_only;
+  call.grad_mean = operand_from(grad_mean, shape_of(call));
+  call.grad_log_std = operand_from(grad_log_std, shape_of(call));
+  py::gil_scoped_release release;
+  chosen->sample_gaussian_backward(call);
 }
 
 }  // namespace
@@ -243,4 +283,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("log_mean_exp", log_mean_exp);
   module.def("log_mean_exp_backward", log_mean_exp_backward);
   module.def("standard_normal", standard_normal);
+  module.def("sample_gaussian", sample_gaussian);
+  module.def("sample_gaussian_backward", sample_gaussian_backward);
 }

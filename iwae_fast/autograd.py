@@ -37,7 +37,7 @@ class Density(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         mask, *parameters = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[3:])
-        gradients = _gradients(ctx, grad, *parameters, mask, needs)
+        gradients = _gradients(ctx, (grad,), *parameters, mask, needs)
         return None, None, None, *_place(gradients, needs)
 
 
@@ -57,7 +57,7 @@ class LogMeanExp(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (log_weights,) = ctx.saved_tensors
-        (gradient,) = _gradients(ctx, grad, log_weights, ctx.dim)
+        (gradient,) = _gradients(ctx, (grad,), log_weights, ctx.dim)
         return None, gradient, None
 
 
@@ -88,10 +88,41 @@ class IWAELoss(Function):
             return (None,) * len(ctx.needs_input_grad)
         weights, mask, *parameters = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[5:])
-        *gradients, grad_log_ratio = _gradients(ctx, grad, weights, *parameters, mask, ctx.reduction, needs)
+        *gradients, grad_log_ratio = _gradients(ctx, (grad,), weights, *parameters, mask, ctx.reduction, needs)
         if grad_log_ratio.dtype != ctx.log_ratio_dtype:
             grad_log_ratio = grad_log_ratio.to(ctx.log_ratio_dtype)
         return None, None, None, None, grad_log_ratio, *_place(gradients, needs)
+
+
+class SampleGaussian(Function):
+    """Reparameterised samples and their log-ratio, from the parameters of q and a seed."""
+
+    @staticmethod
+    def forward(
+        backend: str,
+        mean: Tensor,
+        log_std: Tensor,
+        seed: Tensor,
+        num_samples: int,
+        indices: tuple[int, int, int],
+        path_only: bool,
+    ) -> tuple[Tensor, Tensor]:
+        return ops.call("sample_gaussian", mean, log_std, seed, num_samples, *indices, backend=backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.name = "sample_gaussian"
+        ctx.backend, mean, log_std, seed, ctx.num_samples, ctx.indices, ctx.path_only = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(mean, log_std, seed)
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor | None, grad_log_ratio: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad_z is None and grad_log_ratio is None:
+            return (None,) * 7
+        arguments = (*ctx.saved_tensors, ctx.num_samples, *ctx.indices, ctx.path_only)
+        grad_mean, grad_log_std = _gradients(ctx, (grad_z, grad_log_ratio), *arguments)
+        return None, grad_mean, grad_log_std, None, None, None, None
 
 
 def _place(gradients: list[Tensor] | tuple[Tensor, ...], needs: list[bool]) -> list[Tensor | None]:
@@ -100,17 +131,20 @@ def _place(gradients: list[Tensor] | tuple[Tensor, ...], needs: list[bool]) -> l
     return [next(remaining) if needed else None for needed in needs]
 
 
-def _gradients(ctx: Any, grad: Tensor, *arguments: Any) -> list[Tensor] | tuple[Tensor, ...]:
+def _gradients(ctx: Any, grads: tuple[Tensor | None, ...], *arguments: Any) -> list[Tensor] | tuple[Tensor, ...]:
+    inputs = (ctx.name, ctx.backend, len(grads), *grads, *arguments)
     if torch.compiler.is_compiling():
-        return _Gradients.forward(ctx.name, ctx.backend, grad, *arguments)
+        return _Gradients.forward(*inputs)
     # create_graph=True and torch.func.grad differentiate what happens here; vmap may batch it.
     if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-        return apply(_Gradients, ctx.name, ctx.backend, grad, *arguments)
-    return _Gradients.forward(ctx.name, ctx.backend, grad, *arguments)
+        return apply(_Gradients, *inputs)
+    return _Gradients.forward(*inputs)
 
 
-def _with_memory(grad: Tensor) -> Tensor:
+def _with_memory(grad: Tensor | None) -> Tensor | None:
     """The same gradient with its numbers in memory, where autograd hands over a lazily negated or zero tensor."""
+    if grad is None:
+        return None
     if torch._C._functorch.is_legacy_batchedtensor(grad):
         raise RuntimeError("is_grads_batched and vectorize=True need backend='reference'; torch.func.jacrev does not")
     if grad.is_neg() or grad._is_zerotensor():
@@ -126,10 +160,11 @@ class _Gradients(Function):
     """
 
     @staticmethod
-    def forward(name: str, backend: str, grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    def forward(name: str, backend: str, count: int, *arguments: Any) -> tuple[Tensor, ...]:
+        """``arguments`` are the incoming gradients, ``count`` of them, then what the op needs besides."""
         if not torch.compiler.is_compiling():
-            grad = _with_memory(grad)
-        gradients = ops.call(f"{name}_backward", grad, *arguments, backend=backend)
+            arguments = (*map(_with_memory, arguments[:count]), *arguments[count:])
+        gradients = ops.call(f"{name}_backward", *arguments, backend=backend)
         return (gradients,) if isinstance(gradients, Tensor) else tuple(gradients)
 
     @staticmethod

@@ -192,3 +192,43 @@ def _(
     backend: str,
 ) -> Tensor:
     return seed.new_empty(shape, dtype=dtype)
+
+
+@_register(
+    "sample_gaussian(Tensor mean, Tensor log_std, Tensor seed, SymInt num_samples, SymInt sample_offset, "
+    "SymInt observation_offset, int stream, str backend) -> (Tensor z, Tensor log_ratio)"
+)
+def _(
+    mean: Tensor,
+    log_std: Tensor,
+    seed: Tensor,
+    num_samples: int,
+    sample_offset: int,
+    observation_offset: int,
+    stream: int,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    dtype = accumulation_dtype(mean, log_std)
+    z = mean.new_empty((num_samples, *mean.shape), dtype=dtype)
+    return z, mean.new_empty((num_samples, mean.shape[0]), dtype=dtype)
+
+
+@_register(
+    "sample_gaussian_backward(Tensor? grad_z, Tensor? grad_log_ratio, Tensor mean, Tensor log_std, Tensor seed, "
+    "SymInt num_samples, SymInt sample_offset, SymInt observation_offset, int stream, bool path_only, str backend) "
+    "-> (Tensor grad_mean, Tensor grad_log_std)"
+)
+def _(
+    grad_z: Tensor | None,
+    grad_log_ratio: Tensor | None,
+    mean: Tensor,
+    log_std: Tensor,
+    seed: Tensor,
+    num_samples: int,
+    sample_offset: int,
+    observation_offset: int,
+    stream: int,
+    path_only: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    return _contiguous_like(mean), _contiguous_like(log_std)

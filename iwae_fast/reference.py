@@ -164,3 +164,26 @@ def standard_normal(
         r, theta = torch.sqrt(-2.0 * torch.log(radius)), 2.0 * math.pi * angle
         normals += [r * torch.cos(theta), r * torch.sin(theta)]
     return torch.stack(normals, dim=-1).flatten(-2)[..., :dimensions].to(dtype)
+
+
+def sample_gaussian(
+    mean: Tensor,
+    log_std: Tensor,
+    num_samples: int,
+    seed: Tensor,
+    sample_offset: int = 0,
+    observation_offset: int = 0,
+    stream: int = 0,
+    path_only: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """z = m + s eps and 1/2 sum_d [eps^2 - z^2 + 2 log s]."""
+    mean, log_std = widen(mean, log_std)
+    shape = (num_samples, mean.shape[0], mean.shape[1])
+    noise = standard_normal(seed, shape, sample_offset, observation_offset, stream, mean.dtype)
+    z = torch.addcmul(mean, torch.exp(log_std), noise)
+    if path_only:
+        # The same number, but as a function of z with q's parameters held fixed.
+        log_std = log_std.detach()
+        standardized = (z - mean.detach()) * torch.exp(-log_std)
+        noise = noise + (standardized - standardized.detach())
+    return z, 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1)

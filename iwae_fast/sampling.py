@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import checks, ops, reference
+from . import autograd, checks, ops, reference
 from .backends import REFERENCE, choose
 
 
@@ -45,25 +45,15 @@ def sample_gaussian(
     checks.positive("num_samples", num_samples)
     if mean.dim() != 2 or mean.shape != log_std.shape:
         raise ValueError(f"mean and log_std must both be (B, Z), got {tuple(mean.shape)} and {tuple(log_std.shape)}")
-    mean, log_std = reference.widen(mean, log_std)
-    noise = standard_normal(
-        (num_samples, *mean.shape),
-        seed,
-        sample_offset=sample_offset,
-        observation_offset=observation_offset,
-        stream=stream,
-        dtype=mean.dtype,
-        device=mean.device,
-        backend=backend,
-    )
-    z = torch.addcmul(mean, torch.exp(log_std), noise)
-    if path_only:
-        # The same number, but as a function of z with q's parameters held fixed.
-        log_std = log_std.detach()
-        standardized = (z - mean.detach()) * torch.exp(-log_std)
-        noise = noise + (standardized - standardized.detach())
-    log_ratio = 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1)
-    return z, log_ratio
+    _check_index("sample_offset", sample_offset, num_samples)
+    _check_index("observation_offset", observation_offset, mean.shape[0])
+    _check_index("stream", stream, 1)
+    seed = _seed_tensor(seed, mean.device)
+    indices = (sample_offset, observation_offset, stream)
+    chosen = choose(backend, (mean, log_std, seed))
+    if chosen == REFERENCE:
+        return reference.sample_gaussian(mean, log_std, num_samples, seed, *indices, path_only=path_only)
+    return autograd.apply(autograd.SampleGaussian, chosen, mean, log_std, seed, num_samples, indices, path_only)
 
 
 def standard_normal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+if not torch.cuda.is_available():
+    # Triton's kernels then run in its interpreter, on CPU tensors. It reads this when they are defined.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Contracts are inherited by the tests of several ops, which hypothesis takes for one test run by different executors.
 settings.register_profile(
@@ -19,6 +24,15 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=300)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interpreter() -> None:
+    """Mends Triton's interpreter, where it serves: what takes seconds, and how it rounds."""
+    if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None:
+        import interpreter
+
+        interpreter.mend()
 
 
 @pytest.fixture(autouse=True)

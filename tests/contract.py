@@ -10,22 +10,13 @@ import strategies
 import tolerances
 import torch
 import torch.fx.experimental.proxy_tensor
+from devices import BACKENDS
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from iwae_fast.backends import NATIVE, BackendError
-
-BACKENDS = [
-    pytest.param(
-        name,
-        marks=pytest.mark.skipif(
-            module.unavailable() is not None or module.DEVICE != "cpu", reason=str(module.unavailable())
-        ),
-    )
-    for name, module in NATIVE.items()
-]
+from iwae_fast.backends import BackendError
 
 
 def gradients(function: Callable[..., Tensor], inputs: list[Tensor], grad_seed: int) -> tuple[Tensor, list[Tensor]]:

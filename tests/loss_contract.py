@@ -8,7 +8,8 @@ import pytest
 import strategies
 import tolerances
 import torch
-from contract import BACKENDS, Contract, gradients
+from contract import Contract, gradients
+from devices import BACKENDS
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import BACKENDS
+from devices import BACKENDS, run
 from loss_contract import FusedLossContract
 from torch import Tensor
 
@@ -17,7 +17,7 @@ class TestBernoulliIWAELoss(FusedLossContract):
     def call(
         *inputs: Tensor, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
     ) -> Tensor:
-        return iw.bernoulli_iwae_loss(*inputs, mask=mask, reduction=reduction, backend=backend)
+        return run(iw.bernoulli_iwae_loss, *inputs, mask=mask, reduction=reduction, backend=backend)
 
     @staticmethod
     def log_prob(*inputs: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -49,6 +49,6 @@ def test_broadcasting_the_observations_copies_nothing(backend: str) -> None:
     logits = torch.randn(k, batch, features)
     value, log_ratio = torch.rand(batch, features), torch.randn(k, batch)
     with torch.profiler.profile(profile_memory=True) as profile:
-        iw.bernoulli_iwae_loss(value, logits, log_ratio, backend=backend)
+        run(iw.bernoulli_iwae_loss, value, logits, log_ratio, backend=backend)
     allocated = sum(max(0, event.cpu_memory_usage) for event in profile.events())
     assert 0 < allocated < 16 * 4 * k * batch

@@ -4,7 +4,8 @@ import pytest
 import tolerances
 import torch
 import torch.nn.functional as F
-from contract import BACKENDS, DensityContract, gradients
+from contract import DensityContract, gradients
+from devices import BACKENDS, run
 from torch import Tensor
 
 import iwae_fast as iw
@@ -15,7 +16,7 @@ class TestBernoulliLogProb(DensityContract):
 
     @staticmethod
     def call(*inputs: Tensor, mask: Tensor | None = None, backend: str | None = None) -> Tensor:
-        return iw.bernoulli_log_prob(*inputs, mask=mask, backend=backend)
+        return run(iw.bernoulli_log_prob, *inputs, mask=mask, backend=backend)
 
     @staticmethod
     def example() -> list[Tensor]:

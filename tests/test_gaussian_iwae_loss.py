@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import torch
+from devices import run
 from loss_contract import FusedLossContract
 from torch import Tensor
 
@@ -14,7 +15,7 @@ class TestGaussianIWAELoss(FusedLossContract):
     def call(
         *inputs: Tensor, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
     ) -> Tensor:
-        return iw.gaussian_iwae_loss(*inputs, mask=mask, reduction=reduction, backend=backend)
+        return run(iw.gaussian_iwae_loss, *inputs, mask=mask, reduction=reduction, backend=backend)
 
     @staticmethod
     def log_prob(*inputs: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from contract import BACKENDS, DensityContract
+from contract import DensityContract
+from devices import BACKENDS, run
 from torch import Tensor
 
 import iwae_fast as iw
@@ -16,7 +17,7 @@ class TestGaussianLogProb(DensityContract):
 
     @staticmethod
     def call(*inputs: Tensor, mask: Tensor | None = None, backend: str | None = None) -> Tensor:
-        return iw.gaussian_log_prob(*inputs, mask=mask, backend=backend)
+        return run(iw.gaussian_log_prob, *inputs, mask=mask, backend=backend)
 
     @staticmethod
     def example() -> list[Tensor]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from contract import Contract
+from devices import run
 from torch import Tensor
 
 import iwae_fast as iw
@@ -13,7 +14,7 @@ class TestIWAELoss(Contract):
 
     @staticmethod
     def call(*inputs: Tensor, backend: str | None = None) -> Tensor:
-        return iw.iwae_loss(*inputs, backend=backend)
+        return run(iw.iwae_loss, *inputs, backend=backend)
 
     @staticmethod
     def example() -> list[Tensor]:

@@ -6,7 +6,8 @@ import pytest
 import strategies
 import tolerances
 import torch
-from contract import BACKENDS, Contract, gradients
+from contract import Contract, gradients
+from devices import BACKENDS, run
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -24,7 +25,7 @@ class TestLogMeanExp(Contract):
 
     @staticmethod
     def call(*inputs: Tensor, backend: str | None = None) -> Tensor:
-        return iw.log_mean_exp(*inputs, dim=0, backend=backend)
+        return run(iw.log_mean_exp, *inputs, dim=0, backend=backend)
 
     @staticmethod
     def example() -> list[Tensor]:
@@ -46,7 +47,7 @@ class TestLogMeanExp(Contract):
         eager, (eager_grad,) = gradients(
             lambda t: torch.logsumexp(t, dim) - math.log(log_weights.shape[dim]), [widened], 1
         )
-        ours, (our_grad,) = gradients(lambda t: iw.log_mean_exp(t, dim, backend=backend), [log_weights], 1)
+        ours, (our_grad,) = gradients(lambda t: run(iw.log_mean_exp, t, dim, backend=backend), [log_weights], 1)
         assert ours.dtype == widened.dtype
         allowance = 4 * tolerances.ROUNDING[ours.dtype] * (1.0 + exact.abs())
         tolerances.assert_no_worse(ours, eager, exact, allowance)
@@ -60,7 +61,7 @@ class TestLogMeanExp(Contract):
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     def test_column_of_minus_infinity(self, backend: str) -> None:
         log_weights = torch.tensor([[-math.inf, -math.inf, 0.0], [-math.inf, 1.0, math.log(3.0)]], requires_grad=True)
-        bound = iw.log_mean_exp(log_weights, backend=backend)
+        bound = run(iw.log_mean_exp, log_weights, backend=backend)
         torch.testing.assert_close(bound, torch.tensor([-math.inf, 1.0 - math.log(2.0), math.log(2.0)]))
         bound.sum().backward()
         torch.testing.assert_close(log_weights.grad, torch.tensor([[0.0, 0.0, 0.25], [0.0, 1.0, 0.75]]))
@@ -68,7 +69,7 @@ class TestLogMeanExp(Contract):
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     def test_nan_and_plus_infinity(self, backend: str) -> None:
         log_weights = torch.tensor([[math.nan, 0.0, 0.0, math.nan], [0.0, math.nan, math.inf, -math.inf]])
-        bound = iw.log_mean_exp(log_weights, backend=backend)
+        bound = run(iw.log_mean_exp, log_weights, backend=backend)
         assert bound.isnan().tolist() == [True, True, False, True]
         assert bound[2] == math.inf
 
@@ -77,10 +78,10 @@ class TestLogMeanExp(Contract):
     def test_shift_invariance(self, backend: str, shift: float) -> None:
         # A grid on which the shifted numbers are exact in float32, so that only the function's own rounding is seen.
         log_weights = torch.randint(-64, 64, (50, 20)) / 16.0
-        moved = iw.log_mean_exp(log_weights + shift, backend=backend) - shift
-        torch.testing.assert_close(moved, iw.log_mean_exp(log_weights, backend=backend), rtol=0, atol=2.0**-10)
-        _, grads = gradients(lambda t: iw.log_mean_exp(t, backend=backend), [log_weights], 1)
-        _, moved_grads = gradients(lambda t: iw.log_mean_exp(t, backend=backend), [log_weights + shift], 1)
+        moved = run(iw.log_mean_exp, log_weights + shift, backend=backend) - shift
+        torch.testing.assert_close(moved, run(iw.log_mean_exp, log_weights, backend=backend), rtol=0, atol=2.0**-10)
+        _, grads = gradients(lambda t: run(iw.log_mean_exp, t, backend=backend), [log_weights], 1)
+        _, moved_grads = gradients(lambda t: run(iw.log_mean_exp, t, backend=backend), [log_weights + shift], 1)
         torch.testing.assert_close(moved_grads, grads)
 
     @pytest.mark.parametrize("backend", BACKENDS)
@@ -88,19 +89,24 @@ class TestLogMeanExp(Contract):
         log_weights = 5 * torch.randn(50, 20)
         shuffled = log_weights[torch.randperm(50)]
         torch.testing.assert_close(
-            iw.log_mean_exp(log_weights, backend=backend), iw.log_mean_exp(shuffled, backend=backend), rtol=0, atol=1e-6
+            run(iw.log_mean_exp, log_weights, backend=backend),
+            run(iw.log_mean_exp, shuffled, backend=backend),
+            rtol=0,
+            atol=1e-6,
         )
 
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     @pytest.mark.parametrize("k", [1, 5000])
     def test_equal_weights(self, backend: str, k: int) -> None:
         log_weights = torch.full((k, 3), -90.25)
-        torch.testing.assert_close(iw.log_mean_exp(log_weights, backend=backend), log_weights[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            run(iw.log_mean_exp, log_weights, backend=backend), log_weights[0], rtol=0, atol=1e-5
+        )
 
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     def test_empty_batch(self, backend: str) -> None:
         log_weights = torch.ones(5, 0, 3, requires_grad=True)
-        bound = iw.log_mean_exp(log_weights, backend=backend)
+        bound = run(iw.log_mean_exp, log_weights, backend=backend)
         assert bound.shape == (0, 3)
         bound.sum().backward()
         assert log_weights.grad.shape == (5, 0, 3)

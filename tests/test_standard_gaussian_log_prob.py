@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 from contract import DensityContract
+from devices import run
 from torch import Tensor
 
 import iwae_fast as iw
@@ -13,7 +14,7 @@ class TestStandardGaussianLogProb(DensityContract):
 
     @staticmethod
     def call(*inputs: Tensor, mask: Tensor | None = None, backend: str | None = None) -> Tensor:
-        return iw.standard_gaussian_log_prob(*inputs, mask=mask, backend=backend)
+        return run(iw.standard_gaussian_log_prob, *inputs, mask=mask, backend=backend)
 
     @staticmethod
     def example() -> list[Tensor]:

@@ -64,13 +64,31 @@ struct LogMeanExpBackwardCall {
   int threads = 1;
 };
 
-struct StandardNormalCall {
+// Noise of shape (samples, observations, dimensions); the offsets are the indices of its first sample and observation.
+struct NoiseCall {
   bool float64 = false;
   uint64_t seed = 0;
   int64_t samples = 0, observations = 0, dimensions = 0;
   int64_t sample_offset = 0, observation_offset = 0, stream = 0;
-  void* noise = nullptr;  // (samples, observations, dimensions), contiguous
   int threads = 1;
+};
+
+struct StandardNormalCall : NoiseCall {
+  void* noise = nullptr;  // contiguous
+};
+
+struct SampleGaussianCall : NoiseCall {
+  Operand mean, log_std;      // stride 0 along the samples
+  void* z = nullptr;          // contiguous
+  void* log_ratio = nullptr;  // (samples, observations), contiguous
+};
+
+// The incoming gradients are null where there are none.
+struct SampleGaussianBackwardCall : NoiseCall {
+  Operand mean, log_std;
+  Operand grad_z, grad_log_ratio;
+  bool path_only = false;
+  Operand grad_mean, grad_log_std;  // (observations, dimensions), contiguous
 };
 
 struct Kernels {
@@ -82,6 +100,8 @@ struct Kernels {
   void (*log_mean_exp)(const LogMeanExpCall&);
   void (*log_mean_exp_backward)(const LogMeanExpBackwardCall&);
   void (*standard_normal)(const StandardNormalCall&);
+  void (*sample_gaussian)(const SampleGaussianCall&);
+  void (*sample_gaussian_backward)(const SampleGaussianBackwardCall&);
 };
 
 }  // namespace iwae

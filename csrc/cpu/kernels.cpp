@@ -5,6 +5,7 @@
 #include "gaussian_log_prob.h"
 #include "iwae_loss.h"
 #include "log_mean_exp.h"
+#include "sample_gaussian.h"
 #include "standard_gaussian_log_prob.h"
 #include "standard_normal.h"
 
@@ -56,6 +57,14 @@ static void run_standard_normal(const StandardNormalCall& call) {
   call.float64 ? standard_normal<double>(call) : standard_normal<float>(call);
 }
 
+static void run_sample_gaussian(const SampleGaussianCall& call) {
+  call.float64 ? sample_gaussian_forward<double>(call) : sample_gaussian_forward<float>(call);
+}
+
+static void run_sample_gaussian_backward(const SampleGaussianBackwardCall& call) {
+  call.float64 ? sample_gaussian_gradient<double>(call) : sample_gaussian_gradient<float>(call);
+}
+
 extern const Kernels kKernels;
 const Kernels kKernels = {
     IWAE_STRING(IWAE_ISA),
@@ -66,6 +75,8 @@ const Kernels kKernels = {
     run_log_mean_exp,
     run_log_mean_exp_backward,
     run_standard_normal,
+    run_sample_gaussian,
+    run_sample_gaussian_backward,
 };
 
 }  // namespace IWAE_ISA

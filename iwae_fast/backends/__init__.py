@@ -1,8 +1,9 @@
 """Which implementation serves a call.
 
-A backend is a module of this package with three things beside one function an op: ``DEVICE`` (the device type of
-the tensors that it takes), ``unavailable()`` (why it cannot run here, or None) and ``details()`` (what
-:func:`info` adds of it). ``reference`` is always there, differentiates by plain autograd and serves what others refuse.
+A backend is a module of this package with four things beside one function an op: ``DEVICE`` (the device type of the
+tensors that it takes), ``missing()`` (what software it lacks, or None), ``unavailable()`` (why it cannot run here, or
+None) and ``details()`` (what :func:`info` adds of it). ``reference`` is always there, differentiates by plain autograd
+and serves what others refuse.
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cpu
+from . import cpu, triton
 from .marshal import refusal
 
 REFERENCE = "reference"
-NATIVE: dict[str, ModuleType] = {"cpu": cpu}
-"""Backends with kernels, best first for each device type."""
+NATIVE: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
+"""Backends with kernels."""
 
-BEST = {module.DEVICE: name for name, module in reversed(NATIVE.items()) if module.unavailable() is None}
-"""The backend that serves ordinary tensors of a device type, where none is forced and any can."""
+PREFERRED = {"cpu": ("cpu",), "cuda": ("triton",)}
+"""For each device type, who may be chosen to serve its tensors, best first."""
+
+BEST = {
+    device: next((name for name in names if NATIVE[name].missing() is None), REFERENCE)
+    for device, names in PREFERRED.items()
+}
+"""Who serves ordinary tensors of a device type, where none is forced. To know it no device is touched."""
 
 ENVIRONMENT = "IWAE_FAST_BACKEND"
 

@@ -23,9 +23,12 @@ except ImportError as error:
 DEVICE = "cpu"
 
 
-def unavailable() -> str | None:
-    """Why this backend cannot run here, or None."""
+def missing() -> str | None:
+    """What this backend lacks to be used, or None."""
     return _REASON
+
+
+unavailable = missing
 
 
 def details() -> dict[str, Any]:
@@ -249,3 +252,59 @@ def standard_normal(
         torch.get_num_threads(),
     )
     return noise
+
+
+def sample_gaussian(
+    mean: Tensor,
+    log_std: Tensor,
+    seed: Tensor,
+    num_samples: int,
+    sample_offset: int,
+    observation_offset: int,
+    stream: int,
+) -> tuple[Tensor, Tensor]:
+    dtype = accumulation_dtype(mean, log_std)
+    shape = (num_samples, *mean.shape)
+    z, log_ratio = mean.new_empty(shape, dtype=dtype), mean.new_empty(shape[:2], dtype=dtype)
+    _C.sample_gaussian(
+        dtype == torch.float64,
+        seed.data_ptr(),
+        shape,
+        (sample_offset, observation_offset, stream),
+        operand(mean),
+        operand(log_std),
+        z.data_ptr(),
+        log_ratio.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return z, log_ratio
+
+
+def sample_gaussian_backward(
+    grad_z: Tensor | None,
+    grad_log_ratio: Tensor | None,
+    mean: Tensor,
+    log_std: Tensor,
+    seed: Tensor,
+    num_samples: int,
+    sample_offset: int,
+    observation_offset: int,
+    stream: int,
+    path_only: bool,
+) -> tuple[Tensor, Tensor]:
+    grad_mean, grad_log_std = _gradient_like(mean), _gradient_like(log_std)
+    _C.sample_gaussian_backward(
+        accumulation_dtype(mean, log_std) == torch.float64,
+        seed.data_ptr(),
+        (num_samples, *mean.shape),
+        (sample_offset, observation_offset, stream),
+        operand(mean),
+        operand(log_std),
+        optional_operand(grad_z),
+        optional_operand(grad_log_ratio),
+        path_only,
+        operand(grad_mean),
+        operand(grad_log_std),
+        torch.get_num_threads(),
+    )
+    return grad_mean, grad_log_std

@@ -1,0 +1,42 @@
+"""log N(value; mean, exp(log_std)^2), summed over the last axis.
+
+-(t^2 / 2 + log s) - log(2 pi) / 2 with t = (v - m) / s.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import density
+from .density import Density
+
+HALF_LOG_2PI = 0.91893853320467274178
+
+
+@triton.jit
+def accumulate(tiles, linear, factors):
+    standardized = (tiles[0] - tiles[1]) * tl.exp(-tiles[2])
+    return linear - (0.5 * standardized * standardized + tiles[2]), factors
+
+
+@triton.jit
+def gradients(tiles):
+    precision_root = tl.exp(-tiles[2])
+    standardized = (tiles[0] - tiles[1]) * precision_root
+    slope = standardized * precision_root
+    return -slope, slope, standardized * standardized - 1.0
+
+
+GAUSSIAN = Density(accumulate, gradients, neutral=(0.0, 0.0, 0.0), constant=-HALF_LOG_2PI)
+
+
+def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None) -> Tensor:
+    return density.log_prob(GAUSSIAN, (value, mean, log_std), mask)
+
+
+def gaussian_log_prob_backward(
+    grad: Tensor, value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None, needs: list[bool]
+) -> list[Tensor]:
+    return density.log_prob_backward(GAUSSIAN, grad, (value, mean, log_std), mask, needs)

@@ -1,0 +1,108 @@
+"""The fused losses: densities to log-weights in one launch, these to weights and loss in another; all gradients in one.
+
+Reductions run in double, and in the same order at every call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import density
+from .columns import load_samples, log_mean, normalizer, totals
+from .density import Density
+from .launch import OPTIONS, device_of, scalar, tile_rows
+from .memory import store
+
+SAMPLES, COLUMNS = 16, 128
+"""Log-weights that a program holds at a time. Up to COLUMNS observations are one program, which then has the loss."""
+
+
+@triton.jit(do_not_specialize=["samples", "columns", "observations"])
+def weights_kernel(
+    weights,
+    losses,
+    samples,
+    columns,
+    observations,
+    REDUCED: tl.constexpr,
+    ACC: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Turns log-weights (samples, columns) into normalised weights in place, and writes minus the bounds, or their sum
+    over the program's columns as its share of a mean over ``observations``."""
+    column = tl.program_id(0).to(columns.dtype) * COLUMNS + tl.arange(0, COLUMNS)
+    present = column < columns
+    offset = column.to(tl.int64)
+    shift, total = totals(weights, offset, columns, samples, present, ACC, SAMPLES, COLUMNS)
+    bound = log_mean(shift, total, samples)
+    if REDUCED:
+        share = tl.sum(tl.where(present, -bound, 0.0), 0) / observations.to(tl.float64)
+        store(losses + tl.program_id(0), share, True)
+    else:
+        store(losses + column, -bound, present)
+    scale = normalizer(total)
+    for first in range(0, samples, SAMPLES):
+        sample = first + tl.arange(0, SAMPLES)
+        tile = load_samples(weights, offset, columns, sample, samples, present, ACC)
+        normalized = tl.exp(tile - shift[None, :]).to(tl.float64) * scale[None, :]
+        address = weights + (offset[None, :] + sample.to(tl.int64)[:, None] * columns)
+        store(address, normalized, (sample < samples)[:, None] & present[None, :])
+
+
+def iwae_loss(
+    likelihood: Density, parameters: Sequence[Tensor], log_ratio: Tensor, mask: Tensor | None, reduction: str
+) -> tuple[Tensor, Tensor]:
+    """The reduced loss, and the normalised weights that its gradient needs."""
+    weights = density.log_prob(likelihood, parameters, mask, addend=log_ratio)
+    observations = math.prod(weights.shape[1:])
+    reduced = reduction != "none"
+    programs = triton.cdiv(observations, COLUMNS)
+    losses = (
+        weights.new_empty(programs, dtype=torch.float64 if programs > 1 else weights.dtype)
+        if reduced
+        else weights.new_empty(weights.shape[1:])
+    )
+    with device_of(weights):
+        weights_kernel[(programs,)](
+            weights,
+            losses,
+            len(weights),
+            observations,
+            observations if reduction == "mean" else 1,
+            REDUCED=reduced,
+            ACC=scalar(weights.dtype),
+            SAMPLES=tile_rows(SAMPLES, len(weights)),
+            COLUMNS=tile_rows(COLUMNS, observations),
+            **OPTIONS,
+        )
+    if not reduced:
+        return losses, weights
+    if programs == 0:  # as in torch, the mean of none is NaN and their sum is 0
+        return weights.new_full((), math.nan if reduction == "mean" else 0.0), weights
+    return losses.reshape(()) if programs == 1 else losses.sum().to(weights.dtype), weights
+
+
+def iwae_loss_backward(
+    likelihood: Density,
+    grad: Tensor,
+    weights: Tensor,
+    parameters: Sequence[Tensor],
+    mask: Tensor | None,
+    reduction: str,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """Gradients of the needed parameters, then of the log-ratio (in the dtype of the weights)."""
+    weights = weights.contiguous()  # as the forward made them, but vmap hands over slices
+    grad_log_ratio = torch.empty_like(weights)
+    observations = math.prod(weights.shape[1:]) if reduction == "mean" else 1
+    gradients = density.log_prob_backward(
+        likelihood, grad, parameters, mask, needs, weights, observations, coefficients=grad_log_ratio
+    )
+    return [*gradients, grad_log_ratio]

@@ -1,0 +1,108 @@
+"""From tensors to launches: rows and their strides, alignment, block sizes.
+
+Leading axes are merged where every operand allows it, so that most calls have one or two. Block sizes follow from the
+number of features and the dtypes, never from the batch: a new batch size runs a kernel that is already compiled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+INTERPRETED: bool = triton.knobs.runtime.interpret
+"""Whether kernels run in Triton's interpreter (TRITON_INTERPRET=1), on tensors of any device."""
+
+OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": True}
+
+LOAD_BYTES = 16
+"""The widest load of a thread."""
+
+Strides = tuple[int, ...]
+
+
+class Rows(NamedTuple):
+    """Rows of a call in memory order: how many, and how an operand's offset follows from a row's number."""
+
+    count: int
+    inner_sizes: tuple[int, ...]
+    """Of all merged axes but the outermost."""
+    strides: tuple[Strides, ...]
+    """For each operand, over the merged axes, in elements."""
+
+
+@lru_cache(maxsize=4096)
+def rows(sizes: tuple[int, ...], strides: tuple[Strides, ...]) -> Rows:
+    """The rows over axes of these sizes, for operands with these strides along them; axes merge where they can."""
+    merged: list[tuple[int, Strides]] = []
+    for size, along in zip(sizes, zip(*strides, strict=True), strict=True):
+        if size == 1:
+            continue
+        if merged and all(outer == inner * size for outer, inner in zip(merged[-1][1], along, strict=True)):
+            merged[-1] = (merged[-1][0] * size, along)
+        else:
+            merged.append((size, along))
+    if not merged:
+        merged = [(1, (0,) * len(strides))]
+    return Rows(
+        count=math.prod(sizes),
+        inner_sizes=tuple(size for size, _ in merged[1:]),
+        strides=tuple(zip(*(along for _, along in merged), strict=True)),
+    )
+
+
+def broadcast_strides(tensor: Tensor, sizes: Sequence[int]) -> Strides:
+    """The strides of a tensor along axes of these sizes, to which it broadcasts: 0 where it repeats."""
+    missing = len(sizes) - tensor.dim()
+    own = zip(tensor.shape, tensor.stride(), sizes[missing:], strict=True)
+    return (0,) * missing + tuple(0 if size == 1 and wanted != 1 else stride for size, stride, wanted in own)
+
+
+@lru_cache(maxsize=4096)
+def alignment(*numbers: int) -> int:
+    """The largest power of two up to 16 that divides all: what a kernel may assume of offsets in elements."""
+    divisor = math.gcd(LOAD_BYTES, *numbers)
+    return divisor & -divisor
+
+
+def load_width(*tensors: Tensor) -> int:
+    """Elements in the widest load of the narrowest dtype, so that a thread's load of any operand can be full."""
+    return LOAD_BYTES // min(t.element_size() for t in tensors)
+
+
+def power_of_two(number: int) -> int:
+    """The least power of two that is not below."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def tile_rows(most: int, count: int) -> int:
+    """Rows of a tile that may have this many: as many, whatever their count, since another number is another kernel.
+
+    Except in the interpreter, which compiles nothing and pays for each element of a tile, present or not.
+    """
+    return min(most, power_of_two(count)) if INTERPRETED else most
+
+
+def noise_tile(rows: int, features: int) -> tuple[int, int]:
+    """Rows and features of a tile of noise."""
+    block = min(max(power_of_two(features), 4), 64)
+    return tile_rows((4096 if INTERPRETED else 512) // block, rows), block
+
+
+def scalar(dtype: torch.dtype) -> tl.dtype:
+    """Triton's name of an accumulation dtype."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def device_of(tensor: Tensor) -> Any:
+    """Makes the tensor's device current while kernels are launched; they run on its current stream."""
+    if tensor.device.type != "cuda" or tensor.device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(tensor.device)

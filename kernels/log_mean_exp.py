@@ -1,0 +1,126 @@
+"""logsumexp over an axis minus log k; its gradient is the incoming one times the normalised weights."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..backends.marshal import accumulation_dtype
+from .columns import load_samples, log_mean, normalizer, totals
+from .launch import OPTIONS, Rows, broadcast_strides, device_of, rows, scalar, tile_rows
+from .memory import row_offset, store
+
+TILE = 2048
+"""Log-weights that a program holds at a time."""
+
+COLUMNS, COLUMNS_OF_SMALL_CALLS, SMALL_CALL = 32, 8, 4096
+"""Columns a program: neighbours in memory, as many as fill a transaction; fewer where there would be few programs."""
+
+
+@triton.jit(do_not_specialize=["samples", "columns"])
+def log_mean_exp_kernel(
+    bound,
+    log_weights,
+    samples,
+    columns,
+    inner_sizes,
+    strides,
+    sample_stride,
+    ACC: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    column = tl.program_id(0).to(columns.dtype) * COLUMNS + tl.arange(0, COLUMNS)
+    present = column < columns
+    offset = row_offset(column, inner_sizes, strides[0], 1)
+    shift, total = totals(log_weights, offset, sample_stride, samples, present, ACC, SAMPLES, COLUMNS)
+    store(bound + column, log_mean(shift, total, samples), present)
+
+
+@triton.jit(do_not_specialize=["samples", "columns"])
+def log_mean_exp_gradient_kernel(
+    gradient,
+    grad,
+    log_weights,
+    samples,
+    columns,
+    inner_sizes,
+    strides,
+    sample_stride,
+    gradient_sample_stride,
+    ACC: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    column = tl.program_id(0).to(columns.dtype) * COLUMNS + tl.arange(0, COLUMNS)
+    present = column < columns
+    offset = row_offset(column, inner_sizes, strides[0], 1)
+    shift, total = totals(log_weights, offset, sample_stride, samples, present, ACC, SAMPLES, COLUMNS)
+    incoming = tl.load(grad + row_offset(column, inner_sizes, strides[1], 1), present, other=0.0)
+    scale = (incoming.to(tl.float64) * normalizer(total)).to(ACC)
+    scale = tl.where(total == 0.0, 0.0, scale)
+    gradient_offset = row_offset(column, inner_sizes, strides[2], 1)
+    for first in range(0, samples, SAMPLES):
+        sample = first + tl.arange(0, SAMPLES)
+        tile = load_samples(log_weights, offset, sample_stride, sample, samples, present, ACC)
+        weighted = scale[None, :] * tl.exp(tile - shift[None, :])
+        address = gradient + (gradient_offset[None, :] + sample.to(tl.int64)[:, None] * gradient_sample_stride)
+        store(address, weighted, (sample < samples)[:, None] & present[None, :])
+
+
+def log_mean_exp(log_weights: Tensor, dim: int) -> Tensor:
+    samples_first = log_weights.movedim(dim, 0)
+    bound = samples_first.new_empty(samples_first.shape[1:], dtype=accumulation_dtype(log_weights))
+    walk = _columns(samples_first)
+    columns = _columns_a_program(walk.count)
+    with device_of(log_weights):
+        log_mean_exp_kernel[(triton.cdiv(walk.count, columns),)](
+            bound,
+            log_weights,
+            len(samples_first),
+            walk.count,
+            walk.inner_sizes,
+            walk.strides,
+            samples_first.stride(0),
+            ACC=scalar(bound.dtype),
+            SAMPLES=tile_rows(TILE // columns, len(samples_first)),
+            COLUMNS=columns,
+            **OPTIONS,
+        )
+    return bound
+
+
+def log_mean_exp_backward(grad: Tensor, log_weights: Tensor, dim: int) -> Tensor:
+    samples_first = log_weights.movedim(dim, 0)
+    gradient = log_weights.new_empty(log_weights.shape)
+    gradient_samples_first = gradient.movedim(dim, 0)
+    walk = _columns(samples_first, grad, gradient_samples_first[0])
+    columns = _columns_a_program(walk.count)
+    with device_of(log_weights):
+        log_mean_exp_gradient_kernel[(triton.cdiv(walk.count, columns),)](
+            gradient,
+            grad,
+            log_weights,
+            len(samples_first),
+            walk.count,
+            walk.inner_sizes,
+            walk.strides,
+            samples_first.stride(0),
+            gradient_samples_first.stride(0),
+            ACC=scalar(accumulation_dtype(log_weights)),
+            SAMPLES=tile_rows(TILE // columns, len(samples_first)),
+            COLUMNS=columns,
+            **OPTIONS,
+        )
+    return gradient
+
+
+def _columns(samples_first: Tensor, *others: Tensor) -> Rows:
+    """The columns of (k, ...), and their offsets in it and in tensors of the shape (...)."""
+    sizes = tuple(samples_first.shape[1:])
+    return rows(sizes, (samples_first.stride()[1:], *(broadcast_strides(t, sizes) for t in others)))
+
+
+def _columns_a_program(columns: int) -> int:
+    return tile_rows(COLUMNS if columns >= SMALL_CALL else COLUMNS_OF_SMALL_CALLS, columns)

@@ -1,0 +1,41 @@
+"""Offsets in elements, of 64 bits, that keep what is known of their alignment; stores in the dtype of the memory."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def multiple(number, ALIGNMENT: tl.constexpr):
+    """The same number, of which the compiler now knows that ALIGNMENT divides it (the caller has seen to that)."""
+    return (number // ALIGNMENT) * ALIGNMENT
+
+
+@triton.jit
+def row_offset(row, inner_sizes, strides, ALIGNMENT: tl.constexpr):
+    """The offset of rows, numbered in memory order over axes with these strides (launch.Rows)."""
+    offset = tl.zeros_like(row).to(tl.int64)
+    for i in tl.static_range(len(inner_sizes)):
+        size = inner_sizes[len(inner_sizes) - 1 - i]
+        offset += (row % size).to(tl.int64) * multiple(strides[len(inner_sizes) - i], ALIGNMENT)
+        row = row // size
+    return offset + row.to(tl.int64) * multiple(strides[0], ALIGNMENT)
+
+
+@triton.jit
+def row_offsets(row, inner_sizes, strides, ALIGNMENTS: tl.constexpr):
+    """The offsets of rows in each of several operands."""
+    offsets = ()
+    for p in tl.static_range(len(strides)):
+        offsets = offsets + (row_offset(row, inner_sizes, strides[p], ALIGNMENTS[p]),)
+    return offsets
+
+
+@triton.jit
+def store(address, number, inside):
+    """Stores numbers of the accumulation dtype in that of the memory."""
+    dtype: tl.constexpr = address.dtype.element_ty
+    if dtype.primitive_bitwidth == 16:
+        number = number.to(tl.float32)  # not every GPU rounds float64 to 16 bits
+    tl.store(address, number.to(dtype), inside)

@@ -1,0 +1,66 @@
+"""Standard normal noise (samples, observations, dimensions) as a function of its seed and indices."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import OPTIONS, alignment, device_of, noise_tile, scalar
+from .memory import multiple
+from .noise import standard_normals
+
+
+@triton.jit(do_not_specialize=["rows", "observations", "sample_offset", "observation_offset", "stream"])
+def standard_normal_kernel(
+    noise,
+    seed,
+    rows,
+    observations,
+    features,
+    sample_offset,
+    observation_offset,
+    stream,
+    ACC: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    blocks = tl.cdiv(features, BLOCK)
+    features = multiple(features, ALIGNMENT)
+    program = tl.program_id(0)
+    block = program % blocks
+    row = (program // blocks).to(rows.dtype) * ROWS + tl.arange(0, ROWS)
+    sample = (row // observations).to(tl.int64) + sample_offset
+    observation = (row % observations).to(tl.int64) + observation_offset
+    normals = standard_normals(tl.load(seed), sample, observation, stream.to(tl.uint32), block, ACC, BLOCK)
+    feature = block * BLOCK + tl.arange(0, BLOCK)
+    address = noise + (row.to(tl.int64) * features)[:, None] + feature[None, :]
+    tl.store(address, normals, (row < rows)[:, None] & (feature < features)[None, :])
+
+
+def standard_normal(
+    seed: Tensor, shape: list[int], sample_offset: int, observation_offset: int, stream: int, dtype: torch.dtype
+) -> Tensor:
+    noise = seed.new_empty(shape, dtype=dtype)
+    samples, observations, features = shape
+    rows = samples * observations
+    rows_a_program, block = noise_tile(rows, features)
+    with device_of(seed):
+        standard_normal_kernel[(triton.cdiv(rows, rows_a_program) * triton.cdiv(features, block),)](
+            noise,
+            seed,
+            rows,
+            observations,
+            features,
+            sample_offset,
+            observation_offset,
+            stream,
+            ACC=scalar(dtype),
+            ALIGNMENT=alignment(features),
+            ROWS=rows_a_program,
+            BLOCK=block,
+            **OPTIONS,
+        )
+    return noise

@@ -1,0 +1,21 @@
+"""Sums that keep their digits."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def kahan(total, error, term):
+    """``total`` plus ``term``, and the error of that: over thousands of terms a plain sum loses digits (Kahan 1965)."""
+    corrected = term - error
+    new_total = total + corrected
+    new_error = (new_total - total) - corrected
+    return new_total, tl.where(tl.abs(new_total) < float("inf"), new_error, 0.0)
+
+
+@triton.jit
+def over_rows(total, error):
+    """What a tile of Kahan sums adds up to over its first axis, in double."""
+    return tl.sum(total.to(tl.float64) - error.to(tl.float64), 0)

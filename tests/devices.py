@@ -1,0 +1,57 @@
+"""Runs an op on the device of its backend, from tensors on the CPU and back: one test serves every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from iwae_fast.backends import NATIVE
+
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(module.unavailable() is not None, reason=str(module.unavailable())))
+    for name, module in NATIVE.items()
+]
+"""Each backend with kernels, as a parameter of a test; skipped, with the reason, where it cannot run."""
+
+ALL = [*BACKENDS, "reference"]
+
+
+def device_of(backend: str | None) -> str:
+    return NATIVE[backend].DEVICE if backend in NATIVE else "cpu"
+
+
+def run(function: Callable[..., Any], *arguments: Any, backend: str | None = None, **options: Any) -> Any:
+    """``function(..., backend=backend)`` on tensors moved to the backend's device; the results come back."""
+    device = device_of(backend)
+    if device == "cpu":
+        return function(*arguments, backend=backend, **options)
+    moved = [place(a, device) for a in arguments]
+    result = function(*moved, backend=backend, **{name: place(o, device) for name, o in options.items()})
+    return tuple(r.cpu() for r in result) if isinstance(result, tuple) else result.cpu()
+
+
+def place(argument: Any, device: str) -> Any:
+    """A tensor on the device, laid out in memory as it was; other arguments as they are."""
+    if not isinstance(argument, Tensor):
+        return argument
+    if argument.is_contiguous() and argument.storage_offset() == 0:
+        return argument.to(device)
+    return _Move.apply(argument, device)
+
+
+class _Move(torch.autograd.Function):
+    """Moves the memory under a tensor, not only its elements: ``to`` makes expanded and strided tensors contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, device: str) -> Tensor:
+        size = tensor.untyped_storage().nbytes() // tensor.element_size()
+        memory = tensor.as_strided((size,), (1,), 0).to(device)
+        return memory.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.cpu(), None
