@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from devices import BACKENDS, device_of, place
 
 from iwae_fast import ops
-from iwae_fast.backends import NATIVE
-
-pytestmark = pytest.mark.skipif(NATIVE["cpu"].unavailable() is not None, reason=str(NATIVE["cpu"].unavailable()))
 
 
 def samples() -> dict[str, list[tuple]]:
@@ -19,7 +19,7 @@ def samples() -> dict[str, list[tuple]]:
     value, logits, mean, log_std = r(4, 7), r(3, 4, 7), r(3, 4, 7), r(7)
     strided, half = r(7, 4).T, r(3, 4, 7).bfloat16()
     log_ratio, weights = r(3, 4), r(3, 4).softmax(0)
-    scalar = r(()).expand(3, 4)
+    scalar, seed = r(()).expand(3, 4), torch.tensor(3)
     return {
         "gaussian_log_prob": [(value, mean, log_std, None), (strided, half, log_std, mask)],
         "gaussian_log_prob_backward": [
@@ -37,13 +37,24 @@ def samples() -> dict[str, list[tuple]]:
         "gaussian_iwae_loss": [(value, mean, log_std, log_ratio, None, "sum")],
         "gaussian_iwae_loss_backward": [(r(()), weights, value, mean, log_std, None, "mean", [False, True, True])],
         "standard_normal": [(torch.tensor(3), [2, 4, 5], 1, 0, 0, torch.float64)],
+        "sample_gaussian": [(value, value.half(), torch.tensor(3), 5, 1, 0, 2), (strided, value, seed, 1, 0, 0, 0)],
+        "sample_gaussian_backward": [
+            (r(5, 4, 7), log_ratio[:1].expand(5, 4), value, strided, seed, 5, 1, 0, 2, False),
+            (None, r(5, 4), value, value.half(), seed, 5, 1, 0, 2, True),
+            (r(5, 7, 4).mT, None, value, value, seed, 5, 1, 0, 2, True),
+        ],
     }
 
 
+def on_device(arguments: tuple, backend: str) -> tuple[Any, ...]:
+    return (*(place(a, device_of(backend)) for a in arguments), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", sorted(samples()))
-def test_opcheck(name: str) -> None:
+def test_opcheck(name: str, backend: str) -> None:
     for arguments in samples()[name]:
-        torch.library.opcheck(getattr(torch.ops.iwae_fast, name).default, (*arguments, "cpu"))
+        torch.library.opcheck(getattr(torch.ops.iwae_fast, name).default, on_device(arguments, backend))
 
 
 def test_every_op_is_checked() -> None:
@@ -51,9 +62,11 @@ def test_every_op_is_checked() -> None:
     assert registered == set(samples())
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", sorted(samples()))
-def test_registered_op_is_the_backends_function(name: str) -> None:
+def test_registered_op_is_the_backends_function(name: str, backend: str) -> None:
     for arguments in samples()[name]:
-        direct = ops.call(name, *arguments, backend="cpu")
-        registered = getattr(torch.ops.iwae_fast, name)(*arguments, "cpu")
+        *rest, _ = on_device(arguments, backend)
+        direct = ops.call(name, *rest, backend=backend)
+        registered = getattr(torch.ops.iwae_fast, name)(*rest, backend)
         torch.testing.assert_close(registered, direct, rtol=0, atol=0, check_stride=True)

@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 import pytest
+import strategies
+import tolerances
 import torch
 from devices import ALL, BACKENDS, device_of, run
 from hypothesis import given
@@ -143,55 +145,126 @@ def test_bad_arguments(backend: str, arguments: dict, error: type[Exception], me
         noise(**{"shape": (2, 3, 4), "seed": 1, "backend": backend, **arguments})
 
 
+@pytest.mark.parametrize("path_only", [False, True])
 class TestSampleGaussian:
     @pytest.mark.parametrize("backend", ALL)
-    def test_log_ratio_is_log_p_minus_log_q(self, backend: str) -> None:
-        mean, log_std = torch.randn(2, 4, 6, dtype=torch.float64)
-        z, log_ratio = run(iw.sample_gaussian, mean, log_std, 5, seed=1, backend=backend)
-        assert z.shape == (5, 4, 6)
-        expected = iw.standard_gaussian_log_prob(z) - iw.gaussian_log_prob(z, mean, log_std)
-        torch.testing.assert_close(log_ratio, expected)
+    @pytest.mark.parametrize("dtype", strategies.DTYPES)
+    def test_against_the_densities(self, backend: str, dtype: torch.dtype, path_only: bool) -> None:
+        """log p - log q and its gradients by autograd through the densities, in float64."""
+        torch.manual_seed(0)
+        mean, log_std = (t.to(dtype).requires_grad_() for t in torch.randn(2, 4, 6).unbind())
+        weights, at_z = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 4, 6, dtype=torch.float64)
+        z, log_ratio = run(iw.sample_gaussian, mean, log_std, 5, seed=1, path_only=path_only, backend=backend)
+        assert z.dtype == log_ratio.dtype == torch.promote_types(dtype, torch.float32)
+        ours = torch.autograd.grad((z, log_ratio), (mean, log_std), (at_z.to(z.dtype), weights.to(z.dtype)))
+        assert [g.dtype for g in ours] == [dtype, dtype]
 
-    def test_gradients_by_autograd_through_the_densities(self) -> None:
-        mean, log_std = (t.requires_grad_() for t in torch.randn(2, 4, 6, dtype=torch.float64).unbind())
-        noise = iw.standard_normal((5, 4, 6), 1, dtype=torch.float64)
-        weights = torch.randn(5, 4, dtype=torch.float64)
-        for path_only in (False, True):
-            z, log_ratio = iw.sample_gaussian(mean, log_std, 5, seed=1, path_only=path_only)
-            ours = torch.autograd.grad((weights * log_ratio).sum() + z.cos().sum(), (mean, log_std))
-            z = mean + log_std.exp() * noise
-            q = (mean.detach(), log_std.detach()) if path_only else (mean, log_std)
-            log_ratio = iw.standard_gaussian_log_prob(z) - iw.gaussian_log_prob(z, *q)
-            theirs = torch.autograd.grad((weights * log_ratio).sum() + z.cos().sum(), (mean, log_std))
+        m, log_s = (t.detach().double().requires_grad_() for t in (mean, log_std))
+        exact_z = m + log_s.exp() * iw.standard_normal((5, 4, 6), 1, dtype=torch.float64, backend="reference")
+        q = (m.detach(), log_s.detach()) if path_only else (m, log_s)
+        ratio = reference.standard_gaussian_log_prob(exact_z) - reference.gaussian_log_prob(exact_z, *q)
+        exact = torch.autograd.grad((exact_z, ratio), (m, log_s), (at_z, weights))
+        close = {"rtol": 1e-5, "atol": 2e-5} if dtype != torch.float64 else {"rtol": 1e-12, "atol": 1e-12}
+        torch.testing.assert_close((z.double(), log_ratio.double()), (exact_z, ratio), **close)
+        if dtype in (torch.bfloat16, torch.float16):
+            close = {"rtol": 2 * tolerances.ROUNDING[dtype], "atol": 1e-3}
+        torch.testing.assert_close([g.double() for g in ours], list(exact), **close)
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_strides_and_expanded_gradients(self, backend: str, path_only: bool) -> None:
+        mean, log_std = (
+            torch.randn(12, 8, dtype=torch.float64).T[::2, ::3],
+            torch.randn(4, dtype=torch.float64).expand(4, 4),
+        )
+        leaves = [mean.detach().requires_grad_(), log_std.detach().requires_grad_()]
+        results = [run(iw.sample_gaussian, *leaves, 3, 5, path_only, backend=name) for name in (backend, "reference")]
+        torch.testing.assert_close(*results)
+        for incoming in ((torch.ones(()).double().expand(3, 4, 4), None), (None, torch.ones(()).double().expand(3, 4))):
+            ours, theirs = (
+                torch.autograd.grad(
+                    [o for o, i in zip(r, incoming, strict=True) if i is not None],
+                    leaves,
+                    [i for i in incoming if i is not None],
+                    retain_graph=True,
+                )
+                for r in results
+            )
             torch.testing.assert_close(ours, theirs)
 
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_many_samples_keep_their_digits(self, backend: str, path_only: bool) -> None:
+        leaves = [t.requires_grad_() for t in torch.randn(2, 1, 3).unbind()]
+        doubles = [t.detach().double().requires_grad_() for t in leaves]
+        ours, exact = (
+            torch.autograd.grad(sum(t.sum() for t in run(iw.sample_gaussian, *q, 3000, 5, path_only, backend=name)), q)
+            for name, q in ((backend, leaves), ("reference", doubles))
+        )
+        torch.testing.assert_close([g.double() for g in ours], list(exact), rtol=1e-5, atol=1e-2)
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_second_derivative_raises(self, backend: str, path_only: bool) -> None:
+        mean, log_std = (t.requires_grad_() for t in torch.randn(2, 2, 3).unbind())
+        z, _ = run(iw.sample_gaussian, mean, log_std, 3, 5, path_only, backend=backend)
+        (first,) = torch.autograd.grad(z.square().sum(), mean, create_graph=True)
+        with pytest.raises(RuntimeError, match="second derivatives"):
+            first.sum().backward()
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_func_transforms(self, backend: str, path_only: bool) -> None:
+        mean, log_std = torch.randn(2, 4, 6).unbind()
+
+        def total(mean: torch.Tensor, log_std: torch.Tensor, name: str = backend) -> torch.Tensor:
+            z, log_ratio = run(iw.sample_gaussian, mean, log_std, 3, 5, path_only, backend=name)
+            return z.sin().sum() + log_ratio.sum()
+
+        ours = torch.func.grad(total, (0, 1))(mean, log_std)
+        leaves = mean.requires_grad_(), log_std.requires_grad_()
+        torch.testing.assert_close(ours, torch.autograd.grad(total(*leaves, "reference"), leaves), rtol=1e-5, atol=2e-5)
+
+    @pytest.mark.parametrize("backend", ALL)
+    @pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
+    def test_empty(self, backend: str, shape: tuple[int, int], path_only: bool) -> None:
+        leaves = [torch.zeros(shape).requires_grad_() for _ in range(2)]
+        z, log_ratio = run(iw.sample_gaussian, *leaves, 4, path_only=path_only, backend=backend)
+        assert (z.shape, log_ratio.shape) == ((4, *shape), (4, shape[0]))
+        assert (log_ratio == 0).all()
+        assert all(g.shape == shape for g in torch.autograd.grad(z.sum() + log_ratio.sum(), leaves))
+
+    @pytest.mark.parametrize("dynamic", [False, True])
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_compiles_as_one_graph(self, backend: str, dynamic: bool, path_only: bool) -> None:
+        torch._dynamo.reset()
+
+        def total(mean: torch.Tensor, log_std: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
+            z, log_ratio = run(iw.sample_gaussian, mean, log_std, 3, seed, path_only, backend=backend)
+            return z.sin().sum() + log_ratio.sum()
+
+        leaves = [t.requires_grad_() for t in torch.randn(2, 4, 6).unbind()]
+        compiled = torch.compile(total, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+        results = [f(*leaves, torch.tensor(4)) for f in (compiled, total)]
+        torch.testing.assert_close(*results)
+        torch.testing.assert_close(*(torch.autograd.grad(r, leaves) for r in results))
+
+
+class TestSampleGaussianArguments:
     def test_path_only_changes_the_gradient_alone(self) -> None:
         mean, log_std = torch.full((2, 50), 100.0), torch.full((2, 50), -9.0)
         results = [iw.sample_gaussian(mean, log_std, 3, seed=1, path_only=path_only) for path_only in (False, True)]
         torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
 
+    def test_forward_mode_and_vmap_fall_back(self) -> None:
+        mean, log_std = torch.randn(2, 4, 6).unbind()
+        primal, tangent = torch.func.jvp(lambda m: iw.sample_gaussian(m, log_std, 3, 1)[0], (mean,), (mean,))
+        torch.testing.assert_close(tangent, mean.expand_as(primal))
+        batched = torch.func.vmap(lambda m: iw.sample_gaussian(m, log_std, 3, 1)[0])(torch.stack([mean, mean + 1]))
+        torch.testing.assert_close(batched[1], iw.sample_gaussian(mean + 1, log_std, 3, 1)[0])
+
     def test_half_precision_is_widened(self) -> None:
         z, log_ratio = iw.sample_gaussian(torch.zeros(2, 3).bfloat16(), torch.zeros(2, 3).bfloat16(), 4)
         assert (z.dtype, log_ratio.dtype) == (torch.float32, torch.float32)
-
-    def test_empty(self) -> None:
-        z, log_ratio = iw.sample_gaussian(torch.zeros(0, 3), torch.zeros(0, 3), 4)
-        assert (z.shape, log_ratio.shape) == ((4, 0, 3), (4, 0))
 
     def test_bad_input(self) -> None:
         with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
             iw.sample_gaussian(torch.zeros(2, 3), torch.zeros(2, 3), 0)
         with pytest.raises(ValueError, match=r"must both be \(B, Z\), got \(2, 3\) and \(3,\)"):
             iw.sample_gaussian(torch.zeros(2, 3), torch.zeros(3), 1)
-
-    @pytest.mark.parametrize("backend", BACKENDS)
-    def test_compiles_as_one_graph(self, backend: str) -> None:
-        torch._dynamo.reset()
-
-        def total(mean: torch.Tensor, log_std: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
-            z, log_ratio = run(iw.sample_gaussian, mean, log_std, 3, seed, backend=backend)
-            return z.sum() + log_ratio.sum()
-
-        mean, log_std = torch.randn(2, 4, 6).unbind()
-        compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(mean, log_std, torch.tensor(4)), total(mean, log_std, torch.tensor(4)))
