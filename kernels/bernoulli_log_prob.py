@@ -9,24 +9,26 @@ from torch import Tensor
 
 from . import density
 from .density import Density
+from .elementary import exp_of_minus_abs, reciprocal
 
 
 @triton.jit
 def accumulate(tiles, linear, factors):
     value, logits = tiles
-    return linear + (value * logits - tl.maximum(logits, 0.0)), factors * (1.0 + tl.exp(-tl.abs(logits)))
+    u = exp_of_minus_abs(logits)
+    return linear + value * logits - tl.maximum(logits, 0.0), factors + factors * u
 
 
 @triton.jit
 def gradients(tiles):
     value, logits = tiles
-    u = tl.exp(-tl.abs(logits))
-    sigmoid = tl.where(logits >= 0.0, 1.0, u) / (1.0 + u)
+    u = exp_of_minus_abs(logits)
+    sigmoid = tl.where(logits >= 0.0, 1.0, u) * reciprocal(1.0 + u)
     return logits, value - sigmoid
 
 
-# Neutral: a failure that is certain and that happened, log 1 = 0. Finite, so that nothing times it is NaN.
-BERNOULLI = Density(accumulate, gradients, neutral=(0.0, -1e30), has_factors=True)
+# Neutral: a failure that is certain and that happened, log 1 = 0. Finite in every dtype, so that no product is NaN.
+BERNOULLI = Density(accumulate, gradients, neutral=(0.0, -32768.0), has_factors=True)
 
 
 def bernoulli_log_prob(value: Tensor, logits: Tensor, mask: Tensor | None) -> Tensor:

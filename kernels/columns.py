@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .elementary import exp
+
 
 @triton.jit
 def load_samples(pointer, offset, stride, sample, samples, present, ACC: tl.constexpr):
@@ -34,7 +36,7 @@ def totals(pointer, offset, stride, samples, present, ACC: tl.constexpr, SAMPLES
         larger = tl.maximum(largest, tl.max(tile, 0))
         shift = finite(larger)
         rescaling = tl.exp(largest.to(tl.float64) - shift.to(tl.float64))
-        total = total * rescaling + tl.sum(tl.exp(tile - shift[None, :]).to(tl.float64), 0)
+        total = total * rescaling + tl.sum(exp(tile - shift[None, :]).to(tl.float64), 0)
         largest = larger
     return finite(largest), total
 

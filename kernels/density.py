@@ -3,7 +3,7 @@
 A density is four things, given in its op's file: ``accumulate(tiles, linear, factors)`` adds one tile of each parameter
 to a running sum and, where a logarithm can be put off, to a running product of numbers in [1, 2];
 ``gradients(tiles)`` are d log p / d each parameter; ``neutral`` is what stands in for entries that do not count, one
-number a parameter; ``constant`` is what each observed feature adds besides.
+number a parameter, representable in every dtype; ``constant`` is what each observed feature adds besides.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .launch import (
     scalar,
     tile_rows,
 )
-from .memory import multiple, row_offset, row_offsets, store
+from .memory import added, multiple, row_offset, row_offsets, store
 from .sums import kahan, over_rows
 
 
@@ -46,14 +46,18 @@ class Density(NamedTuple):
 
 
 @triton.jit
-def load_tiles(pointers, offsets, strides, feature, counted, NEUTRAL: tl.constexpr, ACC: tl.constexpr):
-    """A tile of each parameter in the accumulation dtype; entries that are not counted are neutral."""
+def load_tiles(
+    pointers, offsets, strides, feature, inside, counted, SELECT: tl.constexpr, NEUTRAL: tl.constexpr, ACC: tl.constexpr
+):
+    """A tile of each parameter in the accumulation dtype; entries that are not counted are neutral.
+
+    What is ``inside`` is loaded, also where a mask does not count it: a load that depends on data is not vectorised.
+    """
     tiles = ()
     for p in tl.static_range(len(pointers)):
         address = pointers[p] + (offsets[p][:, None] + feature[None, :] * strides[p])
-        # "other" would have to be representable in the dtype of the memory; the select is free beside the load.
-        tile = tl.load(address, counted, other=0.0).to(ACC)
-        if NEUTRAL[p] != 0.0:
+        tile = tl.load(address, inside, other=NEUTRAL[p]).to(ACC)
+        if SELECT:
             tile = tl.where(counted, tile, NEUTRAL[p])
         tiles = tiles + (tile,)
     return tiles
@@ -104,11 +108,14 @@ def log_prob_kernel(
         factors = tl.full((ROWS, BLOCK), 1.0, ACC)
         for step in tl.static_range(STEPS):
             feature = first + step * BLOCK + tl.arange(0, BLOCK)
-            counted = present[:, None] & (feature < features)[None, :]
+            inside = present[:, None] & (feature < features)[None, :]
+            counted = inside
             if mask is not None:
-                counted = counted & load_mask(mask, mask_offset, mask_feature_stride, feature, counted)
+                counted = inside & load_mask(mask, mask_offset, mask_feature_stride, feature, inside)
                 observed_count += tl.sum(counted.to(tl.int32), 1)
-            tiles = load_tiles(parameters, offsets, feature_strides, feature, counted, NEUTRAL, ACC)
+            tiles = load_tiles(
+                parameters, offsets, feature_strides, feature, inside, counted, mask is not None, NEUTRAL, ACC
+            )
             linear, factors = ACCUMULATE(tiles, linear, factors)
         if HAS_FACTORS:
             linear -= tl.log(factors)
@@ -160,23 +167,23 @@ def gradient_kernel(
     MASK_ALIGNMENT: tl.constexpr,
     FEATURE_ALIGNMENT: tl.constexpr,
     ROWS: tl.constexpr,
+    STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Gradients of the parameters that have a tensor, not None, in ``gradients``.
 
-    A program takes one row of the kept axes, one block of features and one split of the rows of the summed axes. It
-    writes an entry for each of those, or, for a parameter that SUMMED names, their sum.
+    A program takes one row of the kept axes, some blocks of features and one split of the rows of the summed axes. It
+    writes an entry for each of those, or, for a parameter that SUMMED names, their sum (of one block only: STEPS is 1).
 
     The coefficient of a row is its entry of ``grad``. For a loss it is -grad * weight / observations, which is also
     the gradient of the row's log-weight, and is stored in ``coefficients`` where that is wanted.
     """
-    blocks = tl.maximum(tl.cdiv(features, BLOCK), 1)
+    blocks = tl.maximum(tl.cdiv(features, STEPS * BLOCK), 1)
     features = multiple(features, FEATURE_ALIGNMENT)
     program = tl.program_id(0)
     block = program % blocks
     split = (program // blocks % splits).to(summed_count.dtype)
     kept = (program // blocks // splits).to(kept_count.dtype) + tl.zeros((1,), kept_count.dtype)
-    feature = block * BLOCK + tl.arange(0, BLOCK)
     kept_offsets = row_offsets(kept, kept_sizes, kept_strides, ALIGNMENTS)
     kept_gradient_offsets = row_offsets(kept, kept_sizes, gradient_kept_strides, GRADIENT_ALIGNMENTS)
     kept_leading = row_offsets(kept, kept_sizes, leading_kept_strides, (1, 1))
@@ -187,8 +194,8 @@ def gradient_kernel(
         errors = errors + (tl.zeros((ROWS if SUMMED[p] else 1, BLOCK), ACC),)
 
     stop = tl.minimum((split + 1) * rows_a_split, summed_count)
-    for step in range(0, rows_a_split, ROWS):
-        row = split * rows_a_split + step + tl.arange(0, ROWS)
+    for first in range(0, rows_a_split, ROWS):
+        row = split * rows_a_split + first + tl.arange(0, ROWS)
         present = row < stop
         leading = row_offsets(row, summed_sizes, leading_summed_strides, (1, 1))
         coefficient = tl.load(grad + kept_leading[0] + leading[0], present, other=0.0).to(ACC)
@@ -197,53 +204,61 @@ def gradient_kernel(
             coefficient = tl.where(weight == 0.0, 0.0, -coefficient / observations.to(ACC) * weight)
             if coefficients is not None:
                 tl.store(coefficients + kept_leading[1] + leading[1], coefficient, present & (block == 0))
-
-        inside = present[:, None] & (feature < features)[None, :]
-        counted = inside
         if mask is not None:
             mask_offset = row_offset(kept, kept_sizes, mask_kept_strides, MASK_ALIGNMENT)
             mask_offset += row_offset(row, summed_sizes, mask_summed_strides, MASK_ALIGNMENT)
-            counted = inside & load_mask(mask, mask_offset, mask_feature_stride, feature, inside)
-        row_parts = row_offsets(row, summed_sizes, summed_strides, ALIGNMENTS)
-        gradient_parts = row_offsets(row, summed_sizes, gradient_summed_strides, GRADIENT_ALIGNMENTS)
-        offsets = ()
-        for p in tl.static_range(len(parameters)):
-            offsets = offsets + (kept_offsets[p] + row_parts[p],)
-        slopes = GRADIENTS(load_tiles(parameters, offsets, feature_strides, feature, counted, NEUTRAL, ACC))
-        # A coefficient of zero gives zero, also where the slope overflows: 0 * inf would be NaN.
-        used = counted & (coefficient != 0.0)[:, None]
-        new_sums = ()
-        new_errors = ()
-        for p in tl.static_range(len(parameters)):
-            gradient = tl.where(used, coefficient[:, None] * slopes[p], 0.0)
-            if SUMMED[p]:
-                new_sum, new_error = kahan(sums[p], errors[p], gradient)
-                new_sums = new_sums + (new_sum,)
-                new_errors = new_errors + (new_error,)
-            else:
-                new_sums = new_sums + (sums[p],)
-                new_errors = new_errors + (errors[p],)
-                if gradients[p] is not None:
-                    address = gradients[p] + (kept_gradient_offsets[p] + gradient_parts[p])[:, None] + feature[None, :]
-                    store(address, gradient, inside)
-        sums = new_sums
-        errors = new_errors
+        offsets = added(kept_offsets, row_offsets(row, summed_sizes, summed_strides, ALIGNMENTS))
+        gradient_offsets = added(
+            kept_gradient_offsets, row_offsets(row, summed_sizes, gradient_summed_strides, GRADIENT_ALIGNMENTS)
+        )
+        for step in tl.static_range(STEPS):
+            feature = (block * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
+            inside = present[:, None] & (feature < features)[None, :]
+            counted = inside
+            if mask is not None:
+                counted = inside & load_mask(mask, mask_offset, mask_feature_stride, feature, inside)
+            tiles = load_tiles(
+                parameters, offsets, feature_strides, feature, inside, counted, mask is not None, NEUTRAL, ACC
+            )
+            slopes = GRADIENTS(tiles)
+            # A coefficient of zero gives zero, also where the slope overflows: 0 * inf would be NaN.
+            used = (coefficient != 0.0)[:, None]
+            if mask is not None:
+                used = used & counted
+            new_sums = ()
+            new_errors = ()
+            for p in tl.static_range(len(parameters)):
+                gradient = tl.where(used, coefficient[:, None] * slopes[p], 0.0)
+                if SUMMED[p]:
+                    new_sum, new_error = kahan(sums[p], errors[p], gradient)
+                    new_sums = new_sums + (new_sum,)
+                    new_errors = new_errors + (new_error,)
+                else:
+                    new_sums = new_sums + (sums[p],)
+                    new_errors = new_errors + (errors[p],)
+                    if gradients[p] is not None:
+                        store(gradients[p] + (gradient_offsets[p][:, None] + feature[None, :]), gradient, inside)
+            sums = new_sums
+            errors = new_errors
 
     for p in tl.static_range(len(parameters)):
         if SUMMED[p]:
-            total = over_rows(sums[p], errors[p])
+            feature = block * BLOCK + tl.arange(0, BLOCK)
             # Each split has a copy of the gradient to itself.
             copy = split.to(tl.int64) * kept_count * features
-            address = gradients[p] + copy + kept_gradient_offsets[p] + feature
-            store(address, total, feature < features)
+            store(
+                gradients[p] + copy + kept_gradient_offsets[p] + feature,
+                over_rows(sums[p], errors[p]),
+                feature < features,
+            )
 
 
 # --- launches -----------------------------------------------------------------------------------------------------
 
 # A program in the interpreter costs milliseconds and an element little: few, large programs there.
-FORWARD_TILE, GRADIENT_TILE, WIDEST_BLOCK, MAX_STEPS = (16384, 16384, 256, 2) if INTERPRETED else (4096, 2048, 256, 8)
-"""Elements of each parameter that a program holds at a time; features of a row in one load of a warp; and how many
-such blocks are added up before a sum over threads (each a factor of at most 2 in a product: 8 are safe)."""
+TILE_BYTES, WIDEST_BLOCK, MAX_STEPS = (65536, 256, 2) if INTERPRETED else (8192, 256, 8)
+"""Of each parameter, in the accumulation dtype: what a program holds at a time, and features of a row in one load of a
+warp. MAX_STEPS such blocks are added up before a sum over threads (each a factor of at most 2 in a product)."""
 
 ENOUGH_PROGRAMS, ROWS_WORTH_A_SPLIT = (4, 256) if INTERPRETED else (1024, 256)
 """Sums over rows are split among programs until there are this many, but no split gets fewer rows."""
@@ -263,8 +278,8 @@ def log_prob(
     walk = rows(leading, (*(s[:-1] for s in strides), mask_strides[:-1], addend_strides))
     *parameter_strides, mask_rows, addend_rows = walk.strides
     block = min(power_of_two(features), 32 * load_width(*parameters), WIDEST_BLOCK)
-    steps = min(power_of_two(-(-features // block)), MAX_STEPS)
-    rows_a_program = tile_rows(max(FORWARD_TILE // (block * steps), OPTIONS["num_warps"]), walk.count)
+    steps = _block_steps(features, block)
+    rows_a_program = tile_rows(max(_tile_elements(result.dtype) // (steps * block), OPTIONS["num_warps"]), walk.count)
     with device_of(result):
         log_prob_kernel[(triton.cdiv(walk.count, rows_a_program),)](
             result,
@@ -362,9 +377,13 @@ def _gradient_pass(
         tuple(alignment(*k, *s) for k, s in zip(kept_walk.strides[part], summed_walk.strides[part], strict=True))
         for part in (slice(0, count), slice(count, 2 * count), slice(2 * count, None))
     )
+    dtype = accumulation_dtype(*call.parameters, call.grad)
     block = min(power_of_two(features), 32 * load_width(*call.parameters), WIDEST_BLOCK)
-    rows_a_tile = tile_rows(max(GRADIENT_TILE // block, 1), summed_walk.count)
-    blocks = max(triton.cdiv(features, block), 1)
+    steps = 1 if axes else _block_steps(features, block)
+    rows_a_tile = tile_rows(
+        max(TILE_BYTES // (dtype.itemsize * steps * block), OPTIONS["num_warps"]), summed_walk.count
+    )
+    blocks = max(triton.cdiv(features, steps * block), 1)
     rows_a_split = rows_a_tile
     if axes:
         splits = triton.cdiv(ENOUGH_PROGRAMS, max(kept_walk.count * blocks, 1))
@@ -405,18 +424,29 @@ def _gradient_pass(
             GRADIENTS=call.density.gradients,
             NEUTRAL=call.density.neutral,
             SUMMED=is_summed,
-            ACC=scalar(accumulation_dtype(*call.parameters, call.grad)),
+            ACC=scalar(dtype),
             ALIGNMENTS=parameter_alignments,
             GRADIENT_ALIGNMENTS=gradient_alignments,
             MASK_ALIGNMENT=mask_alignment,
             FEATURE_ALIGNMENT=alignment(features),
             ROWS=rows_a_tile,
+            STEPS=steps,
             BLOCK=block,
             **OPTIONS,
         )
     for gradient, destination in zip(gradients, destinations, strict=True):
         if gradient is not None and destination is not gradient:
             gradient.copy_(destination.sum(0))
+
+
+def _block_steps(features: int, block: int) -> int:
+    """How many blocks of features to take between two sums over threads: at most MAX_STEPS, and few that are empty."""
+    groups = triton.cdiv(features, MAX_STEPS * block)
+    return max(triton.cdiv(features, max(groups, 1) * block), 1)
+
+
+def _tile_elements(dtype: torch.dtype) -> int:
+    return TILE_BYTES // dtype.itemsize
 
 
 def _mask_strides(mask: Tensor | None, shape: tuple[int, ...]) -> Strides:

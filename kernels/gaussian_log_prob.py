@@ -6,24 +6,25 @@
 from __future__ import annotations
 
 import triton
-import triton.language as tl
+import triton.language as tl  # noqa: F401  (the interpreter wants it in every file of kernels)
 from torch import Tensor
 
 from . import density
 from .density import Density
+from .elementary import exact_exp
 
 HALF_LOG_2PI = 0.91893853320467274178
 
 
 @triton.jit
 def accumulate(tiles, linear, factors):
-    standardized = (tiles[0] - tiles[1]) * tl.exp(-tiles[2])
+    standardized = (tiles[0] - tiles[1]) * exact_exp(-tiles[2])
     return linear - (0.5 * standardized * standardized + tiles[2]), factors
 
 
 @triton.jit
 def gradients(tiles):
-    precision_root = tl.exp(-tiles[2])
+    precision_root = exact_exp(-tiles[2])
     standardized = (tiles[0] - tiles[1]) * precision_root
     slope = standardized * precision_root
     return -slope, slope, standardized * standardized - 1.0

@@ -16,6 +16,7 @@ from torch import Tensor
 from . import density
 from .columns import load_samples, log_mean, normalizer, totals
 from .density import Density
+from .elementary import exp
 from .launch import OPTIONS, device_of, scalar, tile_rows
 from .memory import store
 
@@ -51,7 +52,7 @@ def weights_kernel(
     for first in range(0, samples, SAMPLES):
         sample = first + tl.arange(0, SAMPLES)
         tile = load_samples(weights, offset, columns, sample, samples, present, ACC)
-        normalized = tl.exp(tile - shift[None, :]).to(tl.float64) * scale[None, :]
+        normalized = exp(tile - shift[None, :]).to(tl.float64) * scale[None, :]
         address = weights + (offset[None, :] + sample.to(tl.int64)[:, None] * columns)
         store(address, normalized, (sample < samples)[:, None] & present[None, :])
 

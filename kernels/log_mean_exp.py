@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ..backends.marshal import accumulation_dtype
 from .columns import load_samples, log_mean, normalizer, totals
-from .launch import OPTIONS, Rows, broadcast_strides, device_of, rows, scalar, tile_rows
-from .memory import row_offset, store
+from .elementary import exp
+from .launch import OPTIONS, Rows, alignment, broadcast_strides, device_of, rows, scalar, tile_rows
+from .memory import multiple, row_offset, store
 
 TILE = 2048
 """Log-weights that a program holds at a time."""
@@ -28,9 +29,12 @@ def log_mean_exp_kernel(
     strides,
     sample_stride,
     ACC: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
     SAMPLES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    columns = multiple(columns, ALIGNMENT)
+    sample_stride = multiple(sample_stride, ALIGNMENT)
     column = tl.program_id(0).to(columns.dtype) * COLUMNS + tl.arange(0, COLUMNS)
     present = column < columns
     offset = row_offset(column, inner_sizes, strides[0], 1)
@@ -50,11 +54,15 @@ def log_mean_exp_gradient_kernel(
     sample_stride,
     gradient_sample_stride,
     ACC: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
     SAMPLES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    columns = multiple(columns, ALIGNMENT)
+    sample_stride = multiple(sample_stride, ALIGNMENT)
     column = tl.program_id(0).to(columns.dtype) * COLUMNS + tl.arange(0, COLUMNS)
     present = column < columns
+    gradient_sample_stride = multiple(gradient_sample_stride, ALIGNMENT)
     offset = row_offset(column, inner_sizes, strides[0], 1)
     shift, total = totals(log_weights, offset, sample_stride, samples, present, ACC, SAMPLES, COLUMNS)
     incoming = tl.load(grad + row_offset(column, inner_sizes, strides[1], 1), present, other=0.0)
@@ -64,7 +72,7 @@ def log_mean_exp_gradient_kernel(
     for first in range(0, samples, SAMPLES):
         sample = first + tl.arange(0, SAMPLES)
         tile = load_samples(log_weights, offset, sample_stride, sample, samples, present, ACC)
-        weighted = scale[None, :] * tl.exp(tile - shift[None, :])
+        weighted = scale[None, :] * exp(tile - shift[None, :])
         address = gradient + (gradient_offset[None, :] + sample.to(tl.int64)[:, None] * gradient_sample_stride)
         store(address, weighted, (sample < samples)[:, None] & present[None, :])
 
@@ -84,6 +92,7 @@ def log_mean_exp(log_weights: Tensor, dim: int) -> Tensor:
             walk.strides,
             samples_first.stride(0),
             ACC=scalar(bound.dtype),
+            ALIGNMENT=_alignment(walk, samples_first),
             SAMPLES=tile_rows(TILE // columns, len(samples_first)),
             COLUMNS=columns,
             **OPTIONS,
@@ -109,6 +118,7 @@ def log_mean_exp_backward(grad: Tensor, log_weights: Tensor, dim: int) -> Tensor
             samples_first.stride(0),
             gradient_samples_first.stride(0),
             ACC=scalar(accumulation_dtype(log_weights)),
+            ALIGNMENT=_alignment(walk, samples_first, gradient_samples_first),
             SAMPLES=tile_rows(TILE // columns, len(samples_first)),
             COLUMNS=columns,
             **OPTIONS,
@@ -120,6 +130,16 @@ def _columns(samples_first: Tensor, *others: Tensor) -> Rows:
     """The columns of (k, ...), and their offsets in it and in tensors of the shape (...)."""
     sizes = tuple(samples_first.shape[1:])
     return rows(sizes, (samples_first.stride()[1:], *(broadcast_strides(t, sizes) for t in others)))
+
+
+def _alignment(walk: Rows, *samples_first: Tensor) -> int:
+    """What divides the number of columns and the strides of the samples, for wide loads of neighbouring columns.
+
+    Small calls do without: each alignment is a kernel to compile.
+    """
+    if walk.count < SMALL_CALL or walk.inner_sizes:
+        return 1
+    return alignment(walk.count, *(t.stride(0) for t in samples_first))
 
 
 def _columns_a_program(columns: int) -> int:

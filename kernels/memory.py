@@ -33,6 +33,15 @@ def row_offsets(row, inner_sizes, strides, ALIGNMENTS: tl.constexpr):
 
 
 @triton.jit
+def added(some, others):
+    """The sums of two tuples of offsets, one by one."""
+    offsets = ()
+    for p in tl.static_range(len(some)):
+        offsets = offsets + (some[p] + others[p],)
+    return offsets
+
+
+@triton.jit
 def store(address, number, inside):
     """Stores numbers of the accumulation dtype in that of the memory."""
     dtype: tl.constexpr = address.dtype.element_ty

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..backends.marshal import accumulation_dtype
+from .elementary import exact_exp
 from .launch import OPTIONS, alignment, device_of, noise_tile, scalar
 from .memory import multiple, store
 from .noise import standard_normals
@@ -60,7 +61,7 @@ def sample_gaussian_kernel(
             ACC,
             BLOCK,
         )
-        sample = m + tl.exp(log_s) * eps
+        sample = m + exact_exp(log_s) * eps
         tl.store(z + (row.to(tl.int64) * features)[:, None] + feature[None, :], sample, inside)
         terms = tl.where(inside, 0.5 * (eps * eps - sample * sample) + log_s, 0.0)
         total += tl.sum(terms, 1).to(tl.float64)
@@ -101,7 +102,7 @@ def sample_gaussian_gradient_kernel(
     inside = feature < features
     m = tl.load(mean + observation * mean_strides[0] + feature * mean_strides[1], inside, other=0.0).to(ACC)[None, :]
     log_s = tl.load(log_std + observation * log_std_strides[0] + feature * log_std_strides[1], inside, other=0.0)
-    s = tl.exp(log_s.to(ACC))[None, :]
+    s = exact_exp(log_s.to(ACC))[None, :]
     key = tl.load(seed)
     mean_sum = tl.zeros((ROWS, BLOCK), ACC)
     mean_error = tl.zeros((ROWS, BLOCK), ACC)

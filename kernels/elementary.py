@@ -1,0 +1,69 @@
+"""Exponential and reciprocal in the GPU's own instructions for float32, without the cases that kernels rule out.
+
+An H200 has time for some 27 instructions while its memory brings one float32: with more, they set the pace. Float64
+goes by the library.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .launch import INTERPRETED
+
+PORTABLE = tl.constexpr(INTERPRETED)
+"""The interpreter knows no assembly."""
+
+
+@triton.jit
+def exp2_float32(x):
+    """To 2 units in the last place; 0 where that would be subnormal."""
+    return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
+def exp(x):
+    """Its relative error grows as |x| 2^-24: for x <= 0, where what is small need not be exact."""
+    if PORTABLE or x.dtype == tl.float64:
+        return tl.exp(x)
+    else:
+        return exp2_float32(x * 1.4426950408889634)
+
+
+@triton.jit
+def exp_of_minus_abs(x):
+    """exp(-|x|), the sign and the absolute value at no cost."""
+    if PORTABLE or x.dtype == tl.float64:
+        return tl.exp(-tl.abs(x))
+    else:
+        return tl.inline_asm_elementwise(
+            "{ .reg .f32 t; abs.f32 t, $1; neg.f32 t, t; ex2.approx.ftz.f32 $0, t; }",
+            "=f,f",
+            [x * 1.4426950408889634],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+
+
+@triton.jit
+def exact_exp(x):
+    """Without that growth: what the product with log2(e) rounds away is brought back."""
+    if PORTABLE or x.dtype == tl.float64:
+        return tl.exp(x)
+    else:
+        rounded = x * 1.44269504088896
+        lost = tl.fma(x, tl.full(x.shape, 1.44269504088896, tl.float32), -rounded) + x * 1.925963033500e-8
+        power = exp2_float32(rounded)
+        return power + power * (lost * 0.6931471805599453)
+
+
+@triton.jit
+def reciprocal(x):
+    """To 1 unit in the last place, for x that is neither subnormal nor beyond 2^126."""
+    if PORTABLE or x.dtype == tl.float64:
+        return 1.0 / x
+    else:
+        return tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )

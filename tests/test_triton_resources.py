@@ -1,0 +1,72 @@
+"""What Triton compiles the kernels to, for GPUs that need not be here: the limits it must keep, and the table of it."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+SCRIPT = Path(__file__).parent / "triton_resources.py"
+RESULTS = SCRIPT.parent.parent / "benchmarks" / "results"
+
+UNALIGNED = {
+    "bernoulli_log_prob D=50": "rows of 200 bytes begin on 8",
+    "bernoulli_log_prob transposed": "neighbouring features are not neighbours in memory",
+    "log_mean_exp": "20 columns, of whose number small calls assume nothing",
+    "standard_normal": "rows of 200 bytes",
+    "sample_gaussian": "rows of 200 bytes",
+    "sample_gaussian_backward": "rows of 200 bytes",
+}
+"""Where 16 bytes at a time cannot be had, and why."""
+
+
+@pytest.fixture(scope="module")
+def table() -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def rows(table: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(table.splitlines()))
+
+
+def test_no_spills(rows: list[dict[str, str]]) -> None:
+    assert rows
+    assert [row for row in rows if row["spill_bytes"] != "0"] == []
+
+
+def test_registers_leave_room_for_other_warps(rows: list[dict[str, str]]) -> None:
+    """At 128 registers, 16 warps of a multiprocessor's 64 are resident: enough loads in flight to fill its memory."""
+    assert [row for row in rows if int(row["registers"]) > 128] == []
+
+
+def test_loads_and_stores_are_wide(rows: list[dict[str, str]]) -> None:
+    """Parameters are read, and gradients written, 16 bytes at a time wherever alignment allows."""
+    for row in rows:
+        if row["case"] in UNALIGNED or row["kernel"] == "weights_kernel":  # that is small, as log_mean_exp's
+            continue
+        assert "x16" in row["loads"], row
+        _, *narrow = row["loads"].split()
+        # What is read one number at a time is one a row: coefficients, and masks four at once.
+        rest = sum(int(part.split("x")[0]) for part in narrow)
+        assert rest <= 16, row
+        if "backward" in row["case"] or row["case"] == "sample_gaussian Z=64":
+            assert "x16" in row["stores"], row
+
+
+def test_table_is_committed(table: str) -> None:
+    path = RESULTS / f"triton-{version('triton')}-resources.csv"
+    if not path.exists():
+        pytest.skip(f"no table for triton {version('triton')} is kept; the limits hold all the same")
+    assert table == path.read_text(), f"python {SCRIPT.relative_to(Path.cwd())} --write renews the table"
