@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 
-.PHONY: install train test test-slow lint format bench clean
+.PHONY: install train test test-slow lint format bench gpu clean
 
 install: $(INSTALLED)
 
@@ -35,6 +35,9 @@ format: install
 
 bench: install  ## every provider that is installed, alternating; results under benchmarks/results/
 	$(BIN)/python -m benchmarks
+
+gpu:  ## on a machine with an NVIDIA GPU: build, tests, benchmarks; uses its python3 and installs nothing
+	bash benchmarks/gpu.sh
 
 clean:
 	rm -rf $(VENV) build *.egg-info iwae_fast/*.so

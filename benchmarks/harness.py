@@ -3,16 +3,20 @@
 A *work* gives its providers, each a function without arguments that does the whole of it and returns tensors. Before
 timing, what each returns is compared with the reference in float64. The machines this runs on are shared and noisy:
 the ratio of two medians of one run holds, an absolute time does not.
+
+On the CPU a call is timed by the clock. On a GPU its kernels are captured in a CUDA graph, whose replays are timed by
+device events: the time of the device's work, without Python's.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,8 @@ from torch import Tensor
 import iwae_fast as iw
 
 Provider = Callable[[], Sequence[Tensor]]
+Clock = Callable[[], float]
+"""Does the work once and returns the seconds that it took."""
 
 WARMUP_ROUNDS = 5
 
@@ -35,11 +41,16 @@ class Work:
     """"forward" or "forward+backward"."""
     shape: str
     dtype: str
+    device: torch.device
     providers: dict[str, Provider]
     truth: Sequence[Tensor]
     """What the reference returns in float64."""
-    tolerance: float
+    bytes: int
+    """What must cross the memory at least: each input read once a pass, and each result written."""
+    tolerance: float = 1e-4
     """Largest error against the truth, relative to its largest entry."""
+    incomparable: frozenset[str] = frozenset()
+    """Providers whose results are right but others: they draw noise of their own."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +67,22 @@ class Row:
     quantile_10: float
     quantile_90: float
     rounds: int
+    bytes: int
     device: str
     threads: int
     load: float
     torch: str
+    triton: str
     iwae_fast: str
     python: str
-    isa: str = field(default="")
+    isa: str
 
 
 def check(work: Work) -> None:
     """Refuse to time a provider whose result disagrees with the reference."""
     for name, provider in work.providers.items():
+        if name in work.incomparable:
+            continue
         for result, truth in zip(provider(), work.truth, strict=True):
             error = (result.double() - truth).abs().max() / truth.abs().max()
             if not error <= work.tolerance:
@@ -77,37 +92,77 @@ def check(work: Work) -> None:
 def measure(work: Work, rounds: int = 200) -> list[Row]:
     """Time all providers in turn, ``rounds`` times."""
     check(work)
-    seconds: dict[str, list[float]] = {name: [] for name in work.providers}
+    clock_of: Callable[[Provider], Clock] = DeviceClock if work.device.type == "cuda" else host_clock
+    clocks = {name: clock_of(provider) for name, provider in work.providers.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in clocks}
     for round_index in range(rounds + WARMUP_ROUNDS):
-        for name, provider in work.providers.items():
-            start = time.perf_counter()
-            provider()
-            elapsed = time.perf_counter() - start
+        for name, clock in clocks.items():
+            elapsed = clock()
             if round_index >= WARMUP_ROUNDS:
                 seconds[name].append(elapsed)
-    return [_row(work, name, np.array(times)) for name, times in seconds.items()]
+    return [row(work, name, times) for name, times in seconds.items()]
 
 
-def _row(work: Work, provider: str, seconds: np.ndarray) -> Row:
-    low, median, high = np.quantile(seconds, [0.1, 0.5, 0.9])
+def host_clock(provider: Provider) -> Clock:
+    """A call's seconds by the clock; on a GPU until its kernels are done."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+
+    def clock() -> float:
+        wait()
+        start = time.perf_counter()
+        provider()
+        wait()
+        return time.perf_counter() - start
+
+    return clock
+
+
+class DeviceClock:
+    """The seconds of a call's kernels, replayed from a CUDA graph."""
+
+    def __init__(self, provider: Provider) -> None:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                provider()
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.results = provider()  # kept, since the graph writes to their memory
+        self.start, self.stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def __call__(self) -> float:
+        self.start.record()
+        self.graph.replay()
+        self.stop.record()
+        self.stop.synchronize()
+        return self.start.elapsed_time(self.stop) / 1e3
+
+
+def row(work: Work, provider: str, seconds: Sequence[float], metric: str = "seconds") -> Row:
+    low, median, high = np.quantile(np.array(seconds), [0.1, 0.5, 0.9])
+    backends = iw.backends.info()["backends"]
     return Row(
         op=work.op,
         provider=provider,
         mode=work.mode,
         shape=work.shape,
         dtype=work.dtype,
-        metric="seconds",
+        metric=metric,
         median=float(median),
         quantile_10=float(low),
         quantile_90=float(high),
         rounds=len(seconds),
-        device=processor(),
+        bytes=work.bytes,
+        device=torch.cuda.get_device_name(work.device) if work.device.type == "cuda" else processor(),
         threads=torch.get_num_threads(),
         load=os.getloadavg()[0],
         torch=torch.__version__,
+        triton=backends["triton"].get("version", ""),
         iwae_fast=iw.__version__,
         python=platform.python_version(),
-        isa=iw.backends.info()["backends"]["cpu"].get("isa", ""),
+        isa=backends["cpu"].get("isa", ""),
     )
 
 
@@ -123,25 +178,40 @@ def processor() -> str:
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
-    """Results as CSV, one row a provider and work."""
+    """Results as CSV, one row a provider and work, and the same as JSON beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Row)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
+    path.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: each provider's median, its quantiles, and how many times longer than ours it takes."""
+    """Markdown: each provider's median, its quantiles, how many times longer than our best, and its bandwidth.
+
+    With a copy among the rows, bandwidth is also told as a part of the copy's.
+    """
+    copy = next((r.bytes / r.median for r in rows if r.op == "copy"), None)
     lines = [
-        "| op | shape | mode | provider | median ms | 10% - 90% | times ours |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: |",
+        "| op | shape | dtype | mode | provider | median ms | 10% - 90% | times ours | GB/s |"
+        + (" of copy |" if copy else ""),
+        "| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: |" + (" ---: |" if copy else ""),
     ]
-    ours = {(row.op, row.shape, row.mode): row.median for row in rows if row.provider == "iwae_fast cpu"}
-    for row in rows:
-        ratio = row.median / ours[row.op, row.shape, row.mode]
+    ours: dict[tuple[str, ...], float] = {}
+    for r in rows:
+        if r.provider.startswith("iwae_fast") and not r.provider.endswith("reference"):
+            ours[_work(r)] = min(r.median, ours.get(_work(r), r.median))
+    for r in rows:
+        ratio = f"{r.median / ours[_work(r)]:.2f}" if _work(r) in ours else ""
+        bandwidth = r.bytes / r.median
         lines.append(
-            f"| {row.op} | {row.shape} | {row.mode} | {row.provider} | {1e3 * row.median:.3f} "
-            f"| {1e3 * row.quantile_10:.3f} - {1e3 * row.quantile_90:.3f} | {ratio:.2f} |"
+            f"| {r.op} | {r.shape} | {r.dtype} | {r.mode} | {r.provider} | {1e3 * r.median:.3f} "
+            f"| {1e3 * r.quantile_10:.3f} - {1e3 * r.quantile_90:.3f} | {ratio} | {bandwidth / 1e9:.0f} |"
+            + (f" {bandwidth / copy:.0%} |" if copy else "")
         )
     return "\n".join(lines)
+
+
+def _work(row: Row) -> tuple[str, ...]:
+    return row.op, row.shape, row.dtype, row.mode, row.metric

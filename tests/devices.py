@@ -38,9 +38,14 @@ def place(argument: Any, device: str) -> Any:
     """A tensor on the device, laid out in memory as it was; other arguments as they are."""
     if not isinstance(argument, Tensor):
         return argument
-    if argument.is_contiguous() and argument.storage_offset() == 0:
-        return argument.to(device)
-    return _Move.apply(argument, device)
+    return argument.to(device) if _is_plain(argument) else _Move.apply(argument, device)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether ``to`` keeps all there is to keep, or nothing else is possible."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return tensor.layout != torch.strided or (tensor.is_contiguous() and tensor.storage_offset() == 0)
 
 
 class _Move(torch.autograd.Function):
