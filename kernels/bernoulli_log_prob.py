@@ -7,8 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import density
 from .density import Density
+from .density_backward import log_prob_backward
+from .density_forward import log_prob
 from .elementary import exp_of_minus_abs, reciprocal
 
 
@@ -32,10 +33,10 @@ BERNOULLI = Density(accumulate, gradients, neutral=(0.0, -32768.0), has_factors=
 
 
 def bernoulli_log_prob(value: Tensor, logits: Tensor, mask: Tensor | None) -> Tensor:
-    return density.log_prob(BERNOULLI, (value, logits), mask)
+    return log_prob(BERNOULLI, (value, logits), mask)
 
 
 def bernoulli_log_prob_backward(
     grad: Tensor, value: Tensor, logits: Tensor, mask: Tensor | None, needs: list[bool]
 ) -> list[Tensor]:
-    return density.log_prob_backward(BERNOULLI, grad, (value, logits), mask, needs)
+    return log_prob_backward(BERNOULLI, grad, (value, logits), mask, needs)

@@ -9,8 +9,9 @@ import triton
 import triton.language as tl  # noqa: F401  (the interpreter wants it in every file of kernels)
 from torch import Tensor
 
-from . import density
 from .density import Density
+from .density_backward import log_prob_backward
+from .density_forward import log_prob
 from .elementary import exact_exp
 
 HALF_LOG_2PI = 0.91893853320467274178
@@ -34,10 +35,10 @@ GAUSSIAN = Density(accumulate, gradients, neutral=(0.0, 0.0, 0.0), constant=-HAL
 
 
 def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None) -> Tensor:
-    return density.log_prob(GAUSSIAN, (value, mean, log_std), mask)
+    return log_prob(GAUSSIAN, (value, mean, log_std), mask)
 
 
 def gaussian_log_prob_backward(
     grad: Tensor, value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None, needs: list[bool]
 ) -> list[Tensor]:
-    return density.log_prob_backward(GAUSSIAN, grad, (value, mean, log_std), mask, needs)
+    return log_prob_backward(GAUSSIAN, grad, (value, mean, log_std), mask, needs)

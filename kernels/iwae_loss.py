@@ -13,9 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import density
 from .columns import load_samples, log_mean, normalizer, totals
 from .density import Density
+from .density_backward import log_prob_backward
+from .density_forward import log_prob
 from .elementary import exp
 from .launch import OPTIONS, device_of, scalar, tile_rows
 from .memory import store
@@ -61,7 +62,7 @@ def iwae_loss(
     likelihood: Density, parameters: Sequence[Tensor], log_ratio: Tensor, mask: Tensor | None, reduction: str
 ) -> tuple[Tensor, Tensor]:
     """The reduced loss, and the normalised weights that its gradient needs."""
-    weights = density.log_prob(likelihood, parameters, mask, addend=log_ratio)
+    weights = log_prob(likelihood, parameters, mask, addend=log_ratio)
     observations = math.prod(weights.shape[1:])
     reduced = reduction != "none"
     programs = triton.cdiv(observations, COLUMNS)
@@ -103,7 +104,7 @@ def iwae_loss_backward(
     weights = weights.contiguous()  # as the forward made them, but vmap hands over slices
     grad_log_ratio = torch.empty_like(weights)
     observations = math.prod(weights.shape[1:]) if reduction == "mean" else 1
-    gradients = density.log_prob_backward(
+    gradients = log_prob_backward(
         likelihood, grad, parameters, mask, needs, weights, observations, coefficients=grad_log_ratio
     )
     return [*gradients, grad_log_ratio]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +27,28 @@ LOAD_BYTES = 16
 Strides = tuple[int, ...]
 
 
+class Layout(NamedTuple):
+    """How a tensor lies in memory."""
+
+    sizes: tuple[int, ...]
+    strides: Strides
+    itemsize: int
+
+
+def layout(tensor: Tensor | None) -> Any:
+    """The layout of a tensor, None for none."""
+    return None if tensor is None else Layout(tuple(tensor.shape), tensor.stride(), tensor.element_size())
+
+
+def contiguous(sizes: tuple[int, ...]) -> Layout:
+    return Layout(sizes, tuple(math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))), 0)
+
+
+def leading_sizes(operands: Sequence[Layout]) -> tuple[int, ...]:
+    """The common sizes of all axes but the last, of operands known to broadcast."""
+    return tuple(torch.broadcast_shapes(*(o.sizes[:-1] for o in operands)))
+
+
 class Rows(NamedTuple):
     """Rows of a call in memory order: how many, and how an operand's offset follows from a row's number."""
 
@@ -38,7 +59,6 @@ class Rows(NamedTuple):
     """For each operand, over the merged axes, in elements."""
 
 
-@lru_cache(maxsize=4096)
 def rows(sizes: tuple[int, ...], strides: tuple[Strides, ...]) -> Rows:
     """The rows over axes of these sizes, for operands with these strides along them; axes merge where they can."""
     merged: list[tuple[int, Strides]] = []
@@ -58,23 +78,19 @@ def rows(sizes: tuple[int, ...], strides: tuple[Strides, ...]) -> Rows:
     )
 
 
-def broadcast_strides(tensor: Tensor, sizes: Sequence[int]) -> Strides:
-    """The strides of a tensor along axes of these sizes, to which it broadcasts: 0 where it repeats."""
-    missing = len(sizes) - tensor.dim()
-    own = zip(tensor.shape, tensor.stride(), sizes[missing:], strict=True)
+def broadcast_strides(operand: Layout | None, sizes: Sequence[int]) -> Strides:
+    """The strides of an operand along axes of these sizes, to which it broadcasts: 0 where it repeats, or is none."""
+    if operand is None:
+        return (0,) * len(sizes)
+    missing = len(sizes) - len(operand.sizes)
+    own = zip(operand.sizes, operand.strides, sizes[missing:], strict=True)
     return (0,) * missing + tuple(0 if size == 1 and wanted != 1 else stride for size, stride, wanted in own)
 
 
-@lru_cache(maxsize=4096)
 def alignment(*numbers: int) -> int:
     """The largest power of two up to 16 that divides all: what a kernel may assume of offsets in elements."""
     divisor = math.gcd(LOAD_BYTES, *numbers)
     return divisor & -divisor
-
-
-def load_width(*tensors: Tensor) -> int:
-    """Elements in the widest load of the narrowest dtype, so that a thread's load of any operand can be full."""
-    return LOAD_BYTES // min(t.element_size() for t in tensors)
 
 
 def power_of_two(number: int) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..backends.marshal import accumulation_dtype
 from .columns import load_samples, log_mean, normalizer, totals
 from .elementary import exp
-from .launch import OPTIONS, Rows, alignment, broadcast_strides, device_of, rows, scalar, tile_rows
+from .launch import OPTIONS, Rows, alignment, broadcast_strides, device_of, layout, rows, scalar, tile_rows
 from .memory import multiple, row_offset, store
 
 TILE = 2048
@@ -129,7 +129,7 @@ def log_mean_exp_backward(grad: Tensor, log_weights: Tensor, dim: int) -> Tensor
 def _columns(samples_first: Tensor, *others: Tensor) -> Rows:
     """The columns of (k, ...), and their offsets in it and in tensors of the shape (...)."""
     sizes = tuple(samples_first.shape[1:])
-    return rows(sizes, (samples_first.stride()[1:], *(broadcast_strides(t, sizes) for t in others)))
+    return rows(sizes, (samples_first.stride()[1:], *(broadcast_strides(layout(t), sizes) for t in others)))
 
 
 def _alignment(walk: Rows, *samples_first: Tensor) -> int:
