@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -28,12 +29,17 @@ UNALIGNED = {
 """Where 16 bytes at a time cannot be had, and why."""
 
 
-@pytest.fixture(scope="module")
-def table() -> str:
+def compile_with(script: Path) -> str:
+    """What a script prints that compiles kernels, for which the interpreter must be off."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+@pytest.fixture(scope="module")
+def table() -> str:
+    return compile_with(SCRIPT)
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +76,9 @@ def test_table_is_committed(table: str) -> None:
     if not path.exists():
         pytest.skip(f"no table for triton {version('triton')} is kept; the limits hold all the same")
     assert table == path.read_text(), f"python {SCRIPT.relative_to(Path.cwd())} --write renews the table"
+
+
+def test_batch_sizes_share_kernels() -> None:
+    """50 pairs of a batch and a number of samples: a kernel more where the batch is divisible by 16, or is 1."""
+    compiled = json.loads(compile_with(SCRIPT.with_name("triton_variants.py")))
+    assert max(compiled.values()) <= 4, compiled

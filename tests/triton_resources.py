@@ -54,14 +54,14 @@ class CompilingDriver:
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.rand(*shape).to(dtype)
+    return torch.rand(shape).to(dtype)
 
 
 def cases() -> dict[str, Callable[[], Any]]:
     """Name to call: the papers' shapes, each dtype, and what changes a kernel: masks, broadcasts, alignment."""
     k, b, d, z = 50, 20, 784, 50
     value, log_ratio, weights, seed = random(b, d), random(k, b), random(k, b), torch.tensor(1)
-    per_pixel, scalar, mask = random(d), random(()), torch.ones(d, dtype=torch.bool)
+    per_pixel, scalar, mask = random(d), random(), torch.ones(d, dtype=torch.bool)
     mean, log_std = random(b, z), random(b, z)
     every = [True, True]
     logits = {dtype: random(k, b, d, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float64)}
