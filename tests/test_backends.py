@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import iwae_fast as iw
-from iwae_fast.backends import NATIVE, cpu
+from iwae_fast.backends import NATIVE, cpu, triton
 
 needs_extension = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
@@ -65,6 +65,36 @@ def test_missing_extension_falls_back_and_says_why() -> None:
     assert values.startswith("[-2.079")
     assert chosen == "reference"
     assert "'cpu' was asked for but cannot serve this call: the C++ extension is not there" in error
+
+
+FORCE_TRITON = (
+    "import iwae_fast as iw, torch\n"
+    "try: iw.standard_gaussian_log_prob(torch.ones(3), backend='triton')\n"
+    "except iw.backends.BackendError as error: print(error)\n"
+    "print(iw.backends.BEST)"
+)
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this build of torch has CUDA")
+def test_triton_says_why_it_cannot_serve() -> None:
+    error, best = run(FORCE_TRITON, TRITON_INTERPRET="0").stdout.splitlines()
+    assert "'triton' was asked for but cannot serve this call" in error
+    assert "has no CUDA" in error or "Triton is not installed" in error
+    assert "'cuda': 'reference'" in best
+    missing = run("import sys; sys.modules['triton'] = None\n" + FORCE_TRITON, TRITON_INTERPRET="1")
+    assert "Triton is not installed; it comes with CUDA builds of torch" in missing.stdout
+
+
+def test_an_old_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "_version", lambda: "3.5.1")
+    assert triton.missing() == "Triton 3.5.1 is too old: at least 3.6 is needed"
+    monkeypatch.setattr(triton, "_version", lambda: "3.10.0+git1234")
+    assert "too old" not in (triton.missing() or "")
+
+
+def test_the_interpreter_is_never_chosen() -> None:
+    result = run("import sys; sys.modules['iwae_fast._C'] = None\n" + FORCE_TRITON, TRITON_INTERPRET="1")
+    assert "'cpu': 'reference'" in result.stdout
 
 
 ISA_PROBE = """

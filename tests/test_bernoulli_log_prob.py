@@ -5,7 +5,7 @@ import tolerances
 import torch
 import torch.nn.functional as F
 from contract import DensityContract, gradients
-from devices import BACKENDS, run
+from devices import BACKENDS, device_of, run
 from torch import Tensor
 
 import iwae_fast as iw
@@ -61,3 +61,15 @@ class TestBernoulliLogProb(DensityContract):
         ours = self.call(value, logits, backend=backend)
         terms = self.terms(value.double(), logits.double())
         tolerances.assert_no_worse(ours, eager, exact, tolerances.sum_allowance(torch.float32, terms))
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_offsets_have_64_bits(self, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Rows 2^31 elements apart. Memory that nobody writes to is not there: nothing may fill it."""
+        if device_of(backend) != "cpu":
+            pytest.skip("tests/test_gpu.py has a test of this on the device")
+        monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+        logits = torch.empty(2**31 + 100, dtype=torch.bfloat16).as_strided((2, 50), (2**31, 1))
+        logits.copy_(torch.randn(2, 50))
+        value = torch.rand(50)
+        expected = self.call(value, logits.clone(), backend="reference")
+        torch.testing.assert_close(iw.bernoulli_log_prob(value, logits, backend=backend), expected)
