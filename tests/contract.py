@@ -278,6 +278,14 @@ class DensityContract(Contract):
             torch.testing.assert_close(our.double(), exa, rtol=4e-7, atol=0)
 
     @pytest.mark.parametrize("backend", BACKENDS)
+    def test_gradients_summed_in_parts(self, backend: str) -> None:
+        if len(self.names) == 1:
+            pytest.skip("nothing is shared by one parameter")
+        inputs = [torch.randn(2000, 5, dtype=torch.float64), *(torch.randn(5).double() for _ in self.names[1:])]
+        ours = gradients(lambda *t: self.call(*t, backend=backend), inputs, 6)
+        torch.testing.assert_close(ours, gradients(lambda *t: self.call(*t, backend="reference"), inputs, 6))
+
+    @pytest.mark.parametrize("backend", BACKENDS)
     def test_one_feature_for_all_in_half_precision(self, backend: str) -> None:
         if len(self.names) == 1:
             pytest.skip("nothing is shared by one parameter")

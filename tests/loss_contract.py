@@ -87,6 +87,15 @@ class FusedLossContract(Contract):
         assert each.shape == inputs[-1].shape[1:]
         assert len(grads) == len(inputs)
 
+    @pytest.mark.parametrize("backend", BACKENDS)
+    @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+    def test_many_observations(self, backend: str, reduction: str) -> None:
+        """More than one program of a kernel, or part of a thread, reduces."""
+        inputs = [*(torch.randn(2, 300, 3) for _ in self.names[:-1]), torch.randn(2, 300)]
+        ours = gradients(lambda *t: self.call(*t, reduction=reduction, backend=backend), inputs, 1)
+        exact = gradients(lambda *t: self.call(*t, reduction=reduction, backend="reference"), inputs, 1)
+        torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-5)
+
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     def test_impossible_samples_weigh_nothing(self, backend: str) -> None:
         inputs = self.example()
@@ -99,6 +108,16 @@ class FusedLossContract(Contract):
             assert grad.isfinite().all()
         assert (grads[-1][0] == 0).all()
         assert (grads[-1][:, 1] == 0).all()
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_weights_of_zero_stop_what_is_not_finite(self, backend: str) -> None:
+        leaves = [t.detach() for t in self.leaves()]
+        leaves[-1][0, :] = -math.inf
+        leaves = [t.requires_grad_() for t in leaves]
+        loss = self.call(*leaves, reduction="none", backend=backend)
+        (grad,) = torch.autograd.grad(loss, leaves[-1], torch.tensor([1.0, math.inf, math.nan, 0.0]).double())
+        assert (grad[0] == 0).all()
+        assert not grad[1:, 1:3].isfinite().any()
 
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     def test_broadcast_log_ratio_and_one_sample(self, backend: str) -> None:

@@ -63,13 +63,16 @@ class TestBernoulliLogProb(DensityContract):
         tolerances.assert_no_worse(ours, eager, exact, tolerances.sum_allowance(torch.float32, terms))
 
     @pytest.mark.parametrize("backend", BACKENDS)
-    def test_offsets_have_64_bits(self, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Rows 2^31 elements apart. Memory that nobody writes to is not there: nothing may fill it."""
+    @pytest.mark.parametrize(("sizes", "strides"), [((3, 2, 50), (2**30, 100, 1)), ((2, 3, 50), (100, 2**30, 1))])
+    def test_offsets_have_64_bits(
+        self, backend: str, sizes: tuple[int, ...], strides: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Strides of 31 bits, offsets of 32. Memory that nobody writes to is not there: nothing may fill it."""
         if device_of(backend) != "cpu":
             pytest.skip("tests/test_gpu.py has a test of this on the device")
         monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
-        logits = torch.empty(2**31 + 100, dtype=torch.bfloat16).as_strided((2, 50), (2**31, 1))
-        logits.copy_(torch.randn(2, 50))
+        logits = torch.empty(2**31 + 200, dtype=torch.bfloat16).as_strided(sizes, strides)
+        logits.copy_(torch.randn(sizes))
         value = torch.rand(50)
         expected = self.call(value, logits.clone(), backend="reference")
         torch.testing.assert_close(iw.bernoulli_log_prob(value, logits, backend=backend), expected)
