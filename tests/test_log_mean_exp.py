@@ -66,6 +66,13 @@ class TestLogMeanExp(Contract):
         bound.sum().backward()
         torch.testing.assert_close(log_weights.grad, torch.tensor([[0.0, 0.0, 0.25], [0.0, 1.0, 0.75]]))
 
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_column_of_minus_infinity_stops_what_is_not_finite(self, backend: str) -> None:
+        log_weights = torch.full((3, 2), -math.inf, requires_grad=True)
+        bound = run(iw.log_mean_exp, log_weights, backend=backend)
+        bound.backward(torch.tensor([math.nan, math.inf]))
+        assert (log_weights.grad == 0).all()
+
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     def test_nan_and_plus_infinity(self, backend: str) -> None:
         log_weights = torch.tensor([[math.nan, 0.0, 0.0, math.nan], [0.0, math.nan, math.inf, -math.inf]])

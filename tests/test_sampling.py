@@ -201,6 +201,30 @@ class TestSampleGaussian:
         )
         torch.testing.assert_close([g.double() for g in ours], list(exact), rtol=1e-5, atol=1e-2)
 
+    @pytest.mark.parametrize("backend", ALL)
+    def test_chunks_and_shards_are_parts_of_the_whole(self, backend: str, path_only: bool) -> None:
+        """More latents than a tile has; samples 2 and 3 of observations 1 to 3, and their part of the gradient."""
+        leaves = [t.requires_grad_() for t in torch.randn(2, 5, 150, dtype=torch.float64).unbind()]
+        at_z, weights = torch.randn(6, 5, 150, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
+        at_z[:2], at_z[4:], weights[:2], weights[4:] = 0.0, 0.0, 0.0, 0.0
+        whole = run(iw.sample_gaussian, *leaves, 6, 7, path_only, stream=3, backend=backend)
+        part = run(
+            iw.sample_gaussian,
+            *(t[1:4] for t in leaves),
+            2,
+            7,
+            path_only,
+            sample_offset=2,
+            observation_offset=1,
+            stream=3,
+            backend=backend,
+        )
+        torch.testing.assert_close(part, tuple(t[2:4, 1:4] for t in whole), rtol=0, atol=1e-12)
+        of_whole = torch.autograd.grad(whole, leaves, (at_z, weights))
+        of_part = torch.autograd.grad(part, leaves, (at_z[2:4, 1:4], weights[2:4, 1:4]))
+        for ours, theirs in zip(of_part, of_whole, strict=True):
+            torch.testing.assert_close(ours[1:4], theirs[1:4])
+
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_second_derivative_raises(self, backend: str, path_only: bool) -> None:
         mean, log_std = (t.requires_grad_() for t in torch.randn(2, 2, 3).unbind())
