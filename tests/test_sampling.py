@@ -43,7 +43,9 @@ def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, ...], wo
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(
     seed=st.integers(0, 2**63 - 1),
-    shape=st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 13)),
+    shape=st.tuples(
+        st.integers(0, 4), st.integers(0, 4), st.one_of(st.integers(0, 13), st.sampled_from([64, 65, 150]))
+    ),
     sample_offset=st.integers(0, 2**31),
     observation_offset=st.integers(0, 2**31),
     stream=st.integers(0, 2**31),
