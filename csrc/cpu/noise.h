@@ -1,30 +1,109 @@
-// The noise of a call, four neighbouring dimensions at a time.
+// The noise of a call, a block of neighbouring dimensions at a time.
 #pragma once
 
 #include "../math/philox.h"
 #include "calls.h"
+#include "noise_math.h"
+#include "simd.h"
 
 namespace iwae {
 namespace IWAE_ISA {
 
-constexpr int64_t kQuad = 4;              // normals of one counter
-constexpr int64_t kElementsANormal = 10;  // a normal costs as much as some ten elements of a density
+constexpr int64_t kElementsANormal = 3;  // a normal costs as much as some three elements of a density
 
-static inline int64_t quads(const NoiseCall& call) { return (call.dimensions + kQuad - 1) / kQuad; }
+// Vectors of words made in step: two keep the processor busy, but two of the widest would often be more than a row.
+constexpr int kWordVectors = IWAE_VECTOR_BYTES < 64 ? 2 : 1;
 
-// How many of the dimensions of this quad exist.
-static inline int64_t quad_size(const NoiseCall& call, int64_t quad) {
-  const int64_t left = call.dimensions - quad * kQuad;
-  return left < kQuad ? left : kQuad;
-}
-
+// Some neighbouring elements of a row.
 template <class T>
-static inline void quad_of_normals(const NoiseCall& call, int64_t sample, int64_t observation, int64_t quad,
-                                   T* normals) {
-  const PhiloxWords counter = {{static_cast<uint32_t>(quad), static_cast<uint32_t>(observation + call.observation_offset),
-                                static_cast<uint32_t>(sample + call.sample_offset), static_cast<uint32_t>(call.stream)}};
-  four_normals(philox(counter, call.seed), normals);
+struct Block {
+  static constexpr int kVectors = 2 * kWordVectors, kLanes = Simd<T>::kLanes, kSize = kVectors * kLanes;
+  typename Simd<T>::Value part[kVectors];
+};
+
+// Writes the first `count` elements of a block.
+template <class T>
+static inline void store_block(T* to, int count, const Block<T>& block) {
+  if (count == Block<T>::kSize) {
+    for (int v = 0; v < Block<T>::kVectors; ++v) Simd<T>::store(to + v * Block<T>::kLanes, block.part[v]);
+  } else {
+    std::memcpy(to, &block, sizeof(T) * count);
+  }
 }
+
+// What all rows share, and the normals of any.
+template <class T>
+class Noise {
+ public:
+  explicit Noise(const NoiseCall& call) : call_(call), keys_(philox_keys<NoiseMath<T>>(call.seed)) {
+    const int64_t last = (blocks() - 1) * kSize;
+    T exists[kSize];
+    for (int i = 0; i < kSize; ++i) exists[i] = last + i < call.dimensions ? T(1) : T(0);
+    std::memcpy(&exists_in_last_, exists, sizeof exists);
+  }
+
+  // Of a row.
+  int64_t blocks() const { return (call_.dimensions + kSize - 1) / kSize; }
+
+  // How many dimensions of a block exist.
+  int size(int64_t block) const {
+    const int64_t left = call_.dimensions - block * kSize;
+    return left < kSize ? static_cast<int>(left) : kSize;
+  }
+
+  // Standard normals, and 0 where a dimension does not exist.
+  Block<T> operator()(int64_t sample, int64_t observation, int64_t block) const {
+    const uint32_t quad = static_cast<uint32_t>(block * (kSize / 4));  // a counter makes four normals
+    const uint32_t index[3] = {static_cast<uint32_t>(observation + call_.observation_offset),
+                               static_cast<uint32_t>(sample + call_.sample_offset),
+                               static_cast<uint32_t>(call_.stream)};
+    Block<T> normals;
+    if constexpr (sizeof(T) == sizeof(float)) {
+      fill_vectors(quad, index, normals.part);
+    } else {
+      T numbers[kSize] = {};
+      for (int i = 0; i < size(block); i += 4) fill_quad(quad + i / 4, index, numbers + i);
+      std::memcpy(&normals, numbers, sizeof numbers);
+    }
+    if (block == blocks() - 1) {
+      for (int v = 0; v < Block<T>::kVectors; ++v) normals.part[v] *= exists_in_last_.part[v];
+    }
+    return normals;
+  }
+
+ private:
+  using Math = NoiseMath<T>;
+  static constexpr int kSize = Block<T>::kSize;
+
+  void fill_vectors(uint32_t quad, const uint32_t (&index)[3], typename Math::Value* normals) const {
+    PhiloxWords<Math> words[kWordVectors];
+    for (int v = 0; v < kWordVectors; ++v) {
+      words[v] = {{Math::words_from(quad + v * Math::kWords), Math::word(index[0]), Math::word(index[1]),
+                   Math::word(index[2])}};
+    }
+    philox(words, keys_);
+    for (int v = 0; v < kWordVectors; ++v) {
+      const typename Math::Word* word = words[v].word;
+      const NormalPair<Math> pair = two_normals<Math>(Math::in_turn(word[0], word[2]), Math::in_turn(word[1], word[3]));
+      Math::interleave(pair.first, pair.second, normals[2 * v], normals[2 * v + 1]);
+    }
+  }
+
+  void fill_quad(uint32_t quad, const uint32_t (&index)[3], T* normals) const {
+    PhiloxWords<Math> words[1] = {{{quad, index[0], index[1], index[2]}}};
+    philox(words, keys_);
+    for (int w = 0; w < 4; w += 2) {
+      const NormalPair<Math> pair = two_normals<Math>(static_cast<uint32_t>(words[0].word[w]),
+                                                      static_cast<uint32_t>(words[0].word[w + 1]));
+      normals[w] = pair.first;
+      normals[w + 1] = pair.second;
+    }
+  }
+
+  const NoiseCall& call_;
+  PhiloxKeys<Math> keys_;
+  Block<T> exists_in_last_;
+};
 
 }  // namespace IWAE_ISA
 }  // namespace iwae

@@ -1,10 +1,10 @@
 // Reparameterised samples z = m + s eps with log p(z) - log q(z | x) = 1/2 sum [eps^2 - z^2 + 2 log s], p = N(0, I).
 //
-// Nothing of the size of z is kept for the backward pass: it makes the noise again. Sums run in double.
+// Nothing of the size of z is kept for the backward pass: it makes the noise again. Few numbers are summed in the dtype
+// of the call, and these sums in double.
 #pragma once
 
-#include <cmath>
-
+#include "../math/sample_gaussian.h"
 #include "noise.h"
 #include "rows.h"
 #include "staging.h"
@@ -12,92 +12,190 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// m, log s and s of one dimension of one observation.
+// Where the end of a row is padded to a block.
+template <class T>
+struct Padded {
+  alignas(64) T data[Block<T>::kSize] = {};
+};
+
+// `count` elements from `offset`, and 0 after them: what `padded` has held there since it was made, if used for this
+// count alone.
+template <class T>
+static inline Block<T> load_block(const Operand& operand, int64_t offset, int64_t stride, int count,
+                                  Padded<T>& padded) {
+  const T* from = padded.data;
+  if (operand.dtype != dtype_of<T>()) {
+    for (int i = 0; i < count; ++i) padded.data[i] = load_one<T>(operand, offset + i * stride);
+  } else {
+    const T* data = reinterpret_cast<const T*>(operand.data) + offset;
+    if (stride == 1 && count == Block<T>::kSize) {
+      from = data;
+    } else {
+      gather(data, stride, count, padded.data);
+    }
+  }
+  Block<T> block;
+  for (int v = 0; v < Block<T>::kVectors; ++v) block.part[v] = Simd<T>::load(from + v * Block<T>::kLanes);
+  return block;
+}
+
+// m, log s and s of one block of one observation.
 template <class T>
 struct Posterior {
-  T mean, log_std, std;
+  Block<T> mean, log_std, std;
 };
 
 template <class T, class Call>
-static inline Posterior<T> posterior(const Call& call, int64_t observation, int64_t d) {
-  const T mean = load_one<T>(call.mean, observation * call.mean.strides[1] + d * call.mean.strides[2]);
-  const T log_std = load_one<T>(call.log_std, observation * call.log_std.strides[1] + d * call.log_std.strides[2]);
-  return {mean, log_std, std::exp(log_std)};
+static inline Posterior<T> posterior(const Call& call, int64_t observation, int64_t block, int count) {
+  Padded<T> padded;
+  const auto load = [&](const Operand& operand) {
+    const int64_t first = block * Block<T>::kSize, stride = operand.strides[2];
+    return load_block(operand, observation * operand.strides[1] + first * stride, stride, count, padded);
+  };
+  Posterior<T> q = {load(call.mean), load(call.log_std), {}};
+  for (int v = 0; v < Block<T>::kVectors; ++v) q.std.part[v] = Simd<T>::exp(q.log_std.part[v]);
+  return q;
+}
+
+// One row of z; gives its log-ratio.
+template <class T>
+static inline double sample_row(const Noise<T>& noise, const Posterior<T>* posteriors, int64_t sample,
+                                int64_t observation, T* z) {
+  using S = Simd<T>;
+  constexpr int64_t kBlocksASum = 32;
+  const int64_t blocks = noise.blocks();
+  double log_ratio = 0.0;
+  for (int64_t first = 0; first < blocks; first += kBlocksASum) {
+    const int64_t stop = first + kBlocksASum < blocks ? first + kBlocksASum : blocks;
+    Block<T> sum = {};
+    for (int64_t block = first; block < stop; ++block) {
+      const Posterior<T>& q = posteriors[block];
+      const Block<T> eps = noise(sample, observation, block);
+      Block<T> values;
+      for (int v = 0; v < Block<T>::kVectors; ++v) {
+        values.part[v] = q.mean.part[v] + q.std.part[v] * eps.part[v];
+        sum.part[v] += gaussian_log_ratio<S>(eps.part[v], values.part[v], q.log_std.part[v]);
+      }
+      store_block(z + block * Block<T>::kSize, noise.size(block), values);
+    }
+    for (int v = 1; v < Block<T>::kVectors; ++v) sum.part[0] += sum.part[v];
+    log_ratio += S::sum(S::widen(sum.part[0]));
+  }
+  return log_ratio;
 }
 
 template <class T>
 static void sample_gaussian_forward(const SampleGaussianCall& call) {
   T* z = static_cast<T*>(call.z);
   T* log_ratio = static_cast<T*>(call.log_ratio);
-  const int64_t rows = call.samples * call.observations;
+  const Noise<T> noise(call);
+  const int64_t blocks = noise.blocks(), rows = call.samples * call.observations;
+  Posterior<T>* posteriors = new Posterior<T>[call.observations * blocks];  // serve all samples
+  parallel(call.observations, useful_threads(call.observations * call.dimensions, call.threads),
+           [&](int64_t begin, int64_t end) {
+             for (int64_t b = begin; b < end; ++b) {
+               for (int64_t block = 0; block < blocks; ++block) {
+                 posteriors[b * blocks + block] = posterior<T>(call, b, block, noise.size(block));
+               }
+             }
+           });
   const int threads = useful_threads(kElementsANormal * rows * call.dimensions, call.threads);
-  Posterior<T>* posteriors = new Posterior<T>[call.observations * call.dimensions];  // serves all samples
-  for (int64_t b = 0; b < call.observations; ++b) {
-    for (int64_t d = 0; d < call.dimensions; ++d) posteriors[b * call.dimensions + d] = posterior<T>(call, b, d);
-  }
   parallel(rows, threads, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t observation = row % call.observations;
-      double sum = 0.0;
-      for (int64_t quad = 0; quad < quads(call); ++quad) {
-        T eps[kQuad];
-        quad_of_normals(call, row / call.observations, observation, quad, eps);
-        for (int64_t i = 0; i < quad_size(call, quad); ++i) {
-          const int64_t d = quad * kQuad + i;
-          const Posterior<T>& q = posteriors[observation * call.dimensions + d];
-          const T sample = q.mean + q.std * eps[i];
-          z[row * call.dimensions + d] = sample;
-          sum += T(0.5) * (eps[i] * eps[i] - sample * sample) + q.log_std;
-        }
-      }
-      log_ratio[row] = static_cast<T>(sum);
+      const int64_t sample = row / call.observations, observation = row % call.observations;
+      log_ratio[row] = static_cast<T>(
+          sample_row(noise, posteriors + observation * blocks, sample, observation, z + row * call.dimensions));
     }
   });
   delete[] posteriors;
 }
 
+// The gradients of one block of one observation, which are sums over samples.
+template <class T>
+class PosteriorGradient {
+ public:
+  PosteriorGradient(const SampleGaussianBackwardCall& call, const Noise<T>& noise, int64_t observation, int64_t block)
+      : call_(call), noise_(noise), observation_(observation), block_(block), size_(noise.size(block)),
+        q_(posterior<T>(call, observation, block, size_)) {
+    for (int v = 0; v < Block<T>::kVectors; ++v) {
+      score_.part[v] = call.path_only ? S::one() / q_.std.part[v] : S::zero();
+    }
+  }
+
+  // Adds the samples [begin, end).
+  void add(int64_t begin, int64_t end) {
+    Block<T> mean = {}, log_std = {};
+    for (int64_t sample = begin; sample < end; ++sample) {
+      const Block<T> eps = noise_(sample, observation_, block_);
+      const T weight = incoming_at_log_ratio(sample);
+      Block<T> at_z = incoming_at_z(sample);
+      for (int v = 0; v < Block<T>::kVectors; ++v) {
+        const typename S::Value step = q_.std.part[v] * eps.part[v], z = q_.mean.part[v] + step;
+        // A weight of zero gives zero, also where z overflows: 0 * inf would be NaN.
+        if (weight != T(0)) at_z.part[v] += weight * gaussian_log_ratio_slope<S>(eps.part[v], z, score_.part[v]);
+        mean.part[v] += at_z.part[v];
+        log_std.part[v] += at_z.part[v] * step + (call_.path_only ? T(0) : weight);
+      }
+    }
+    add_block(mean, mean_);
+    add_block(log_std, log_std_);
+  }
+
+  void store() const {
+    store(call_.grad_mean, mean_);
+    store(call_.grad_log_std, log_std_);
+  }
+
+ private:
+  using S = Simd<T>;
+
+  T incoming_at_log_ratio(int64_t sample) const {
+    const Operand& grad = call_.grad_log_ratio;
+    return grad ? load_one<T>(grad, sample * grad.strides[0] + observation_ * grad.strides[1]) : T(0);
+  }
+
+  Block<T> incoming_at_z(int64_t sample) {
+    const Operand& grad = call_.grad_z;
+    if (!grad) return {};
+    const int64_t stride = grad.strides[2], row = sample * grad.strides[0] + observation_ * grad.strides[1];
+    return load_block(grad, row + block_ * Block<T>::kSize * stride, stride, size_, padded_);
+  }
+
+  static void add_block(const Block<T>& block, double* sums) {
+    T values[Block<T>::kSize];
+    store_block(values, Block<T>::kSize, block);
+    for (int i = 0; i < Block<T>::kSize; ++i) sums[i] += values[i];
+  }
+
+  void store(const Operand& gradient, const double* sums) const {
+    T values[Block<T>::kSize];
+    for (int i = 0; i < Block<T>::kSize; ++i) values[i] = static_cast<T>(sums[i]);
+    store_tile(gradient, observation_ * call_.dimensions + block_ * Block<T>::kSize, size_, values);
+  }
+
+  const SampleGaussianBackwardCall& call_;
+  const Noise<T>& noise_;
+  const int64_t observation_, block_;
+  const int size_;
+  const Posterior<T> q_;
+  Block<T> score_;
+  Padded<T> padded_;
+  double mean_[Block<T>::kSize] = {}, log_std_[Block<T>::kSize] = {};
+};
+
 template <class T>
 static void sample_gaussian_gradient(const SampleGaussianBackwardCall& call) {
-  const int64_t items = call.observations * quads(call);
+  constexpr int64_t kSamplesASum = 32;
+  const Noise<T> noise(call);
+  const int64_t items = call.observations * noise.blocks();
   const int64_t elements = kElementsANormal * call.samples * call.observations * call.dimensions;
   parallel(items, useful_threads(elements, call.threads), [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t observation = item / quads(call), quad = item % quads(call), first = quad * kQuad;
-      const int64_t count = quad_size(call, quad);
-      Posterior<T> q[kQuad] = {};
-      double mean_sum[kQuad] = {}, log_std_sum[kQuad] = {};
-      for (int64_t i = 0; i < count; ++i) q[i] = posterior<T>(call, observation, first + i);
-      for (int64_t sample = 0; sample < call.samples; ++sample) {
-        T eps[kQuad];
-        quad_of_normals(call, sample, observation, quad, eps);
-        T incoming = T(0);  // the gradient of the log-ratio
-        if (call.grad_log_ratio) {
-          const int64_t* strides = call.grad_log_ratio.strides;
-          incoming = load_one<T>(call.grad_log_ratio, sample * strides[0] + observation * strides[1]);
-        }
-        for (int64_t i = 0; i < count; ++i) {
-          const T z = q[i].mean + q[i].std * eps[i];
-          T at_z = T(0);  // the gradient that arrives at z
-          if (call.grad_z) {
-            const int64_t* strides = call.grad_z.strides;
-            at_z = load_one<T>(call.grad_z,
-                               sample * strides[0] + observation * strides[1] + (first + i) * strides[2]);
-          }
-          // With q's parameters held fixed, log q is a function of z: -(z - m) / s^2 = -eps / s. Otherwise eps does not
-          // depend on them, and what is left of log q is log s itself.
-          if (incoming != T(0)) at_z += call.path_only ? incoming * (eps[i] / q[i].std - z) : -incoming * z;
-          mean_sum[i] += at_z;
-          log_std_sum[i] += at_z * (q[i].std * eps[i]) + (call.path_only ? T(0) : incoming);
-        }
+      PosteriorGradient<T> gradient(call, noise, item / noise.blocks(), item % noise.blocks());
+      for (int64_t first = 0; first < call.samples; first += kSamplesASum) {
+        gradient.add(first, first + kSamplesASum < call.samples ? first + kSamplesASum : call.samples);
       }
-      T mean[kQuad], log_std[kQuad];
-      for (int64_t i = 0; i < count; ++i) {
-        mean[i] = static_cast<T>(mean_sum[i]);
-        log_std[i] = static_cast<T>(log_std_sum[i]);
-      }
-      const int64_t offset = observation * call.dimensions + first;
-      store_tile(call.grad_mean, offset, static_cast<int>(count), mean);
-      store_tile(call.grad_log_std, offset, static_cast<int>(count), log_std);
+      gradient.store();
     }
   });
 }

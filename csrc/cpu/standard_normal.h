@@ -9,15 +9,16 @@ namespace IWAE_ISA {
 
 template <class T>
 static void standard_normal(const StandardNormalCall& call) {
-  T* noise = static_cast<T*>(call.noise);
+  T* out = static_cast<T*>(call.noise);
   const int64_t rows = call.samples * call.observations;
   const int threads = useful_threads(kElementsANormal * rows * call.dimensions, call.threads);
+  const Noise<T> noise(call);
   parallel(rows, threads, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      for (int64_t quad = 0; quad < quads(call); ++quad) {
-        T normals[kQuad];
-        quad_of_normals(call, row / call.observations, row % call.observations, quad, normals);
-        for (int64_t i = 0; i < quad_size(call, quad); ++i) noise[row * call.dimensions + quad * kQuad + i] = normals[i];
+      const int64_t sample = row / call.observations, observation = row % call.observations;
+      for (int64_t block = 0; block < noise.blocks(); ++block) {
+        store_block(out + row * call.dimensions + block * Block<T>::kSize, noise.size(block),
+                    noise(sample, observation, block));
       }
     }
   });

@@ -1,7 +1,9 @@
 // Philox4x32-10, the counter-based generator of Salmon et al. 2011, and standard normals from it.
+//
+// `Math` gives the types of words and values (one number, or a vector of them) and their functions. A word is the lower
+// half of an unsigned 64-bit integer, so that a product is one operation; what its upper half holds is never read.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
 #include "inline.h"
@@ -9,38 +11,66 @@
 namespace iwae {
 namespace IWAE_ISA {
 
+constexpr int kPhiloxRounds = 10;
+
+template <class Math>
 struct PhiloxWords {
-  uint32_t word[4];
+  typename Math::Word word[4];
 };
 
-IWAE_INLINE PhiloxWords philox(PhiloxWords counter, uint64_t seed) {
+// Made once for many counters.
+template <class Math>
+struct PhiloxKeys {
+  typename Math::Word round[kPhiloxRounds][2];
+};
+
+template <class Math>
+IWAE_INLINE PhiloxKeys<Math> philox_keys(uint64_t seed) {
+  PhiloxKeys<Math> keys;
   uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = uint64_t{0xD2511F53u} * counter.word[0];
-    const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter.word[2];
-    counter = {{static_cast<uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0, static_cast<uint32_t>(product1),
-                static_cast<uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1, static_cast<uint32_t>(product0)}};
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    keys.round[round][0] = Math::word(key0);
+    keys.round[round][1] = Math::word(key1);
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }
-  return counter;
+  return keys;
+}
+
+// Makes random words of counters, of one or of several in step: the rounds of one alone are a chain of waits.
+template <class Math, int kCounters>
+IWAE_INLINE void philox(PhiloxWords<Math> (&counters)[kCounters], const PhiloxKeys<Math>& keys) {
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    for (PhiloxWords<Math>& counter : counters) {
+      const typename Math::Word product0 = Math::product(counter.word[0], 0xD2511F53u);
+      const typename Math::Word product1 = Math::product(counter.word[2], 0xCD9E8D57u);
+      counter = {{(product1 >> 32) ^ counter.word[1] ^ keys.round[round][0], product1,
+                  (product0 >> 32) ^ counter.word[3] ^ keys.round[round][1], product0}};
+    }
+  }
 }
 
 // In (0, 1) and exact in float32: 23 bits and a half.
-template <class T>
-IWAE_INLINE T open_uniform(uint32_t bits) {
-  return (static_cast<T>(bits >> 9) + T(0.5)) * T(1.1920928955078125e-7);
+template <class Math>
+IWAE_INLINE typename Math::Value open_uniform(typename Math::Bits bits) {
+  using T = typename Math::Scalar;
+  constexpr T kStep = T(1.1920928955078125e-7);
+  return Math::value(bits >> 9) * kStep + kStep / 2;
 }
 
-// Four standard normals of one counter, by Box-Muller on the pairs of words (0, 1) and (2, 3).
-template <class T>
-IWAE_INLINE void four_normals(PhiloxWords words, T* out) {
-  for (int pair = 0; pair < 2; ++pair) {
-    const T radius = std::sqrt(T(-2) * std::log(open_uniform<T>(words.word[2 * pair])));
-    const T angle = T(6.283185307179586477) * open_uniform<T>(words.word[2 * pair + 1]);
-    out[2 * pair] = radius * std::cos(angle);
-    out[2 * pair + 1] = radius * std::sin(angle);
-  }
+template <class Math>
+struct NormalPair {
+  typename Math::Value first, second;
+};
+
+// Box-Muller. A counter makes four normals: two of its words 0 and 1, two of its words 2 and 3.
+template <class Math>
+IWAE_INLINE NormalPair<Math> two_normals(typename Math::Bits radius_bits, typename Math::Bits angle_bits) {
+  using T = typename Math::Scalar;
+  const typename Math::Value radius = Math::sqrt(T(-2) * Math::log(open_uniform<Math>(radius_bits)));
+  typename Math::Value cosine, sine;
+  Math::cos_sin_of_turns(open_uniform<Math>(angle_bits), cosine, sine);
+  return {radius * cosine, radius * sine};
 }
 
 }  // namespace IWAE_ISA
