@@ -54,6 +54,8 @@ class Objective:
             raise TypeError(f"bound must be one of iwae_fast.bounds, such as IWAE(), got {bound!r}")
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
+        if bound.encoder != "ascend":
+            raise ValueError(f"{bound!r} must not train an encoder by ascent (it may {bound.encoder}): not offered yet")
         checks.reduction(reduction)
         self.bound = bound
         self.estimator = estimator

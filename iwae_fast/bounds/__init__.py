@@ -1,0 +1,13 @@
+"""Bounds: functions of the k log-weights of an observation, each with its value and coefficients.
+
+A bound F takes ``log_weights`` of shape (k, ...) and gives one value an observation, differentiable by autograd.
+Its coefficients are g_i = dF/dlog_w_i and D_i = d2F/dlog_w_i2, what gradient estimators are made of.
+"""
+
+from .base import Bound, Coefficients
+from .groups import CIWAE, MIWAE
+from .jackknife import JVI
+from .power import CUBO, ELBO, IWAE, VRIWAE
+from .thermodynamic import TVO
+
+__all__ = ["CIWAE", "CUBO", "ELBO", "IWAE", "JVI", "MIWAE", "TVO", "VRIWAE", "Bound", "Coefficients"]

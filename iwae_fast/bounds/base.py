@@ -1,0 +1,51 @@
+"""What a bound is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .. import checks, reference
+
+
+class Coefficients(NamedTuple):
+    """The bound, its gradient and its own second derivative with respect to each log-weight."""
+
+    value: Tensor
+    """F, in nats, shape (...)."""
+    g: Tensor
+    """dF/dlog_w_i, shape (k, ...)."""
+    D: Tensor
+    """d2F/dlog_w_i2, shape (k, ...)."""
+
+
+class Bound:
+    """A function F of log-weights of shape (k, ...); float32 or float64 comes back, k = 0 is a ValueError."""
+
+    encoder = "ascend"
+    """What an encoder may do: "ascend" F; "descend" it, where F is an upper bound and the decoder needs another; or
+    "ascend IWAE" instead."""
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        """The bound of each observation in nats, shape (...), differentiable."""
+        raise TypeError(f"{type(self).__name__} does not define a bound: use one of iwae_fast.bounds")
+
+    def coefficients(self, log_weights: Tensor) -> Coefficients:
+        """Value and coefficients, without a graph."""
+        raise TypeError(f"{type(self).__name__} does not define coefficients: use one of iwae_fast.bounds")
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in self._settings())
+        return f"{type(self).__name__}({settings})"
+
+    def _settings(self) -> tuple[object, ...]:
+        """The arguments that made this bound."""
+        return ()
+
+
+def widened(log_weights: Tensor) -> Tensor:
+    """Checked log-weights in the dtype that sums are accumulated in."""
+    checks.floating(log_weights=log_weights)
+    checks.dimension(log_weights, 0)
+    return reference.widen(log_weights)[0]

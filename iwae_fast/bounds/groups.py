@@ -1,0 +1,70 @@
+"""Bounds that treat the samples in groups, or mix two bounds: MIWAE, CIWAE and PIWAE (Rainforth et al. 2018)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..functional import log_mean_exp, normalized_weights
+from .base import Bound, Coefficients, widened
+from .power import ELBO, IWAE
+
+
+class MIWAE(Bound):
+    """The mean over M groups of the IWAE bound of the k / M samples in each: ``log_weights.reshape(M, k / M, ...)``.
+
+    g = w~ / M and D = w~ (1 - w~) / M with w~ normalised within the group.
+
+    Args:
+        groups: M >= 1, which must divide k, else a ValueError.
+    """
+
+    def __init__(self, groups: int) -> None:
+        self.groups = checks.positive("groups", groups)
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        return log_mean_exp(self._grouped(log_weights), dim=1).mean(0)
+
+    @torch.no_grad()
+    def coefficients(self, log_weights: Tensor) -> Coefficients:
+        weights = normalized_weights(self._grouped(log_weights), dim=1)
+        g, D = weights / self.groups, weights * (1.0 - weights) / self.groups
+        return Coefficients(self(log_weights), g.reshape(log_weights.shape), D.reshape(log_weights.shape))
+
+    def _grouped(self, log_weights: Tensor) -> Tensor:
+        log_weights = widened(log_weights)
+        k = len(log_weights)
+        if k % self.groups:
+            raise ValueError(f"{self!r} needs a k that {self.groups} divides, got k = {k}")
+        return log_weights.reshape(self.groups, k // self.groups, *log_weights.shape[1:])
+
+    def _settings(self) -> tuple[object, ...]:
+        return (self.groups,)
+
+
+class CIWAE(Bound):
+    """beta ELBO + (1 - beta) IWAE; so are g and D.
+
+    Args:
+        beta: between 0 and 1.
+    """
+
+    def __init__(self, beta: float) -> None:
+        if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0.0 <= beta <= 1.0:
+            raise ValueError(f"beta must be between 0 and 1, got {beta!r}")
+        self.beta = float(beta)
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        if self.beta in (0.0, 1.0):  # 0 * -inf would be NaN
+            return (ELBO() if self.beta else IWAE())(log_weights)
+        return self.beta * ELBO()(log_weights) + (1.0 - self.beta) * IWAE()(log_weights)
+
+    @torch.no_grad()
+    def coefficients(self, log_weights: Tensor) -> Coefficients:
+        elbo, iwae = ELBO().coefficients(log_weights), IWAE().coefficients(log_weights)
+        g, D = (self.beta * e + (1.0 - self.beta) * i for e, i in ((elbo.g, iwae.g), (elbo.D, iwae.D)))
+        return Coefficients(self(log_weights), g, D)
+
+    def _settings(self) -> tuple[object, ...]:
+        return (self.beta,)

@@ -1,0 +1,200 @@
+"""Jackknife variational inference: sums of IWAE bounds over subsets of the samples that cancel their bias.
+
+1 - w~ has no digits where a weight is near 1. Only the largest can be, so it is treated apart: what it leaves is the
+sum of the others. Orders above 1 run in float64, since their coefficients of size k^m cancel.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from .. import checks, reference
+from ..functional import log_mean_exp
+from .base import Bound, Coefficients, widened
+
+MOST_SUBSETS = 100_000
+
+
+class JVI(Bound):
+    """sum_j c_j * (mean of IWAE over all subsets of k - j samples), j = 0 .. m (Nowozin 2018).
+
+    c_j = (-1)^j (k - j)^m / ((m - j)! j!). Its bias falls as k^-(m + 1), but it is no lower bound: its expectation
+    diverges as q widens, so an encoder ascends IWAE instead. O(k) for m = 1, O(k^2) for m = 2; for m >= 3 the subsets
+    are enumerated, at most 100,000 of them.
+
+    Args:
+        order: m >= 1. Needs k > m, else a ValueError.
+    """
+
+    encoder = "ascend IWAE"
+
+    def __init__(self, order: int = 1) -> None:
+        self.order = checks.positive("order", order)
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        log_weights = self._checked(log_weights)
+        if self.order == 1:
+            return _first_order(log_weights)
+        widest, k = log_weights.double(), len(log_weights)
+        if self.order > 2:
+            return _enumerated(widest, self.order).value.to(log_weights.dtype)
+        value = k**2 / 2 * log_mean_exp(widest) - (k - 1) ** 2 * _without_one(widest).mean(0)
+        return (value + (k - 2) ** 2 / 2 * _without_two(widest)).to(log_weights.dtype)
+
+    @torch.no_grad()
+    def coefficients(self, log_weights: Tensor) -> Coefficients:
+        log_weights = self._checked(log_weights)
+        if self.order == 1:
+            return Coefficients(_first_order(log_weights), *_first_order_derivatives(log_weights))
+        widest, k = log_weights.double(), len(log_weights)
+        if self.order > 2:
+            return Coefficients(*(t.to(log_weights.dtype) for t in _enumerated(widest, self.order)))
+        w = reference.normalized_weights(widest)
+        ones, ones_squared = _shares_without_one(widest)
+        twos, twos_squared = _shares_without_two(widest)
+        c, c1, c2 = k**2 / 2, (k - 1) ** 2 / k, (k - 2) ** 2 / (k * (k - 1))
+        g = c * w - c1 * ones + c2 * twos
+        D = c * w * (1.0 - w) - c1 * (ones - ones_squared) + c2 * (twos - twos_squared)
+        return Coefficients(self(log_weights), g.to(log_weights.dtype), D.to(log_weights.dtype))
+
+    def _checked(self, log_weights: Tensor) -> Tensor:
+        log_weights = widened(log_weights)
+        if len(log_weights) <= self.order:
+            raise ValueError(f"JVI({self.order}) needs k > {self.order} samples, got k = {len(log_weights)}")
+        return log_weights
+
+    def _settings(self) -> tuple[object, ...]:
+        return (self.order,)
+
+
+def _log_sum_exp(log_weights: Tensor) -> Tensor:
+    return log_mean_exp(log_weights) + math.log(len(log_weights))
+
+
+def _largest(log_weights: Tensor) -> Tensor:
+    """True at one largest entry of each column."""
+    return torch.zeros_like(log_weights, dtype=torch.bool).scatter_(0, log_weights.argmax(0, keepdim=True), True)
+
+
+def _first_order(log_weights: Tensor) -> Tensor:
+    """L - (k-1)/k sum_i [log(1 - w~_i) - log(1 - 1/k)], whose terms are small: float32 does."""
+    k = len(log_weights)
+    others = log_weights.scatter(0, log_weights.argmax(0, keepdim=True), -math.inf)
+    total = _log_sum_exp(log_weights)
+    rest = torch.log1p(-torch.exp(others - total)).sum(0) + (_log_sum_exp(others) - total)
+    return total - math.log(k) - (k - 1) / k * (rest - k * math.log1p(-1.0 / k))
+
+
+def _first_order_derivatives(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """g = w + c (w - A) and D = w (1-w) + c [(1-w)(w - A) + B], c = (k-1)/k, with the sums over the other samples
+    A_i = w_i sum w_a / (1-w_a) and B_i = w_i^2 sum w_a / (1-w_a)^2.
+    """
+    k = len(log_weights)
+    largest = _largest(log_weights)
+    others = torch.where(largest, -math.inf, log_weights)
+    total, total_of_others = _log_sum_exp(log_weights), _log_sum_exp(others)
+    w = torch.exp(log_weights - total)
+    tame = torch.where(largest, 0.0, w)
+    rest = torch.where(largest, torch.exp(total_of_others - total), 1.0 - tame)
+    odds = tame / (1.0 - tame)
+    squares = odds / (1.0 - tame)
+    # The largest one's part: its odds times w_i are its weight times i's share of the others.
+    share = torch.where(total_of_others > -math.inf, torch.exp(others - total_of_others), 0.0)
+    of_largest = w.amax(0) * share
+    A = w * (odds.sum(0) - odds) + of_largest
+    B = w.square() * (squares.sum(0) - squares) + of_largest * share
+    c = (k - 1) / k
+    return w + c * (w - A), w * rest + c * (rest * (w - A) + B)
+
+
+def _log_rest(log_weights: Tensor) -> Tensor:
+    """log(1 - w~_i): of the largest by the sum of the others, since 1 - w~ has no digits where w~ is near 1."""
+    largest = _largest(log_weights)
+    total = _log_sum_exp(log_weights)
+    rest = _log_sum_exp(torch.where(largest, -math.inf, log_weights)) - total
+    others = torch.exp(torch.where(largest, -math.inf, log_weights) - total)  # each at most 1/2
+    return torch.where(largest, rest, torch.log1p(-others))
+
+
+def _without_one(log_weights: Tensor) -> Tensor:
+    """IWAE of all samples but i, (k, ...)."""
+    k = len(log_weights)
+    return _log_rest(log_weights) + log_mean_exp(log_weights) - math.log1p(-1.0 / k)
+
+
+def _without_two(log_weights: Tensor) -> Tensor:
+    """The mean of IWAE over all samples but two."""
+    k = len(log_weights)
+    largest = _largest(log_weights)
+    rest = torch.where(largest, -math.inf, log_weights)
+    # With the largest among the two: what is left of the others without one of them.
+    with_largest = torch.where(largest, 0.0, _log_rest(rest)).sum(0) + (k - 1) * (
+        _log_sum_exp(rest) - _log_sum_exp(log_weights)
+    )
+    # Without it: any two weigh at most 2/3.
+    w = torch.exp(rest - _log_sum_exp(log_weights))
+    row, column = torch.triu_indices(k, k, 1, device=w.device)
+    tame = ~largest[row] & ~largest[column]
+    without_largest = torch.where(tame, torch.log1p(-torch.where(tame, w[row] + w[column], 0.0)), 0.0).sum(0)
+    pairs = k * (k - 1) / 2
+    return (with_largest + without_largest) / pairs + log_mean_exp(log_weights) - math.log1p(-2.0 / k)
+
+
+def _shares_without_one(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over a != i of i's share w~_i / (1 - w~_a) of what a leaves, and of its square."""
+    largest = _largest(log_weights)
+    total = _log_sum_exp(log_weights)
+    w = torch.exp(log_weights - total)
+    inverse = torch.where(largest, 0.0, 1.0 / (1.0 - torch.where(largest, 0.0, w)))
+    of_largest = torch.exp(log_weights - _log_sum_exp(torch.where(largest, -math.inf, log_weights)))
+    of_largest = torch.where(largest, 0.0, of_largest)
+    shares = w * (inverse.sum(0) - inverse) + of_largest
+    squares = w.square() * (inverse.square().sum(0) - inverse.square()) + of_largest.square()
+    return shares, squares
+
+
+def _shares_without_two(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over pairs a < b, neither i, of i's share w~_i / (1 - w~_a - w~_b) of what they leave, and of its square."""
+    largest = _largest(log_weights)
+    rest = torch.where(largest, -math.inf, log_weights)
+    # The largest among the two: shares of what one more leaves of the others. It has none of them itself.
+    shares, squares = (torch.where(largest, 0.0, s) for s in _shares_without_one(rest))
+    # _shares_without_one counts a = the largest too, which is none of the others and leaves all of them.
+    u = torch.where(largest, 0.0, torch.exp(rest - _log_sum_exp(rest)))
+    shares, squares = shares - u, squares - u.square()
+    w = torch.exp(log_weights - _log_sum_exp(log_weights))
+    tame = torch.where(largest, 0.0, w)
+    inverse = 1.0 / (1.0 - tame[:, None] - tame[None, :])
+    k = len(w)
+    counted = ~(largest[:, None] | largest[None, :])
+    counted = counted & ~torch.eye(k, dtype=torch.bool, device=w.device).reshape(k, k, *(1,) * (w.dim() - 1))
+    inverse = torch.where(counted, inverse, 0.0)
+    for power, result in ((1, shares), (2, squares)):
+        of_pairs = inverse**power
+        containing = of_pairs.sum(1)
+        result += w**power * (containing.sum(0) / 2 - containing)
+    return shares, squares
+
+
+def _enumerated(log_weights: Tensor, order: int) -> Coefficients:
+    """The definition itself."""
+    k = len(log_weights)
+    if sum(math.comb(k, j) for j in range(order + 1)) > MOST_SUBSETS:
+        raise ValueError(
+            f"JVI({order}) of k = {k} samples would enumerate over {MOST_SUBSETS} subsets: use order 1 or 2"
+        )
+    value, g, D = torch.zeros_like(log_weights[0]), torch.zeros_like(log_weights), torch.zeros_like(log_weights)
+    for j in range(order + 1):
+        c = (-1) ** j * (k - j) ** order / (math.factorial(order - j) * math.factorial(j)) / math.comb(k, j)
+        for left_out in combinations(range(k), j):
+            kept = [i for i in range(k) if i not in left_out]
+            value = value + c * log_mean_exp(log_weights[kept])
+            with torch.no_grad():
+                shares = reference.normalized_weights(log_weights[kept])
+                g[kept] += c * shares
+                D[kept] += c * shares * (1.0 - shares)
+    return Coefficients(value, g, D)

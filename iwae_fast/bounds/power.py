@@ -1,0 +1,95 @@
+"""Bounds from the mean of a power of the weights: ELBO, IWAE, VR-IWAE and CUBO."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..functional import log_mean_exp, normalized_weights
+from .base import Bound, Coefficients, widened
+
+
+class ELBO(Bound):
+    """The mean log-weight (Kingma & Welling 2014); g = 1/k, D = 0."""
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        return widened(log_weights).mean(0)
+
+    @torch.no_grad()
+    def coefficients(self, log_weights: Tensor) -> Coefficients:
+        value = self(log_weights)
+        g = torch.full(log_weights.shape, 1.0 / log_weights.shape[0], dtype=value.dtype, device=value.device)
+        return Coefficients(value, g, torch.zeros_like(g))
+
+
+class IWAE(Bound):
+    """log (1/k) sum w_i (Burda, Grosse & Salakhutdinov 2016); g = w~, D = w~ (1 - w~)."""
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        return log_mean_exp(log_weights)
+
+    @torch.no_grad()
+    def coefficients(self, log_weights: Tensor) -> Coefficients:
+        weights = normalized_weights(log_weights)
+        return Coefficients(self(log_weights), weights, weights * (1.0 - weights))
+
+
+class VRIWAE(Bound):
+    """log [(1/k) sum w_i^(1 - alpha)] / (1 - alpha), the Renyi bound (Li & Turner 2016; Daudel et al. 2023).
+
+    alpha = 0 is IWAE, alpha = 1 the ELBO, and the bound is continuous there. With v = softmax((1 - alpha) log w) it has
+    g = v and D = (1 - alpha) v (1 - v). For alpha < 0 it is an upper bound as k grows: an encoder minimises it.
+
+    Args:
+        alpha: any real number.
+    """
+
+    def __init__(self, alpha: float) -> None:
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+            raise ValueError(f"alpha must be a finite number, got {alpha!r}")
+        self.alpha = float(alpha)
+        self.encoder = "ascend" if alpha >= 0 else "descend"
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        log_weights = widened(log_weights)
+        power = 1.0 - self.alpha
+        if power == 0.0:
+            return log_weights.mean(0)
+        with torch.no_grad():
+            spread = log_weights.amax(0) - log_weights.amin(0)
+            near = abs(power) * spread < 1.0  # NaN and infinite spreads are not
+        # Each formula sees zeros where the other serves: the gradient of what is not chosen must not be NaN.
+        far = log_mean_exp(power * torch.where(near, 0.0, log_weights)) / power
+        # Near alpha = 1 the logarithm is of a number near 1, and the formula above loses all digits.
+        tame = torch.where(near, log_weights, 0.0)
+        mean = tame.mean(0)
+        close = mean + torch.log1p(torch.expm1(power * (tame - mean)).mean(0)) / power
+        return torch.where(near, close, far)
+
+    @torch.no_grad()
+    def coefficients(self, log_weights: Tensor) -> Coefficients:
+        power = 1.0 - self.alpha
+        v = normalized_weights(power * widened(log_weights))
+        return Coefficients(self(log_weights), v, power * v * (1.0 - v))
+
+    def _settings(self) -> tuple[object, ...]:
+        return (self.alpha,)
+
+
+class CUBO(VRIWAE):
+    """log [(1/k) sum w_i^n] / n (Dieng et al. 2017): VR at alpha = 1 - n, an upper bound only as k grows.
+
+    Args:
+        n: a number above 1; 2 is the chi-square bound.
+    """
+
+    def __init__(self, n: float = 2.0) -> None:
+        if isinstance(n, bool) or not isinstance(n, (int, float)) or not 1.0 < n < math.inf:
+            raise ValueError(f"n must be a number above 1, got {n!r}")
+        super().__init__(1.0 - n)
+        self.n = float(n)
+
+    def _settings(self) -> tuple[object, ...]:
+        return (self.n,)

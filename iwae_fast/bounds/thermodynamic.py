@@ -1,0 +1,63 @@
+"""The thermodynamic variational objective (Masrani et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..functional import normalized_weights
+from .base import Bound, Coefficients, widened
+
+
+class TVO(Bound):
+    """sum_j (beta_{j+1} - beta_j) sum_i v_i log w_i with v = softmax(beta_j log w): the left Riemann sum of
+    d log Z / d beta over [0, 1] (Masrani et al. 2019).
+
+    With d = log w - sum v log w it has g = sum_j (beta_{j+1} - beta_j) v (1 + beta_j d).
+
+    Args:
+        partition: beta_0 = 0 < beta_1 < ... < 1; the last interval ends at 1. (0,) is the ELBO.
+    """
+
+    def __init__(self, partition: Sequence[float] = (0.0, 0.1)) -> None:
+        points = tuple(float(beta) for beta in partition)
+        if not points or points[0] != 0.0 or any(a >= b for a, b in zip(points, (*points[1:], 1.0), strict=True)):
+            raise ValueError(f"partition must rise from 0 and stay below 1, got {partition!r}")
+        self.partition = points
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        log_weights = widened(log_weights)
+        value = torch.zeros_like(log_weights[0])
+        for beta, width in self._intervals():
+            value = value + width * _expectation(_tempered(beta, log_weights), log_weights)
+        return value
+
+    @torch.no_grad()
+    def coefficients(self, log_weights: Tensor) -> Coefficients:
+        widest = widened(log_weights)
+        g, D = torch.zeros_like(widest), torch.zeros_like(widest)
+        for beta, width in self._intervals():
+            v = _tempered(beta, widest)
+            d = torch.where(v == 0, 0.0, widest - _expectation(v, widest))
+            g += width * v * (1.0 + beta * d)
+            D += width * beta * v * (1.0 + (1.0 - 2.0 * v) * (1.0 + beta * d))
+        return Coefficients(self(log_weights), g, D)
+
+    def _intervals(self) -> list[tuple[float, float]]:
+        """Where each begins and how wide it is."""
+        return [(a, b - a) for a, b in zip(self.partition, (*self.partition[1:], 1.0), strict=True)]
+
+    def _settings(self) -> tuple[object, ...]:
+        return (self.partition,)
+
+
+def _tempered(beta: float, log_weights: Tensor) -> Tensor:
+    """softmax(beta log w), also where beta is 0 and a log-weight -inf."""
+    return normalized_weights(beta * log_weights if beta else torch.zeros_like(log_weights))
+
+
+def _expectation(v: Tensor, log_weights: Tensor) -> Tensor:
+    """sum v log w; a sample of weight 0 counts nothing, also where its log-weight is -inf."""
+    return torch.where(v == 0, 0.0, v * log_weights).sum(0)
