@@ -7,13 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import checks, estimators
 from .bounds import Bound
-from .functional import normalized_weights
+from .functional import gaussian_log_prob, normalized_weights
 from .models import VAE
 from .reference import effective_sample_size_of_weights
-
-ESTIMATORS = ("reparameterized",)
 
 
 class Diagnostics(NamedTuple):
@@ -34,8 +32,8 @@ class Objective:
 
     Args:
         bound: from :mod:`iwae_fast.bounds`.
-        estimator: "reparameterized", the gradient of the bound through z = m + s eps (Kingma & Welling 2014,
-            Burda, Grosse & Salakhutdinov 2016).
+        estimator: "reparameterized", "stl" or "dreg" for every bound; "aisle-kl", "aisle-chi2", "rws" or "rws-dreg"
+            for IWAE: see :mod:`iwae_fast.estimators`. The value is the bound's with each of them.
         num_samples: k >= 1.
         reduction: "mean" or "sum" over the observations, or "none".
 
@@ -52,10 +50,7 @@ class Objective:
     ) -> None:
         if not isinstance(bound, Bound):
             raise TypeError(f"bound must be one of iwae_fast.bounds, such as IWAE(), got {bound!r}")
-        if estimator not in ESTIMATORS:
-            raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
-        if bound.encoder != "ascend":
-            raise ValueError(f"{bound!r} must not train an encoder by ascent (it may {bound.encoder}): not offered yet")
+        self._scales = estimators.check(estimator, bound).scales
         checks.reduction(reduction)
         self.bound = bound
         self.estimator = estimator
@@ -65,8 +60,11 @@ class Objective:
 
     def __call__(self, model: VAE, x: Tensor, *, seed: int | Tensor | None = None) -> Tensor:
         """Minus the bound in nats, a scalar (with reduction "none": (B,)), for observations x (B, ...)."""
-        log_weights = model.log_weights(x, self.num_samples, seed)
-        value = self.bound(log_weights)
+        if self.estimator == "reparameterized" and self.bound.for_encoder is self.bound:
+            log_weights = model.log_weights(x, self.num_samples, seed)
+            value = self.bound(log_weights)  # whose own gradient is the estimator's
+        else:
+            log_weights, value = self._surrogate(model, x, seed)
         self.last = self._diagnose(value.detach(), log_weights.detach())
         loss = -value
         if self.reduction == "none":
@@ -76,6 +74,30 @@ class Objective:
     def bind(self, model: VAE) -> BoundObjective:
         """A module whose forward(x) is the loss: what DDP, torch.compile and Lightning wrap."""
         return BoundObjective(self, model)
+
+    def _surrogate(self, model: VAE, x: Tensor, seed: int | Tensor | None) -> tuple[Tensor, Tensor]:
+        """The log-weights, and a number that is the bound and whose gradient is the estimator's.
+
+        One backward pass serves both networks: it is seeded with the decoder's scales, and what arrives at z is brought
+        to the encoder's.
+        """
+        mean, log_std = model.encode(x)
+        z, log_ratio = model.sample_posterior((mean, log_std), self.num_samples, seed, path_only=True)
+        ratio: list[Tensor] = []
+        if z.requires_grad:
+            z.register_hook(lambda grad: grad * ratio[0].to(grad.dtype)[..., None])
+        log_likelihood = model.log_likelihood(x, z)
+        with torch.no_grad():
+            log_weights = log_likelihood + log_ratio
+            value = self.bound(log_weights)
+            scales = self._scales(self.bound, log_weights)
+            decoder = _at_least(scales.decoder, scales.path)
+            ratio.append(torch.where(decoder == 0, 0.0, scales.path / torch.where(decoder == 0, 1.0, decoder)))
+        surrogate = _weighted(decoder, log_likelihood) + _weighted(scales.path, log_ratio)
+        if scales.score is not None:
+            log_q = gaussian_log_prob(z.detach(), mean, log_std, backend=model.backend)
+            surrogate = surrogate + _weighted(scales.score, log_q)
+        return log_weights, value + (surrogate - surrogate.detach())
 
     def _diagnose(self, value: Tensor, log_weights: Tensor) -> Diagnostics:
         weights = normalized_weights(log_weights)
@@ -100,3 +122,14 @@ class BoundObjective(nn.Module):
 
     def forward(self, x: Tensor, seed: int | Tensor | None = None) -> Tensor:
         return self.objective(self.model, x, seed=seed)
+
+
+def _at_least(decoder: Tensor, path: Tensor) -> Tensor:
+    """The decoder's scales, kept from vanishing where the encoder's do not: their ratio must stay a number."""
+    least = 2.0**-24 * path.abs()
+    return torch.where(decoder.abs() < least, torch.copysign(least, decoder), decoder)
+
+
+def _weighted(scales: Tensor, terms: Tensor) -> Tensor:
+    """The sum over samples; those of scale 0 count nothing, also where their term is infinite."""
+    return torch.where(scales == 0, 0.0, scales * torch.where(scales == 0, 0.0, terms)).sum(0)

@@ -146,7 +146,7 @@ def test_autocast_trains() -> None:
     [
         ({"bound": iw.bounds.IWAE}, TypeError, "bound must be one of iwae_fast.bounds"),
         ({"bound": "iwae"}, TypeError, "bound must be one of"),
-        ({"estimator": "magic"}, ValueError, "estimator must be one of reparameterized, got 'magic'"),
+        ({"estimator": "magic"}, ValueError, "estimator must be one of reparameterized, stl, .*, got 'magic'"),
         ({"num_samples": 0}, ValueError, "num_samples must be at least 1"),
         ({"num_samples": 2.0}, TypeError, "num_samples must be an int"),
         ({"reduction": "median"}, ValueError, "reduction must be one of"),
@@ -155,9 +155,3 @@ def test_autocast_trains() -> None:
 def test_bad_arguments(arguments: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         iw.Objective(**{"bound": iw.bounds.IWAE(), **arguments})
-
-
-@pytest.mark.parametrize("bound", [iw.bounds.JVI(1), iw.bounds.CUBO(2), iw.bounds.VRIWAE(-0.5)], ids=repr)
-def test_bounds_that_an_encoder_must_not_ascend_are_refused(bound: iw.bounds.Bound) -> None:
-    with pytest.raises(ValueError, match="must not train an encoder by ascent"):
-        iw.Objective(bound, num_samples=5)

@@ -5,9 +5,9 @@ Its coefficients are g_i = dF/dlog_w_i and D_i = d2F/dlog_w_i2, what gradient es
 """
 
 from .base import Bound, Coefficients
-from .groups import CIWAE, MIWAE
+from .groups import CIWAE, MIWAE, PIWAE
 from .jackknife import JVI
 from .power import CUBO, ELBO, IWAE, VRIWAE
 from .thermodynamic import TVO
 
-__all__ = ["CIWAE", "CUBO", "ELBO", "IWAE", "JVI", "MIWAE", "TVO", "VRIWAE", "Bound", "Coefficients"]
+__all__ = ["CIWAE", "CUBO", "ELBO", "IWAE", "JVI", "MIWAE", "PIWAE", "TVO", "VRIWAE", "Bound", "Coefficients"]

@@ -23,9 +23,11 @@ class Coefficients(NamedTuple):
 class Bound:
     """A function F of log-weights of shape (k, ...); float32 or float64 comes back, k = 0 is a ValueError."""
 
-    encoder = "ascend"
-    """What an encoder may do: "ascend" F; "descend" it, where F is an upper bound and the decoder needs another; or
-    "ascend IWAE" instead."""
+    @property
+    def for_encoder(self) -> Bound | None:
+        """What an encoder may ascend in its place: mostly the bound itself; None where it must not be ascended at all,
+        as an upper bound, whose decoder needs another."""
+        return self
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         """The bound of each observation in nats, shape (...), differentiable."""

@@ -11,6 +11,12 @@ from .base import Bound, Coefficients, widened
 from .power import ELBO, IWAE
 
 
+def check_groups(bound: Bound, log_weights: Tensor, groups: int) -> None:
+    """All groups have as many samples."""
+    if log_weights.dim() and len(log_weights) % groups:
+        raise ValueError(f"{bound!r} needs a k that {groups} divides, got k = {len(log_weights)}")
+
+
 class MIWAE(Bound):
     """The mean over M groups of the IWAE bound of the k / M samples in each: ``log_weights.reshape(M, k / M, ...)``.
 
@@ -34,10 +40,32 @@ class MIWAE(Bound):
 
     def _grouped(self, log_weights: Tensor) -> Tensor:
         log_weights = widened(log_weights)
-        k = len(log_weights)
-        if k % self.groups:
-            raise ValueError(f"{self!r} needs a k that {self.groups} divides, got k = {k}")
-        return log_weights.reshape(self.groups, k // self.groups, *log_weights.shape[1:])
+        check_groups(self, log_weights, self.groups)
+        return log_weights.reshape(self.groups, len(log_weights) // self.groups, *log_weights.shape[1:])
+
+    def _settings(self) -> tuple[object, ...]:
+        return (self.groups,)
+
+
+class PIWAE(IWAE):
+    """The decoder ascends IWAE of all samples, the encoder MIWAE of the same samples in groups.
+
+    Value and coefficients are the decoder's; those of the encoder are ``for_encoder.coefficients``.
+
+    Args:
+        groups: M >= 1, which must divide k, else a ValueError.
+    """
+
+    def __init__(self, groups: int) -> None:
+        self.groups = checks.positive("groups", groups)
+
+    @property
+    def for_encoder(self) -> Bound:
+        return MIWAE(self.groups)
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        check_groups(self, log_weights, self.groups)
+        return super().__call__(log_weights)
 
     def _settings(self) -> tuple[object, ...]:
         return (self.groups,)

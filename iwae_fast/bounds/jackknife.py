@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import checks, reference
 from ..functional import log_mean_exp
 from .base import Bound, Coefficients, widened
+from .power import IWAE
 
 MOST_SUBSETS = 100_000
 
@@ -30,10 +31,12 @@ class JVI(Bound):
         order: m >= 1. Needs k > m, else a ValueError.
     """
 
-    encoder = "ascend IWAE"
-
     def __init__(self, order: int = 1) -> None:
         self.order = checks.positive("order", order)
+
+    @property
+    def for_encoder(self) -> Bound:
+        return IWAE()
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         log_weights = self._checked(log_weights)

@@ -50,7 +50,10 @@ class VRIWAE(Bound):
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
             raise ValueError(f"alpha must be a finite number, got {alpha!r}")
         self.alpha = float(alpha)
-        self.encoder = "ascend" if alpha >= 0 else "descend"
+
+    @property
+    def for_encoder(self) -> Bound | None:
+        return self if self.alpha >= 0 else None
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         log_weights = widened(log_weights)

@@ -71,19 +71,40 @@ class VAE(nn.Module):
         Returns:
             (k, B) in nats, differentiable in the networks' parameters by reparameterisation.
         """
-        mean, log_std = self.encode(x) if posterior is None else posterior
-        z, log_ratio = sample_gaussian(
-            mean,
-            log_std,
+        z, log_ratio = self.sample_posterior(
+            self.encode(x) if posterior is None else posterior,
             num_samples,
             seed,
+            sample_offset=sample_offset,
+            observation_offset=observation_offset,
+        )
+        return self.log_likelihood(x, z) + log_ratio
+
+    def sample_posterior(
+        self,
+        posterior: tuple[Tensor, Tensor],
+        num_samples: int,
+        seed: int | Tensor | None = None,
+        *,
+        path_only: bool = False,
+        sample_offset: int = 0,
+        observation_offset: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """z (k, B, Z) from q(z | x), and log p(z) - log q(z | x) (k, B): :func:`iwae_fast.sample_gaussian`."""
+        return sample_gaussian(
+            *posterior,
+            num_samples,
+            seed,
+            path_only,
             sample_offset=sample_offset,
             observation_offset=observation_offset,
             stream=LATENT_STREAM,
             backend=self.backend,
         )
-        output = self.decoder(z.flatten(0, 1))
-        return self.likelihood.log_prob(x, output, num_samples, self.backend) + log_ratio
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x | z) in nats, (k, B), of observations (B, ...) under latents (k, B, Z)."""
+        return self.likelihood.log_prob(x, self.decoder(z.flatten(0, 1)), len(z), self.backend)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
