@@ -48,7 +48,7 @@ def sample_gaussian(
     _check_index("sample_offset", sample_offset, num_samples)
     _check_index("observation_offset", observation_offset, mean.shape[0])
     _check_index("stream", stream, 1)
-    seed = _seed_tensor(seed, mean.device)
+    seed = seed_tensor(seed, mean.device)
     indices = (sample_offset, observation_offset, stream)
     chosen = choose(backend, (mean, log_std, seed))
     if chosen == REFERENCE:
@@ -78,7 +78,7 @@ def standard_normal(
     _check_index("sample_offset", sample_offset, shape[0])
     _check_index("observation_offset", observation_offset, shape[1])
     _check_index("stream", stream, 1)
-    seed = _seed_tensor(seed, torch.device(device))
+    seed = seed_tensor(seed, torch.device(device))
     chosen = choose(backend, (seed,))
     indices = (sample_offset, observation_offset, stream)
     if chosen == REFERENCE:
@@ -92,7 +92,8 @@ def _check_index(name: str, first: int, count: int) -> None:
         raise ValueError(f"{name} must be in [0, 2^32 - {count}], got {first}")
 
 
-def _seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
+def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
+    """A seed as an int64 scalar tensor on the device; from torch's generator if None."""
     if seed is None:
         return torch.randint(2**63 - 1, (), device=device)
     if isinstance(seed, Tensor):

@@ -102,6 +102,12 @@ class VAE(nn.Module):
             backend=self.backend,
         )
 
+    def noise(
+        self, shape: tuple[int, int, int], seed: Tensor, stream: int = LATENT_STREAM, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """The standard normal noise under samples (k, B, Z), float32 or float64, on the seed's device."""
+        return standard_normal(shape, seed, stream=stream, dtype=dtype, device=seed.device, backend=self.backend)
+
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z) in nats, (k, B), of observations (B, ...) under latents (k, B, Z)."""
         return self.likelihood.log_prob(x, self.decoder(z.flatten(0, 1)), len(z), self.backend)
