@@ -105,7 +105,8 @@ def gradient_kernel(
             weight = tl.load(weights + kept_leading[1] + leading[1], present, other=0.0)
             coefficient = tl.where(weight == 0.0, 0.0, -coefficient / observations.to(ACC) * weight)
             if coefficients is not None:
-                tl.store(coefficients + kept_leading[1] + leading[1], coefficient, present & (block == 0))
+                if block == 0:  # one program writes them for all
+                    tl.store(coefficients + kept_leading[1] + leading[1], coefficient, present)
         if mask is not None:
             mask_offset = row_offset(kept, kept_sizes, mask_kept_strides, MASK_ALIGNMENT)
             mask_offset += row_offset(row, summed_sizes, mask_summed_strides, MASK_ALIGNMENT)

@@ -46,7 +46,7 @@ def weights_kernel(
     bound = log_mean(shift, total, samples)
     if REDUCED:
         share = tl.sum(tl.where(present, -bound, 0.0), 0) / observations.to(tl.float64)
-        store(losses + tl.program_id(0), share, True)
+        tl.store(losses + tl.program_id(0), share.to(losses.dtype.element_ty))
     else:
         store(losses + column, -bound, present)
     scale = normalizer(total)
