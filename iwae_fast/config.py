@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import torch
 
 from . import backends, bounds, checks
 from .data import DATASETS
+from .objective import Objective
 from .seeds import SEED_LIMIT
 
-BOUNDS: dict[str, type[bounds.Bound]] = {"iwae": bounds.IWAE, "elbo": bounds.ELBO}
+BOUNDS: dict[str, Callable[[TrainConfig], bounds.Bound]] = {
+    "iwae": lambda _: bounds.IWAE(),
+    "elbo": lambda _: bounds.ELBO(),
+    "vr-iwae": lambda config: bounds.VRIWAE(config.alpha),
+    "jvi": lambda config: bounds.JVI(config.order),
+    "miwae": lambda config: bounds.MIWAE(config.groups),
+    "piwae": lambda config: bounds.PIWAE(config.groups),
+    "ciwae": lambda config: bounds.CIWAE(config.beta),
+    "tvo": lambda _: bounds.TVO(),
+}
+"""By the names of the command line."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     # About a minute on two cores, evaluation included.
@@ -22,8 +34,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """What fits each data set."""
 
-CHANGEABLE = ("epochs", "device", "backend")
-"""What may differ when a run is resumed."""
+OBJECTIVE = ("bound", "alpha", "order", "groups", "beta", "estimator", "budget", "chunk_size")
+
+CHANGEABLE = ("epochs", "device", "backend", *OBJECTIVE)
+"""What may differ when a run is resumed: another objective is Burda, Grosse & Salakhutdinov's (2016) Table 2."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +56,23 @@ class TrainConfig:
     """Size of z."""
     learning_rate: float
     bound: str = "iwae"
-    """"iwae" or "elbo"."""
+    """One of BOUNDS."""
+    alpha: float = 0.5
+    """Of vr-iwae."""
+    order: int = 1
+    """Of jvi."""
+    groups: int = 5
+    """Of miwae and piwae."""
+    beta: float = 0.5
+    """Of ciwae."""
     k: int = 50
     """Samples of each observation."""
+    estimator: str = "reparameterized"
+    """One of :data:`iwae_fast.estimators.ESTIMATORS`."""
+    budget: int | None = None
+    """Samples that run backward; None for all."""
+    chunk_size: int | None = None
+    """Samples at a time; None for all at once."""
     seed: int = 0
     device: str = "cpu"
     backend: str | None = None
@@ -63,6 +91,17 @@ class TrainConfig:
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
         if not 0 <= self.seed < SEED_LIMIT:
             raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
+        self.objective().bound(torch.zeros(self.k, 1))  # which says so where k does not suit it
+
+    def objective(self) -> Objective:
+        """What the run maximises, and how."""
+        return Objective(
+            BOUNDS[self.bound](self),
+            self.estimator,
+            num_samples=self.k,
+            budget=self.budget,
+            chunk_size=self.chunk_size,
+        )
 
     @classmethod
     def preset(cls, dataset: str, **overrides: Any) -> TrainConfig:
@@ -72,11 +111,12 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TrainConfig:
-        """The inverse of :meth:`to_json`; ValueError where a setting is missing or unknown."""
+        """The inverse of :meth:`to_json`; ValueError where a setting is unknown, or missing and without a default."""
         names = {field.name for field in fields(cls)}
-        if content.keys() != names:
-            differing = ", ".join(sorted(names.symmetric_difference(content)))
-            raise ValueError(f"settings missing or unknown: {differing}")
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        differing = (content.keys() - names) | (needed - content.keys())
+        if differing:
+            raise ValueError(f"settings missing or unknown: {', '.join(sorted(differing))}")
         return cls(**{**content, "hidden": tuple(content["hidden"])})
 
     def to_json(self) -> dict[str, Any]:

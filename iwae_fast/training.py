@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, save_checkpoint
-from .config import BOUNDS, TrainConfig, usable_device
+from .config import TrainConfig, usable_device
 from .data import ImageData, binarize
 from .metrics import EpochMetrics, Means, RunningMeans, append_metrics, drop_metrics_after
 from .models import DenseVAE
-from .objective import Objective
 from .runs import Run, fill
 from .seeds import Purpose, derive_seed, generator
 
@@ -76,7 +75,7 @@ class Trainer:
             self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-4, fused=True
         )
         self._allocate_adam_state()
-        self.objective = Objective(BOUNDS[config.bound](), num_samples=config.k)
+        self.objective = config.objective()
         self.step = 0
         self.seconds = 0.0
         self._origin = 0.0

@@ -160,6 +160,20 @@ def test_more_epochs(run, tmp_path):
     assert json.loads((folder / "config.json").read_text())["epochs"] == 5
 
 
+def test_another_objective_when_resuming(run, tmp_path):
+    """Burda et al. 2016, Table 2: one objective, then another."""
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    change = ("--bound", "vr-iwae", "--alpha", 0.3, "--estimator", "dreg", "--budget", 2, "--chunk-size", 3)
+    result = iwae("train", "--resume", folder, "--epochs", 5, *change, "--eval-k", 0, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert rows(folder)[:4] == rows(run[0])
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["bound"], config["alpha"], config["budget"]) == ("vr-iwae", 0.3, 2)
+    refused = iwae("train", "--bound", "elbo", "--estimator", "rws", cwd=tmp_path)
+    assert_error(refused, "estimator 'rws' is made of IWAE's weights: it does not suit ELBO()")
+
+
 def test_evaluate(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run[0], folder)

@@ -239,6 +239,12 @@ def test_damaged_metrics(digits, whole, tmp_path):
         ({"learning_rate": float("inf")}, "learning_rate must be positive and finite"),
         ({"seed": -1}, "seed must be in"),
         ({"bound": "vae"}, "unknown bound 'vae'"),
+        ({"bound": "miwae", "groups": 7, "k": 50}, r"MIWAE\(7\) needs a k that 7 divides, got k = 50"),
+        ({"bound": "jvi", "order": 2, "k": 2}, "needs k > 2 samples"),
+        ({"bound": "vr-iwae", "alpha": -1.0}, "is an upper bound"),
+        ({"bound": "elbo", "estimator": "rws"}, "does not suit"),
+        ({"estimator": "magic"}, "estimator must be one of"),
+        ({"budget": 0}, "budget must be at least 1"),
     ],
 )
 def test_bad_settings(changes, message):
@@ -248,8 +254,10 @@ def test_bad_settings(changes, message):
 
 def test_settings_survive_json():
     assert TrainConfig.from_json(settings().to_json()) == settings()
-    with pytest.raises(ValueError, match="settings missing or unknown: depth, k"):
-        TrainConfig.from_json({**{n: v for n, v in settings().to_json().items() if n != "k"}, "depth": 2})
+    with pytest.raises(ValueError, match="settings missing or unknown: depth, latent"):
+        TrainConfig.from_json({**{n: v for n, v in settings().to_json().items() if n != "latent"}, "depth": 2})
+    without = {name: value for name, value in settings().to_json().items() if name != "estimator"}
+    assert TrainConfig.from_json(without).estimator == "reparameterized"  # a run from before there was a choice
 
 
 def test_devices_and_backends():
@@ -260,3 +268,11 @@ def test_devices_and_backends():
         usable_device("cuda:99", None)
     with pytest.raises((ValueError, BackendError), match="nonsense"):
         usable_device("cpu", "nonsense")
+
+
+def test_a_setting_makes_its_objective():
+    assert repr(settings(bound="vr-iwae", alpha=0.3).objective().bound) == "VRIWAE(0.3)"
+    assert repr(settings(bound="piwae", groups=2, k=6).objective().bound) == "PIWAE(2)"
+    assert repr(settings(bound="tvo").objective().bound) == "TVO((0.0, 0.1))"
+    objective = settings(estimator="dreg", budget=2, chunk_size=3).objective()
+    assert (objective.estimator, objective.budget, objective.chunk_size) == ("dreg", 2, 3)

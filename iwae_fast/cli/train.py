@@ -26,7 +26,27 @@ PRESET = "fits the data set"
 
 def train(
     dataset: Annotated[str | None, typer.Option(help="digits or mnist.", show_default="digits")] = None,
-    bound: Annotated[str | None, typer.Option(help="iwae or elbo.", show_default="iwae")] = None,
+    bound: Annotated[
+        str | None,
+        typer.Option(help="iwae, elbo, vr-iwae, jvi, miwae, piwae, ciwae or tvo.", show_default="iwae"),
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Of vr-iwae.", show_default="0.5")] = None,
+    order: Annotated[int | None, typer.Option(help="Of jvi.", show_default="1")] = None,
+    groups: Annotated[int | None, typer.Option(help="Of miwae and piwae; divides k.", show_default="5")] = None,
+    beta: Annotated[float | None, typer.Option(help="Of ciwae.", show_default="0.5")] = None,
+    estimator: Annotated[
+        str | None,
+        typer.Option(
+            help="reparameterized, stl or dreg; with iwae also aisle-kl, aisle-chi2, rws or rws-dreg.",
+            show_default="reparameterized",
+        ),
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Samples of each image that run backward, unbiased.", show_default="all")
+    ] = None,
+    chunk_size: Annotated[
+        int | None, typer.Option(help="Samples of each image at a time, to save memory.", show_default="all")
+    ] = None,
     k: Annotated[int | None, typer.Option("--k", "-k", help="Samples of each image.", show_default="50")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set.", show_default=PRESET)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default=PRESET)] = None,
@@ -47,7 +67,9 @@ def train(
     resume: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN", help="Go on with an earlier run exactly; --epochs may be raised.", show_default=False
+            metavar="RUN",
+            help="Go on with an earlier run exactly; --epochs may be raised, and the objective changed.",
+            show_default=False,
         ),
     ] = None,
     eval_k: Annotated[
@@ -63,6 +85,13 @@ def train(
     settings: dict[str, Any] = {
         "dataset": dataset,
         "bound": bound,
+        "alpha": alpha,
+        "order": order,
+        "groups": groups,
+        "beta": beta,
+        "estimator": estimator,
+        "budget": budget,
+        "chunk_size": chunk_size,
         "k": k,
         "epochs": epochs,
         "batch_size": batch_size,
