@@ -6,7 +6,7 @@
 Importing compiles nothing and initialises no CUDA; neither Triton nor the C++ extension is required.
 """
 
-from . import backends, bounds, evaluate, models
+from . import backends, bounds, diagnostics, evaluate, models
 from ._version import __version__
 from .functional import (
     bernoulli_iwae_loss,
@@ -29,6 +29,7 @@ __all__ = [
     "bernoulli_iwae_loss",
     "bernoulli_log_prob",
     "bounds",
+    "diagnostics",
     "effective_sample_size",
     "evaluate",
     "gaussian_iwae_loss",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks
+from .diagnostics import FEWEST_IN_TAIL, pareto_k_of_largest, tail_size
 from .models import VAE
 
 ROWS_A_CHUNK = 4096
@@ -28,6 +29,9 @@ class LogLikelihood:
     """Standard error of each value by the delta method, (B,) float64; NaN at k = 1 and where all weights are 0."""
     ess: Tensor
     """Effective sample size of the weights, (B,) float64."""
+    pareto_k: Tensor
+    """Shape of the weights' tail, (B,) float64: :func:`iwae_fast.diagnostics.pareto_k`. Above 0.7, more samples than
+    these are needed; NaN for k < 21."""
 
     @property
     def mean(self) -> float:
@@ -41,10 +45,16 @@ class LogLikelihood:
 
 
 class StreamingWeights:
-    """Sums over a stream of log-weights, kept relative to the largest so far; exact at any split of the stream."""
+    """Sums over a stream of log-weights, kept relative to the largest so far, and the largest ones themselves; exact at
+    any split of the stream.
 
-    def __init__(self, observations: int, device: torch.device) -> None:
+    ``num_samples`` is how many there will be in all: it says how long the tail is.
+    """
+
+    def __init__(self, num_samples: int, observations: int, device: torch.device) -> None:
         self.count = 0
+        self.tail = torch.empty((0, observations), dtype=torch.float64, device=device)
+        self.tail_size = tail_size(num_samples) + 1
         self.largest = torch.full((observations,), -math.inf, dtype=torch.float64, device=device)
         self.total = torch.zeros_like(self.largest)
         self.total_square = torch.zeros_like(self.largest)
@@ -61,6 +71,8 @@ class StreamingWeights:
         self.total_square = self.total_square * kept.square() + weights.square().sum(0)
         self.largest = largest
         self.count += len(log_weights)
+        candidates = torch.cat([self.tail, log_weights])
+        self.tail = candidates.topk(min(self.tail_size, len(candidates)), dim=0).values
 
     def log_likelihood(self) -> LogLikelihood:
         k = self.count
@@ -71,6 +83,9 @@ class StreamingWeights:
             if k > 1
             else torch.full_like(self.total, math.nan),
             ess=torch.where(self.total == 0, 0.0, self.total.square() / self.total_square),
+            pareto_k=pareto_k_of_largest(self.tail)
+            if self.tail_size > FEWEST_IN_TAIL
+            else torch.full_like(self.total, math.nan),
         )
 
 
@@ -120,6 +135,7 @@ def log_likelihood(
         value=torch.cat([part.value for part in parts]),
         std_error=torch.cat([part.std_error for part in parts]),
         ess=torch.cat([part.ess for part in parts]),
+        pareto_k=torch.cat([part.pareto_k for part in parts]),
     )
 
 
@@ -134,7 +150,7 @@ def _observations(
 ) -> LogLikelihood:
     chunk_size = chunk_size or max(1, ROWS_A_CHUNK // max(1, len(x)))
     posterior = model.encode(x)
-    weights = StreamingWeights(len(x), x.device)
+    weights = StreamingWeights(num_samples, len(x), x.device)
     for start in range(0, num_samples, chunk_size):
         count = min(chunk_size, num_samples - start)
         weights.add(

@@ -15,6 +15,7 @@ from . import evaluate, plots
 from ._version import __version__
 from .checkpoint import Checkpoint
 from .data import ImageData, binarize
+from .diagnostics import FEWEST_SAMPLES
 from .files import replace_file, write_json
 from .metrics import read_metrics
 from .models import DenseVAE
@@ -65,6 +66,7 @@ def evaluate_run(
         "std_error": _finite(result.mean_std_error),
         "monte_carlo_std_error": _finite(result.std_error.square().sum().sqrt().item() / len(x)),
         "ess": result.ess.mean().item(),
+        "pareto_k_above_0.7": None if k < FEWEST_SAMPLES else (result.pareto_k > 0.7).double().mean().item(),
         "k": k,
         "dataset": data.name,
         "observations": len(x),

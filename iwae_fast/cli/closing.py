@@ -30,8 +30,10 @@ def evaluate_and_print(
         result = evaluate_run(
             run, checkpoint, model, data, k=k, observations=count, chunk_size=chunk_size, progress=progress
         )
+    heavy = result["pareto_k_above_0.7"]
+    tails = "" if heavy is None else f", Pareto k-hat above 0.7 for {heavy:.0%}"
     error = "" if result["std_error"] is None else f" ± {result['std_error']:.3f}"
     console.print(
         f"test NLL {result['nll']:.3f}{error} nats (standard error; k = {k}, {count} of {len(data.test)} test images), "
-        f"mean ESS {result['ess']:.1f}"
+        f"mean ESS {result['ess']:.1f}{tails}"
     )
