@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from linear_gaussian import linear_gaussian
 from torch import Tensor, nn
 
 import iwae_fast as iw
@@ -85,3 +86,23 @@ def test_networks_that_do_not_fit() -> None:
         iw.models.VAE(encoder, nn.Linear(4, 16), "gaussian").log_weights(x, 2)
     with pytest.raises(ValueError, match="give latent_dim"):
         iw.models.VAE(encoder, nn.Linear(4, 16)).sample(2)
+
+
+def test_implicit_posterior_goes_from_q_to_the_posterior() -> None:
+    """Cremer et al. 2017: with k = 1 it is q, with many samples the exact posterior of the linear Gaussian model."""
+    model, x = linear_gaussian(), torch.randn(1, 7, dtype=torch.float64)
+    mean, log_std = model.encode(x)
+    exact_mean, exact_std = mean[0].detach(), log_std[0].exp().detach()
+    with torch.no_grad():
+        model.encoder.bias += 0.5 * exact_std
+        model.encoder.log_std += 0.4
+    many = x.expand(20_000, 7)
+    q_mean, q_log_std = (t[0].detach() for t in model.encode(x))
+    draws = model.sample_implicit_posterior(many, 1, seed=1)
+    assert draws.shape == (20_000, 3)
+    error = 5 * q_log_std.exp() / 20_000**0.5
+    assert ((draws.mean(0) - q_mean).abs() < error).all()
+    draws = model.sample_implicit_posterior(many, 200, seed=1)
+    assert ((draws.mean(0) - exact_mean).abs() < 0.05 * exact_std).all()
+    torch.testing.assert_close(draws.std(0), exact_std, rtol=0.05, atol=0)
+    assert torch.equal(model.sample_implicit_posterior(x, 5, seed=2), model.sample_implicit_posterior(x, 5, seed=2))

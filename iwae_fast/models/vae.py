@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..likelihoods import LIKELIHOODS
-from ..sampling import sample_gaussian, standard_normal
+from ..sampling import sample_gaussian, seed_tensor, standard_normal
 
 LATENT_STREAM = 0
+RESAMPLING_STREAM = 2**31 + 1
+"""Of the noise that resampling draws by; latent layers count from 0."""
 
 
 class VAE(nn.Module):
@@ -111,6 +113,21 @@ class VAE(nn.Module):
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z) in nats, (k, B), of observations (B, ...) under latents (k, B, Z)."""
         return self.likelihood.log_prob(x, self.decoder(z.flatten(0, 1)), len(z), self.backend)
+
+    @torch.no_grad()
+    def sample_implicit_posterior(self, x: Tensor, num_samples: int, seed: int | Tensor | None = None) -> Tensor:
+        """A draw of z for each observation, (B, Z), from what IWAE with k samples fits to the posterior.
+
+        Sampling-importance-resampling: k draws from q(z | x), of which one is taken by its weight. With k it goes from
+        q to the true posterior (Cremer, Morris & Duvenaud 2017).
+        """
+        seed = seed_tensor(seed, x.device)
+        z, log_ratio = self.sample_posterior(self.encode(x), num_samples, seed)
+        log_weights = self.log_likelihood(x, z) + log_ratio
+        # The largest of log w_i - log e_i, with e_i exponential, is at i with probability w_i / sum w.
+        draws = self.noise((num_samples, len(x), 1), seed, stream=RESAMPLING_STREAM, dtype=torch.float64).squeeze(-1)
+        race = log_weights.double() - torch.log(-torch.special.log_ndtr(draws))
+        return z.gather(0, race.argmax(0)[None, :, None].expand(1, -1, z.shape[-1])).squeeze(0)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
