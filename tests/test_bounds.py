@@ -148,6 +148,20 @@ def test_weights_of_zero(bound: Bound) -> None:
     assert not value.isnan().any()
 
 
+@pytest.mark.parametrize("bound", [IWAE(), VRIWAE(0.3), MIWAE(2), PIWAE(2), JVI(1), JVI(2), JVI(3)], ids=repr)
+def test_all_weights_of_zero(bound: Bound) -> None:
+    log_weights = torch.randn(6, 2, dtype=torch.float64)
+    log_weights[:, 1] = -math.inf
+    log_weights.requires_grad_()
+    value = bound(log_weights)
+    assert value[1] == -math.inf
+    (gradient,) = torch.autograd.grad(value.sum(), log_weights)
+    g = bound.coefficients(log_weights).g
+    assert (gradient[:, 1] == 0).all()
+    assert (g[:, 1] == 0).all()
+    torch.testing.assert_close(g[:, 0], gradient[:, 0])
+
+
 @identify
 def test_half_precision_is_widened(bound: Bound) -> None:
     assert bound(torch.zeros(6, 2, dtype=torch.float16)).dtype == torch.float32

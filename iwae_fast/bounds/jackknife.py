@@ -1,7 +1,7 @@
 """Jackknife variational inference: sums of IWAE bounds over subsets of the samples that cancel their bias.
 
-1 - w~ has no digits where a weight is near 1. Only the largest can be, so it is treated apart: what it leaves is the
-sum of the others. Orders above 1 run in float64, since their coefficients of size k^m cancel.
+1 - w~ has no digits where a weight is near 1. Only one can be, so it is treated apart: what it leaves is the sum of the
+others. Orders above 1 run in float64, since their coefficients of size k^m cancel.
 """
 
 from __future__ import annotations
@@ -40,6 +40,20 @@ class JVI(Bound):
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         log_weights = self._checked(log_weights)
+        # A column of all -inf gives -inf and zero gradient: it is computed as zeros.
+        empty = log_weights.amax(0) == -math.inf
+        return torch.where(empty, -math.inf, self._value(torch.where(empty, 0.0, log_weights)))
+
+    @torch.no_grad()
+    def coefficients(self, log_weights: Tensor) -> Coefficients:
+        log_weights = self._checked(log_weights)
+        empty = log_weights.amax(0) == -math.inf
+        value, g, D = self._coefficients(torch.where(empty, 0.0, log_weights))
+        return Coefficients(
+            *(torch.where(empty, of_none, t) for of_none, t in ((-math.inf, value), (0.0, g), (0.0, D)))
+        )
+
+    def _value(self, log_weights: Tensor) -> Tensor:
         if self.order == 1:
             return _first_order(log_weights)
         widest, k = log_weights.double(), len(log_weights)
@@ -48,9 +62,7 @@ class JVI(Bound):
         value = k**2 / 2 * log_mean_exp(widest) - (k - 1) ** 2 * _without_one(widest).mean(0)
         return (value + (k - 2) ** 2 / 2 * _without_two(widest)).to(log_weights.dtype)
 
-    @torch.no_grad()
-    def coefficients(self, log_weights: Tensor) -> Coefficients:
-        log_weights = self._checked(log_weights)
+    def _coefficients(self, log_weights: Tensor) -> Coefficients:
         if self.order == 1:
             return Coefficients(_first_order(log_weights), *_first_order_derivatives(log_weights))
         widest, k = log_weights.double(), len(log_weights)
@@ -62,7 +74,7 @@ class JVI(Bound):
         c, c1, c2 = k**2 / 2, (k - 1) ** 2 / k, (k - 2) ** 2 / (k * (k - 1))
         g = c * w - c1 * ones + c2 * twos
         D = c * w * (1.0 - w) - c1 * (ones - ones_squared) + c2 * (twos - twos_squared)
-        return Coefficients(self(log_weights), g.to(log_weights.dtype), D.to(log_weights.dtype))
+        return Coefficients(self._value(log_weights), g.to(log_weights.dtype), D.to(log_weights.dtype))
 
     def _checked(self, log_weights: Tensor) -> Tensor:
         log_weights = widened(log_weights)
@@ -86,9 +98,11 @@ def _largest(log_weights: Tensor) -> Tensor:
 def _first_order(log_weights: Tensor) -> Tensor:
     """L - (k-1)/k sum_i [log(1 - w~_i) - log(1 - 1/k)], whose terms are small: float32 does."""
     k = len(log_weights)
-    others = log_weights.scatter(0, log_weights.argmax(0, keepdim=True), -math.inf)
     total = _log_sum_exp(log_weights)
-    rest = torch.log1p(-torch.exp(others - total)).sum(0) + (_log_sum_exp(others) - total)
+    w = torch.exp(log_weights - total)
+    large = w > 0.5  # at most one
+    others = _log_sum_exp(torch.where(large, -math.inf, log_weights))
+    rest = torch.log1p(-torch.where(large, 0.0, w)).sum(0) + (others - total)
     return total - math.log(k) - (k - 1) / k * (rest - k * math.log1p(-1.0 / k))
 
 
@@ -97,19 +111,20 @@ def _first_order_derivatives(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     A_i = w_i sum w_a / (1-w_a) and B_i = w_i^2 sum w_a / (1-w_a)^2.
     """
     k = len(log_weights)
-    largest = _largest(log_weights)
-    others = torch.where(largest, -math.inf, log_weights)
-    total, total_of_others = _log_sum_exp(log_weights), _log_sum_exp(others)
+    total = _log_sum_exp(log_weights)
     w = torch.exp(log_weights - total)
-    tame = torch.where(largest, 0.0, w)
-    rest = torch.where(largest, torch.exp(total_of_others - total), 1.0 - tame)
+    large = w > 0.5
+    others = torch.where(large, -math.inf, log_weights)
+    total_of_others = _log_sum_exp(others)
+    tame = torch.where(large, 0.0, w)
+    rest = torch.where(large, torch.exp(total_of_others - total), 1.0 - tame)
     odds = tame / (1.0 - tame)
     squares = odds / (1.0 - tame)
-    # The largest one's part: its odds times w_i are its weight times i's share of the others.
+    # The large one's part: its odds times w_i are its weight times i's share of the others.
     share = torch.where(total_of_others > -math.inf, torch.exp(others - total_of_others), 0.0)
-    of_largest = w.amax(0) * share
-    A = w * (odds.sum(0) - odds) + of_largest
-    B = w.square() * (squares.sum(0) - squares) + of_largest * share
+    of_large = (w - tame).sum(0) * share
+    A = w * (odds.sum(0) - odds) + of_large
+    B = w.square() * (squares.sum(0) - squares) + of_large * share
     c = (k - 1) / k
     return w + c * (w - A), w * rest + c * (rest * (w - A) + B)
 
