@@ -201,32 +201,36 @@ void log_mean_exp_backward(bool float64, const Sizes& shape, const OperandTuple&
 }
 
 using Triple = std::tuple<int64_t, int64_t, int64_t>;
+using Samples = std::optional<OperandTuple>;
 
-// `shape` is (samples, observations, dimensions); `indices` the first sample, the first observation and the stream.
-void fill(NoiseCall& call, bool float64, uintptr_t seed, const Triple& shape, const Triple& indices, int threads) {
+Shape shape_of(const NoiseCall& call) { return shape_from({call.samples, call.observations, call.dimensions}); }
+
+// `shape` is (samples, observations, dimensions); `indices` the first sample, the first observation and the stream;
+// `samples` the index of each sample for each observation, if they are not counted from the first.
+void fill(NoiseCall& call, bool float64, uintptr_t seed, const Samples& samples, const Triple& shape,
+          const Triple& indices, int threads) {
   call.float64 = float64;
   call.seed = *reinterpret_cast<const uint64_t*>(seed);
   std::tie(call.samples, call.observations, call.dimensions) = shape;
   std::tie(call.sample_offset, call.observation_offset, call.stream) = indices;
+  call.chosen = operand_from(samples, leading(shape_of(call)));
   call.threads = threads;
 }
 
-Shape shape_of(const NoiseCall& call) { return shape_from({call.samples, call.observations, call.dimensions}); }
-
-void standard_normal(bool float64, uintptr_t seed, const Triple& shape, const Triple& indices, uintptr_t noise,
-                     int threads) {
+void standard_normal(bool float64, uintptr_t seed, const Samples& samples, const Triple& shape,
+                     const Triple& indices, uintptr_t noise, int threads) {
   StandardNormalCall call;
-  fill(call, float64, seed, shape, indices, threads);
+  fill(call, float64, seed, samples, shape, indices, threads);
   call.noise = reinterpret_cast<void*>(noise);
   py::gil_scoped_release release;
   chosen->standard_normal(call);
 }
 
-void sample_gaussian(bool float64, uintptr_t seed, const Triple& shape, const Triple& indices,
-                     const OperandTuple& mean, const OperandTuple& log_std, uintptr_t z, uintptr_t log_ratio,
-                     int threads) {
+void sample_gaussian(bool float64, uintptr_t seed, const Samples& samples, const Triple& shape,
+                     const Triple& indices, const OperandTuple& mean, const OperandTuple& log_std, uintptr_t z,
+                     uintptr_t log_ratio, int threads) {
   SampleGaussianCall call;
-  fill(call, float64, seed, shape, indices, threads);
+  fill(call, float64, seed, samples, shape, indices, threads);
   call.mean = operand_from(mean, shape_of(call));
   call.log_std = operand_from(log_std, shape_of(call));
   call.z = reinterpret_cast<void*>(z);
@@ -235,13 +239,13 @@ void sample_gaussian(bool float64, uintptr_t seed, const Triple& shape, const Tr
   chosen->sample_gaussian(call);
 }
 
-void sample_gaussian_backward(bool float64, uintptr_t seed, const Triple& shape, const Triple& indices,
-                              const OperandTuple& mean, const OperandTuple& log_std,
+void sample_gaussian_backward(bool float64, uintptr_t seed, const Samples& samples, const Triple& shape,
+                              const Triple& indices, const OperandTuple& mean, const OperandTuple& log_std,
                               const std::optional<OperandTuple>& grad_z,
                               const std::optional<OperandTuple>& grad_log_ratio, bool path_only,
                               const OperandTuple& grad_mean, const OperandTuple& grad_log_std, int threads) {
   SampleGaussianBackwardCall call;
-  fill(call, float64, seed, shape, indices, threads);
+  fill(call, float64, seed, samples, shape, indices, threads);
   call.mean = operand_from(mean, shape_of(call));
   call.log_std = operand_from(log_std, shape_of(call));
   call.grad_z = operand_from(grad_z, shape_of(call));

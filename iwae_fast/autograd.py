@@ -95,7 +95,7 @@ class IWAELoss(Function):
 
 
 class SampleGaussian(Function):
-    """Reparameterised samples and their log-ratio, from the parameters of q and a seed."""
+    """Reparameterised samples and their log-ratio, from the parameters of q, a seed and indices."""
 
     @staticmethod
     def forward(
@@ -103,26 +103,27 @@ class SampleGaussian(Function):
         mean: Tensor,
         log_std: Tensor,
         seed: Tensor,
+        samples: Tensor | None,
         num_samples: int,
         indices: tuple[int, int, int],
         path_only: bool,
     ) -> tuple[Tensor, Tensor]:
-        return ops.call("sample_gaussian", mean, log_std, seed, num_samples, *indices, backend=backend)
+        return ops.call("sample_gaussian", mean, log_std, seed, samples, num_samples, *indices, backend=backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.name = "sample_gaussian"
-        ctx.backend, mean, log_std, seed, ctx.num_samples, ctx.indices, ctx.path_only = inputs
+        ctx.backend, mean, log_std, seed, samples, ctx.num_samples, ctx.indices, ctx.path_only = inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(mean, log_std, seed)
+        ctx.save_for_backward(mean, log_std, seed, samples)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_log_ratio: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_z is None and grad_log_ratio is None:
-            return (None,) * 7
+            return (None,) * 8
         arguments = (*ctx.saved_tensors, ctx.num_samples, *ctx.indices, ctx.path_only)
         grad_mean, grad_log_std = _gradients(ctx, (grad_z, grad_log_ratio), *arguments)
-        return None, grad_mean, grad_log_std, None, None, None, None
+        return None, grad_mean, grad_log_std, None, None, None, None, None
 
 
 def _place(gradients: list[Tensor] | tuple[Tensor, ...], needs: list[bool]) -> list[Tensor | None]:

@@ -179,11 +179,12 @@ def _(
 
 
 @_register(
-    "standard_normal(Tensor seed, SymInt[] shape, SymInt sample_offset, SymInt observation_offset, int stream, "
-    "ScalarType dtype, str backend) -> Tensor"
+    "standard_normal(Tensor seed, Tensor? samples, SymInt[] shape, SymInt sample_offset, SymInt observation_offset, "
+    "int stream, ScalarType dtype, str backend) -> Tensor"
 )
 def _(
     seed: Tensor,
+    samples: Tensor | None,
     shape: list[int],
     sample_offset: int,
     observation_offset: int,
@@ -195,13 +196,14 @@ def _(
 
 
 @_register(
-    "sample_gaussian(Tensor mean, Tensor log_std, Tensor seed, SymInt num_samples, SymInt sample_offset, "
-    "SymInt observation_offset, int stream, str backend) -> (Tensor z, Tensor log_ratio)"
+    "sample_gaussian(Tensor mean, Tensor log_std, Tensor seed, Tensor? samples, SymInt num_samples, "
+    "SymInt sample_offset, SymInt observation_offset, int stream, str backend) -> (Tensor z, Tensor log_ratio)"
 )
 def _(
     mean: Tensor,
     log_std: Tensor,
     seed: Tensor,
+    samples: Tensor | None,
     num_samples: int,
     sample_offset: int,
     observation_offset: int,
@@ -215,8 +217,8 @@ def _(
 
 @_register(
     "sample_gaussian_backward(Tensor? grad_z, Tensor? grad_log_ratio, Tensor mean, Tensor log_std, Tensor seed, "
-    "SymInt num_samples, SymInt sample_offset, SymInt observation_offset, int stream, bool path_only, str backend) "
-    "-> (Tensor grad_mean, Tensor grad_log_std)"
+    "Tensor? samples, SymInt num_samples, SymInt sample_offset, SymInt observation_offset, int stream, "
+    "bool path_only, str backend) -> (Tensor grad_mean, Tensor grad_log_std)"
 )
 def _(
     grad_z: Tensor | None,
@@ -224,6 +226,7 @@ def _(
     mean: Tensor,
     log_std: Tensor,
     seed: Tensor,
+    samples: Tensor | None,
     num_samples: int,
     sample_offset: int,
     observation_offset: int,

@@ -142,20 +142,23 @@ def standard_normal(
     observation_offset: int = 0,
     stream: int = 0,
     dtype: torch.dtype = torch.float32,
+    samples: Tensor | None = None,
 ) -> Tensor:
     """Standard normal noise (samples, observations, dimensions), each entry a function of its indices alone.
 
     The counter is (dimension // 4, observation, sample, stream) and the key is the seed, so chunks and shards of
-    a larger array are the same numbers. Box-Muller takes u = ((bits >> 9) + 1/2) 2^-23, exact in float32, and is
+    a larger array are the same numbers. The index of the sample is counted from ``sample_offset``, or read from
+    ``samples`` (samples, observations). Box-Muller takes u = ((bits >> 9) + 1/2) 2^-23, exact in float32, and is
     evaluated here in float64.
     """
-    samples, observations, dimensions = shape
+    count, observations, dimensions = shape
     device = seed.device
     block = torch.arange(-(-dimensions // 4), device=device)
     observation = torch.arange(observations, device=device) + observation_offset
-    sample = torch.arange(samples, device=device) + sample_offset
+    if samples is None:
+        samples = (torch.arange(count, device=device) + sample_offset)[:, None]
     counter = torch.broadcast_tensors(
-        block[None, None, :], observation[None, :, None], sample[:, None, None], torch.full_like(block, stream)
+        block[None, None, :], observation[None, :, None], samples[:, :, None], torch.full_like(block, stream)
     )
     words = philox(counter, (seed & WORD, (seed >> 32) & WORD))
     u0, u1, u2, u3 = (((word >> 9).double() + 0.5) * 2.0**-23 for word in words)
@@ -175,11 +178,12 @@ def sample_gaussian(
     observation_offset: int = 0,
     stream: int = 0,
     path_only: bool = False,
+    samples: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """z = m + s eps and 1/2 sum_d [eps^2 - z^2 + 2 log s]."""
     mean, log_std = widen(mean, log_std)
     shape = (num_samples, mean.shape[0], mean.shape[1])
-    noise = standard_normal(seed, shape, sample_offset, observation_offset, stream, mean.dtype)
+    noise = standard_normal(seed, shape, sample_offset, observation_offset, stream, mean.dtype, samples)
     z = torch.addcmul(mean, torch.exp(log_std), noise)
     if path_only:
         # The same number, but as a function of z with q's parameters held fixed.

@@ -16,6 +16,7 @@ def sample_gaussian(
     seed: int | Tensor | None = None,
     path_only: bool = False,
     *,
+    samples: Tensor | None = None,
     sample_offset: int = 0,
     observation_offset: int = 0,
     stream: int = 0,
@@ -33,6 +34,10 @@ def sample_gaussian(
         path_only: stop the gradient of mean and log_std inside log q, but not through z: what the
             sticking-the-landing (Roeder et al. 2017) and doubly reparameterised (Tucker et al. 2019) estimators
             need.
+        samples: int64 (k, B) of any strides, on the device of ``mean``: the global index of the sample whose noise
+            each entry gets, in place of sample_offset + 0, ..., k - 1. So the few samples of each observation that
+            turn out to matter can be drawn again, bit for bit. Indices must be in [0, 2^32); that is not checked,
+            since it would wait for the GPU, and noise at others is unspecified.
         sample_offset, observation_offset: global index of the first sample and observation, so that chunks and
             shards draw what the whole would draw.
         stream: which independent array of noise (one for each latent layer, for example).
@@ -40,6 +45,10 @@ def sample_gaussian(
 
     Returns:
         z of shape (k, B, Z), and the log-ratio in nats of shape (k, B), float32 or float64.
+
+    Raises:
+        TypeError: a dtype or type is not the one above.
+        ValueError: a shape, device or number is not, or both ``samples`` and ``sample_offset`` are given.
     """
     checks.floating(mean=mean, log_std=log_std)
     checks.positive("num_samples", num_samples)
@@ -48,18 +57,22 @@ def sample_gaussian(
     _check_index("sample_offset", sample_offset, num_samples)
     _check_index("observation_offset", observation_offset, mean.shape[0])
     _check_index("stream", stream, 1)
+    checks.samples(samples, (num_samples, mean.shape[0]), mean.device, sample_offset)
     seed = seed_tensor(seed, mean.device)
     indices = (sample_offset, observation_offset, stream)
-    chosen = choose(backend, (mean, log_std, seed))
+    chosen = choose(backend, (mean, log_std, seed, samples))
     if chosen == REFERENCE:
-        return reference.sample_gaussian(mean, log_std, num_samples, seed, *indices, path_only=path_only)
-    return autograd.apply(autograd.SampleGaussian, chosen, mean, log_std, seed, num_samples, indices, path_only)
+        return reference.sample_gaussian(mean, log_std, num_samples, seed, *indices, path_only, samples)
+    return autograd.apply(
+        autograd.SampleGaussian, chosen, mean, log_std, seed, samples, num_samples, indices, path_only
+    )
 
 
 def standard_normal(
     shape: tuple[int, int, int],
     seed: int | Tensor | None = None,
     *,
+    samples: Tensor | None = None,
     sample_offset: int = 0,
     observation_offset: int = 0,
     stream: int = 0,
@@ -79,11 +92,12 @@ def standard_normal(
     _check_index("observation_offset", observation_offset, shape[1])
     _check_index("stream", stream, 1)
     seed = seed_tensor(seed, torch.device(device))
-    chosen = choose(backend, (seed,))
+    checks.samples(samples, (shape[0], shape[1]), seed.device, sample_offset)
+    chosen = choose(backend, (seed, samples))
     indices = (sample_offset, observation_offset, stream)
     if chosen == REFERENCE:
-        return reference.standard_normal(seed, shape, *indices, dtype)
-    return ops.call("standard_normal", seed, list(shape), *indices, dtype, backend=chosen)
+        return reference.standard_normal(seed, shape, *indices, dtype, samples)
+    return ops.call("standard_normal", seed, samples, list(shape), *indices, dtype, backend=chosen)
 
 
 def _check_index(name: str, first: int, count: int) -> None:

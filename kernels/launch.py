@@ -112,6 +112,14 @@ def noise_tile(rows: int, features: int) -> tuple[int, int]:
     return tile_rows((4096 if INTERPRETED else 512) // block, rows), block
 
 
+def samples_strides(samples: Tensor | None) -> tuple[int | None, int | None]:
+    """Of the indices of samples, along samples and observations.
+
+    Two arguments: Triton specialises on the numbers in a tuple whatever it is told, and these change with the batch.
+    """
+    return (None, None) if samples is None else (samples.stride(0), samples.stride(1))
+
+
 def scalar(dtype: torch.dtype) -> tl.dtype:
     """Triton's name of an accumulation dtype."""
     return tl.float64 if dtype == torch.float64 else tl.float32

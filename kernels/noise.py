@@ -8,6 +8,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+VARYING = ("sample_offset", "observation_offset", "stream", "sample_stride", "observation_stride")
+"""The integers of every kernel that makes noise which none is specialised on: they change from call to call."""
+
 
 @triton.jit
 def open_uniform(word, ACC: tl.constexpr):
@@ -46,6 +49,15 @@ def two_normals(radius_word, angle_word, ACC: tl.constexpr):
     radius = tl.sqrt(-2.0 * tl.log(open_uniform(radius_word, ACC)))
     cosine, sine = cos_sin_of_turns(open_uniform(angle_word, ACC), ACC)
     return radius * cosine, radius * sine
+
+
+@triton.jit
+def sample_indices(samples, sample_stride, observation_stride, sample, observation, sample_offset, present):
+    """The global indices of samples: what ``samples`` (samples, observations) holds, or counted if it is None."""
+    if samples is None:
+        return sample + sample_offset
+    else:
+        return tl.load(samples + sample * sample_stride + observation * observation_stride, present, other=0)
 
 
 @triton.jit

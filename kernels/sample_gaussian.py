@@ -11,25 +11,28 @@ from torch import Tensor
 
 from ..backends.marshal import accumulation_dtype
 from .elementary import exact_exp
-from .launch import OPTIONS, alignment, device_of, noise_tile, scalar
+from .launch import OPTIONS, alignment, device_of, noise_tile, samples_strides, scalar
 from .memory import multiple, store
-from .noise import standard_normals
+from .noise import VARYING, sample_indices, standard_normals
 from .sums import kahan, over_rows
 
 
-@triton.jit(do_not_specialize=["rows", "observations", "sample_offset", "observation_offset", "stream"])
+@triton.jit(do_not_specialize=["rows", "observations", *VARYING])
 def sample_gaussian_kernel(
     z,
     log_ratio,
     mean,
     log_std,
     seed,
+    samples,
     rows,
     observations,
     features,
     sample_offset,
     observation_offset,
     stream,
+    sample_stride,
+    observation_stride,
     mean_strides,
     log_std_strides,
     ACC: tl.constexpr,
@@ -54,7 +57,15 @@ def sample_gaussian_kernel(
         log_s = tl.load(log_std + log_std_row + feature[None, :] * log_std_strides[1], inside, other=0.0).to(ACC)
         eps = standard_normals(
             key,
-            (row // observations).to(tl.int64) + sample_offset,
+            sample_indices(
+                samples,
+                sample_stride,
+                observation_stride,
+                (row // observations).to(tl.int64),
+                observation.to(tl.int64),
+                sample_offset,
+                present,
+            ),
             observation.to(tl.int64) + observation_offset,
             stream.to(tl.uint32),
             block,
@@ -68,7 +79,9 @@ def sample_gaussian_kernel(
     store(log_ratio + row, total, present)
 
 
-@triton.jit(do_not_specialize=["samples", "sample_offset", "observation_offset", "stream"])
+@triton.jit(
+    do_not_specialize=["count", "sample_offset", "observation_offset", "stream", "sample_stride", "observation_stride"]
+)
 def sample_gaussian_gradient_kernel(
     grad_mean,
     grad_log_std,
@@ -78,10 +91,13 @@ def sample_gaussian_gradient_kernel(
     log_std,
     seed,
     samples,
+    count,
     features,
     sample_offset,
     observation_offset,
     stream,
+    sample_stride,
+    observation_stride,
     grad_z_strides,
     grad_log_ratio_strides,
     mean_strides,
@@ -108,13 +124,13 @@ def sample_gaussian_gradient_kernel(
     mean_error = tl.zeros((ROWS, BLOCK), ACC)
     log_std_sum = tl.zeros((ROWS, BLOCK), ACC)
     log_std_error = tl.zeros((ROWS, BLOCK), ACC)
-    for first in range(0, samples, ROWS):
+    for first in range(0, count, ROWS):
         sample = first + tl.arange(0, ROWS)
-        present = sample < samples
+        present = sample < count
         row = sample.to(tl.int64)
         eps = standard_normals(
             key,
-            row + sample_offset,
+            sample_indices(samples, sample_stride, observation_stride, row, observation, sample_offset, present),
             observation + observation_offset + tl.zeros_like(row),
             stream.to(tl.uint32),
             block,
@@ -148,6 +164,7 @@ def sample_gaussian(
     mean: Tensor,
     log_std: Tensor,
     seed: Tensor,
+    samples: Tensor | None,
     num_samples: int,
     sample_offset: int,
     observation_offset: int,
@@ -166,12 +183,14 @@ def sample_gaussian(
             mean,
             log_std,
             seed,
+            samples,
             rows,
             observations,
             features,
             sample_offset,
             observation_offset,
             stream,
+            *samples_strides(samples),
             mean.stride(),
             log_std.stride(),
             ACC=scalar(dtype),
@@ -191,6 +210,7 @@ def sample_gaussian_backward(
     mean: Tensor,
     log_std: Tensor,
     seed: Tensor,
+    samples: Tensor | None,
     num_samples: int,
     sample_offset: int,
     observation_offset: int,
@@ -210,11 +230,13 @@ def sample_gaussian_backward(
             mean,
             log_std,
             seed,
+            samples,
             num_samples,
             features,
             sample_offset,
             observation_offset,
             stream,
+            *samples_strides(samples),
             grad_z_strides,
             (0, 0) if grad_log_ratio is None else grad_log_ratio.stride(),
             mean.stride(),

@@ -49,7 +49,10 @@ def test_loss_and_samples_never_wait_for_the_device(synchronization_is_an_error:
     inputs = loss_inputs()
     mean, log_std = (torch.randn(20, 50, device="cuda").requires_grad_() for _ in range(2))
     seed = torch.zeros((), dtype=torch.int64, device="cuda")
-    loss = iw.bernoulli_iwae_loss(*inputs) + sum(t.sum() for t in iw.sample_gaussian(mean, log_std, 50, seed))
+    samples = torch.randint(5000, (20, 50), device="cuda").T
+    loss = iw.bernoulli_iwae_loss(*inputs)
+    for chosen in (None, samples):
+        loss = loss + sum(t.sum() for t in iw.sample_gaussian(mean, log_std, 50, seed, samples=chosen))
     loss.backward()
 
 

@@ -19,7 +19,7 @@ def samples() -> dict[str, list[tuple]]:
     value, logits, mean, log_std = r(4, 7), r(3, 4, 7), r(3, 4, 7), r(7)
     strided, half = r(7, 4).T, r(3, 4, 7).bfloat16()
     log_ratio, weights = r(3, 4), r(3, 4).softmax(0)
-    scalar, seed = r(()).expand(3, 4), torch.tensor(3)
+    scalar, seed, chosen = r(()).expand(3, 4), torch.tensor(3), torch.randint(2**32, (4, 5)).T
     return {
         "gaussian_log_prob": [(value, mean, log_std, None), (strided, half, log_std, mask)],
         "gaussian_log_prob_backward": [
@@ -36,12 +36,20 @@ def samples() -> dict[str, list[tuple]]:
         "bernoulli_iwae_loss_backward": [(r(4), weights, value, logits, mask, "none", [True, True])],
         "gaussian_iwae_loss": [(value, mean, log_std, log_ratio, None, "sum")],
         "gaussian_iwae_loss_backward": [(r(()), weights, value, mean, log_std, None, "mean", [False, True, True])],
-        "standard_normal": [(torch.tensor(3), [2, 4, 5], 1, 0, 0, torch.float64)],
-        "sample_gaussian": [(value, value.half(), torch.tensor(3), 5, 1, 0, 2), (strided, value, seed, 1, 0, 0, 0)],
+        "standard_normal": [
+            (seed, None, [2, 4, 5], 1, 0, 0, torch.float64),
+            (seed, chosen, [5, 4, 7], 0, 1, 2, torch.float32),
+        ],
+        "sample_gaussian": [
+            (value, value.half(), seed, None, 5, 1, 0, 2),
+            (strided, value, seed, None, 1, 0, 0, 0),
+            (value, strided, seed, chosen, 5, 0, 1, 2),
+        ],
         "sample_gaussian_backward": [
-            (r(5, 4, 7), log_ratio[:1].expand(5, 4), value, strided, seed, 5, 1, 0, 2, False),
-            (None, r(5, 4), value, value.half(), seed, 5, 1, 0, 2, True),
-            (r(5, 7, 4).mT, None, value, value, seed, 5, 1, 0, 2, True),
+            (r(5, 4, 7), log_ratio[:1].expand(5, 4), value, strided, seed, None, 5, 1, 0, 2, False),
+            (None, r(5, 4), value, value.half(), seed, None, 5, 1, 0, 2, True),
+            (r(5, 7, 4).mT, None, value, value, seed, None, 5, 1, 0, 2, True),
+            (r(5, 4, 7), r(5, 4), value, value, seed, chosen, 5, 0, 1, 2, False),
         ],
     }
 

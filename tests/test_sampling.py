@@ -9,7 +9,7 @@ import pytest
 import strategies
 import tolerances
 import torch
-from devices import ALL, BACKENDS, device_of, run
+from devices import ALL, BACKENDS, device_of, place, run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,19 @@ from iwae_fast import reference
 
 def noise(*arguments: Any, backend: str, **options: Any) -> torch.Tensor:
     """Noise from a backend's own device."""
-    return iw.standard_normal(*arguments, backend=backend, device=device_of(backend), **options).cpu()
+    device = device_of(backend)
+    placed = {name: place(option, device) for name, option in options.items()}
+    return iw.standard_normal(*arguments, backend=backend, device=device, **placed).cpu()
+
+
+def chosen_samples(k: int, batch: int, total: int) -> torch.Tensor:
+    """Indices (k, batch) below ``total``, with repeats and in no order, that are not contiguous in memory."""
+    return torch.randint(total, (batch, k)).T
+
+
+def gathered(whole: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+    """What the whole (total, B, ...) has for each observation at its own samples (k, B)."""
+    return whole[samples, torch.arange(samples.shape[1])]
 
 
 PHILOX_KNOWN_ANSWERS = [
@@ -85,6 +97,62 @@ def test_chunks_and_shards_are_parts_of_the_whole(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ALL)
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    k=st.integers(0, 9),
+    batch=st.integers(0, 5),
+    dimensions=st.one_of(st.integers(0, 13), st.sampled_from([64, 65, 150])),
+    observation_offset=st.integers(0, 2**31),
+    stream=st.integers(0, 2**31),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    layout=st.sampled_from(["contiguous", "transposed", "every other", "expanded"]),
+)
+def test_chosen_samples_are_parts_of_the_whole(
+    backend: str,
+    seed: int,
+    k: int,
+    batch: int,
+    dimensions: int,
+    observation_offset: int,
+    stream: int,
+    dtype: torch.dtype,
+    layout: str,
+) -> None:
+    samples = {
+        "contiguous": lambda: chosen_samples(k, batch, 12).contiguous(),
+        "transposed": lambda: chosen_samples(k, batch, 12),
+        "every other": lambda: chosen_samples(2 * k, 2 * batch, 12)[::2, 1::2],
+        "expanded": lambda: chosen_samples(k, 1, 12).expand(k, batch),
+    }[layout]()
+    options = {"observation_offset": observation_offset, "stream": stream, "dtype": dtype, "backend": backend}
+    whole = noise((12, batch, dimensions), seed, **options)
+    assert torch.equal(noise((k, batch, dimensions), seed, samples=samples, **options), gathered(whole, samples))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("backend", ALL)
+def test_noise_of_chosen_samples_compiles_as_one_graph(backend: str, dynamic: bool) -> None:
+    torch._dynamo.reset()
+
+    def draw(seed: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+        shape = (*samples.shape, 5)
+        return iw.standard_normal(shape, seed, samples=samples, device=samples.device, backend=backend)
+
+    compiled = torch.compile(draw, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    seed, samples = (place(t, device_of(backend)) for t in (torch.tensor(4), chosen_samples(3, 4, 500)))
+    assert torch.equal(compiled(seed, samples), draw(seed, samples))
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_a_chosen_sample_may_have_any_index(backend: str) -> None:
+    samples = torch.tensor([[2**32 - 1, 0], [2**31, 2**31 - 1]])
+    ours = noise((2, 2, 9), 3, samples=samples, backend=backend)
+    for (i, b), index in zip([(0, 0), (0, 1), (1, 0), (1, 1)], samples.flatten().tolist(), strict=True):
+        one = noise((1, 1, 9), 3, sample_offset=index, observation_offset=b, backend=backend)
+        assert torch.equal(ours[i, b], one[0, 0])
+
+
+@pytest.mark.parametrize("backend", ALL)
 def test_noise_is_standard_normal(backend: str) -> None:
     normals = noise((100, 50, 50), 1, backend=backend).flatten()
     n = len(normals)
@@ -140,6 +208,12 @@ def test_bad_seeds(seed: object, error: type[Exception]) -> None:
         ({"sample_offset": 2**32 - 1}, ValueError, "sample_offset must be in"),
         ({"observation_offset": -1}, ValueError, "observation_offset must be in"),
         ({"stream": 2**32}, ValueError, "stream must be in"),
+        ({"samples": [[0] * 3] * 2}, TypeError, "samples must be an int64 tensor of indices, got list"),
+        ({"samples": torch.zeros(2, 3)}, TypeError, "samples must be an int64 tensor of indices, got torch.float32"),
+        ({"samples": torch.zeros(2, 3, dtype=torch.int32)}, TypeError, "samples must be .*, got torch.int32"),
+        ({"samples": torch.zeros(3, 2).long()}, ValueError, r"samples must be .* = \(2, 3\), got \(3, 2\)"),
+        ({"samples": torch.zeros(3).long()}, ValueError, r"samples must be .* = \(2, 3\), got \(3,\)"),
+        ({"samples": torch.zeros(2, 3).long(), "sample_offset": 1}, ValueError, "sample_offset, .* be 0, got 1"),
     ],
 )
 def test_bad_arguments(backend: str, arguments: dict, error: type[Exception], message: str) -> None:
@@ -227,6 +301,37 @@ class TestSampleGaussian:
         for ours, theirs in zip(of_part, of_whole, strict=True):
             torch.testing.assert_close(ours[1:4], theirs[1:4])
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("backend", ALL)
+    def test_chosen_samples_are_parts_of_the_whole(self, backend: str, dtype: torch.dtype, path_only: bool) -> None:
+        """What is drawn is so bit for bit; the gradient, a sum over samples, to rounding. One sample is there twice."""
+        leaves = [t.requires_grad_() for t in torch.randn(2, 5, 150, dtype=dtype).unbind()]
+        at_z, weights = torch.randn(4, 5, 150, dtype=dtype), torch.randn(4, 5, dtype=dtype)
+        samples = torch.stack([torch.randperm(40)[:4] for _ in range(5)], 1)
+        samples[3] = samples[0]
+        options = {"observation_offset": 2, "stream": 3, "backend": backend}
+        whole = run(iw.sample_gaussian, *leaves, 40, 7, path_only, **options)
+        expected = [gathered(t, samples) for t in whole]
+        of_whole = torch.autograd.grad(expected, leaves, (at_z, weights))
+        strided = torch.stack([samples.T, samples.T], -1)[..., 0].T
+        for layout in (samples, strided):
+            part = run(iw.sample_gaussian, *leaves, 4, 7, path_only, samples=layout, **options)
+            torch.testing.assert_close(part, tuple(expected), rtol=0, atol=0)
+            close = {"rtol": 1e-5, "atol": 2e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
+            torch.testing.assert_close(torch.autograd.grad(part, leaves, (at_z, weights)), of_whole, **close)
+
+    @pytest.mark.parametrize("backend", ALL)
+    def test_gradcheck_of_chosen_samples(self, backend: str, path_only: bool) -> None:
+        """Of z; the log-ratio's gradient is not all of its derivative if path_only."""
+        leaves = [t.requires_grad_() for t in torch.randn(2, 2, 3, dtype=torch.float64).unbind()]
+        samples = chosen_samples(3, 2, 500)
+
+        def draw(*q: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+            drawn = run(iw.sample_gaussian, *q, 3, 5, path_only, samples=samples, backend=backend)
+            return drawn[0] if path_only else drawn
+
+        assert torch.autograd.gradcheck(draw, leaves)
+
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_second_derivative_raises(self, backend: str, path_only: bool) -> None:
         mean, log_std = (t.requires_grad_() for t in torch.randn(2, 2, 3).unbind())
@@ -235,39 +340,47 @@ class TestSampleGaussian:
         with pytest.raises(RuntimeError, match="second derivatives"):
             first.sum().backward()
 
+    @pytest.mark.parametrize("chosen", [False, True])
     @pytest.mark.parametrize("backend", BACKENDS)
-    def test_func_transforms(self, backend: str, path_only: bool) -> None:
+    def test_func_transforms(self, backend: str, chosen: bool, path_only: bool) -> None:
         mean, log_std = torch.randn(2, 4, 6).unbind()
+        samples = chosen_samples(3, 4, 500) if chosen else None
 
         def total(mean: torch.Tensor, log_std: torch.Tensor, name: str = backend) -> torch.Tensor:
-            z, log_ratio = run(iw.sample_gaussian, mean, log_std, 3, 5, path_only, backend=name)
+            z, log_ratio = run(iw.sample_gaussian, mean, log_std, 3, 5, path_only, samples=samples, backend=name)
             return z.sin().sum() + log_ratio.sum()
 
         ours = torch.func.grad(total, (0, 1))(mean, log_std)
         leaves = mean.requires_grad_(), log_std.requires_grad_()
         torch.testing.assert_close(ours, torch.autograd.grad(total(*leaves, "reference"), leaves), rtol=1e-5, atol=2e-5)
 
+    @pytest.mark.parametrize("chosen", [False, True])
     @pytest.mark.parametrize("backend", ALL)
     @pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
-    def test_empty(self, backend: str, shape: tuple[int, int], path_only: bool) -> None:
+    def test_empty(self, backend: str, shape: tuple[int, int], chosen: bool, path_only: bool) -> None:
         leaves = [torch.zeros(shape).requires_grad_() for _ in range(2)]
-        z, log_ratio = run(iw.sample_gaussian, *leaves, 4, path_only=path_only, backend=backend)
+        samples = chosen_samples(4, shape[0], 500) if chosen else None
+        z, log_ratio = run(iw.sample_gaussian, *leaves, 4, path_only=path_only, samples=samples, backend=backend)
         assert (z.shape, log_ratio.shape) == ((4, *shape), (4, shape[0]))
         assert (log_ratio == 0).all()
         assert all(g.shape == shape for g in torch.autograd.grad(z.sum() + log_ratio.sum(), leaves))
 
+    @pytest.mark.parametrize("chosen", [False, True])
     @pytest.mark.parametrize("dynamic", [False, True])
     @pytest.mark.parametrize("backend", BACKENDS)
-    def test_compiles_as_one_graph(self, backend: str, dynamic: bool, path_only: bool) -> None:
+    def test_compiles_as_one_graph(self, backend: str, dynamic: bool, chosen: bool, path_only: bool) -> None:
         torch._dynamo.reset()
 
-        def total(mean: torch.Tensor, log_std: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
-            z, log_ratio = run(iw.sample_gaussian, mean, log_std, 3, seed, path_only, backend=backend)
+        def total(
+            mean: torch.Tensor, log_std: torch.Tensor, seed: torch.Tensor, samples: torch.Tensor | None
+        ) -> torch.Tensor:
+            z, log_ratio = run(iw.sample_gaussian, mean, log_std, 3, seed, path_only, samples=samples, backend=backend)
             return z.sin().sum() + log_ratio.sum()
 
         leaves = [t.requires_grad_() for t in torch.randn(2, 4, 6).unbind()]
         compiled = torch.compile(total, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-        results = [f(*leaves, torch.tensor(4)) for f in (compiled, total)]
+        samples = chosen_samples(3, 4, 500) if chosen else None
+        results = [f(*leaves, torch.tensor(4), samples) for f in (compiled, total)]
         torch.testing.assert_close(*results)
         torch.testing.assert_close(*(torch.autograd.grad(r, leaves) for r in results))
 
@@ -285,6 +398,12 @@ class TestSampleGaussianArguments:
         batched = torch.func.vmap(lambda m: iw.sample_gaussian(m, log_std, 3, 1)[0])(torch.stack([mean, mean + 1]))
         torch.testing.assert_close(batched[1], iw.sample_gaussian(mean + 1, log_std, 3, 1)[0])
 
+    def test_vmap_over_chosen_samples_falls_back(self) -> None:
+        mean, log_std = torch.randn(2, 4, 6).unbind()
+        samples = torch.stack([chosen_samples(3, 4, 500) for _ in range(2)])
+        batched = torch.func.vmap(lambda s: iw.sample_gaussian(mean, log_std, 3, 1, samples=s)[0])(samples)
+        torch.testing.assert_close(batched[1], iw.sample_gaussian(mean, log_std, 3, 1, samples=samples[1])[0])
+
     def test_half_precision_is_widened(self) -> None:
         z, log_ratio = iw.sample_gaussian(torch.zeros(2, 3).bfloat16(), torch.zeros(2, 3).bfloat16(), 4)
         assert (z.dtype, log_ratio.dtype) == (torch.float32, torch.float32)
@@ -294,3 +413,14 @@ class TestSampleGaussianArguments:
             iw.sample_gaussian(torch.zeros(2, 3), torch.zeros(2, 3), 0)
         with pytest.raises(ValueError, match=r"must both be \(B, Z\), got \(2, 3\) and \(3,\)"):
             iw.sample_gaussian(torch.zeros(2, 3), torch.zeros(3), 1)
+
+    def test_bad_samples(self) -> None:
+        mean, log_std = torch.zeros(2, 2, 3).unbind()
+        with pytest.raises(TypeError, match=r"samples must be an int64 tensor of indices, got torch.int32"):
+            iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 2, dtype=torch.int32))
+        with pytest.raises(ValueError, match=r"samples must be \(num_samples, B\) = \(4, 2\), got \(4, 1\)"):
+            iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 1).long())
+        with pytest.raises(ValueError, match="samples is on meta, but the noise is wanted on cpu"):
+            iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 2, device="meta").long())
+        with pytest.raises(ValueError, match="samples takes the place of sample_offset, .* got 5"):
+            iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 2).long(), sample_offset=5)

@@ -25,6 +25,9 @@ UNALIGNED = {
     "standard_normal": "rows of 200 bytes",
     "sample_gaussian": "rows of 200 bytes",
     "sample_gaussian_backward": "rows of 200 bytes",
+    "standard_normal chosen": "rows of 200 bytes",
+    "sample_gaussian chosen": "rows of 200 bytes",
+    "sample_gaussian_backward chosen": "rows of 200 bytes",
 }
 """Where 16 bytes at a time cannot be had, and why."""
 
@@ -67,7 +70,7 @@ def test_loads_and_stores_are_wide(rows: list[dict[str, str]]) -> None:
         # What is read one number at a time is one a row: coefficients, and masks four at once.
         rest = sum(int(part.split("x")[0]) for part in narrow)
         assert rest <= 16, row
-        if "backward" in row["case"] or row["case"] == "sample_gaussian Z=64":
+        if "backward" in row["case"] or "Z=64" in row["case"]:
             assert "x16" in row["stores"], row
 
 

@@ -62,7 +62,7 @@ def cases() -> dict[str, Callable[[], Any]]:
     k, b, d, z = 50, 20, 784, 50
     value, log_ratio, weights, seed = random(b, d), random(k, b), random(k, b), torch.tensor(1)
     per_pixel, scalar, mask = random(d), random(), torch.ones(d, dtype=torch.bool)
-    mean, log_std = random(b, z), random(b, z)
+    mean, log_std, chosen = random(b, z), random(b, z), torch.zeros(k, b, dtype=torch.int64)
     every = [True, True]
     logits = {dtype: random(k, b, d, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float64)}
     result: dict[str, Callable[[], Any]] = {}
@@ -104,11 +104,19 @@ def cases() -> dict[str, Callable[[], Any]]:
         "gaussian_iwae_loss_backward": lambda: ops.gaussian_iwae_loss_backward(
             scalar, weights, value, full, per_pixel, None, "mean", [False, True, True]
         ),
-        "standard_normal": lambda: ops.standard_normal(seed, [k, b, z], 0, 0, 0, torch.float32),
-        "sample_gaussian": lambda: ops.sample_gaussian(mean, log_std, seed, k, 0, 0, 0),
-        "sample_gaussian Z=64": lambda: ops.sample_gaussian(random(b, 64), random(b, 64), seed, k, 0, 0, 0),
+        "standard_normal": lambda: ops.standard_normal(seed, None, [k, b, z], 0, 0, 0, torch.float32),
+        "sample_gaussian": lambda: ops.sample_gaussian(mean, log_std, seed, None, k, 0, 0, 0),
+        "sample_gaussian Z=64": lambda: ops.sample_gaussian(random(b, 64), random(b, 64), seed, None, k, 0, 0, 0),
         "sample_gaussian_backward": lambda: ops.sample_gaussian_backward(
-            random(k, b, z), log_ratio, mean, log_std, seed, k, 0, 0, 0, False
+            random(k, b, z), log_ratio, mean, log_std, seed, None, k, 0, 0, 0, False
+        ),
+        "standard_normal chosen": lambda: ops.standard_normal(seed, chosen, [k, b, z], 0, 0, 0, torch.float32),
+        "sample_gaussian chosen": lambda: ops.sample_gaussian(mean, log_std, seed, chosen, k, 0, 0, 0),
+        "sample_gaussian chosen Z=64": lambda: ops.sample_gaussian(
+            random(b, 64), random(b, 64), seed, chosen, k, 0, 0, 0
+        ),
+        "sample_gaussian_backward chosen": lambda: ops.sample_gaussian_backward(
+            random(k, b, z), log_ratio, mean, log_std, seed, chosen, k, 0, 0, 0, False
         ),
     }
     return result

@@ -30,7 +30,8 @@ def step(k: int, batch: int) -> None:
     mean, log_std = random(2, batch, 50).unbind()
     ops.bernoulli_iwae_loss(value, logits, log_ratio, None, "mean")
     ops.bernoulli_iwae_loss_backward(random(), log_ratio, value, logits, None, "mean", [False, True])
-    ops.sample_gaussian(mean, log_std, torch.tensor(1), k, 0, 0, 0)
+    ops.sample_gaussian(mean, log_std, torch.tensor(1), None, k, 0, 0, 0)
+    ops.sample_gaussian(mean, log_std, torch.tensor(1), torch.zeros(k, batch, dtype=torch.int64), k, 0, 0, 0)
 
 
 def compiled(architecture: int, file: str, name: str) -> int:

@@ -65,11 +65,13 @@ struct LogMeanExpBackwardCall {
 };
 
 // Noise of shape (samples, observations, dimensions); the offsets are the indices of its first sample and observation.
+// `chosen` (samples, observations) of int64 gives the samples' indices one by one instead; null where they are counted.
 struct NoiseCall {
   bool float64 = false;
   uint64_t seed = 0;
   int64_t samples = 0, observations = 0, dimensions = 0;
   int64_t sample_offset = 0, observation_offset = 0, stream = 0;
+  Operand chosen;
   int threads = 1;
 };
 

@@ -31,6 +31,11 @@ static inline void store_block(T* to, int count, const Block<T>& block) {
   }
 }
 
+// The words that all counters of a row share.
+struct NoiseRow {
+  uint32_t observation, sample, stream;
+};
+
 // What all rows share, and the normals of any.
 template <class T>
 class Noise {
@@ -51,18 +56,21 @@ class Noise {
     return left < kSize ? static_cast<int>(left) : kSize;
   }
 
+  NoiseRow row(int64_t sample, int64_t observation) const {
+    const int64_t index = call_.chosen ? chosen(sample, observation) : sample + call_.sample_offset;
+    return {static_cast<uint32_t>(observation + call_.observation_offset), static_cast<uint32_t>(index),
+            static_cast<uint32_t>(call_.stream)};
+  }
+
   // Standard normals, and 0 where a dimension does not exist.
-  Block<T> operator()(int64_t sample, int64_t observation, int64_t block) const {
+  Block<T> operator()(const NoiseRow& row, int64_t block) const {
     const uint32_t quad = static_cast<uint32_t>(block * (kSize / 4));  // a counter makes four normals
-    const uint32_t index[3] = {static_cast<uint32_t>(observation + call_.observation_offset),
-                               static_cast<uint32_t>(sample + call_.sample_offset),
-                               static_cast<uint32_t>(call_.stream)};
     Block<T> normals;
     if constexpr (sizeof(T) == sizeof(float)) {
-      fill_vectors(quad, index, normals.part);
+      fill_vectors(quad, row, normals.part);
     } else {
       T numbers[kSize] = {};
-      for (int i = 0; i < size(block); i += 4) fill_quad(quad + i / 4, index, numbers + i);
+      for (int i = 0; i < size(block); i += 4) fill_quad(quad + i / 4, row, numbers + i);
       std::memcpy(&normals, numbers, sizeof numbers);
     }
     if (block == blocks() - 1) {
@@ -75,11 +83,16 @@ class Noise {
   using Math = NoiseMath<T>;
   static constexpr int kSize = Block<T>::kSize;
 
-  void fill_vectors(uint32_t quad, const uint32_t (&index)[3], typename Math::Value* normals) const {
+  int64_t chosen(int64_t sample, int64_t observation) const {
+    const int64_t* strides = call_.chosen.strides;
+    return reinterpret_cast<const int64_t*>(call_.chosen.data)[sample * strides[0] + observation * strides[1]];
+  }
+
+  void fill_vectors(uint32_t quad, const NoiseRow& row, typename Math::Value* normals) const {
     PhiloxWords<Math> words[kWordVectors];
     for (int v = 0; v < kWordVectors; ++v) {
-      words[v] = {{Math::words_from(quad + v * Math::kWords), Math::word(index[0]), Math::word(index[1]),
-                   Math::word(index[2])}};
+      words[v] = {{Math::words_from(quad + v * Math::kWords), Math::word(row.observation), Math::word(row.sample),
+                   Math::word(row.stream)}};
     }
     philox(words, keys_);
     for (int v = 0; v < kWordVectors; ++v) {
@@ -89,8 +102,8 @@ class Noise {
     }
   }
 
-  void fill_quad(uint32_t quad, const uint32_t (&index)[3], T* normals) const {
-    PhiloxWords<Math> words[1] = {{{quad, index[0], index[1], index[2]}}};
+  void fill_quad(uint32_t quad, const NoiseRow& row, T* normals) const {
+    PhiloxWords<Math> words[1] = {{{quad, row.observation, row.sample, row.stream}}};
     philox(words, keys_);
     for (int w = 0; w < 4; w += 2) {
       const NormalPair<Math> pair = two_normals<Math>(static_cast<uint32_t>(words[0].word[w]),

@@ -8,14 +8,15 @@ namespace iwae {
 constexpr int kMaxDims = 8;      // as MAX_DIMS in iwae_fast/backends/marshal.py
 constexpr int kMaxParameters = 3;
 
-enum class DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3, kBool = 4 };
+enum class DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3, kBool = 4, kInt64 = 5 };
 
 // Always inlined, as all that the kernels of several instruction sets share: the linker keeps one copy of the rest.
 #define IWAE_SHARED inline __attribute__((always_inline))
 
 IWAE_SHARED int64_t size_of(DType dtype) {
   switch (dtype) {
-    case DType::kFloat64: return 8;
+    case DType::kFloat64:
+    case DType::kInt64: return 8;
     case DType::kFloat32: return 4;
     case DType::kBool: return 1;
     default: return 2;

@@ -59,8 +59,7 @@ static inline Posterior<T> posterior(const Call& call, int64_t observation, int6
 
 // One row of z; gives its log-ratio.
 template <class T>
-static inline double sample_row(const Noise<T>& noise, const Posterior<T>* posteriors, int64_t sample,
-                                int64_t observation, T* z) {
+static inline double sample_row(const Noise<T>& noise, const Posterior<T>* posteriors, const NoiseRow& row, T* z) {
   using S = Simd<T>;
   constexpr int64_t kBlocksASum = 32;
   const int64_t blocks = noise.blocks();
@@ -70,7 +69,7 @@ static inline double sample_row(const Noise<T>& noise, const Posterior<T>* poste
     Block<T> sum = {};
     for (int64_t block = first; block < stop; ++block) {
       const Posterior<T>& q = posteriors[block];
-      const Block<T> eps = noise(sample, observation, block);
+      const Block<T> eps = noise(row, block);
       Block<T> values;
       for (int v = 0; v < Block<T>::kVectors; ++v) {
         values.part[v] = q.mean.part[v] + q.std.part[v] * eps.part[v];
@@ -103,8 +102,8 @@ static void sample_gaussian_forward(const SampleGaussianCall& call) {
   parallel(rows, threads, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t sample = row / call.observations, observation = row % call.observations;
-      log_ratio[row] = static_cast<T>(
-          sample_row(noise, posteriors + observation * blocks, sample, observation, z + row * call.dimensions));
+      log_ratio[row] = static_cast<T>(sample_row(noise, posteriors + observation * blocks,
+                                                 noise.row(sample, observation), z + row * call.dimensions));
     }
   });
   delete[] posteriors;
@@ -126,7 +125,7 @@ class PosteriorGradient {
   void add(int64_t begin, int64_t end) {
     Block<T> mean = {}, log_std = {};
     for (int64_t sample = begin; sample < end; ++sample) {
-      const Block<T> eps = noise_(sample, observation_, block_);
+      const Block<T> eps = noise_(noise_.row(sample, observation_), block_);
       const T weight = incoming_at_log_ratio(sample);
       Block<T> at_z = incoming_at_z(sample);
       for (int v = 0; v < Block<T>::kVectors; ++v) {

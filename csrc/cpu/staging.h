@@ -99,7 +99,8 @@ static inline const T* load_tile(const Operand& operand, int64_t offset, int64_t
     case DType::kFloat64: gather(reinterpret_cast<const double*>(data), stride, count, to); break;
     case DType::kBFloat16: gather(reinterpret_cast<const BFloat16*>(data), stride, count, to); break;
     case DType::kFloat16: gather(reinterpret_cast<const Float16*>(data), stride, count, to); break;
-    case DType::kBool: break;
+    case DType::kBool:
+    case DType::kInt64: break;  // no operand to compute with
   }
   if (mask != nullptr) {
     for (int i = 0; i < count; ++i) to[i] = mask[i] ? to[i] : neutral;
@@ -144,7 +145,8 @@ static inline void store_tile(const Operand& operand, int64_t offset, int count,
     case DType::kFloat16:
       for (int i = 0; i < count; ++i) reinterpret_cast<Float16*>(data)[i] = Float16::from(static_cast<float>(tile[i]));
       break;
-    case DType::kBool: break;
+    case DType::kBool:
+    case DType::kInt64: break;  // no operand to compute with
   }
 }
 

@@ -15,10 +15,9 @@ static void standard_normal(const StandardNormalCall& call) {
   const Noise<T> noise(call);
   parallel(rows, threads, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t sample = row / call.observations, observation = row % call.observations;
+      const NoiseRow words = noise.row(row / call.observations, row % call.observations);
       for (int64_t block = 0; block < noise.blocks(); ++block) {
-        store_block(out + row * call.dimensions + block * Block<T>::kSize, noise.size(block),
-                    noise(sample, observation, block));
+        store_block(out + row * call.dimensions + block * Block<T>::kSize, noise.size(block), noise(words, block));
       }
     }
   });

@@ -240,12 +240,19 @@ def _iwae_loss_backward(
 
 
 def standard_normal(
-    seed: Tensor, shape: list[int], sample_offset: int, observation_offset: int, stream: int, dtype: torch.dtype
+    seed: Tensor,
+    samples: Tensor | None,
+    shape: list[int],
+    sample_offset: int,
+    observation_offset: int,
+    stream: int,
+    dtype: torch.dtype,
 ) -> Tensor:
     noise = seed.new_empty(shape, dtype=dtype)
     _C.standard_normal(
         dtype == torch.float64,
         seed.data_ptr(),
+        optional_operand(samples),
         tuple(shape),
         (sample_offset, observation_offset, stream),
         noise.data_ptr(),
@@ -258,6 +265,7 @@ def sample_gaussian(
     mean: Tensor,
     log_std: Tensor,
     seed: Tensor,
+    samples: Tensor | None,
     num_samples: int,
     sample_offset: int,
     observation_offset: int,
@@ -269,6 +277,7 @@ def sample_gaussian(
     _C.sample_gaussian(
         dtype == torch.float64,
         seed.data_ptr(),
+        optional_operand(samples),
         shape,
         (sample_offset, observation_offset, stream),
         operand(mean),
@@ -286,6 +295,7 @@ def sample_gaussian_backward(
     mean: Tensor,
     log_std: Tensor,
     seed: Tensor,
+    samples: Tensor | None,
     num_samples: int,
     sample_offset: int,
     observation_offset: int,
@@ -296,6 +306,7 @@ def sample_gaussian_backward(
     _C.sample_gaussian_backward(
         accumulation_dtype(mean, log_std) == torch.float64,
         seed.data_ptr(),
+        optional_operand(samples),
         (num_samples, *mean.shape),
         (sample_offset, observation_offset, stream),
         operand(mean),
