@@ -1,7 +1,7 @@
 """Which samples run backward, once the log-weights have told what their gradients are scaled by.
 
-Samples are ranked by s_i = |a_i| / sum |a| + |b_i| / sum |b| + |c_i| / sum |c|, over the scales of the decoder, of the
-path and of the score (a sum that is zero is left out), so that a sample matters that matters to any of them.
+Samples are ranked by s_i = |a_i| / sum |a| + |b_i| / sum |b|, a the scales of the decoder and b those of the encoder
+(a sum that is zero is left out), so that a sample matters that matters to either.
 """
 
 from __future__ import annotations
@@ -61,23 +61,21 @@ def to_tolerance(scales: Scales, tolerance: float) -> Selection:
     data, so the host waits for the device, and a CUDA graph cannot capture it.
     """
     dropped = _each(scales, lambda scale: _without_smallest(scale, tolerance))
-    used = torch.stack([s != 0 for s in dropped if s is not None]).any(0)
+    used = (dropped.decoder != 0) | (dropped.encoder != 0)
     most = max(int(used.sum(0).max()) if used.numel() else 0, 1)
     index = torch.where(used, _importance(scales), -1.0).topk(most, dim=0).indices
     return _select(dropped, index)
 
 
 def _each(scales: Scales, function: Callable[[Tensor], Tensor]) -> Scales:
-    decoder, path, score = scales
-    return Scales(function(decoder), function(path), None if score is None else function(score))
+    return Scales(function(scales.decoder), function(scales.encoder))
 
 
 def _importance(scales: Scales) -> Tensor:
     total = torch.zeros_like(scales.decoder)
     for scale in scales:
-        if scale is not None:
-            size = scale.abs().sum(0)
-            total = total + scale.abs() / torch.where(size > 0, size, 1.0)
+        size = scale.abs().sum(0)
+        total = total + scale.abs() / torch.where(size > 0, size, 1.0)
     return total
 
 
@@ -93,5 +91,5 @@ def _select(scales: Scales, index: Tensor, factor: Tensor | None = None) -> Sele
         return taken if factor is None else taken * factor.to(taken.dtype)
 
     selected = _each(scales, chosen)
-    used = torch.stack([s != 0 for s in selected if s is not None]).any(0)
+    used = (selected.decoder != 0) | (selected.encoder != 0)
     return Selection(index, selected, used.sum(0))

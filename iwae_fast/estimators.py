@@ -1,12 +1,14 @@
-"""Gradient estimators: what the gradient of each sample is scaled by.
+"""Gradient estimators: what the gradient of each sample is scaled by, and how it goes through log q.
 
-With path_i = (dlog w_i / dz_i) (dz_i / dphi), the parameters of log q held fixed, and score_i = d log q(z_i) / dphi at
-fixed z_i, an encoder's direction of ascent is sum_i (path scale)_i path_i + (score scale)_i score_i, and a decoder's is
-sum_i (decoder scale)_i dlog p(x, z_i) / dtheta. The scales follow from the log-weights alone.
+A decoder's direction of ascent is sum_i (decoder scale)_i dlog p(x, z_i) / dtheta. An encoder's is
+sum_i (encoder scale)_i times the gradient of log w_i in its parameters: of the whole of it, of its path alone
+(dlog w_i / dz_i) (dz_i / dphi), the parameters of log q held fixed, or of -log q(z_i) at fixed z_i alone (minus the
+score). The scales follow from the log-weights.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,82 +16,119 @@ import torch
 from torch import Tensor
 
 from .bounds import IWAE, Bound
+from .bounds.leave_one_out import log_rest, log_sum_exp
+from .functional import log_mean_exp
+from .models.base import Density, LatentVariableModel
 
 
 class Scales(NamedTuple):
-    """Each (k, ...); a score of None is 0."""
+    """Each (k, ...)."""
 
     decoder: Tensor
-    path: Tensor
-    score: Tensor | None = None
+    encoder: Tensor
 
 
 class Estimator(NamedTuple):
-    scales: Callable[[Bound, Tensor], Scales]
-    """Of a bound at its log-weights (k, ...)."""
+    scales: Callable[[Bound, Tensor, float], Scales]
+    """Of a bound at its log-weights (k, ...), whose log p(z) - log q(z | x) is weighted by the last argument."""
+    density: Density
     only_iwae: bool = False
-    """Whether it is made of IWAE's weights, and suits no other bound."""
+    """Whether it is made of IWAE's weights, and suits no other bound and no other weight of the divergence."""
+    doubly_in_prior: bool = False
+    """Whether the parameters of the prior get a reparameterised gradient too."""
+    fewest_samples: int = 1
 
 
-def reparameterized(bound: Bound, log_weights: Tensor) -> Scales:
-    """The gradient of the bound itself (Kingma & Welling 2014; Burda, Grosse & Salakhutdinov 2016)."""
-    g = _for_encoder(bound).coefficients(log_weights).g
-    return Scales(bound.coefficients(log_weights).g, g, -g)
+def of_the_bound(bound: Bound, log_weights: Tensor, kl_weight: float) -> Scales:
+    """The bound's own: with the whole of log q it is the gradient of the bound (Kingma & Welling 2014; Burda, Grosse &
+    Salakhutdinov 2016); with the path alone it sticks the landing, without the score, which is zero on average for
+    k = 1 alone (Roeder et al. 2017)."""
+    decoder = bound.for_decoder.coefficients(log_weights).g
+    return Scales(decoder, decoder if _one_for_both(bound) else bound.for_encoder.coefficients(log_weights).g)
 
 
-def stl(bound: Bound, log_weights: Tensor) -> Scales:
-    """Sticking the landing: without the score, which is zero on average for k = 1 alone (Roeder et al. 2017)."""
-    return Scales(bound.coefficients(log_weights).g, _for_encoder(bound).coefficients(log_weights).g)
-
-
-def dreg(bound: Bound, log_weights: Tensor) -> Scales:
+def dreg(bound: Bound, log_weights: Tensor, kl_weight: float) -> Scales:
     """Doubly reparameterised: the score is reparameterised once more, unbiased (Tucker et al. 2019)."""
-    encoder = _for_encoder(bound).coefficients(log_weights)
-    return Scales(bound.coefficients(log_weights).g, encoder.g - encoder.D)
+    encoder = bound.for_encoder.coefficients(log_weights)
+    decoder = encoder.g if _one_for_both(bound) else bound.for_decoder.coefficients(log_weights).g
+    return Scales(decoder, encoder.g - kl_weight * encoder.D)
 
 
-def aisle_chi2(bound: Bound, log_weights: Tensor) -> Scales:
+def aisle_chi2(bound: Bound, log_weights: Tensor, kl_weight: float) -> Scales:
     """2k times DReG's, the scale of its derivation, which matters under SGD (Finke & Thiery 2019)."""
     weights = bound.coefficients(log_weights).g
     return Scales(weights, 2 * len(log_weights) * weights.square())
 
 
-def rws(bound: Bound, log_weights: Tensor) -> Scales:
+def rws(bound: Bound, log_weights: Tensor, kl_weight: float) -> Scales:
     """Reweighted wake-sleep, wake phase: raises log q where samples are good (Bornschein & Bengio 2015)."""
     weights = bound.coefficients(log_weights).g
-    return Scales(weights, torch.zeros_like(weights), weights)
+    return Scales(weights, -weights)
 
 
-def rws_dreg(bound: Bound, log_weights: Tensor) -> Scales:
+def rws_dreg(bound: Bound, log_weights: Tensor, kl_weight: float) -> Scales:
     """The same, doubly reparameterised (Tucker et al. 2019)."""
     weights = bound.coefficients(log_weights).g
     return Scales(weights, weights - weights.square())
 
 
+def vimco(bound: Bound, log_weights: Tensor, kl_weight: float) -> Scales:
+    """The score with a baseline b_i for each sample from the others, for latents without a path: L - b_i - w~_i, with
+    b_i = log[(sum_{j != i} w_j + exp(mean_{j != i} log w_j)) / k] (Mnih & Rezende 2016)."""
+    weights = bound.coefficients(log_weights).g
+    k = len(log_weights)
+    zero = log_weights == -math.inf
+    finite = torch.where(zero, 0.0, log_weights)
+    mean_of_others = (finite.sum(0) - finite) / (k - 1)
+    mean_of_others = torch.where(zero.sum(0) > zero.long(), -math.inf, mean_of_others)
+    sum_of_others = log_rest(log_weights) + log_sum_exp(log_weights)
+    baseline = torch.logaddexp(sum_of_others, mean_of_others) - math.log(k)
+    signal = log_mean_exp(log_weights) - baseline
+    # Where all the others weigh nothing there is no baseline, and no signal.
+    return Scales(weights, weights - torch.where(baseline > -math.inf, signal, 0.0))
+
+
 ESTIMATORS = {
-    "reparameterized": Estimator(reparameterized),
-    "stl": Estimator(stl),
-    "dreg": Estimator(dreg),
-    "aisle-kl": Estimator(stl, only_iwae=True),  # the same direction (Finke & Thiery 2019)
-    "aisle-chi2": Estimator(aisle_chi2, only_iwae=True),
-    "rws": Estimator(rws, only_iwae=True),
-    "rws-dreg": Estimator(rws_dreg, only_iwae=True),
+    "reparameterized": Estimator(of_the_bound, Density.WHOLE),
+    "stl": Estimator(of_the_bound, Density.PATH),
+    "dreg": Estimator(dreg, Density.PATH),
+    "gdreg": Estimator(dreg, Density.PATH, doubly_in_prior=True),  # Bauer & Mnih 2021
+    "aisle-kl": Estimator(of_the_bound, Density.PATH, only_iwae=True),  # STL's direction (Finke & Thiery 2019)
+    "aisle-chi2": Estimator(aisle_chi2, Density.PATH, only_iwae=True),
+    "rws": Estimator(rws, Density.SCORE, only_iwae=True),
+    "rws-dreg": Estimator(rws_dreg, Density.PATH, only_iwae=True),
+    "vimco": Estimator(vimco, Density.SCORE, only_iwae=True, fewest_samples=2),
 }
 
 
-def check(name: str, bound: Bound) -> Estimator:
-    """The estimator of this name; ValueError where there is none, or where it does not suit the bound."""
+def check(name: str, bound: Bound, num_samples: int, weighs_divergence: bool) -> Estimator:
+    """The estimator of this name; ValueError where there is none, or where it does not suit the rest."""
     if name not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {name!r}")
-    if ESTIMATORS[name].only_iwae and type(bound) is not IWAE:
+    estimator = ESTIMATORS[name]
+    if estimator.only_iwae and type(bound) is not IWAE:
         raise ValueError(f"estimator {name!r} is made of IWAE's weights: it does not suit {bound!r}")
-    if bound.for_encoder is None:
-        raise ValueError(f"{bound!r} is an upper bound: an encoder must not ascend it, nor a decoder")
-    return ESTIMATORS[name]
+    if estimator.only_iwae and weighs_divergence:
+        raise ValueError(f"estimator {name!r} is made of IWAE's weights: it does not go with a kl_weight")
+    if estimator.doubly_in_prior and not _one_for_both(bound):
+        raise ValueError(f"estimator {name!r} needs a bound that both networks ascend: it does not suit {bound!r}")
+    if num_samples < estimator.fewest_samples:
+        raise ValueError(f"estimator {name!r} needs k >= {estimator.fewest_samples} samples, got k = {num_samples}")
+    return estimator
 
 
-def _for_encoder(bound: Bound) -> Bound:
-    encoder_bound = bound.for_encoder
-    if encoder_bound is None:
-        raise ValueError(f"{bound!r} trains no encoder by ascent")
-    return encoder_bound
+def check_model(name: str, model: LatentVariableModel) -> None:
+    """ValueError where the estimator does not suit the model."""
+    estimator = ESTIMATORS[name]
+    if estimator.density is not Density.SCORE and not model.reparameterized:
+        without_path = ", ".join(key for key, other in ESTIMATORS.items() if other.density is Density.SCORE)
+        raise ValueError(
+            f"estimator {name!r} differentiates through z, which {type(model).__name__} does not allow: use one of "
+            f"{without_path}"
+        )
+    if estimator.doubly_in_prior and not model.learned_prior:
+        raise ValueError(f"estimator {name!r} is for a prior with parameters, which the model has not: use 'dreg'")
+
+
+def _one_for_both(bound: Bound) -> bool:
+    return bound.for_decoder is bound and bound.for_encoder is bound

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from . import checks
 from .diagnostics import FEWEST_IN_TAIL, pareto_k_of_largest, tail_size
-from .models import VAE
+from .models import LatentVariableModel
+from .models.base import observed_features
 
 ROWS_A_CHUNK = 4096
 """Decoder rows (samples times observations) evaluated at once by default: large matrix products, warm caches."""
@@ -91,12 +92,14 @@ class StreamingWeights:
 
 @torch.no_grad()
 def log_likelihood(
-    model: VAE,
+    model: LatentVariableModel,
     x: Tensor,
     num_samples: int = 5000,
     chunk_size: int | None = None,
     seed: int | None = None,
     *,
+    context: Sequence[Tensor] = (),
+    mask: Tensor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> LogLikelihood:
     """Importance-sampled log p(x), the IWAE bound with many samples (Burda, Grosse & Salakhutdinov 2016).
@@ -105,11 +108,13 @@ def log_likelihood(
     function of (seed, sample, observation), so the chunk size changes the result by rounding only.
 
     Args:
-        model: a :class:`iwae_fast.models.VAE`.
+        model: one of :mod:`iwae_fast.models`.
         x: observations (B, ...), on the device of the model.
         num_samples: k >= 1; the papers use 5000.
         chunk_size: samples of each observation evaluated at once; chosen for the caches if None.
         seed: an int for reproducible noise; drawn from torch's generator if None.
+        context: (B, ...) each, what encoder and decoder take besides: log p(x | context).
+        mask: bool, True where x is observed, broadcasting to its shape: log p(x_observed).
         progress: called with the number of (sample, observation) pairs just evaluated.
 
     Returns:
@@ -119,14 +124,26 @@ def log_likelihood(
     checks.positive("num_samples", num_samples)
     if chunk_size is not None:
         checks.positive("chunk_size", chunk_size)
+    if mask is not None:
+        mask = observed_features(mask, x)
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (), device="cpu"))
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         parts = [
-            _observations(model, part, num_samples, chunk_size, seed, index * OBSERVATIONS_A_CHUNK, progress)
-            for index, part in enumerate(x.split(OBSERVATIONS_A_CHUNK))
+            _observations(
+                model,
+                x[first : first + OBSERVATIONS_A_CHUNK],
+                num_samples,
+                chunk_size,
+                seed,
+                first,
+                tuple(c[first : first + OBSERVATIONS_A_CHUNK] for c in context),
+                None if mask is None else mask[first : first + OBSERVATIONS_A_CHUNK],
+                progress,
+            )
+            for first in range(0, max(len(x), 1), OBSERVATIONS_A_CHUNK)
         ]
     finally:
         for module, mode in training.items():
@@ -140,16 +157,18 @@ def log_likelihood(
 
 
 def _observations(
-    model: VAE,
+    model: LatentVariableModel,
     x: Tensor,
     num_samples: int,
     chunk_size: int | None,
     seed: int,
     observation_offset: int,
+    context: Sequence[Tensor],
+    mask: Tensor | None,
     progress: Callable[[int], None] | None,
 ) -> LogLikelihood:
     chunk_size = chunk_size or max(1, ROWS_A_CHUNK // max(1, len(x)))
-    posterior = model.encode(x)
+    posterior = model.encode(x, *context, mask=mask)
     weights = StreamingWeights(num_samples, len(x), x.device)
     for start in range(0, num_samples, chunk_size):
         count = min(chunk_size, num_samples - start)
@@ -158,6 +177,8 @@ def _observations(
                 x,
                 count,
                 seed,
+                context=context,
+                mask=mask,
                 posterior=posterior,
                 sample_offset=start,
                 observation_offset=observation_offset,

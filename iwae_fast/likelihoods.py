@@ -15,9 +15,15 @@ class Bernoulli:
 
     name = "bernoulli"
 
-    def log_prob(self, value: Tensor, output: Any, num_samples: int, backend: str | None = None) -> Tensor:
-        """log p(x | z_i) in nats, (k, B), from value (B, ...) and the decoder's output for k B latent rows."""
-        return bernoulli_log_prob(value.flatten(1), _by_sample("logits", output, num_samples, value), backend=backend)
+    def log_prob(
+        self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None
+    ) -> Tensor:
+        """log p(x | z_i) in nats, (k, B), from value (B, ...) and the decoder's output for k B latent rows.
+
+        Features that a mask (B, D) hides count nothing.
+        """
+        logits = _by_sample("logits", output, num_samples, value)
+        return bernoulli_log_prob(value.flatten(1), logits, mask, backend=backend)
 
     def mean(self, output: Any) -> Tensor:
         """E[x | z], in the shape of the decoder's output."""
@@ -29,14 +35,19 @@ class Gaussian:
 
     name = "gaussian"
 
-    def log_prob(self, value: Tensor, output: Any, num_samples: int, backend: str | None = None) -> Tensor:
-        """log p(x | z_i) in nats, (k, B), from value (B, ...) and the decoder's output for k B latent rows."""
+    def log_prob(
+        self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None
+    ) -> Tensor:
+        """log p(x | z_i) in nats, (k, B), from value (B, ...) and the decoder's output for k B latent rows.
+
+        Features that a mask (B, D) hides count nothing.
+        """
         if not isinstance(output, tuple) or len(output) != 2:
             raise TypeError(f"a Gaussian decoder must return (mean, log_std), got {type(output).__name__}")
         mean, log_std = (
             _by_sample(name, part, num_samples, value) for name, part in zip(("mean", "log_std"), output, strict=True)
         )
-        return gaussian_log_prob(value.flatten(1), mean, log_std, backend=backend)
+        return gaussian_log_prob(value.flatten(1), mean, log_std, mask, backend=backend)
 
     def mean(self, output: Any) -> Tensor:
         """E[x | z], in the shape of the decoder's mean."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -11,13 +12,16 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from . import checks, estimators
-from .bounds import Bound
+from .bounds import ELBO, Bound
 from .budgets import to_tolerance, within_budget
 from .estimators import Scales
-from .functional import gaussian_log_prob, normalized_weights, standard_gaussian_log_prob
-from .models import VAE
+from .functional import normalized_weights
+from .junction import Junction
+from .models import LatentVariableModel
+from .models.base import Density, Draw, Posterior, Terms
 from .reference import effective_sample_size_of_weights
-from .sampling import seed_tensor
+from .sampling import seed_tensor, standard_normal
+from .schedules import Schedule
 
 CHANGING = (_DropoutNd, _BatchNorm)
 """Layers whose training mode gives other results at every run."""
@@ -33,13 +37,15 @@ class Diagnostics(NamedTuple):
     """What an objective saw at its last call, per observation, without a graph."""
 
     value: Tensor
-    """The bound in nats, (B,)."""
+    """The bound in nats, (B,), of weights whose divergence counts ``kl_weight`` times."""
     ess: Tensor
     """Effective sample size of the weights, (B,)."""
     max_weight: Tensor
     """Largest normalised weight, (B,)."""
     num_backward: Tensor
     """Samples that ran backward, (B,)."""
+    kl_weight: float = 1.0
+    """What log p(z) - log q(z | x) was weighted by."""
 
 
 class Objective:
@@ -47,16 +53,24 @@ class Objective:
 
     Args:
         bound: from :mod:`iwae_fast.bounds`.
-        estimator: "reparameterized", "stl" or "dreg" for every bound; "aisle-kl", "aisle-chi2", "rws" or "rws-dreg"
-            for IWAE: see :mod:`iwae_fast.estimators`. The value is the bound's with each of them.
-        num_samples: k >= 1.
+        estimator: "reparameterized", "stl" or "dreg" for every bound, "gdreg" for a model with several layers;
+            "aisle-kl", "aisle-chi2", "rws", "rws-dreg" or "vimco" for IWAE, of which "rws" and "vimco" need no gradient
+            through z: see :mod:`iwae_fast.estimators`. The value is the bound's with each of them.
+        num_samples: k >= 1; of :class:`iwae_fast.bounds.SUMO` at most so many.
         budget: how many samples of each observation run backward: the budget - 1 that matter most, and one drawn from
             the rest that stands for all of these. Unbiased; k forward passes without a graph come first.
         tolerance: drop the samples whose scales sum to at most this part of all, such as 1e-7 (rounding) or 1e-3: a
             bias of that size at most. Waits for the device.
         chunk_size: at most so many samples of each observation at a time. Exact, and the memory is that of a chunk; the
             backward pass runs the decoder forward again, so that layers which change between two runs are refused.
+        kl_weight: what log p(z) - log q(z | x) is multiplied by inside the log-weights (beta-VAE, Higgins et al. 2017):
+            a number, or a schedule from :mod:`iwae_fast.schedules`, which is asked at each call for its ``step``. With
+            another weight than 1 the value is the bound of those log-weights, and no bound of log p(x).
+        free_bits: nats of each latent dimension that cost nothing: kl_weight sum_d max(free_bits, KL_d), with KL_d the
+            mean over the batch in closed form (Kingma et al. 2016). For the reparameterised ELBO of a
+            :class:`iwae_fast.models.VAE` of one layer, all samples at once.
         reduction: "mean" or "sum" over the observations, or "none".
+        dataset_size: N; with reduction "sum" the loss is then N / B times the sum, an estimate for the whole data set.
 
     After a call, :attr:`last` holds its :class:`Diagnostics`.
     """
@@ -70,119 +84,91 @@ class Objective:
         budget: int | None = None,
         tolerance: float | None = None,
         chunk_size: int | None = None,
+        kl_weight: float | Schedule = 1.0,
+        free_bits: float = 0.0,
         reduction: str = "mean",
+        dataset_size: int | None = None,
     ) -> None:
         if not isinstance(bound, Bound):
             raise TypeError(f"bound must be one of iwae_fast.bounds, such as IWAE(), got {bound!r}")
-        self._scales = estimators.check(estimator, bound).scales
+        self.num_samples = checks.positive("num_samples", num_samples)
+        self._estimator = estimators.check(estimator, bound, num_samples, kl_weight != 1.0)
         if budget is not None and tolerance is not None:
             raise ValueError("budget and tolerance are two ways to choose samples: give one")
         if tolerance is not None and not 0.0 <= tolerance < 1.0:
             raise ValueError(f"tolerance must be at least 0 and below 1, got {tolerance}")
+        if not callable(kl_weight):
+            _not_negative("kl_weight", kl_weight)
+        _not_negative("free_bits", free_bits)
+        at_once = budget is None and tolerance is None and chunk_size is None
+        if free_bits and not (type(bound) is ELBO and estimator == "reparameterized" and at_once):
+            raise ValueError("free_bits go with ELBO(), estimator 'reparameterized' and all samples at once")
+        checks.reduction(reduction)
+        if dataset_size is not None and reduction != "sum":
+            raise ValueError(f"dataset_size goes with reduction 'sum', got {reduction!r}")
+        self.bound = bound
+        self.estimator = estimator
         self.budget = None if budget is None else checks.positive("budget", budget)
         self.tolerance = tolerance
         self.chunk_size = None if chunk_size is None else checks.positive("chunk_size", chunk_size)
-        checks.reduction(reduction)
-        self.bound = bound
-        self.estimator = estimator
-        self.num_samples = checks.positive("num_samples", num_samples)
+        self.kl_weight = kl_weight
+        self.free_bits = free_bits
         self.reduction = reduction
+        self.dataset_size = None if dataset_size is None else checks.positive("dataset_size", dataset_size)
         self.last: Diagnostics | None = None
 
-    def __call__(self, model: VAE, x: Tensor, *, seed: int | Tensor | None = None) -> Tensor:
-        """Minus the bound in nats, a scalar (with reduction "none": (B,)), for observations x (B, ...)."""
-        ran = torch.full((len(x),), self.num_samples, dtype=torch.int64, device=x.device)
-        if self.budget is not None or self.tolerance is not None:
-            _refuse_layers_that_change(model)
-            log_weights, value, ran = self._chosen_samples(model, x, seed)
-        elif self.chunk_size is None and self.estimator == "reparameterized" and self.bound.for_encoder is self.bound:
-            log_weights = model.log_weights(x, self.num_samples, seed)
-            value = self.bound(log_weights)  # whose own gradient is the estimator's
-        else:
-            if self.chunk_size is not None:
-                _refuse_layers_that_change(model)
-            log_weights, value = self._all_samples(model, x, seed)
-        self.last = self._diagnose(value.detach(), log_weights.detach(), ran)
-        loss = -value
-        if self.reduction == "none":
-            return loss
-        return loss.mean() if self.reduction == "mean" else loss.sum()
+    def __call__(
+        self,
+        model: LatentVariableModel,
+        x: Tensor,
+        *context: Tensor,
+        mask: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        step: int | None = None,
+    ) -> Tensor:
+        """Minus the bound in nats, a scalar (with reduction "none": (B,)).
 
-    def bind(self, model: VAE) -> BoundObjective:
+        Args:
+            model: one of :mod:`iwae_fast.models`.
+            x: observations (B, ...).
+            context: (B, ...) each, what encoder and decoder take besides: theirs is p(x | z, context).
+            mask: bool, True where x is observed, broadcasting to its shape. The bound is then that of log p(x_observed)
+                (Mattei & Frellsen 2019); the encoder sees zeros where nothing is observed.
+            seed: of the noise, an int or an int64 scalar tensor; from torch's generator if None.
+            step: asks a schedule for its kl_weight.
+        """
+        self.check_model(model)
+        call = _Call(self, model, x, context, mask, seed_tensor(seed, x.device), self._kl_weight(step))
+        value, log_weights, ran = call.run()
+        self.last = _diagnose(value.detach(), log_weights.detach(), ran, call.kl_weight)
+        return self._reduced(-value)
+
+    def bind(self, model: LatentVariableModel) -> BoundObjective:
         """A module whose forward(x) is the loss: what DDP, torch.compile and Lightning wrap."""
+        self.check_model(model)
         return BoundObjective(self, model)
 
-    def _all_samples(self, model: VAE, x: Tensor, seed: int | Tensor | None) -> tuple[Tensor, Tensor]:
-        """The log-weights, and the bound with the estimator's gradient, in one pass over all samples."""
-        posterior = model.encode(x)
-        seed = seed_tensor(seed, x.device)
-        gate = GradientGate()
+    def check_model(self, model: LatentVariableModel) -> None:
+        """ValueError where the objective does not suit the model."""
+        if not isinstance(model, LatentVariableModel):
+            raise TypeError(f"model must be one of iwae_fast.models, such as VAE(...), got {type(model).__name__}")
+        estimators.check_model(self.estimator, model)
+        if not (self.budget is None and self.tolerance is None and self.chunk_size is None):
+            _refuse_layers_that_change(model)
 
-        def terms(mean: Tensor, log_std: Tensor, first: int, count: int) -> tuple[Tensor, ...]:
-            z, log_ratio = model.sample_posterior((mean, log_std), count, seed, path_only=True, sample_offset=first)
-            log_q = gaussian_log_prob(z.detach(), mean, log_std, backend=model.backend)
-            return model.log_likelihood(x, gate(z, first)), log_ratio, log_q
+    def _kl_weight(self, step: int | None) -> float:
+        if not callable(self.kl_weight):
+            return self.kl_weight
+        if step is None:
+            raise ValueError("kl_weight is a schedule: call the objective with step=")
+        return _not_negative("the schedule's kl_weight", self.kl_weight(step))
 
-        step = self.chunk_size or self.num_samples
-        parts = []
-        for first in range(0, self.num_samples, step):
-            arguments = (*posterior, first, min(step, self.num_samples - first))
-            # Checkpointed: only the log-weights of a chunk are kept, and its backward pass makes the rest again.
-            chunk = (
-                terms(*arguments) if step >= self.num_samples else checkpoint(terms, *arguments, use_reentrant=False)
-            )
-            parts.append(chunk)
-        log_likelihood, log_ratio, log_q = (torch.cat(part) for part in zip(*parts, strict=True))
-        log_weights = (log_likelihood + log_ratio).detach()
-        value, scales = self._scaled(log_weights)
-        return log_weights, _with_gradient(value, scales, gate, log_likelihood, log_ratio, log_q)
-
-    def _chosen_samples(self, model: VAE, x: Tensor, seed: int | Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights first, gradient second: all samples without a graph, then those that matter with one."""
-        posterior = mean, log_std = model.encode(x)
-        fixed = mean.detach(), log_std.detach()
-        seed = seed_tensor(seed, x.device)
-        step = self.chunk_size or CHUNK_WITHOUT_A_GRAPH
-        with torch.no_grad():
-            log_weights = torch.cat(
-                [
-                    model.log_weights(
-                        x, min(step, self.num_samples - first), seed, posterior=fixed, sample_offset=first
-                    )
-                    for first in range(0, self.num_samples, step)
-                ]
-            )
-            value, scales = self._scaled(log_weights)
-            if self.budget is not None:
-                uniform = model.noise((self.num_samples, len(x), 1), seed, stream=DRAW_STREAM).squeeze(-1)
-                exponential = -torch.special.log_ndtr(uniform)
-                selection = within_budget(scales, self.budget, exponential)
-            else:
-                selection = to_tolerance(scales, self.tolerance or 0.0)
-            noise = model.noise((self.num_samples, *mean.shape), seed, dtype=log_weights.dtype)
-            eps = noise.gather(0, selection.samples[..., None].expand(-1, -1, mean.shape[1]))
-        gate = GradientGate()
-        z = mean + torch.exp(log_std) * eps
-        log_likelihood = model.log_likelihood(x, gate(z, 0))
-        log_ratio = standard_gaussian_log_prob(z, backend=model.backend) - gaussian_log_prob(
-            z, *fixed, backend=model.backend
-        )
-        log_q = gaussian_log_prob(z.detach(), *posterior, backend=model.backend)
-        value = _with_gradient(value, selection.scales, gate, log_likelihood, log_ratio, log_q)
-        return log_weights, value, selection.num_used
-
-    @torch.no_grad()
-    def _scaled(self, log_weights: Tensor) -> tuple[Tensor, Scales]:
-        return self.bound(log_weights), self._scales(self.bound, log_weights)
-
-    def _diagnose(self, value: Tensor, log_weights: Tensor, num_backward: Tensor) -> Diagnostics:
-        weights = normalized_weights(log_weights)
-        return Diagnostics(
-            value=value,
-            ess=effective_sample_size_of_weights(weights),
-            max_weight=weights.amax(0),
-            num_backward=num_backward,
-        )
+    def _reduced(self, loss: Tensor) -> Tensor:
+        if self.reduction == "none":
+            return loss
+        if self.reduction == "mean":
+            return loss.mean()
+        return loss.sum() if self.dataset_size is None else loss.sum() * (self.dataset_size / max(len(loss), 1))
 
     def __repr__(self) -> str:
         return f"Objective({self.bound!r}, estimator={self.estimator!r}, num_samples={self.num_samples})"
@@ -191,43 +177,168 @@ class Objective:
 class BoundObjective(nn.Module):
     """An objective and its model as one module."""
 
-    def __init__(self, objective: Objective, model: VAE) -> None:
+    def __init__(self, objective: Objective, model: LatentVariableModel) -> None:
         super().__init__()
         self.objective = objective
         self.model = model
 
-    def forward(self, x: Tensor, seed: int | Tensor | None = None) -> Tensor:
-        return self.objective(self.model, x, seed=seed)
+    def forward(
+        self,
+        x: Tensor,
+        *context: Tensor,
+        mask: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        step: int | None = None,
+    ) -> Tensor:
+        return self.objective(self.model, x, *context, mask=mask, seed=seed, step=step)
 
 
-class GradientGate:
-    """Multiplies the gradient that arrives at z by a ratio (k, B) that is known only when z has been used.
+class _Call:
+    """One evaluation of an objective."""
 
-    So one backward pass serves both networks: it is seeded with the decoder's scales, and what arrives at z is brought
-    to the encoder's.
-    """
+    def __init__(
+        self,
+        objective: Objective,
+        model: LatentVariableModel,
+        x: Tensor,
+        context: tuple[Tensor, ...],
+        mask: Tensor | None,
+        seed: Tensor,
+        kl_weight: float,
+    ) -> None:
+        self.objective = objective
+        self.model = model
+        self.x, self.context, self.mask = x, context, mask
+        self.seed = seed
+        self.kl_weight = kl_weight
+        self.bound, self.num_samples = objective.bound.realized(objective.num_samples, seed)
+        self.estimator = objective._estimator
 
-    ratio: Tensor
+    def run(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The bound with the estimator's gradient, the log-weights, and how many samples run backward."""
+        objective = self.objective
+        posterior = self.model.encode(self.x, *self.context, mask=self.mask)
+        if objective.budget is not None or objective.tolerance is not None:
+            return self._chosen_samples(posterior)
+        ran = torch.full((len(self.x),), self.num_samples, dtype=torch.int64, device=self.x.device)
+        if objective.free_bits:
+            return *self._with_free_bits(posterior), ran
+        both = self.bound.for_decoder is self.bound and self.bound.for_encoder is self.bound
+        if objective.estimator == "reparameterized" and both and objective.chunk_size is None:
+            log_weights = self._terms(posterior, 0, self.num_samples).log_weights(self.kl_weight)
+            return self.bound(log_weights), log_weights, ran  # whose own gradient is the estimator's
+        return *self._all_samples(posterior), ran
 
-    def __call__(self, z: Tensor, first: int) -> Tensor:
-        """z itself, of samples from ``first`` on, as the decoder is to see it."""
-        if not z.requires_grad:
-            return z
-        seen = z.view_as(z)
-        seen.register_hook(lambda grad: grad * self.ratio[first : first + len(grad), :, None].to(grad.dtype))
-        return seen
+    def _terms(
+        self,
+        posterior: Posterior,
+        first: int,
+        count: int,
+        samples: Tensor | None = None,
+        junction: Junction | None = None,
+    ) -> Terms:
+        _, terms = self.model.terms(
+            self.x,
+            posterior,
+            Draw(self.seed, count, sample_offset=first, samples=samples),
+            context=self.context,
+            mask=self.mask,
+            density=Density.WHOLE if junction is None else self.estimator.density,
+            passage=None if junction is None else junction.part(first),
+        )
+        return terms
+
+    def _with_free_bits(self, posterior: Posterior) -> tuple[Tensor, Tensor]:
+        terms = self._terms(posterior, 0, self.num_samples)
+        divergence = self.model.kl_by_dimension(posterior).mean(0).clamp(min=self.objective.free_bits).sum()
+        return terms.log_likelihood.mean(0) - self.kl_weight * divergence, terms.log_weights(self.kl_weight)
+
+    def _all_samples(self, posterior: Posterior) -> tuple[Tensor, Tensor]:
+        """All samples with a graph, whose scales are known only when all log-weights are."""
+        junction = Junction(self.estimator.doubly_in_prior)
+
+        def terms(first: int, count: int, *posterior: Tensor) -> Terms:
+            return self._terms(posterior, first, count, junction=junction)
+
+        step = self.objective.chunk_size or self.num_samples
+        if step >= self.num_samples:
+            joined = terms(0, self.num_samples, *posterior)
+        else:
+            # Checkpointed: only the terms of a chunk are kept, and its backward pass makes the rest again.
+            joined = _joined(
+                [
+                    checkpoint(terms, first, min(step, self.num_samples - first), *posterior, use_reentrant=False)
+                    for first in range(0, self.num_samples, step)
+                ]
+            )
+        log_weights = joined.log_weights(self.kl_weight).detach()
+        value, scales = self._scaled(log_weights)
+        return self._with_gradient(value, scales, junction, joined), log_weights
+
+    def _chosen_samples(self, posterior: Posterior) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights first, gradient second: all samples without a graph, then those that matter with one."""
+        fixed = tuple(part.detach() for part in posterior)
+        step = self.objective.chunk_size or CHUNK_WITHOUT_A_GRAPH
+        k = self.num_samples
+        with torch.no_grad():
+            log_weights = torch.cat(
+                [
+                    self._terms(fixed, first, min(step, k - first)).log_weights(self.kl_weight)
+                    for first in range(0, k, step)
+                ]
+            )
+            value, scales = self._scaled(log_weights)
+            if self.objective.budget is not None:
+                selection = within_budget(scales, self.objective.budget, self._exponential())
+            else:
+                selection = to_tolerance(scales, self.objective.tolerance or 0.0)
+        junction = Junction(self.estimator.doubly_in_prior)
+        chosen = self._terms(posterior, 0, len(selection.samples), selection.samples, junction)
+        return self._with_gradient(value, selection.scales, junction, chosen), log_weights, selection.num_used
+
+    def _exponential(self) -> Tensor:
+        """Independent exponential draws (k, B), what a budget draws by."""
+        shape = (self.num_samples, len(self.x), 1)
+        normal = standard_normal(
+            shape, self.seed, stream=DRAW_STREAM, device=self.seed.device, backend=self.model.backend
+        )
+        return -torch.special.log_ndtr(normal.squeeze(-1))
+
+    @torch.no_grad()
+    def _scaled(self, log_weights: Tensor) -> tuple[Tensor, Scales]:
+        return self.bound(log_weights), self.estimator.scales(self.bound, log_weights, self.kl_weight)
+
+    def _with_gradient(self, value: Tensor, scales: Scales, junction: Junction, terms: Terms) -> Tensor:
+        """The value, with the gradient that the scales make of the terms of each sample."""
+        decoder = _at_least(scales.decoder, scales.encoder)
+        junction.ratio = torch.where(decoder == 0, 0.0, scales.encoder / torch.where(decoder == 0, 1.0, decoder))
+        surrogate = _weighted(decoder, terms.log_likelihood)
+        divergence = _weighted(scales.encoder, terms.log_ratio)
+        if terms.log_prior is not None:
+            divergence = divergence + _weighted(decoder, terms.log_prior)
+        surrogate = surrogate + self.kl_weight * divergence
+        return value + (surrogate - surrogate.detach())
 
 
-def _with_gradient(
-    value: Tensor, scales: Scales, gate: GradientGate, log_likelihood: Tensor, log_ratio: Tensor, log_q: Tensor
-) -> Tensor:
-    """The value, with the gradient that the scales make of the terms of each sample."""
-    decoder = _at_least(scales.decoder, scales.path)
-    gate.ratio = torch.where(decoder == 0, 0.0, scales.path / torch.where(decoder == 0, 1.0, decoder))
-    surrogate = _weighted(decoder, log_likelihood) + _weighted(scales.path, log_ratio)
-    if scales.score is not None:
-        surrogate = surrogate + _weighted(scales.score, log_q)
-    return value + (surrogate - surrogate.detach())
+def _joined(parts: list[Terms]) -> Terms:
+    log_priors = [part.log_prior for part in parts if part.log_prior is not None]
+    return Terms(
+        torch.cat([part.log_likelihood for part in parts]),
+        torch.cat(log_priors) if log_priors else None,
+        torch.cat([part.log_ratio for part in parts]),
+    )
+
+
+def _diagnose(value: Tensor, log_weights: Tensor, num_backward: Tensor, kl_weight: float) -> Diagnostics:
+    weights = normalized_weights(log_weights)
+    ess = effective_sample_size_of_weights(weights)
+    return Diagnostics(value, ess, weights.amax(0), num_backward, kl_weight)
+
+
+def _not_negative(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    return float(value)
 
 
 def _refuse_layers_that_change(model: nn.Module) -> None:
@@ -239,9 +350,10 @@ def _refuse_layers_that_change(model: nn.Module) -> None:
             )
 
 
-def _at_least(decoder: Tensor, path: Tensor) -> Tensor:
-    """The decoder's scales, kept from vanishing where the encoder's do not: their ratio must stay a number."""
-    least = 2.0**-24 * path.abs()
+def _at_least(decoder: Tensor, encoder: Tensor) -> Tensor:
+    """The decoder's scales, kept from vanishing where the encoder's do not, by no more than rounding: their ratio must
+    stay a number."""
+    least = 0.5 * torch.finfo(encoder.dtype).eps * encoder.abs()
     return torch.where(decoder.abs() < least, torch.copysign(least, decoder), decoder)
 
 

@@ -35,7 +35,37 @@ def linear_gaussian(data_dim: int = 7, latent_dim: int = 3, log_std: float = -0.
 
 
 def exact_log_likelihood(model: iw.models.VAE, x: Tensor) -> Tensor:
-    """log N(x; b, W W^T + s^2 I)."""
-    decoder = model.decoder
-    covariance = decoder.weight @ decoder.weight.T + torch.diag((2 * decoder.log_std).exp())
-    return torch.distributions.MultivariateNormal(decoder.bias, covariance).log_prob(x)
+    """log N(x; b + W m, W V W^T + s^2 I), with m and V the prior mean and covariance of z_1."""
+    decoder, mean = model.decoder, torch.zeros(model.decoder.weight.shape[1], dtype=torch.float64)
+    covariance = torch.eye(len(mean), dtype=torch.float64)
+    for layer in model.upper:  # at most one
+        mean = layer.prior.bias
+        covariance = layer.prior.weight @ layer.prior.weight.T + torch.diag((2 * layer.prior.log_std).exp())
+    covariance = decoder.weight @ covariance @ decoder.weight.T + torch.diag((2 * decoder.log_std).exp())
+    return torch.distributions.MultivariateNormal(decoder.bias + decoder.weight @ mean, covariance).log_prob(x)
+
+
+def two_layer_linear_gaussian(data_dim: int = 4, latent_dim: int = 2) -> iw.models.VAE:
+    """p(z_2) = N(0, I), p(z_1 | z_2) = N(a z_2 + c, s^2), p(x | z_1) = N(W z_1 + b, t^2) with diagonal a, s, t and
+    orthogonal columns of W: each layer's posterior is diagonal, and the encoder's."""
+    one = linear_gaussian(data_dim, latent_dim)
+    weight, bias, noise = (
+        one.decoder.weight.detach(),
+        one.decoder.bias.detach(),
+        (2 * one.decoder.log_std.detach()).exp(),
+    )
+    a = torch.linspace(0.7, 1.3, latent_dim, dtype=torch.float64)
+    c = torch.linspace(-0.5, 0.5, latent_dim, dtype=torch.float64)
+    log_s = torch.linspace(-0.6, 0.2, latent_dim, dtype=torch.float64)
+    variance = (2 * log_s).exp()
+    marginal = a.square() + variance
+    first_variance = 1.0 / (1.0 / marginal + weight.square().sum(0) / noise[0])
+    gain = first_variance[:, None] * weight.T / noise[0]
+    second_variance = 1.0 / (1.0 + a.square() / variance)
+    second_gain = second_variance * a / variance
+    encoder = Affine(gain, first_variance * c / marginal - gain @ bias, 0.5 * first_variance.log())
+    upper = (
+        Affine(torch.diag(second_gain), -second_gain * c, 0.5 * second_variance.log()),
+        Affine(torch.diag(a), c, log_s),
+    )
+    return iw.models.VAE(encoder, one.decoder, "gaussian", upper=[upper], latent_dim=latent_dim)

@@ -244,8 +244,10 @@ def test_jackknife_removes_bias() -> None:
 def test_who_may_train_an_encoder() -> None:
     for bound in (ELBO(), IWAE(), VRIWAE(0.5), VRIWAE(2.0), MIWAE(2), CIWAE(0.5), TVO()):
         assert bound.for_encoder is bound
-    assert VRIWAE(-0.1).for_encoder is None
-    assert CUBO(2).for_encoder is None
+        assert bound.for_decoder is bound
+    for bound in (VRIWAE(-0.1), CUBO(2)):
+        assert repr(bound.for_encoder) == f"Negated({bound})"
+        assert repr(bound.for_decoder) == "IWAE()"
     assert repr(JVI(1).for_encoder) == "IWAE()"
     assert repr(PIWAE(3).for_encoder) == "MIWAE(3)"
 

@@ -2,148 +2,152 @@
 
 from __future__ import annotations
 
+import math
+
+import plain_gradients
 import pytest
 import torch
-from linear_gaussian import linear_gaussian
+from cells import BOUNDS, CELLS, MODELS, K, away_from_the_optimum, cells, gradients, offered
+from linear_gaussian import exact_log_likelihood, linear_gaussian, two_layer_linear_gaussian
 from torch import Tensor
 
 import iwae_fast as iw
-from iwae_fast.bounds import CIWAE, CUBO, ELBO, IWAE, JVI, MIWAE, PIWAE, TVO, VRIWAE, Bound
-from iwae_fast.estimators import ESTIMATORS
+from iwae_fast.bounds import CUBO, ELBO, IWAE, JVI, PIWAE, SUMO, TVO, VRIWAE, Bound
+from iwae_fast.estimators import ESTIMATORS, vimco
+from iwae_fast.models.base import Density
 
-K = 6
-BOUNDS = [
-    ELBO(),
-    IWAE(),
-    VRIWAE(0.4),
-    VRIWAE(1.5),
-    MIWAE(2),
-    PIWAE(2),
-    CIWAE(0.3),
-    TVO((0.0, 0.3)),
-    JVI(1),
-    JVI(2),
-]
-CELLS = [
-    (bound, name)
-    for bound in BOUNDS
-    for name, estimator in ESTIMATORS.items()
-    if not estimator.only_iwae or type(bound) is IWAE
-]
-cells = pytest.mark.parametrize(("bound", "estimator"), CELLS, ids=lambda part: repr(part).strip("'"))
-UNBIASED = ("reparameterized", "dreg")
-
-
-def away_from_the_optimum() -> tuple[iw.models.VAE, Tensor]:
-    torch.manual_seed(5)
-    model, x = linear_gaussian(data_dim=4, latent_dim=2), torch.randn(3, 4, dtype=torch.float64)
-    with torch.no_grad():
-        model.encoder.bias += 0.5
-        model.encoder.log_std += 0.3
-    return model, x
-
-
-def gradients(objective: iw.Objective, model: iw.models.VAE, x: Tensor, seed: int) -> list[Tensor]:
-    return list(torch.autograd.grad(objective(model, x, seed=seed), list(model.parameters())))
-
-
-def plain(bound: Bound, estimator: str, model: iw.models.VAE, x: Tensor, seed: int) -> list[Tensor]:
-    """The gradient of the loss, one sample after the other, by torch's own densities."""
-    normal = torch.distributions.Normal
-    phi, theta = list(model.encoder.parameters()), list(model.decoder.parameters())
-    eps = iw.standard_normal((K, *model.encode(x)[0].shape), seed, dtype=torch.float64)
-
-    def log_q(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-        return normal(mean, log_std.exp()).log_prob(z).sum(-1)
-
-    def log_p(z: Tensor) -> Tensor:
-        mean, log_std = model.decoder(z)
-        return normal(mean, log_std.exp()).log_prob(x).sum(-1) + normal(0.0, 1.0).log_prob(z).sum(-1)
-
-    mean, log_std = model.encode(x)
-    z = mean + log_std.exp() * eps
-    log_weights = (log_p(z) - log_q(z, mean, log_std)).detach()
-    decoder = bound.coefficients(log_weights)
-    encoder = bound.for_encoder.coefficients(log_weights)
-    w = torch.softmax(log_weights, 0)
-    path, score = {
-        "reparameterized": (encoder.g, -encoder.g),
-        "stl": (encoder.g, 0 * w),
-        "dreg": (encoder.g - encoder.D, 0 * w),
-        "aisle-kl": (w, 0 * w),
-        "aisle-chi2": (2 * K * w**2, 0 * w),
-        "rws": (0 * w, w),
-        "rws-dreg": (w - w**2, 0 * w),
-    }[estimator]
-    totals = [torch.zeros_like(p) for p in (*phi, *theta)]
-    for i in range(K):
-        for b in range(len(x)):
-            mean, log_std = model.encode(x)
-            z = mean + log_std.exp() * eps[i]
-            of_path = (log_p(z) - log_q(z, mean.detach(), log_std.detach()))[b]
-            of_score = log_q(z.detach(), mean, log_std)[b]
-            of_decoder = log_p(z.detach())[b]
-            encoders = torch.autograd.grad(path[i, b] * of_path + score[i, b] * of_score, phi)
-            decoders = torch.autograd.grad(decoder.g[i, b] * of_decoder, theta)
-            for total, part in zip(totals, (*encoders, *decoders), strict=True):
-                total -= part / len(x)
-    return totals
+UNBIASED = ("reparameterized", "dreg", "gdreg")
 
 
 @cells
-def test_gradient_is_the_sum_over_samples_and_the_value_the_bound(bound: Bound, estimator: str) -> None:
-    model, x = away_from_the_optimum()
+def test_gradient_is_the_sum_over_samples_and_the_value_the_bound(name: str, bound: Bound, estimator: str) -> None:
+    model, x = away_from_the_optimum(name)
     objective = iw.Objective(bound, estimator, num_samples=K)
-    torch.testing.assert_close(gradients(objective, model, x, 1), plain(bound, estimator, model, x, 1))
-    torch.testing.assert_close(objective(model, x, seed=1), -bound(model.log_weights(x, K, 1)).mean())
-    torch.testing.assert_close(objective.last.value, bound(model.log_weights(x, K, 1)).detach())
+    expected = plain_gradients.gradients(bound, estimator, K, model, x, 1)
+    torch.testing.assert_close(gradients(objective, model, x, 1), expected)
+    realized, k = bound.realized(K, torch.tensor(1))
+    value = realized(model.log_weights(x, k, 1)).detach()
+    torch.testing.assert_close(objective(model, x, seed=1).detach(), -value.mean())
+    torch.testing.assert_close(objective.last.value, value)
 
 
-@cells
-def test_exact_posterior(bound: Bound, estimator: str) -> None:
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("bound", [IWAE(), PIWAE(2), TVO((0.0, 0.3)), CUBO(2)], ids=repr)
+@pytest.mark.parametrize("name", ["one layer", "two layers", "three layers"])
+def test_weighted_divergence(name: str, bound: Bound, estimator: str) -> None:
+    if ESTIMATORS[estimator].only_iwae:
+        with pytest.raises(ValueError, match="does not go with a kl_weight|does not suit"):
+            iw.Objective(bound, estimator, num_samples=K, kl_weight=0.5)
+        return
+    if not offered(name, bound, estimator):
+        return
+    model, x = away_from_the_optimum(name)
+    objective = iw.Objective(bound, estimator, num_samples=K, kl_weight=0.3)
+    expected = plain_gradients.gradients(bound, estimator, K, model, x, 1, kl_weight=0.3)
+    torch.testing.assert_close(gradients(objective, model, x, 1), expected)
+    assert objective.last.kl_weight == 0.3
+
+
+@pytest.mark.parametrize("build", [linear_gaussian, two_layer_linear_gaussian])
+@pytest.mark.parametrize("bound", [b for b in BOUNDS if not isinstance(b, SUMO)], ids=repr)
+def test_exact_posterior(bound: Bound, build: object) -> None:
     """All weights are equal: the path gradients vanish sample by sample, and the standard one does not."""
-    model, x = linear_gaussian(data_dim=4, latent_dim=2), torch.randn(3, 4, dtype=torch.float64)
-    objective = iw.Objective(bound, estimator, num_samples=K)
-    grads = dict(zip((n for n, _ in model.named_parameters()), gradients(objective, model, x, 1), strict=True))
-    encoder = torch.cat([g.flatten() for name, g in grads.items() if name.startswith("encoder")])
-    if estimator in ("reparameterized", "rws"):
-        assert encoder.abs().max() > 1e-3
-    else:
-        assert encoder.abs().max() < 1e-12
-    assert max(g.abs().max() for name, g in grads.items() if name.startswith("decoder")) > 1e-3
+    model, x = build(data_dim=4, latent_dim=2), torch.randn(3, 4, dtype=torch.float64)
+    for estimator in ESTIMATORS:
+        try:
+            objective = iw.Objective(bound, estimator, num_samples=K)
+            objective.check_model(model)
+        except ValueError:
+            continue
+        grads = dict(zip((n for n, _ in model.named_parameters()), gradients(objective, model, x, 1), strict=True))
+        torch.testing.assert_close(objective.last.value, exact_log_likelihood(model, x).detach())
+        encoder = torch.cat([g.flatten() for name, g in grads.items() if "encoder" in name])
+        if estimator in ("reparameterized", "rws"):
+            assert encoder.abs().max() > 1e-3
+        else:  # VIMCO's signal is L - b_i - w_i = -1/k: a score, whose mean is zero
+            assert encoder.abs().max() < 1e-12 or estimator == "vimco"
+        assert max(g.abs().max() for name, g in grads.items() if name.startswith("decoder")) > 1e-3
 
 
-@pytest.mark.parametrize("bound", [b for b in BOUNDS if b.for_encoder is b], ids=repr)
-def test_doubly_reparameterized_gradient_is_unbiased(bound: Bound) -> None:
-    """Its mean over 60,000 draws is that of the gradient of the bound: 5 standard errors of the paired difference."""
-    model, x = away_from_the_optimum()
-    draws, batches = x[:1].expand(1000, 4), 60
+def paired_t(name: str, bound: Bound, estimators: tuple[str, str], batches: int = 40) -> Tensor:
+    """Student's t of the mean difference of two estimators, for each parameter, over ``batches`` times 500 draws."""
+    model, x = away_from_the_optimum(name)
+    draws = x[:1].expand(500, 4)
     differences = []
     for seed in range(batches):
         ours, standard = (
-            torch.cat([g.flatten() for g in gradients(iw.Objective(bound, name, num_samples=K), model, draws, seed)])
-            for name in ("dreg", "reparameterized")
+            torch.cat([g.flatten() for g in gradients(iw.Objective(bound, e, num_samples=K), model, draws, seed)])
+            for e in estimators
         )
         differences.append(ours - standard)
     stacked = torch.stack(differences)
-    error = stacked.std(0) / batches**0.5
-    assert (stacked.mean(0).abs() < 5 * error + 1e-9).all()
-    assert error.max() > 0
+    assert stacked.std(0).max() > 1e-6
+    return stacked.mean(0) / (stacked.std(0) / batches**0.5 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "estimator"),
+    [
+        *(("one layer", bound, "dreg") for bound in BOUNDS if type(bound) not in (ELBO, PIWAE, JVI, SUMO)),
+        *(("two layers", bound, e) for bound in (ELBO(), IWAE(), VRIWAE(0.4)) for e in ("dreg", "gdreg")),
+        *(("three layers", IWAE(), e) for e in ("dreg", "gdreg")),
+    ],
+    ids=str,
+)
+def test_doubly_reparameterized_gradient_is_unbiased(name: str, bound: Bound, estimator: str) -> None:
+    """Its mean over 20,000 draws is that of the gradient of the bound: 5 standard errors of the paired difference."""
+    assert paired_t(name, bound, (estimator, "reparameterized")).abs().max() < 5
 
 
 def test_sticking_the_landing_is_biased_for_iwae() -> None:
     """The same test tells it from an unbiased one."""
+    assert paired_t("one layer", IWAE(), ("stl", "reparameterized")).abs().max() > 8
+
+
+def test_vimco_is_unbiased_for_two_binary_samples() -> None:
+    """Against the gradient of E[L_2], summed over all pairs of the 8 latents."""
+    model, x = away_from_the_optimum("binary")
+    x = x[:1]
+    states = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 3)
+    log_q = torch.stack([plain_gradients.log_q(model, x, [z[None]]) for z in states]).squeeze(1)
+    log_p = torch.stack(
+        [
+            plain_gradients.log_likelihood(model, x, [z[None]]) + plain_gradients.log_prior(model, [z[None]])
+            for z in states
+        ]
+    ).squeeze(1)
+    pairs = torch.logaddexp((log_p - log_q)[:, None], (log_p - log_q)[None]) - math.log(2.0)
+    expected_bound = ((log_q[:, None] + log_q[None]).exp() * pairs).sum()
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(-expected_bound, list(model.parameters()))])
+    objective = iw.Objective(IWAE(), "vimco", num_samples=2)
+    found = torch.stack(
+        [torch.cat([g.flatten() for g in gradients(objective, model, x.expand(2000, 4), s)]) for s in range(40)]
+    )
+    assert ((found.mean(0) - exact).abs() < 5 * found.std(0) / 40**0.5 + 1e-12).all()
+
+
+def test_vimco_where_weights_vanish() -> None:
+    log_weights = torch.tensor([[0.0, -math.inf, 0.0], [-math.inf, -math.inf, -1.0], [-math.inf, -math.inf, -400.0]])
+    scales = vimco(IWAE(), log_weights, 1.0)
+    assert scales.encoder.isfinite().all()
+    assert (scales.encoder[:, 1] == 0).all()
+
+
+def test_an_encoder_that_descends_an_upper_bound_finds_the_posterior() -> None:
+    """It would widen without end if it ascended it."""
     model, x = away_from_the_optimum()
-    draws = x[:1].expand(1000, 4)
-    differences = []
-    for seed in range(60):
-        ours, standard = (
-            torch.cat([g.flatten() for g in gradients(iw.Objective(IWAE(), name, num_samples=K), model, draws, seed)])
-            for name in ("stl", "reparameterized")
-        )
-        differences.append(ours - standard)
-    stacked = torch.stack(differences)
-    assert ((stacked.mean(0) / (stacked.std(0) / 60**0.5 + 1e-12)).abs() > 10).any()
+    exact = {n: p.detach().clone() for n, p in linear_gaussian(4, 2).encoder.named_parameters()}
+    objective, optimizer = (
+        iw.Objective(CUBO(2), "dreg", num_samples=50),
+        torch.optim.Adam(model.encoder.parameters(), 0.02),
+    )
+    x = torch.randn(100, 4, dtype=torch.float64)
+    for step in range(300):
+        optimizer.zero_grad()
+        objective(model, x, seed=step).backward()
+        optimizer.step()
+    for n, p in model.encoder.named_parameters():
+        torch.testing.assert_close(p.detach(), exact[n], atol=0.05, rtol=0)
 
 
 def test_signal_to_noise_with_more_samples() -> None:
@@ -172,11 +176,16 @@ def test_signal_to_noise_with_more_samples() -> None:
 
 def test_one_weight_that_takes_everything() -> None:
     """Scales that underflow, log-weights that are -inf: gradients stay finite."""
-    model, x = away_from_the_optimum()
-    model.float()
-    with torch.no_grad():
-        model.encoder.log_std += 4.0
-    for bound, estimator in CELLS:
+    models = {}
+    for name in ("one layer", "two layers"):
+        models[name], x = away_from_the_optimum(name)
+        models[name].float()
+        with torch.no_grad():
+            models[name].encoder.log_std += 4.0
+    for name, bound, estimator in CELLS:
+        if name not in models:
+            continue
+        model = models[name]
         objective = iw.Objective(bound, estimator, num_samples=K)
         for gradient in gradients(objective, model, 30.0 * x.float(), 2):
             assert gradient.isfinite().all(), (bound, estimator)
@@ -189,10 +198,24 @@ def test_estimators_of_iwae_refuse_other_bounds(estimator: str) -> None:
             iw.Objective(bound, estimator, num_samples=K)
 
 
-@pytest.mark.parametrize("bound", [CUBO(2), VRIWAE(-0.5)], ids=repr)
-def test_upper_bounds_are_refused(bound: Bound) -> None:
-    with pytest.raises(ValueError, match="is an upper bound: an encoder must not ascend it"):
-        iw.Objective(bound, num_samples=K)
+def test_estimators_that_do_not_suit_the_model() -> None:
+    binary, one = MODELS["binary"](), MODELS["one layer"]()
+    x = torch.zeros(1, 4, dtype=torch.float64)
+    for name, estimator in ESTIMATORS.items():
+        if estimator.density is not Density.SCORE:
+            objective = iw.Objective(IWAE(), name, num_samples=K)
+            with pytest.raises(ValueError, match=f"{name}' differentiates through z, which BernoulliVAE does not"):
+                objective(binary, x)
+            with pytest.raises(ValueError, match="use one of rws, vimco"):
+                objective.bind(binary)
+    with pytest.raises(ValueError, match="'gdreg' is for a prior with parameters"):
+        iw.Objective(IWAE(), "gdreg", num_samples=K).bind(one)
+    with pytest.raises(ValueError, match="'gdreg' needs a bound that both networks ascend"):
+        iw.Objective(JVI(1), "gdreg", num_samples=K)
+    with pytest.raises(ValueError, match="'vimco' needs k >= 2 samples, got k = 1"):
+        iw.Objective(IWAE(), "vimco", num_samples=1)
+    with pytest.raises(TypeError, match="model must be one of iwae_fast.models, .* got Linear"):
+        iw.Objective(IWAE())(torch.nn.Linear(4, 4), x)
 
 
 @pytest.mark.parametrize("estimator", ["dreg", "rws"])

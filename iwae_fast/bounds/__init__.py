@@ -8,6 +8,7 @@ from .base import Bound, Coefficients
 from .groups import CIWAE, MIWAE, PIWAE
 from .jackknife import JVI
 from .power import CUBO, ELBO, IWAE, VRIWAE
+from .roulette import SUMO
 from .thermodynamic import TVO
 
-__all__ = ["CIWAE", "CUBO", "ELBO", "IWAE", "JVI", "MIWAE", "PIWAE", "TVO", "VRIWAE", "Bound", "Coefficients"]
+__all__ = ["CIWAE", "CUBO", "ELBO", "IWAE", "JVI", "MIWAE", "PIWAE", "SUMO", "TVO", "VRIWAE", "Bound", "Coefficients"]

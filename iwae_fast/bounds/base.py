@@ -24,10 +24,18 @@ class Bound:
     """A function F of log-weights of shape (k, ...); float32 or float64 comes back, k = 0 is a ValueError."""
 
     @property
-    def for_encoder(self) -> Bound | None:
-        """What an encoder may ascend in its place: mostly the bound itself; None where it must not be ascended at all,
-        as an upper bound, whose decoder needs another."""
+    def for_decoder(self) -> Bound:
+        """What a decoder ascends: mostly the bound itself, but a lower bound in place of an upper one."""
         return self
+
+    @property
+    def for_encoder(self) -> Bound:
+        """What an encoder ascends: mostly the bound itself, but never what diverges or says nothing of the encoder."""
+        return self
+
+    def realized(self, num_samples: int, seed: int | Tensor | None) -> tuple[Bound, int]:
+        """The bound of one call and how many samples it takes: those of a random bound depend on the seed."""
+        return self, num_samples
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         """The bound of each observation in nats, shape (...), differentiable."""
@@ -44,6 +52,23 @@ class Bound:
     def _settings(self) -> tuple[object, ...]:
         """The arguments that made this bound."""
         return ()
+
+
+class Negated(Bound):
+    """-F: what descends F when it is ascended."""
+
+    def __init__(self, bound: Bound) -> None:
+        self.bound = bound
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        return -self.bound(log_weights)
+
+    def coefficients(self, log_weights: Tensor) -> Coefficients:
+        value, g, D = self.bound.coefficients(log_weights)
+        return Coefficients(-value, -g, -D)
+
+    def _settings(self) -> tuple[object, ...]:
+        return (self.bound,)
 
 
 def widened(log_weights: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import checks, reference
 from ..functional import log_mean_exp
 from .base import Bound, Coefficients, widened
+from .leave_one_out import largest_of, log_rest, log_sum_exp
 from .power import IWAE
 
 MOST_SUBSETS = 100_000
@@ -86,22 +87,13 @@ class JVI(Bound):
         return (self.order,)
 
 
-def _log_sum_exp(log_weights: Tensor) -> Tensor:
-    return log_mean_exp(log_weights) + math.log(len(log_weights))
-
-
-def _largest(log_weights: Tensor) -> Tensor:
-    """True at one largest entry of each column."""
-    return torch.zeros_like(log_weights, dtype=torch.bool).scatter_(0, log_weights.argmax(0, keepdim=True), True)
-
-
 def _first_order(log_weights: Tensor) -> Tensor:
     """L - (k-1)/k sum_i [log(1 - w~_i) - log(1 - 1/k)], whose terms are small: float32 does."""
     k = len(log_weights)
-    total = _log_sum_exp(log_weights)
+    total = log_sum_exp(log_weights)
     w = torch.exp(log_weights - total)
     large = w > 0.5  # at most one
-    others = _log_sum_exp(torch.where(large, -math.inf, log_weights))
+    others = log_sum_exp(torch.where(large, -math.inf, log_weights))
     rest = torch.log1p(-torch.where(large, 0.0, w)).sum(0) + (others - total)
     return total - math.log(k) - (k - 1) / k * (rest - k * math.log1p(-1.0 / k))
 
@@ -111,11 +103,11 @@ def _first_order_derivatives(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     A_i = w_i sum w_a / (1-w_a) and B_i = w_i^2 sum w_a / (1-w_a)^2.
     """
     k = len(log_weights)
-    total = _log_sum_exp(log_weights)
+    total = log_sum_exp(log_weights)
     w = torch.exp(log_weights - total)
     large = w > 0.5
     others = torch.where(large, -math.inf, log_weights)
-    total_of_others = _log_sum_exp(others)
+    total_of_others = log_sum_exp(others)
     tame = torch.where(large, 0.0, w)
     rest = torch.where(large, torch.exp(total_of_others - total), 1.0 - tame)
     odds = tame / (1.0 - tame)
@@ -129,32 +121,23 @@ def _first_order_derivatives(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     return w + c * (w - A), w * rest + c * (rest * (w - A) + B)
 
 
-def _log_rest(log_weights: Tensor) -> Tensor:
-    """log(1 - w~_i): of the largest by the sum of the others, since 1 - w~ has no digits where w~ is near 1."""
-    largest = _largest(log_weights)
-    total = _log_sum_exp(log_weights)
-    rest = _log_sum_exp(torch.where(largest, -math.inf, log_weights)) - total
-    others = torch.exp(torch.where(largest, -math.inf, log_weights) - total)  # each at most 1/2
-    return torch.where(largest, rest, torch.log1p(-others))
-
-
 def _without_one(log_weights: Tensor) -> Tensor:
     """IWAE of all samples but i, (k, ...)."""
     k = len(log_weights)
-    return _log_rest(log_weights) + log_mean_exp(log_weights) - math.log1p(-1.0 / k)
+    return log_rest(log_weights) + log_mean_exp(log_weights) - math.log1p(-1.0 / k)
 
 
 def _without_two(log_weights: Tensor) -> Tensor:
     """The mean of IWAE over all samples but two."""
     k = len(log_weights)
-    largest = _largest(log_weights)
+    largest = largest_of(log_weights)
     rest = torch.where(largest, -math.inf, log_weights)
     # With the largest among the two: what is left of the others without one of them.
-    with_largest = torch.where(largest, 0.0, _log_rest(rest)).sum(0) + (k - 1) * (
-        _log_sum_exp(rest) - _log_sum_exp(log_weights)
+    with_largest = torch.where(largest, 0.0, log_rest(rest)).sum(0) + (k - 1) * (
+        log_sum_exp(rest) - log_sum_exp(log_weights)
     )
     # Without it: any two weigh at most 2/3.
-    w = torch.exp(rest - _log_sum_exp(log_weights))
+    w = torch.exp(rest - log_sum_exp(log_weights))
     row, column = torch.triu_indices(k, k, 1, device=w.device)
     tame = ~largest[row] & ~largest[column]
     without_largest = torch.where(tame, torch.log1p(-torch.where(tame, w[row] + w[column], 0.0)), 0.0).sum(0)
@@ -164,11 +147,11 @@ def _without_two(log_weights: Tensor) -> Tensor:
 
 def _shares_without_one(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over a != i of i's share w~_i / (1 - w~_a) of what a leaves, and of its square."""
-    largest = _largest(log_weights)
-    total = _log_sum_exp(log_weights)
+    largest = largest_of(log_weights)
+    total = log_sum_exp(log_weights)
     w = torch.exp(log_weights - total)
     inverse = torch.where(largest, 0.0, 1.0 / (1.0 - torch.where(largest, 0.0, w)))
-    of_largest = torch.exp(log_weights - _log_sum_exp(torch.where(largest, -math.inf, log_weights)))
+    of_largest = torch.exp(log_weights - log_sum_exp(torch.where(largest, -math.inf, log_weights)))
     of_largest = torch.where(largest, 0.0, of_largest)
     shares = w * (inverse.sum(0) - inverse) + of_largest
     squares = w.square() * (inverse.square().sum(0) - inverse.square()) + of_largest.square()
@@ -177,14 +160,14 @@ def _shares_without_one(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
 def _shares_without_two(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over pairs a < b, neither i, of i's share w~_i / (1 - w~_a - w~_b) of what they leave, and of its square."""
-    largest = _largest(log_weights)
+    largest = largest_of(log_weights)
     rest = torch.where(largest, -math.inf, log_weights)
     # The largest among the two: shares of what one more leaves of the others. It has none of them itself.
     shares, squares = (torch.where(largest, 0.0, s) for s in _shares_without_one(rest))
     # _shares_without_one counts a = the largest too, which is none of the others and leaves all of them.
-    u = torch.where(largest, 0.0, torch.exp(rest - _log_sum_exp(rest)))
+    u = torch.where(largest, 0.0, torch.exp(rest - log_sum_exp(rest)))
     shares, squares = shares - u, squares - u.square()
-    w = torch.exp(log_weights - _log_sum_exp(log_weights))
+    w = torch.exp(log_weights - log_sum_exp(log_weights))
     tame = torch.where(largest, 0.0, w)
     inverse = 1.0 / (1.0 - tame[:, None] - tame[None, :])
     k = len(w)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..functional import log_mean_exp, normalized_weights
-from .base import Bound, Coefficients, widened
+from .base import Bound, Coefficients, Negated, widened
 
 
 class ELBO(Bound):
@@ -40,7 +40,8 @@ class VRIWAE(Bound):
     """log [(1/k) sum w_i^(1 - alpha)] / (1 - alpha), the Renyi bound (Li & Turner 2016; Daudel et al. 2023).
 
     alpha = 0 is IWAE, alpha = 1 the ELBO, and the bound is continuous there. With v = softmax((1 - alpha) log w) it has
-    g = v and D = (1 - alpha) v (1 - v). For alpha < 0 it is an upper bound as k grows: an encoder minimises it.
+    g = v and D = (1 - alpha) v (1 - v). For alpha < 0 it is an upper bound as k grows: an encoder descends it, and a
+    decoder ascends IWAE of the same samples.
 
     Args:
         alpha: any real number.
@@ -52,8 +53,12 @@ class VRIWAE(Bound):
         self.alpha = float(alpha)
 
     @property
-    def for_encoder(self) -> Bound | None:
-        return self if self.alpha >= 0 else None
+    def for_decoder(self) -> Bound:
+        return self if self.alpha >= 0 else IWAE()
+
+    @property
+    def for_encoder(self) -> Bound:
+        return self if self.alpha >= 0 else Negated(self)
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         log_weights = widened(log_weights)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +12,16 @@ from .vae import VAE
 
 
 class DenseVAE(VAE):
-    """D-200-200-(50)-200-200-D with tanh and Bernoulli pixels, for 28x28 data the one-layer network of the paper.
+    """Dense layers with tanh and Bernoulli pixels; for 28x28 data D-200-200-(50)-200-200-D is the paper's one-layer
+    network, and D-200-200-(100), 100-100-100-(50), mirrored, its two-layer one.
 
     Glorot-uniform weights and zero biases; the output bias starts at the logit of the mean pixel.
 
     Args:
         data_dim: D, the number of features of an observation.
-        latent_dims: the size of z: one entry, one stochastic layer.
-        hidden_dims: sizes of the deterministic layers of the encoder; the decoder mirrors them.
+        latent_dims: the size of each stochastic layer, the one nearest to the data first.
+        hidden_dims: sizes of the deterministic layers below each stochastic one, (h, ...) for one layer,
+            ((h, ...), (h, ...)) for two; the way down mirrors them. By default (200, 200), then (100, 100).
         data_mean: (D,) mean of the training data in [0, 1], for the output bias; 0.5 everywhere if None.
         backend: force a backend of the package by name.
     """
@@ -29,25 +30,22 @@ class DenseVAE(VAE):
         self,
         data_dim: int,
         latent_dims: Sequence[int] = (50,),
-        hidden_dims: Sequence[int] = (200, 200),
+        hidden_dims: Sequence[int] | Sequence[Sequence[int]] | None = None,
         *,
         data_mean: Tensor | None = None,
         backend: str | None = None,
     ) -> None:
-        latent_dims, hidden_dims = tuple(latent_dims), tuple(hidden_dims)
-        if len(latent_dims) != 1:
-            raise ValueError(f"latent_dims must have one entry (one stochastic layer), got {latent_dims}")
-        if min(data_dim, *latent_dims, *hidden_dims) < 1:
-            raise ValueError(f"layer sizes must be at least 1, got {(data_dim, hidden_dims, latent_dims)}")
-        (latent_dim,) = latent_dims
-        encoder = GaussianEncoder(data_dim, hidden_dims, latent_dim)
-        decoder = DenseDecoder(latent_dim, hidden_dims[::-1], data_dim)
-        super().__init__(encoder, decoder, "bernoulli", latent_dim=latent_dim, backend=backend)
-        self.config: dict[str, Any] = {
-            "data_dim": data_dim,
-            "latent_dims": list(latent_dims),
-            "hidden_dims": list(hidden_dims),
-        }
+        latent_dims = tuple(latent_dims)
+        hidden = _hidden_by_layer(hidden_dims, len(latent_dims))
+        if not latent_dims or min(data_dim, *latent_dims, *(size for sizes in hidden for size in sizes)) < 1:
+            raise ValueError(f"layer sizes must be at least 1, got {(data_dim, hidden, latent_dims)}")
+        encoder = GaussianNetwork(data_dim, hidden[0], latent_dims[0])
+        decoder = DenseDecoder(latent_dims[0], hidden[0][::-1], data_dim)
+        upper = [
+            (GaussianNetwork(below, sizes, above), GaussianNetwork(above, sizes[::-1], below))
+            for below, above, sizes in zip(latent_dims, latent_dims[1:], hidden[1:], strict=False)
+        ]
+        super().__init__(encoder, decoder, "bernoulli", upper=upper, latent_dim=latent_dims[-1], backend=backend)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -59,18 +57,32 @@ class DenseVAE(VAE):
                 decoder.output.bias.copy_(torch.logit(data_mean.clamp(0.001, 0.999)))
 
 
-class GaussianEncoder(nn.Module):
-    """Observations (B, ...) to mean and log standard deviation, each (B, Z)."""
+def _hidden_by_layer(
+    hidden_dims: Sequence[int] | Sequence[Sequence[int]] | None, layers: int
+) -> tuple[tuple[int, ...], ...]:
+    """The sizes below each stochastic layer."""
+    if hidden_dims is None:
+        return ((200, 200), *((100, 100),) * (layers - 1))
+    if all(isinstance(size, int) for size in hidden_dims):
+        hidden_dims = (hidden_dims,)  # type: ignore[assignment]
+    hidden = tuple(tuple(sizes) for sizes in hidden_dims)  # type: ignore[arg-type]
+    if len(hidden) != layers:
+        raise ValueError(f"hidden_dims must say the sizes below each of {layers} stochastic layers, got {hidden_dims}")
+    return hidden
 
-    def __init__(self, data_dim: int, hidden_dims: Sequence[int], latent_dim: int) -> None:
+
+class GaussianNetwork(nn.Module):
+    """Observations or latents (N, ...) to mean and log standard deviation, each (N, Z)."""
+
+    def __init__(self, input_dim: int, hidden_dims: Sequence[int], output_dim: int) -> None:
         super().__init__()
-        self.hidden = tanh_layers((data_dim, *hidden_dims))
-        width = (data_dim, *hidden_dims)[-1]
-        self.mean = nn.Linear(width, latent_dim)
-        self.log_std = nn.Linear(width, latent_dim)
+        self.hidden = tanh_layers((input_dim, *hidden_dims))
+        width = (input_dim, *hidden_dims)[-1]
+        self.mean = nn.Linear(width, output_dim)
+        self.log_std = nn.Linear(width, output_dim)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.hidden(x.flatten(1))
+    def forward(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.hidden(value.flatten(1))
         return self.mean(hidden), self.log_std(hidden)
 
 

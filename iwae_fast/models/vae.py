@@ -1,29 +1,34 @@
-"""A variational autoencoder around anybody's encoder and decoder."""
+"""A variational autoencoder with Gaussian latents around anybody's encoder and decoder."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from ..likelihoods import LIKELIHOODS
+from ..functional import gaussian_log_prob, standard_gaussian_log_prob
 from ..sampling import sample_gaussian, seed_tensor, standard_normal
-
-LATENT_STREAM = 0
-RESAMPLING_STREAM = 2**31 + 1
-"""Of the noise that resampling draws by; latent layers count from 0."""
+from .base import Density, Draw, LatentVariableModel, Passage, Posterior, Terms, observed_features
 
 
-class VAE(nn.Module):
-    """p(z) = N(0, I), q(z | x) = N(mean, exp(log_std)^2) from the encoder, p(x | z) from the decoder.
+class VAE(LatentVariableModel):
+    """Gaussian latents in one layer or several, z_1 nearest to the data.
+
+    One layer: p(z) = N(0, I), q(z | x) = N(mean, exp(log_std)^2) from the encoder, p(x | z) from the decoder. With
+    ``upper`` layers p(z) = p(z_L) p(z_{L-1} | z_L) ... p(z_1 | z_2) with p(z_L) = N(0, I), and
+    q(z | x) = q(z_1 | x) q(z_2 | z_1) ... q(z_L | z_{L-1}) (Burda, Grosse & Salakhutdinov 2016).
 
     Args:
-        encoder: maps observations (B, ...) to (mean, log_std), each (B, Z).
-        decoder: maps latents (N, Z) to the parameters of the likelihood: logits (N, ...) for "bernoulli",
-            (mean, log_std), each (N, ...), for "gaussian".
+        encoder: maps observations (B, ...), and context if any, to (mean, log_std), each (B, Z).
+        decoder: maps latents (N, Z), and context of N rows, to the parameters of the likelihood: logits (N, ...) for
+            "bernoulli", (mean, log_std), each (N, ...), for "gaussian".
         likelihood: "bernoulli" or "gaussian".
-        latent_dim: Z, needed only by :meth:`sample`.
+        upper: for each further layer a pair of modules, (encoder, prior): q(z_{l+1} | z_l) from latents (N, Z_l), and
+            p(z_l | z_{l+1}) from latents (N, Z_{l+1}), each returning (mean, log_std).
+        latent_dim: the size of the topmost z, needed only by :meth:`sample`.
         backend: force a backend of the package by name.
     """
 
@@ -33,118 +38,194 @@ class VAE(nn.Module):
         decoder: nn.Module,
         likelihood: str = "bernoulli",
         *,
+        upper: Sequence[tuple[nn.Module, nn.Module]] = (),
         latent_dim: int | None = None,
         backend: str | None = None,
     ) -> None:
-        super().__init__()
-        if likelihood not in LIKELIHOODS:
-            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}")
-        self.encoder = encoder
-        self.decoder = decoder
-        self.likelihood = LIKELIHOODS[likelihood]()
+        super().__init__(encoder, decoder, likelihood, backend)
+        self.upper = nn.ModuleList(UpperLayer(*modules) for modules in upper)
         self.latent_dim = latent_dim
-        self.backend = backend
+        self.learned_prior = bool(upper)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of q(z | x), each (B, Z)."""
-        output = self.encoder(x)
-        if not isinstance(output, tuple) or len(output) != 2:
-            raise TypeError(f"the encoder must return (mean, log_std), got {type(output).__name__}")
-        return output
+    def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
+        """Mean and log standard deviation of q(z_1 | x), each (B, Z); features that a mask hides are zeros."""
+        if mask is not None:
+            x = torch.where(observed_features(mask, x), x, 0.0)
+        return _gaussian("encoder", self.encoder(x, *context))
 
-    def log_weights(
+    def terms(
         self,
         x: Tensor,
-        num_samples: int,
-        seed: int | Tensor | None = None,
+        posterior: Posterior,
+        draw: Draw,
         *,
-        posterior: tuple[Tensor, Tensor] | None = None,
-        sample_offset: int = 0,
-        observation_offset: int = 0,
-    ) -> Tensor:
-        """log p(x, z_i) - log q(z_i | x) for k fresh samples of each observation.
+        context: Sequence[Tensor] = (),
+        mask: Tensor | None = None,
+        density: Density = Density.WHOLE,
+        passage: Passage | None = None,
+    ) -> tuple[Tensor, Terms]:
+        if self.upper:
+            z, log_prior, log_ratio = self._several_layers(posterior, draw, density, passage)
+        else:
+            z, log_ratio = self._one_layer(posterior, draw, density)
+            log_prior = None
+            if passage is not None:
+                z, _, _ = passage(z)
+        return z, Terms(self.log_likelihood(x, z, context=context, mask=mask), log_prior, log_ratio)
 
-        Args:
-            x: observations (B, ...).
-            num_samples: k >= 1.
-            seed, sample_offset, observation_offset: as in :func:`iwae_fast.sample_gaussian`.
-            posterior: what :meth:`encode` returned for x, where it is at hand already.
+    def _one_layer(self, posterior: Posterior, draw: Draw, density: Density) -> tuple[Tensor, Tensor]:
+        """z and log p(z) - log q(z | x), fused."""
+        mean, log_std = posterior
+        if density is Density.SCORE:
+            z, _ = self._sample(mean.detach(), log_std.detach(), draw, path_only=False)
+            log_q = gaussian_log_prob(z, mean, log_std, backend=self.backend)
+            return z, standard_gaussian_log_prob(z, backend=self.backend) - log_q
+        return self._sample(mean, log_std, draw, path_only=density is Density.PATH)
 
-        Returns:
-            (k, B) in nats, differentiable in the networks' parameters by reparameterisation.
-        """
-        z, log_ratio = self.sample_posterior(
-            self.encode(x) if posterior is None else posterior,
-            num_samples,
-            seed,
-            sample_offset=sample_offset,
-            observation_offset=observation_offset,
-        )
-        return self.log_likelihood(x, z) + log_ratio
-
-    def sample_posterior(
-        self,
-        posterior: tuple[Tensor, Tensor],
-        num_samples: int,
-        seed: int | Tensor | None = None,
-        *,
-        path_only: bool = False,
-        sample_offset: int = 0,
-        observation_offset: int = 0,
-    ) -> tuple[Tensor, Tensor]:
-        """z (k, B, Z) from q(z | x), and log p(z) - log q(z | x) (k, B): :func:`iwae_fast.sample_gaussian`."""
+    def _sample(self, mean: Tensor, log_std: Tensor, draw: Draw, path_only: bool) -> tuple[Tensor, Tensor]:
+        seed, num_samples, sample_offset, observation_offset, samples = draw
         return sample_gaussian(
-            *posterior,
+            mean,
+            log_std,
             num_samples,
             seed,
             path_only,
             sample_offset=sample_offset,
             observation_offset=observation_offset,
-            stream=LATENT_STREAM,
+            samples=samples,
             backend=self.backend,
         )
 
-    def noise(
-        self, shape: tuple[int, int, int], seed: Tensor, stream: int = LATENT_STREAM, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        """The standard normal noise under samples (k, B, Z), float32 or float64, on the seed's device."""
-        return standard_normal(shape, seed, stream=stream, dtype=dtype, device=seed.device, backend=self.backend)
+    def _several_layers(
+        self, posterior: Posterior, draw: Draw, density: Density, passage: Passage | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """z_1, the sum of log p(z_l | z_{l+1}) below the top, and log p(z_L) - log q(z | x)."""
+        latents, conditionals = self._ascend(posterior, draw, density)
+        as_parents, as_children, inside_q = self._descend(latents, passage)
+        log_q = self._log_prob(inside_q[0], *_held(posterior, density))
+        log_prior = torch.zeros_like(log_q)
+        for layer, conditional, parent, child, below, above in zip(
+            self.upper, conditionals, as_parents[1:], as_children, inside_q, inside_q[1:], strict=False
+        ):
+            if density is Density.PATH:
+                # z stays live in its place as a condition; only the weights are held fixed.
+                conditional = _by_row(_frozen(layer.encoder), below)
+            log_q = log_q + self._log_prob(above, *conditional)
+            prior = layer.prior if passage is None or not passage.doubly else _frozen(layer.prior)
+            log_prior = log_prior + self._log_prob(child, *_by_row(prior, parent))
+        top = standard_gaussian_log_prob(inside_q[-1], backend=self.backend)
+        return as_parents[0], log_prior, top - log_q
 
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x | z) in nats, (k, B), of observations (B, ...) under latents (k, B, Z)."""
-        return self.likelihood.log_prob(x, self.decoder(z.flatten(0, 1)), len(z), self.backend)
+    def _ascend(
+        self, posterior: Posterior, draw: Draw, density: Density
+    ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """z_1 .. z_L from q, (k, B, Z_l) each, and the parameters of q(z_{l+1} | z_l)."""
+        latents: list[Tensor] = []
+        conditionals: list[tuple[Tensor, Tensor]] = []
+        mean, log_std = posterior
+        for stream in range(len(self.upper) + 1):
+            if stream:
+                mean, log_std = _by_row(self.upper[stream - 1].encoder, latents[-1])
+                conditionals.append((mean, log_std))
+            z = mean + torch.exp(log_std) * self._noise(draw, mean, stream)
+            latents.append(z.detach() if density is Density.SCORE else z)
+        return latents, conditionals
+
+    def _descend(
+        self, latents: list[Tensor], passage: Passage | None
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Each z as the parent in p, as the child in p, and inside q."""
+        if passage is None:
+            return latents, latents, latents
+        from_prior: list[Tensor | None] = [None] * len(latents)
+        if passage.doubly:
+            for index, layer in enumerate(self.upper):
+                mean, log_std = _by_row(layer.prior, latents[index + 1].detach())
+                from_prior[index] = _by_prior_noise(latents[index], mean, log_std)
+        passed = [passage(z, prior) for z, prior in zip(latents, from_prior, strict=True)]
+        as_parents, as_children, inside_q = (list(column) for column in zip(*passed, strict=True))
+        return as_parents, as_children, inside_q
+
+    def _noise(self, draw: Draw, mean: Tensor, stream: int) -> Tensor:
+        seed, num_samples, sample_offset, observation_offset, samples = draw
+        return standard_normal(
+            (num_samples, *mean.shape[-2:]),
+            seed,
+            sample_offset=sample_offset,
+            observation_offset=observation_offset,
+            samples=samples,
+            stream=stream,
+            dtype=torch.float64 if mean.dtype == torch.float64 else torch.float32,
+            device=mean.device,
+            backend=self.backend,
+        )
+
+    def _log_prob(self, z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        return gaussian_log_prob(z, mean, log_std, backend=self.backend)
+
+    def kl_by_dimension(self, posterior: Posterior) -> Tensor:
+        if self.upper:
+            return super().kl_by_dimension(posterior)
+        mean, log_std = posterior
+        return 0.5 * (mean.square() + torch.exp(2.0 * log_std) - 1.0) - log_std
+
+    def posterior_mean(self, posterior: Posterior) -> Tensor:
+        return posterior[0]
 
     @torch.no_grad()
-    def sample_implicit_posterior(self, x: Tensor, num_samples: int, seed: int | Tensor | None = None) -> Tensor:
-        """A draw of z for each observation, (B, Z), from what IWAE with k samples fits to the posterior.
-
-        Sampling-importance-resampling: k draws from q(z | x), of which one is taken by its weight. With k it goes from
-        q to the true posterior (Cremer, Morris & Duvenaud 2017).
-        """
-        seed = seed_tensor(seed, x.device)
-        z, log_ratio = self.sample_posterior(self.encode(x), num_samples, seed)
-        log_weights = self.log_likelihood(x, z) + log_ratio
-        # The largest of log w_i - log e_i, with e_i exponential, is at i with probability w_i / sum w.
-        draws = self.noise((num_samples, len(x), 1), seed, stream=RESAMPLING_STREAM, dtype=torch.float64).squeeze(-1)
-        race = log_weights.double() - torch.log(-torch.special.log_ndtr(draws))
-        return z.gather(0, race.argmax(0)[None, :, None].expand(1, -1, z.shape[-1])).squeeze(0)
-
-    @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """E[x' | z] at the posterior mean z of each observation, in the shape of ``x``."""
-        mean, _ = self.encode(x)
-        return self.likelihood.mean(self.decoder(mean)).reshape(x.shape)
-
-    @torch.no_grad()
-    def sample(self, num_samples: int, seed: int | Tensor | None = None) -> Tensor:
-        """E[x | z] for ``num_samples`` draws of z from the prior, in the shape the decoder gives."""
+    def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
         if self.latent_dim is None:
             raise ValueError("sample() needs to know the size of z: give latent_dim to VAE(...)")
-        parameter = next(self.decoder.parameters(), torch.empty(0))
-        shape = (num_samples, 1, self.latent_dim)
-        z = standard_normal(shape, seed, stream=LATENT_STREAM, device=parameter.device, backend=self.backend)
-        return self.likelihood.mean(self.decoder(z.squeeze(1).to(parameter.dtype)))
+        like = next(self.decoder.parameters(), torch.empty(0))
+        seed = seed_tensor(seed, like.device)
 
-    def extra_repr(self) -> str:
-        described: dict[str, Any] = {"likelihood": self.likelihood.name, "backend": self.backend}
-        return ", ".join(f"{key}={value!r}" for key, value in described.items())
+        def noise(dimensions: int, stream: int) -> Tensor:
+            shape = (num_samples, 1, dimensions)
+            normal = standard_normal(shape, seed, stream=stream, device=like.device, backend=self.backend)
+            return normal.squeeze(1).to(like.dtype)
+
+        top = len(self.upper)
+        z = noise(self.latent_dim, top)
+        for stream in reversed(range(top)):
+            prior: Any = self.upper[stream].prior
+            mean, log_std = _gaussian("prior", prior(z))
+            z = mean + torch.exp(log_std) * noise(mean.shape[1], stream)
+        return z
+
+
+class UpperLayer(nn.Module):
+    """q(z_{l+1} | z_l) and p(z_l | z_{l+1})."""
+
+    def __init__(self, encoder: nn.Module, prior: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.prior = prior
+
+
+def _gaussian(name: str, output: Any) -> tuple[Tensor, Tensor]:
+    if not isinstance(output, tuple) or len(output) != 2:
+        raise TypeError(f"the {name} must return (mean, log_std), got {type(output).__name__}")
+    return output
+
+
+def _by_row(module: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean, log_std), each (k, B, Z'), of a module that takes rows of latents, from z (k, B, Z)."""
+    mean, log_std = _gaussian("module of an upper layer", module(z.flatten(0, 1)))
+    return mean.unflatten(0, z.shape[:2]), log_std.unflatten(0, z.shape[:2])
+
+
+def _frozen(module: nn.Module) -> Any:
+    """The module as a function of its input alone."""
+    fixed = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    return lambda z: functional_call(module, fixed, (z,))
+
+
+def _held(posterior: Posterior, density: Density) -> Posterior:
+    """The parameters of the first layer's q as its density is to see them; no z is their condition."""
+    return tuple(part.detach() for part in posterior) if density is Density.PATH else posterior
+
+
+def _by_prior_noise(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """z as p's own reparameterisation makes it: mean + exp(log_std) eps with the eps that gives z."""
+    eps = ((z - mean) * torch.exp(-log_std)).detach()
+    return mean + torch.exp(log_std) * eps

@@ -1,0 +1,132 @@
+"""SUMO: a random number of samples, weighted so that the mean is log p(x) itself (Luo et al. 2020)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from .base import Bound, Coefficients, widened
+
+
+class SUMO(Bound):
+    """L_1 + sum_{j=1..T} (L_{j+1} - L_j) / P(T >= j), with L_j the IWAE bound of the first j samples and a random T
+    (Luo, Beatson, Norouzi, Zhu, Duvenaud, Adams & Chen 2020).
+
+    P(T >= j) = 1 / j up to j = tail, and falls by a tenth with each j after it: about five samples on average. Over T
+    and the samples its mean is log p(x) where no k cuts T off, and that of L_k where T is at most k - 1, whatever the
+    encoder: so the encoder descends SUMO^2, whose mean it can change.
+
+    Called on log-weights (k, ...) it draws one T from torch's generator. An :class:`iwae_fast.Objective` draws T by its
+    seed at each call, and takes T + 1 samples, at most ``num_samples``.
+
+    Args:
+        tail: from where on P(T >= j) falls geometrically, at least 1.
+    """
+
+    def __init__(self, tail: int = 80) -> None:
+        self.tail = checks.positive("tail", tail)
+
+    def realized(self, num_samples: int, seed: int | Tensor | None) -> tuple[Bound, int]:
+        """SUMO at a T of its own, and T + 1. Waits for the device where the seed is a tensor on one."""
+        generator = None if seed is None else torch.Generator().manual_seed(int(seed))
+        truncation = min(self.truncation(torch.rand((), generator=generator).item()), num_samples - 1)
+        return TruncatedSUMO(self, truncation), truncation + 1
+
+    def survival(self, j: int) -> float:
+        """P(T >= j), j >= 1."""
+        return 1.0 / j if j <= self.tail else 0.9 ** (j - self.tail) / self.tail
+
+    def truncation(self, uniform: float) -> int:
+        """The T at which P(T >= j) falls below a uniform number: at least 1."""
+        uniform = max(uniform, 2.0**-53)
+        if uniform >= 1.0 / self.tail:
+            return int(1.0 / uniform)
+        return self.tail + int(math.log(uniform * self.tail) / math.log(0.9))
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        bound, k = self.realized(len(widened(log_weights)), None)
+        return bound(log_weights[:k])
+
+    def coefficients(self, log_weights: Tensor) -> Coefficients:
+        bound, k = self.realized(len(widened(log_weights)), None)
+        parts = bound.coefficients(log_weights[:k])
+        unused = torch.zeros_like(log_weights[k:], dtype=parts.g.dtype)
+        return Coefficients(parts.value, torch.cat([parts.g, unused]), torch.cat([parts.D, unused]))
+
+    def _settings(self) -> tuple[object, ...]:
+        return (self.tail,)
+
+
+class TruncatedSUMO(Bound):
+    """SUMO at T = k - 1 for log-weights (k, ...).
+
+    By parts it is sum_j c_j L_j, with c_j = 1 / P(T >= j - 1) - 1 / P(T >= j) for j <= T, and 1 / P(T >= T) at j = k.
+    """
+
+    def __init__(self, roulette: SUMO, truncation: int) -> None:
+        self.roulette = roulette
+        self.truncation = truncation
+
+    @property
+    def for_encoder(self) -> Bound:
+        return _MinusSquare(self)
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        log_weights = self._checked(log_weights)
+        nested = torch.logcumsumexp(log_weights, 0) - self._log_counts(log_weights)
+        return (self._parts(log_weights) * nested).sum(0)
+
+    @torch.no_grad()
+    def coefficients(self, log_weights: Tensor) -> Coefficients:
+        log_weights = self._checked(log_weights)
+        parts = self._parts(log_weights)
+        totals = torch.logcumsumexp(log_weights, 0)
+        value = (parts * (totals - self._log_counts(log_weights))).sum(0)
+        # The weight of sample i among the first j, for i <= j.
+        weights = torch.exp(log_weights[None] - totals[:, None])
+        k = len(log_weights)
+        among = torch.ones(k, k, dtype=torch.bool, device=weights.device).tril().reshape(k, k, *parts.shape[1:])
+        weights = torch.where(among, weights, 0.0)
+        g = (parts[:, None] * weights).sum(0)
+        D = (parts[:, None] * weights * (1.0 - weights)).sum(0)
+        return Coefficients(value, g, D)
+
+    def _checked(self, log_weights: Tensor) -> Tensor:
+        log_weights = widened(log_weights)
+        if len(log_weights) != self.truncation + 1:
+            raise ValueError(
+                f"SUMO at T = {self.truncation} takes {self.truncation + 1} samples, got {len(log_weights)}"
+            )
+        return log_weights
+
+    def _parts(self, log_weights: Tensor) -> Tensor:
+        inverse = [1.0, *(1.0 / self.roulette.survival(j) for j in range(1, self.truncation + 1))]
+        parts = [a - b for a, b in zip(inverse, (*inverse[1:], 0.0), strict=True)]
+        return log_weights.new_tensor(parts).reshape(-1, *(1,) * (log_weights.dim() - 1))
+
+    def _log_counts(self, log_weights: Tensor) -> Tensor:
+        counts = torch.arange(1, len(log_weights) + 1, dtype=log_weights.dtype, device=log_weights.device)
+        return torch.log(counts).reshape(-1, *(1,) * (log_weights.dim() - 1))
+
+    def _settings(self) -> tuple[object, ...]:
+        return (self.roulette, self.truncation)
+
+
+class _MinusSquare(Bound):
+    """-F^2."""
+
+    def __init__(self, bound: Bound) -> None:
+        self.bound = bound
+
+    def __call__(self, log_weights: Tensor) -> Tensor:
+        return -self.bound(log_weights).square()
+
+    def coefficients(self, log_weights: Tensor) -> Coefficients:
+        value, g, D = self.bound.coefficients(log_weights)
+        return Coefficients(-value.square(), -2.0 * value * g, -2.0 * (g.square() + value * D))
+
+    def _settings(self) -> tuple[object, ...]:
+        return (self.bound,)

@@ -1,0 +1,210 @@
+"""What every model offers an objective: draws of its latents, and the parts of their log-weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks
+from ..likelihoods import LIKELIHOODS
+from ..sampling import seed_tensor, standard_normal
+
+RESAMPLING_STREAM = 2**31 + 1
+"""Of the noise that resampling draws by; latent layers count from 0."""
+
+Posterior = tuple[Tensor, ...]
+"""What an encoder says of q(z | x), each (B, Z)."""
+
+
+class Density(Enum):
+    """Through what the gradient of log q(z | x) goes to the encoder."""
+
+    WHOLE = "z and the encoder's parameters"
+    PATH = "z alone: the parameters are held fixed inside log q"
+    SCORE = "the parameters alone: z is held fixed"
+
+
+class Draw(NamedTuple):
+    """Which samples of z: their noise is a function of the seed and these indices."""
+
+    seed: Tensor
+    """int64 scalar on the model's device."""
+    num_samples: int
+    """k."""
+    sample_offset: int = 0
+    observation_offset: int = 0
+    """Global index of the first sample and observation, so that chunks and shards draw what the whole would draw."""
+    samples: Tensor | None = None
+    """(k, B) int64: the index of each sample, in place of those from sample_offset on."""
+
+
+class Terms(NamedTuple):
+    """The parts of log w = log p(x | z) + log p(z) - log q(z | x), each (k, B) in nats."""
+
+    log_likelihood: Tensor
+    """log p(x | z)."""
+    log_prior: Tensor | None
+    """The part of log p(z) that has parameters; None where there is none."""
+    log_ratio: Tensor
+    """The rest of log p(z), less log q(z | x): its gradient is the encoder's alone."""
+
+    def log_weights(self, kl_weight: float = 1.0) -> Tensor:
+        """log p(x | z) + kl_weight (log p(z) - log q(z | x)), (k, B)."""
+        divergence = self.log_ratio if self.log_prior is None else self.log_prior + self.log_ratio
+        return self.log_likelihood + (divergence if kl_weight == 1.0 else kl_weight * divergence)
+
+
+class Passage(Protocol):
+    """How z goes from the encoder to the densities: see :class:`iwae_fast.junction.Junction`."""
+
+    doubly: bool
+
+    def __call__(self, z: Tensor, from_prior: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+class LatentVariableModel(nn.Module):
+    """p(z), p(x | z) from the decoder, q(z | x) from the encoder.
+
+    A subclass says what the latents are: it defines :meth:`encode`, :meth:`terms`, :meth:`prior_draws`,
+    :meth:`posterior_mean` and, where there is one, :meth:`kl_by_dimension`.
+    """
+
+    reparameterized = True
+    """Whether a gradient goes through z to the encoder."""
+    learned_prior = False
+    """Whether p(z) has parameters of latents that are drawn by reparameterisation."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: str, backend: str | None) -> None:
+        super().__init__()
+        if likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}")
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = LIKELIHOODS[likelihood]()
+        self.backend = backend
+
+    def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
+        """The parameters of q(z | x) of the first layer, each (B, Z); features that a mask hides are zeros."""
+        raise NotImplementedError
+
+    def terms(
+        self,
+        x: Tensor,
+        posterior: Posterior,
+        draw: Draw,
+        *,
+        context: Sequence[Tensor] = (),
+        mask: Tensor | None = None,
+        density: Density = Density.WHOLE,
+        passage: Passage | None = None,
+    ) -> tuple[Tensor, Terms]:
+        """Draw z, (k, B, Z) as the decoder sees it, and the parts of its log-weights."""
+        raise NotImplementedError
+
+    def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
+        """z from p(z), (N, Z), as the decoder takes it."""
+        raise NotImplementedError
+
+    def posterior_mean(self, posterior: Posterior) -> Tensor:
+        """E[z] under q(z | x), (B, Z)."""
+        raise NotImplementedError
+
+    def log_weights(
+        self,
+        x: Tensor,
+        num_samples: int,
+        seed: int | Tensor | None = None,
+        *,
+        context: Sequence[Tensor] = (),
+        mask: Tensor | None = None,
+        posterior: Posterior | None = None,
+        sample_offset: int = 0,
+        observation_offset: int = 0,
+    ) -> Tensor:
+        """log p(x, z_i) - log q(z_i | x) for k fresh samples of each observation.
+
+        Args:
+            x: observations (B, ...).
+            num_samples: k >= 1.
+            seed, sample_offset, observation_offset: as in :func:`iwae_fast.sample_gaussian`.
+            context: (B, ...) each, what encoder and decoder take besides.
+            mask: bool, True where x is observed, broadcasting to its shape: p(x_observed | z).
+            posterior: what :meth:`encode` returned for x, where it is at hand already.
+
+        Returns:
+            (k, B) in nats, differentiable in the networks' parameters, by reparameterisation where z allows it.
+        """
+        if posterior is None:
+            posterior = self.encode(x, *context, mask=mask)
+        draw = Draw(seed_tensor(seed, x.device), num_samples, sample_offset, observation_offset)
+        _, terms = self.terms(x, posterior, draw, context=context, mask=mask)
+        return terms.log_weights()
+
+    def log_likelihood(
+        self, x: Tensor, z: Tensor, *, context: Sequence[Tensor] = (), mask: Tensor | None = None
+    ) -> Tensor:
+        """log p(x | z) in nats, (k, B), of observations (B, ...) under latents (k, B, Z)."""
+        k = len(z)
+        repeated = (c.expand(k, *c.shape).flatten(0, 1) for c in context)
+        observed = None if mask is None else observed_features(mask, x).flatten(1)
+        return self.likelihood.log_prob(x, self.decoder(z.flatten(0, 1), *repeated), k, observed, self.backend)
+
+    @torch.no_grad()
+    def sample_implicit_posterior(
+        self,
+        x: Tensor,
+        num_samples: int,
+        seed: int | Tensor | None = None,
+        *,
+        context: Sequence[Tensor] = (),
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """A draw of z for each observation, (B, Z), from what IWAE with k samples fits to the posterior.
+
+        Sampling-importance-resampling: k draws from q(z | x), of which one is taken by its weight. With k it goes from
+        q to the true posterior (Cremer, Morris & Duvenaud 2017). With several layers, z is what the decoder sees.
+        """
+        seed = seed_tensor(seed, x.device)
+        posterior = self.encode(x, *context, mask=mask)
+        z, terms = self.terms(
+            x, posterior, Draw(seed, checks.positive("num_samples", num_samples)), context=context, mask=mask
+        )
+        # The largest of log w_i - log e_i, with e_i exponential, is at i with probability w_i / sum w.
+        shape = (num_samples, len(x), 1)
+        draws = standard_normal(
+            shape, seed, stream=RESAMPLING_STREAM, dtype=torch.float64, device=seed.device, backend=self.backend
+        )
+        race = terms.log_weights().double() - torch.log(-torch.special.log_ndtr(draws.squeeze(-1)))
+        return z.gather(0, race.argmax(0)[None, :, None].expand(1, -1, z.shape[-1])).squeeze(0)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """E[x' | z] at the posterior mean z of each observation, in the shape of ``x``."""
+        z = self.posterior_mean(self.encode(x, *context, mask=mask))
+        return self.likelihood.mean(self.decoder(z, *context)).reshape(x.shape)
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, seed: int | Tensor | None = None, *, context: Sequence[Tensor] = ()) -> Tensor:
+        """E[x | z] for ``num_samples`` draws of z from the prior, in the shape the decoder gives.
+
+        ``context`` has ``num_samples`` rows each.
+        """
+        return self.likelihood.mean(self.decoder(self.prior_draws(num_samples, seed), *context))
+
+    def kl_by_dimension(self, posterior: Posterior) -> Tensor:
+        """KL(q(z | x) || p(z)) of each latent dimension, (B, Z) in nats, where it has a closed form."""
+        raise ValueError(f"the divergence of {type(self).__name__} by dimension has no closed form here")
+
+    def extra_repr(self) -> str:
+        described: dict[str, Any] = {"likelihood": self.likelihood.name, "backend": self.backend}
+        return ", ".join(f"{key}={value!r}" for key, value in described.items())
+
+
+def observed_features(mask: Tensor, x: Tensor) -> Tensor:
+    """A mask in the shape of the observations."""
+    checks.mask(mask, tuple(x.shape), x.device)
+    return mask.expand(x.shape)

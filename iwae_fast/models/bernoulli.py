@@ -1,0 +1,97 @@
+"""A variational autoencoder with binary latents, which no gradient goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..functional import bernoulli_log_prob
+from ..sampling import standard_normal
+from .base import Density, Draw, LatentVariableModel, Passage, Posterior, Terms, observed_features
+
+
+class BernoulliVAE(LatentVariableModel):
+    """z in {0, 1}^Z: p(z) Bernoulli with learned logits, q(z | x) Bernoulli with logits from the encoder.
+
+    Trained by an estimator that needs no gradient through z: "vimco" (Mnih & Rezende 2016) or "rws" (Bornschein &
+    Bengio 2015).
+
+    Args:
+        encoder: maps observations (B, ...), and context if any, to logits (B, Z).
+        decoder: maps latents (N, Z), and context of N rows, to the parameters of the likelihood, as for
+            :class:`iwae_fast.models.VAE`.
+        likelihood: "bernoulli" or "gaussian".
+        latent_dim: Z.
+        backend: force a backend of the package by name.
+    """
+
+    reparameterized = False
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: str = "bernoulli",
+        *,
+        latent_dim: int,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(encoder, decoder, likelihood, backend)
+        self.latent_dim = latent_dim
+        self.prior_logits = nn.Parameter(torch.zeros(latent_dim))
+
+    def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
+        """The logits of q(z | x), (B, Z), as a tuple of one; features that a mask hides are zeros."""
+        if mask is not None:
+            x = torch.where(observed_features(mask, x), x, 0.0)
+        logits = self.encoder(x, *context)
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"the encoder must return logits, a tensor, got {type(logits).__name__}")
+        if logits.dim() != 2 or logits.shape[1] != self.latent_dim:
+            raise ValueError(f"the encoder's logits must be (B, {self.latent_dim}), got {tuple(logits.shape)}")
+        return (logits,)
+
+    def terms(
+        self,
+        x: Tensor,
+        posterior: Posterior,
+        draw: Draw,
+        *,
+        context: Sequence[Tensor] = (),
+        mask: Tensor | None = None,
+        density: Density = Density.SCORE,
+        passage: Passage | None = None,
+    ) -> tuple[Tensor, Terms]:
+        (logits,) = posterior
+        z = self._sample(logits.detach(), draw)
+        return z, Terms(
+            self.log_likelihood(x, z, context=context, mask=mask),
+            bernoulli_log_prob(z, self.prior_logits, backend=self.backend),
+            -bernoulli_log_prob(z, logits, backend=self.backend),
+        )
+
+    def _sample(self, logits: Tensor, draw: Draw) -> Tensor:
+        """z (k, B, Z): 1 where the uniform under the noise is below the probability."""
+        seed, num_samples, sample_offset, observation_offset, samples = draw
+        noise = standard_normal(
+            (num_samples, *logits.shape),
+            seed,
+            sample_offset=sample_offset,
+            observation_offset=observation_offset,
+            samples=samples,
+            device=logits.device,
+            backend=self.backend,
+        )
+        return (torch.special.ndtr(noise) < torch.sigmoid(logits)).to(logits.dtype)
+
+    def posterior_mean(self, posterior: Posterior) -> Tensor:
+        return torch.sigmoid(posterior[0])
+
+    @torch.no_grad()
+    def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
+        noise = standard_normal(
+            (num_samples, 1, self.latent_dim), seed, device=self.prior_logits.device, backend=self.backend
+        )
+        return (torch.special.ndtr(noise.squeeze(1)) < torch.sigmoid(self.prior_logits)).to(self.prior_logits.dtype)
