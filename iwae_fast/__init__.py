@@ -19,6 +19,7 @@ from .functional import (
     normalized_weights,
     standard_gaussian_log_prob,
 )
+from .gradients import check_estimator, gradient_snr
 from .objective import Objective
 from .sampling import sample_gaussian, standard_normal
 
@@ -29,11 +30,13 @@ __all__ = [
     "bernoulli_iwae_loss",
     "bernoulli_log_prob",
     "bounds",
+    "check_estimator",
     "diagnostics",
     "effective_sample_size",
     "evaluate",
     "gaussian_iwae_loss",
     "gaussian_log_prob",
+    "gradient_snr",
     "iwae_loss",
     "log_mean_exp",
     "models",
