@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from . import checks
-from .models import VAE
+from .models import LatentVariableModel
 from .objective import Objective
 from .sampling import seed_tensor
 
@@ -82,11 +82,13 @@ class EstimatorCheck:
 
 def gradient_snr(
     objective: Objective,
-    model: VAE,
+    model: LatentVariableModel,
     x: Tensor,
     num_draws: int = 100,
     *,
-    context: tuple[Any, ...] = (),
+    context: Sequence[Tensor] = (),
+    mask: Tensor | None = None,
+    step: int | None = None,
     groups: Callable[[str], str] | None = None,
     seed: int | None = None,
 ) -> dict[str, SignalToNoise]:
@@ -108,7 +110,7 @@ def gradient_snr(
         model: what it is called with; parameters that are frozen or that the loss does not reach are left out.
         x: observations (B, ...).
         num_draws: n >= 2.
-        context: further arguments of the objective, after x.
+        context, mask, step: further arguments of the objective.
         groups: the name of a parameter's group from the parameter's name, as in ``model.named_parameters()``; by
             default the first part of it, the child module ("encoder", "decoder").
         seed: an int in [0, 2^63) that all draws follow from; from torch's generator if None.
@@ -125,17 +127,20 @@ def gradient_snr(
     moments = parameters.moments()
     with _kept(model):
         for draw in seeds:
-            moments.add(parameters.gradient(objective, model, x, context, draw))
+            loss = objective(model, x, *context, mask=mask, step=step, seed=draw)
+            moments.add(parameters.gradient(loss, draw))
     return {name: _signal_to_noise(moments, part) for name, part in parameters.reached().items()}
 
 
 def check_estimator(
     objective: Objective,
-    model: VAE,
+    model: LatentVariableModel,
     x: Tensor,
     num_draws: int = 200,
     *,
-    context: tuple[Any, ...] = (),
+    context: Sequence[Tensor] = (),
+    mask: Tensor | None = None,
+    step: int | None = None,
     reference: Objective | None = None,
     groups: Callable[[str], str] | None = None,
     seed: int | None = None,
@@ -165,11 +170,11 @@ def check_estimator(
 
     Args:
         objective: an :class:`iwae_fast.Objective` of reduction "mean" or "sum".
-        model, x, context, groups: as in :func:`gradient_snr`.
+        model, x, context, mask, step, groups: as in :func:`gradient_snr`.
         num_draws: n >= 30, each of one gradient of the objective and one of the reference.
         reference: an objective whose mean gradient is the right one, of the same reduction. By default
             "reparameterized" of the same bound and number of samples, over all samples at once. Estimators of another
-            direction, such as "rws", need one of their own.
+            direction, such as "rws", need one of their own, and so do models that no gradient goes through.
         seed: an int in [0, 2^63) that all draws follow from; from torch's generator if None.
 
     Returns:
@@ -198,8 +203,10 @@ def check_estimator(
                     name: Probe(differences.mean[part], differences.variance[part], rounding[part])
                     for name, part in parameters.slices.items()
                 }
-            our = parameters.gradient(objective, model, x, context, draw)
-            their = parameters.gradient(reference, model, x, context, draw)
+            our, their = (
+                parameters.gradient(each(model, x, *context, mask=mask, step=step, seed=draw), draw)
+                for each in (objective, reference)
+            )
             difference = our - their
             for name, probe in probes.items():
                 probe.add(difference[parameters.slices[name]])
@@ -224,7 +231,15 @@ def check_estimator(
 
 def _reparameterized(objective: Objective) -> Objective:
     """The gradient of the bound itself, over all samples at once."""
-    return Objective(objective.bound, "reparameterized", objective.num_samples, reduction=objective.reduction)
+    return Objective(
+        objective.bound,
+        "reparameterized",
+        objective.num_samples,
+        kl_weight=objective.kl_weight,
+        free_bits=objective.free_bits,
+        reduction=objective.reduction,
+        dataset_size=objective.dataset_size,
+    )
 
 
 class _Moments:
@@ -274,9 +289,8 @@ class _Parameters:
     def moments(self) -> _Moments:
         return _Moments(self.size, self.device)
 
-    def gradient(self, objective: Objective, model: VAE, x: Tensor, context: tuple[Any, ...], seed: int) -> Tensor:
-        """The gradient of one draw, float64; 0 where the loss does not reach a parameter."""
-        loss = objective(model, x, *context, seed=seed)
+    def gradient(self, loss: Tensor, seed: int) -> Tensor:
+        """Of the loss of one draw, float64; 0 where it does not reach a parameter."""
         found: tuple[Tensor | None, ...] = (None,) * len(self.parameters)
         if loss.requires_grad:
             found = torch.autograd.grad(loss, self.parameters, allow_unused=True)

@@ -27,7 +27,7 @@ class Noise:
     def __init__(self, scale: float = 1.0, bias: Tensor | float = 0.0) -> None:
         self.scale, self.bias = scale, bias
 
-    def __call__(self, model: nn.Module, x: Tensor, *context: Tensor, seed: int) -> Tensor:
+    def __call__(self, model: nn.Module, x: Tensor, *context: Tensor, seed: int, **_: object) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         total = x.sum() + sum(part.sum() for part in context)
         for name, parameter in model.named_parameters():
@@ -272,7 +272,7 @@ def test_context_reaches_the_objective() -> None:
     seen = []
 
     class Listening(Noise):
-        def __call__(self, model: nn.Module, x: Tensor, *context: Tensor, seed: int) -> Tensor:
+        def __call__(self, model: nn.Module, x: Tensor, *context: Tensor, seed: int, **_: object) -> Tensor:
             seen.append(context)
             return super().__call__(model, x, *context, seed=seed)
 
