@@ -75,20 +75,21 @@ class TruncatedSUMO(Bound):
         return _MinusSquare(self)
 
     def __call__(self, log_weights: Tensor) -> Tensor:
-        log_weights = self._checked(log_weights)
-        nested = torch.logcumsumexp(log_weights, 0) - self._log_counts(log_weights)
-        return (self._parts(log_weights) * nested).sum(0)
+        value, g, _ = self.coefficients(log_weights)
+        log_weights = torch.where(g == 0, 0.0, self._checked(log_weights))
+        return value + (g * (log_weights - log_weights.detach())).sum(0)  # the gradient of nested sums is NaN at -inf
 
     @torch.no_grad()
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         log_weights = self._checked(log_weights)
-        parts = self._parts(log_weights)
+        k, parts = len(log_weights), self._parts(log_weights)
         totals = torch.logcumsumexp(log_weights, 0)
-        value = (parts * (totals - self._log_counts(log_weights))).sum(0)
+        counts = torch.arange(1, k + 1, dtype=log_weights.dtype, device=log_weights.device).reshape(parts.shape)
+        terms = torch.where(parts == 0, 0.0, parts * (totals - torch.log(counts)))
+        value = torch.where(totals[-1] == -math.inf, -math.inf, terms.sum(0))
         # The weight of sample i among the first j, for i <= j.
-        weights = torch.exp(log_weights[None] - totals[:, None])
-        k = len(log_weights)
-        among = torch.ones(k, k, dtype=torch.bool, device=weights.device).tril().reshape(k, k, *parts.shape[1:])
+        weights = torch.exp(log_weights[None] - torch.where(totals == -math.inf, 0.0, totals)[:, None])
+        among = torch.ones(k, k, dtype=torch.bool, device=weights.device).tril().reshape(k, *parts.shape)
         weights = torch.where(among, weights, 0.0)
         g = (parts[:, None] * weights).sum(0)
         D = (parts[:, None] * weights * (1.0 - weights)).sum(0)
@@ -106,10 +107,6 @@ class TruncatedSUMO(Bound):
         inverse = [1.0, *(1.0 / self.roulette.survival(j) for j in range(1, self.truncation + 1))]
         parts = [a - b for a, b in zip(inverse, (*inverse[1:], 0.0), strict=True)]
         return log_weights.new_tensor(parts).reshape(-1, *(1,) * (log_weights.dim() - 1))
-
-    def _log_counts(self, log_weights: Tensor) -> Tensor:
-        counts = torch.arange(1, len(log_weights) + 1, dtype=log_weights.dtype, device=log_weights.device)
-        return torch.log(counts).reshape(-1, *(1,) * (log_weights.dim() - 1))
 
     def _settings(self) -> tuple[object, ...]:
         return (self.roulette, self.truncation)
