@@ -151,7 +151,8 @@ class LatentVariableModel(nn.Module):
         k = len(z)
         repeated = (c.expand(k, *c.shape).flatten(0, 1) for c in context)
         observed = None if mask is None else observed_features(mask, x).flatten(1)
-        return self.likelihood.log_prob(x, self.decoder(z.flatten(0, 1), *repeated), k, observed, self.backend)
+        rows = as_parameters(self.decoder, z.flatten(0, 1))
+        return self.likelihood.log_prob(x, self.decoder(rows, *repeated), k, observed, self.backend)
 
     @torch.no_grad()
     def sample_implicit_posterior(
@@ -193,7 +194,8 @@ class LatentVariableModel(nn.Module):
 
         ``context`` has ``num_samples`` rows each.
         """
-        return self.likelihood.mean(self.decoder(self.prior_draws(num_samples, seed), *context))
+        z = as_parameters(self.decoder, self.prior_draws(num_samples, seed))
+        return self.likelihood.mean(self.decoder(z, *context))
 
     def kl_by_dimension(self, posterior: Posterior) -> Tensor:
         """KL(q(z | x) || p(z)) of each latent dimension, (B, Z) in nats, where it has a closed form."""
@@ -208,3 +210,9 @@ def observed_features(mask: Tensor, x: Tensor) -> Tensor:
     """A mask in the shape of the observations."""
     checks.mask(mask, tuple(x.shape), x.device)
     return mask.expand(x.shape)
+
+
+def as_parameters(module: nn.Module, z: Tensor) -> Tensor:
+    """z in the dtype that a module of half precision takes: noise and densities are float32 at least."""
+    parameter = next(module.parameters(), z)
+    return z.to(parameter.dtype)

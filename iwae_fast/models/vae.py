@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from ..functional import gaussian_log_prob, standard_gaussian_log_prob
 from ..sampling import sample_gaussian, seed_tensor, standard_normal
-from .base import Density, Draw, LatentVariableModel, Passage, Posterior, Terms, observed_features
+from .base import Density, Draw, LatentVariableModel, Passage, Posterior, Terms, as_parameters, observed_features
 
 
 class VAE(LatentVariableModel):
@@ -109,10 +109,10 @@ class VAE(LatentVariableModel):
         ):
             if density is Density.PATH:
                 # z stays live in its place as a condition; only the weights are held fixed.
-                conditional = _by_row(_frozen(layer.encoder), below)
+                conditional = _by_row(layer.encoder, below, frozen=True)
             log_q = log_q + self._log_prob(above, *conditional)
-            prior = layer.prior if passage is None or not passage.doubly else _frozen(layer.prior)
-            log_prior = log_prior + self._log_prob(child, *_by_row(prior, parent))
+            prior = _by_row(layer.prior, parent, frozen=passage is not None and passage.doubly)
+            log_prior = log_prior + self._log_prob(child, *prior)
         top = standard_gaussian_log_prob(inside_q[-1], backend=self.backend)
         return as_parents[0], log_prior, top - log_q
 
@@ -176,21 +176,18 @@ class VAE(LatentVariableModel):
     def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
         if self.latent_dim is None:
             raise ValueError("sample() needs to know the size of z: give latent_dim to VAE(...)")
-        like = next(self.decoder.parameters(), torch.empty(0))
-        seed = seed_tensor(seed, like.device)
+        seed = seed_tensor(seed, next(self.decoder.parameters(), torch.empty(0)).device)
 
         def noise(dimensions: int, stream: int) -> Tensor:
             shape = (num_samples, 1, dimensions)
-            normal = standard_normal(shape, seed, stream=stream, device=like.device, backend=self.backend)
-            return normal.squeeze(1).to(like.dtype)
+            return standard_normal(shape, seed, stream=stream, device=seed.device, backend=self.backend)
 
         top = len(self.upper)
         z = noise(self.latent_dim, top)
         for stream in reversed(range(top)):
-            prior: Any = self.upper[stream].prior
-            mean, log_std = _gaussian("prior", prior(z))
-            z = mean + torch.exp(log_std) * noise(mean.shape[1], stream)
-        return z
+            mean, log_std = _by_row(self.upper[stream].prior, z)
+            z = mean + torch.exp(log_std) * noise(mean.shape[-1], stream)
+        return z.squeeze(1)
 
 
 class UpperLayer(nn.Module):
@@ -208,16 +205,17 @@ def _gaussian(name: str, output: Any) -> tuple[Tensor, Tensor]:
     return output
 
 
-def _by_row(module: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean, log_std), each (k, B, Z'), of a module that takes rows of latents, from z (k, B, Z)."""
-    mean, log_std = _gaussian("module of an upper layer", module(z.flatten(0, 1)))
+def _by_row(module: Any, z: Tensor, *, frozen: bool = False) -> tuple[Tensor, Tensor]:
+    """(mean, log_std), each (k, B, Z'), of a module that takes rows of latents, from z (k, B, Z); as a function of z
+    alone where it is frozen."""
+    rows = as_parameters(module, z.flatten(0, 1))
+    if frozen:
+        fixed = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        output = functional_call(module, fixed, (rows,))
+    else:
+        output = module(rows)
+    mean, log_std = _gaussian("module of an upper layer", output)
     return mean.unflatten(0, z.shape[:2]), log_std.unflatten(0, z.shape[:2])
-
-
-def _frozen(module: nn.Module) -> Any:
-    """The module as a function of its input alone."""
-    fixed = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    return lambda z: functional_call(module, fixed, (z,))
 
 
 def _held(posterior: Posterior, density: Density) -> Posterior:
