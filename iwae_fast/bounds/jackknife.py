@@ -1,7 +1,6 @@
 """Jackknife variational inference: sums of IWAE bounds over subsets of the samples that cancel their bias.
 
-1 - w~ has no digits where a weight is near 1. Only one can be, so it is treated apart: what it leaves is the sum of the
-others. Orders above 1 run in float64, since their coefficients of size k^m cancel.
+Order 1 has a file of its own, for its speed. Those above run in float64, since their coefficients of size k^m cancel.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from .. import checks, reference
+from .. import autograd, checks, reference
 from ..functional import log_mean_exp
 from .base import Bound, Coefficients, widened
+from .first_order import FirstOrder, Parts, derivatives_of
 from .leave_one_out import largest_of, log_rest, log_sum_exp
 from .power import IWAE
 
@@ -41,6 +41,8 @@ class JVI(Bound):
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         log_weights = self._checked(log_weights)
+        if self.order == 1:
+            return autograd.apply(FirstOrder, log_weights)[0]
         # A column of all -inf gives -inf and zero gradient: it is computed as zeros.
         empty = log_weights.amax(0) == -math.inf
         return torch.where(empty, -math.inf, self._value(torch.where(empty, 0.0, log_weights)))
@@ -48,6 +50,9 @@ class JVI(Bound):
     @torch.no_grad()
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         log_weights = self._checked(log_weights)
+        if self.order == 1:
+            value, *parts = FirstOrder.forward(log_weights)
+            return Coefficients(value, *derivatives_of(Parts(*parts)))
         empty = log_weights.amax(0) == -math.inf
         value, g, D = self._coefficients(torch.where(empty, 0.0, log_weights))
         return Coefficients(
@@ -55,8 +60,6 @@ class JVI(Bound):
         )
 
     def _value(self, log_weights: Tensor) -> Tensor:
-        if self.order == 1:
-            return _first_order(log_weights)
         widest, k = log_weights.double(), len(log_weights)
         if self.order > 2:
             return _enumerated(widest, self.order).value.to(log_weights.dtype)
@@ -64,8 +67,6 @@ class JVI(Bound):
         return (value + (k - 2) ** 2 / 2 * _without_two(widest)).to(log_weights.dtype)
 
     def _coefficients(self, log_weights: Tensor) -> Coefficients:
-        if self.order == 1:
-            return Coefficients(_first_order(log_weights), *_first_order_derivatives(log_weights))
         widest, k = log_weights.double(), len(log_weights)
         if self.order > 2:
             return Coefficients(*(t.to(log_weights.dtype) for t in _enumerated(widest, self.order)))
@@ -85,40 +86,6 @@ class JVI(Bound):
 
     def _settings(self) -> tuple[object, ...]:
         return (self.order,)
-
-
-def _first_order(log_weights: Tensor) -> Tensor:
-    """L - (k-1)/k sum_i [log(1 - w~_i) - log(1 - 1/k)], whose terms are small: float32 does."""
-    k = len(log_weights)
-    total = log_sum_exp(log_weights)
-    w = torch.exp(log_weights - total)
-    large = w > 0.5  # at most one
-    others = log_sum_exp(torch.where(large, -math.inf, log_weights))
-    rest = torch.log1p(-torch.where(large, 0.0, w)).sum(0) + (others - total)
-    return total - math.log(k) - (k - 1) / k * (rest - k * math.log1p(-1.0 / k))
-
-
-def _first_order_derivatives(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """g = w + c (w - A) and D = w (1-w) + c [(1-w)(w - A) + B], c = (k-1)/k, with the sums over the other samples
-    A_i = w_i sum w_a / (1-w_a) and B_i = w_i^2 sum w_a / (1-w_a)^2.
-    """
-    k = len(log_weights)
-    total = log_sum_exp(log_weights)
-    w = torch.exp(log_weights - total)
-    large = w > 0.5
-    others = torch.where(large, -math.inf, log_weights)
-    total_of_others = log_sum_exp(others)
-    tame = torch.where(large, 0.0, w)
-    rest = torch.where(large, torch.exp(total_of_others - total), 1.0 - tame)
-    odds = tame / (1.0 - tame)
-    squares = odds / (1.0 - tame)
-    # The large one's part: its odds times w_i are its weight times i's share of the others.
-    share = torch.where(total_of_others > -math.inf, torch.exp(others - total_of_others), 0.0)
-    of_large = (w - tame).sum(0) * share
-    A = w * (odds.sum(0) - odds) + of_large
-    B = w.square() * (squares.sum(0) - squares) + of_large * share
-    c = (k - 1) / k
-    return w + c * (w - A), w * rest + c * (rest * (w - A) + B)
 
 
 def _without_one(log_weights: Tensor) -> Tensor:

@@ -1,0 +1,112 @@
+"""The jackknife of first order, in as few passes over the log-weights as it takes.
+
+The largest weight of each column is treated apart: 1 - w~ has no digits where w~ is near 1, and what the largest leaves
+is the sum of the others. All else is then made of the others' shares of that sum.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from ..functional import log_mean_exp
+
+
+class Parts(NamedTuple):
+    """What value and gradient are made of, per column (...) or per sample (k, ...)."""
+
+    largest: Tensor
+    """The largest log-weight; the logarithms below are relative to it."""
+    log_total: Tensor
+    log_others: Tensor
+    """log of the sum of all weights but the largest."""
+    top: Tensor
+    """Index of the largest, (1, ...)."""
+    shares: Tensor
+    """(k, ...) of each in the sum of the others; 0 for the largest."""
+    weights: Tensor
+    """(k, ...) normalised; 0 for the largest. Each at most one half."""
+
+
+class FirstOrder(Function):
+    """L - (k-1)/k sum_i [log(1 - w~_i) - log(1 - 1/k)] of log-weights (k, ...); -inf where all weights are 0."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(log_weights: Tensor) -> tuple[Tensor, ...]:
+        parts = parts_of(log_weights)
+        return value_of(parts), *parts
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+        _, *parts = output
+        ctx.mark_non_differentiable(*parts)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, *parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Tensor | None:
+        if grad is None:
+            return None
+        log_weights, *parts = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative goes through the formulas
+            parts = parts_of(log_weights)
+        return gradient_of(Parts(*parts)) * grad
+
+
+def parts_of(log_weights: Tensor) -> Parts:
+    largest, top = log_weights.max(0, keepdim=True)
+    others = log_weights.scatter(0, top, -math.inf)
+    largest, shift = largest.squeeze(0), log_mean_exp(others.detach())
+    # Summed again: exp(others - logarithm of their sum) has as few digits as that logarithm after its point. Where
+    # there are no others their shares are 0; a column without weight counts as one without others.
+    unscaled = torch.exp(others - torch.where(shift == -math.inf, 0.0, shift))
+    total = unscaled.sum(0)
+    shares = unscaled / torch.where(total == 0, 1.0, total)
+    log_others = torch.where(shift == -math.inf, -math.inf, shift - largest) + torch.log(total)
+    log_total = torch.log1p(torch.exp(log_others))
+    return Parts(largest, log_total, log_others, top, shares, shares * torch.exp(log_others - log_total))
+
+
+def value_of(parts: Parts) -> Tensor:
+    k = len(parts.weights)
+    log_rest = torch.log1p(-parts.weights).sum(0) + (parts.log_others - parts.log_total)
+    value = parts.largest + parts.log_total - math.log(k) - (k - 1) / k * (log_rest - k * math.log1p(-1.0 / k))
+    return torch.where(parts.largest == -math.inf, -math.inf, value)
+
+
+def gradient_of(parts: Parts) -> Tensor:
+    """g_i = w_i + c (w_i - A_i), c = (k-1)/k, with A_i = w_i sum w_a / (1 - w_a) over the other samples a; of the
+    largest, w_a / (1 - w_a) times w_i is its weight times i's share of the others."""
+    return _gradient(parts, *_common(parts))
+
+
+def derivatives_of(parts: Parts) -> tuple[Tensor, Tensor]:
+    """g, and D_i = w_i (1 - w_i) + c [(1 - w_i) (w_i - A_i) + B_i], with B_i = w_i^2 sum w_a / (1 - w_a)^2."""
+    c, odds, slope, of_top, of_others = common = _common(parts)
+    weights, shares = parts.weights, parts.shares
+    linear = shares * (of_others * slope - c * of_top)
+    squares = (odds / (1.0 - weights)).sum(0)
+    D = torch.addcmul(linear, weights, linear, value=-1.0)
+    D = torch.addcmul(D, shares.square(), c * (of_others.square() * (1.0 + squares) + of_top))
+    D = torch.addcmul(D, weights, odds.square(), value=-c)
+    D_top = of_top * of_others * slope + c * of_top.square() * squares
+    return _gradient(parts, *common), D.scatter_(0, parts.top, D_top.unsqueeze(0))
+
+
+def _common(parts: Parts) -> tuple[float, Tensor, Tensor, Tensor, Tensor]:
+    """c, the odds of all but the largest, 1 + c - c times their sum, and the weights of the largest and the others."""
+    c = (len(parts.weights) - 1) / len(parts.weights)
+    odds = parts.weights / (1.0 - parts.weights)
+    of_top = torch.where(parts.largest == -math.inf, 0.0, torch.exp(-parts.log_total))
+    return c, odds, 1.0 + c - c * odds.sum(0), of_top, torch.exp(parts.log_others - parts.log_total)
+
+
+def _gradient(parts: Parts, c: float, odds: Tensor, slope: Tensor, of_top: Tensor, of_others: Tensor) -> Tensor:
+    g = torch.addcmul(parts.shares * (of_others * slope - c * of_top), parts.weights, odds, value=c)
+    return g.scatter_(0, parts.top, (of_top * slope).unsqueeze(0))
