@@ -6,7 +6,7 @@
 Importing compiles nothing and initialises no CUDA; neither Triton nor the C++ extension is required.
 """
 
-from . import backends, bounds, diagnostics, evaluate, models
+from . import backends, bounds, diagnostics, evaluate, models, schedules
 from ._version import __version__
 from .functional import (
     bernoulli_iwae_loss,
@@ -42,6 +42,7 @@ __all__ = [
     "models",
     "normalized_weights",
     "sample_gaussian",
+    "schedules",
     "standard_gaussian_log_prob",
     "standard_normal",
 ]

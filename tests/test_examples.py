@@ -1,0 +1,45 @@
+"""Every example runs as it is, and learns."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, *arguments: str) -> str:
+    # Threads that wait for each other's cores would be slow beside whatever else the machine does.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_every_example_is_tested() -> None:
+    here = Path(__file__).read_text()
+    assert all(f'"{path.name}"' in here for path in EXAMPLES.glob("*.py"))
+
+
+def test_drop_in() -> None:
+    bounds = [float(b) for b in re.findall(r"bound (-[\d.]+) nats", run("drop_in.py"))]
+    assert bounds[-1] > bounds[0] + 20
+
+
+@pytest.mark.parametrize(("name", "reached"), [("convolutional.py", 23.0), ("binary_latents.py", 23.5)])
+def test_digits(name: str, reached: float) -> None:
+    """Pixels that are independent of each other have 25.0 nats."""
+    pytest.importorskip("sklearn")
+    (nll,) = re.findall(r"test NLL ([\d.]+) nats", run(name, "3" if name == "convolutional.py" else "10"))
+    assert float(nll) < reached
+
+
+def test_conditional() -> None:
+    (found,) = re.findall(r"log p\(x \| y\) (-[\d.]+) nats", run("conditional.py"))
+    assert float(found) > -36.0
