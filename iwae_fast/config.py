@@ -11,7 +11,9 @@ import torch
 
 from . import backends, bounds, checks
 from .data import DATASETS
+from .estimators import ESTIMATORS
 from .objective import Objective
+from .schedules import linear_warmup
 from .seeds import SEED_LIMIT
 
 BOUNDS: dict[str, Callable[[TrainConfig], bounds.Bound]] = {
@@ -23,18 +25,20 @@ BOUNDS: dict[str, Callable[[TrainConfig], bounds.Bound]] = {
     "piwae": lambda config: bounds.PIWAE(config.groups),
     "ciwae": lambda config: bounds.CIWAE(config.beta),
     "tvo": lambda _: bounds.TVO(),
+    "cubo": lambda _: bounds.CUBO(),
+    "sumo": lambda _: bounds.SUMO(),
 }
 """By the names of the command line."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     # About a minute on two cores, evaluation included.
-    "digits": {"epochs": 100, "batch_size": 50, "hidden": (200, 200), "latent": 20, "learning_rate": 3e-3},
+    "digits": {"epochs": 100, "batch_size": 50, "hidden": ((200, 200),), "latent": (20,), "learning_rate": 3e-3},
     # The one-layer network, batch size and first learning rate of Burda, Grosse & Salakhutdinov (2016).
-    "mnist": {"epochs": 50, "batch_size": 20, "hidden": (200, 200), "latent": 50, "learning_rate": 1e-3},
+    "mnist": {"epochs": 50, "batch_size": 20, "hidden": ((200, 200),), "latent": (50,), "learning_rate": 1e-3},
 }
 """What fits each data set."""
 
-OBJECTIVE = ("bound", "alpha", "order", "groups", "beta", "estimator", "budget", "chunk_size")
+OBJECTIVE = ("bound", "alpha", "order", "groups", "beta", "estimator", "budget", "chunk_size", "kl_warmup")
 
 CHANGEABLE = ("epochs", "device", "backend", *OBJECTIVE)
 """What may differ when a run is resumed: another objective is Burda, Grosse & Salakhutdinov's (2016) Table 2."""
@@ -50,10 +54,11 @@ class TrainConfig:
     dataset: str
     epochs: int
     batch_size: int
-    hidden: tuple[int, ...]
-    """Sizes of the deterministic layers of the encoder; the decoder mirrors them."""
-    latent: int
-    """Size of z."""
+    hidden: tuple[tuple[int, ...], ...]
+    """Sizes of the encoder's deterministic layers below each stochastic one, which the way down mirrors; (h, ...)
+    stands for a single one."""
+    latent: tuple[int, ...]
+    """Size of each stochastic layer, the one nearest to the data first; an int stands for a single one."""
     learning_rate: float
     bound: str = "iwae"
     """One of BOUNDS."""
@@ -66,13 +71,15 @@ class TrainConfig:
     beta: float = 0.5
     """Of ciwae."""
     k: int = 50
-    """Samples of each observation."""
+    """Samples of each observation; of sumo at most."""
     estimator: str = "reparameterized"
     """One of :data:`iwae_fast.estimators.ESTIMATORS`."""
     budget: int | None = None
     """Samples that run backward; None for all."""
     chunk_size: int | None = None
     """Samples at a time; None for all at once."""
+    kl_warmup: int = 0
+    """Steps in which the weight of log p(z) - log q(z | x) rises from 0 to 1."""
     seed: int = 0
     device: str = "cpu"
     backend: str | None = None
@@ -81,17 +88,29 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _one_of("data set", self.dataset, DATASETS)
         _one_of("bound", self.bound, BOUNDS)
-        for name in ("epochs", "batch_size", "latent", "k"):
+        object.__setattr__(self, "hidden", _by_stochastic_layer(self.hidden))
+        object.__setattr__(self, "latent", (self.latent,) if isinstance(self.latent, int) else tuple(self.latent))
+        for name in ("epochs", "batch_size", "k"):
             checks.positive(name, getattr(self, name))
-        if not self.hidden:
-            raise ValueError("hidden must have at least one layer size")
-        for size in self.hidden:
+        for size in self.latent:
+            checks.positive("latent", size)
+        if len(self.hidden) != len(self.latent) or not all(self.hidden):
+            raise ValueError(
+                f"hidden must have sizes below each of {len(self.latent)} stochastic layers, got {self.hidden}"
+            )
+        for size in (size for sizes in self.hidden for size in sizes):
             checks.positive("a hidden layer's size", size)
+        if self.kl_warmup < 0:
+            raise ValueError(f"kl_warmup must be at least 0 steps, got {self.kl_warmup}")
         if not (self.learning_rate > 0.0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
         if not 0 <= self.seed < SEED_LIMIT:
             raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
-        self.objective().bound(torch.zeros(self.k, 1))  # which says so where k does not suit it
+        objective = self.objective()
+        bound, k = objective.bound.realized(self.k, 0)
+        bound(torch.zeros(k, 1))  # which says so where k does not suit it
+        if ESTIMATORS[self.estimator].doubly_in_prior and len(self.latent) == 1:
+            raise ValueError(f"estimator {self.estimator!r} is for a prior with parameters: for several latent layers")
 
     def objective(self) -> Objective:
         """What the run maximises, and how."""
@@ -101,13 +120,20 @@ class TrainConfig:
             num_samples=self.k,
             budget=self.budget,
             chunk_size=self.chunk_size,
+            kl_weight=linear_warmup(self.kl_warmup) if self.kl_warmup else 1.0,
         )
 
     @classmethod
     def preset(cls, dataset: str, **overrides: Any) -> TrainConfig:
-        """The settings for a data set, with those given here in place of them."""
+        """The settings for a data set, with those given here in place of them.
+
+        Further stochastic layers have 100-100 below them, as in Burda, Grosse & Salakhutdinov (2016).
+        """
         _one_of("data set", dataset, PRESETS)
-        return cls(dataset=dataset, **{**PRESETS[dataset], **overrides})
+        settings = {**PRESETS[dataset], **overrides}
+        if "hidden" not in overrides and not isinstance(settings["latent"], int):
+            settings["hidden"] = (*settings["hidden"], *((100, 100),) * (len(settings["latent"]) - 1))
+        return cls(dataset=dataset, **settings)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TrainConfig:
@@ -117,10 +143,10 @@ class TrainConfig:
         differing = (content.keys() - names) | (needed - content.keys())
         if differing:
             raise ValueError(f"settings missing or unknown: {', '.join(sorted(differing))}")
-        return cls(**{**content, "hidden": tuple(content["hidden"])})
+        return cls(**content)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "hidden": list(self.hidden)}
+        return {**asdict(self), "hidden": [list(sizes) for sizes in self.hidden], "latent": list(self.latent)}
 
     def differences(self, other: TrainConfig) -> list[str]:
         """Names of the settings that make this another run than ``other``."""
@@ -145,3 +171,10 @@ def usable_device(name: str, backend: str | None) -> torch.device:
 def _one_of(what: str, name: str, known: dict[str, Any]) -> None:
     if name not in known:
         raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(known)}")
+
+
+def _by_stochastic_layer(hidden: Any) -> tuple[tuple[int, ...], ...]:
+    sizes = tuple(hidden)
+    if all(isinstance(size, int) for size in sizes):
+        return (sizes,)
+    return tuple(tuple(layer) for layer in sizes)

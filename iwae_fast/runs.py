@@ -90,7 +90,7 @@ def trained_model(checkpoint: Checkpoint, device: str | None = None, backend: st
     """The model of a checkpoint, on the run's device and backend unless others are given."""
     config = checkpoint.config
     backend = backend or config.backend
-    model = DenseVAE(checkpoint.data_dim, (config.latent,), config.hidden, backend=backend)
+    model = DenseVAE(checkpoint.data_dim, config.latent, config.hidden, backend=backend)
     fill(model.state_dict(), checkpoint.model)
     return model.to(usable_device(device or config.device, backend))
 

@@ -135,7 +135,8 @@ class Trainer:
         batch = self.images.index_select(0, self.order[start : start + self.config.batch_size])
         pixels = binarize(batch, generator(seed, Purpose.PIXELS, self.step, device=self.device))
         self.optimizer.zero_grad()
-        self.objective(self.model, pixels, seed=derive_seed(seed, Purpose.LATENTS, self.step)).backward()
+        latents = derive_seed(seed, Purpose.LATENTS, self.step)
+        self.objective(self.model, pixels, seed=latents, step=self.step).backward()
         self.optimizer.step()
         if self.objective.last is not None:
             self.means.add(self.objective.last)
@@ -213,9 +214,7 @@ def initial_model(config: TrainConfig, images: Tensor) -> DenseVAE:
     """The untrained model of a run, on the CPU, from the training images (N, D)."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(config.seed, Purpose.MODEL))
-        return DenseVAE(
-            images.shape[1], (config.latent,), config.hidden, data_mean=images.mean(0), backend=config.backend
-        )
+        return DenseVAE(images.shape[1], config.latent, config.hidden, data_mean=images.mean(0), backend=config.backend)
 
 
 def train(

@@ -174,6 +174,20 @@ def test_another_objective_when_resuming(run, tmp_path):
     assert_error(refused, "estimator 'rws' is made of IWAE's weights: it does not suit ELBO()")
 
 
+def test_two_latent_layers(tmp_path):
+    layers = ("--latent", "6,3", "--hidden", "20/10", "--estimator", "gdreg", "--budget", 2, "--kl-warmup", 10)
+    folder = tmp_path / "run"
+    result = iwae("train", *layers, "--k", 5, "--epochs", 2, "--eval-k", 30, "-o", folder, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["latent"], config["hidden"], config["kl_warmup"]) == ([6, 3], [[20], [10]], 10)
+    again = iwae("evaluate", folder, "--k", 30, cwd=tmp_path)
+    assert again.stdout.split("(")[0] in result.stdout
+    assert iwae("sample", folder, cwd=tmp_path).returncode == 0
+    refused = iwae("train", "--latent", "6,x", cwd=tmp_path)
+    assert_error(refused, "latent must be sizes like 100,50, got '6,x'")
+
+
 def test_evaluate(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run[0], folder)

@@ -232,7 +232,11 @@ def test_damaged_metrics(digits, whole, tmp_path):
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"batch_size": -1}, "batch_size must be at least 1"),
         ({"latent": 0}, "latent must be at least 1"),
-        ({"hidden": ()}, "at least one layer"),
+        ({"hidden": ()}, "sizes below each of 1 stochastic layers"),
+        ({"latent": (4, 2)}, "sizes below each of 2 stochastic layers"),
+        ({"estimator": "gdreg"}, "for a prior with parameters"),
+        ({"kl_warmup": -1}, "kl_warmup must be at least 0"),
+        ({"kl_warmup": 5, "estimator": "rws"}, "does not go with a kl_weight"),
         ({"hidden": (5, 0)}, "a hidden layer's size must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive"),
@@ -241,7 +245,6 @@ def test_damaged_metrics(digits, whole, tmp_path):
         ({"bound": "vae"}, "unknown bound 'vae'"),
         ({"bound": "miwae", "groups": 7, "k": 50}, r"MIWAE\(7\) needs a k that 7 divides, got k = 50"),
         ({"bound": "jvi", "order": 2, "k": 2}, "needs k > 2 samples"),
-        ({"bound": "vr-iwae", "alpha": -1.0}, "is an upper bound"),
         ({"bound": "elbo", "estimator": "rws"}, "does not suit"),
         ({"estimator": "magic"}, "estimator must be one of"),
         ({"budget": 0}, "budget must be at least 1"),
@@ -256,6 +259,10 @@ def test_settings_survive_json():
     assert TrainConfig.from_json(settings().to_json()) == settings()
     with pytest.raises(ValueError, match="settings missing or unknown: depth, latent"):
         TrainConfig.from_json({**{n: v for n, v in settings().to_json().items() if n != "latent"}, "depth": 2})
+    earlier = {**settings().to_json(), "hidden": [16], "latent": 4}  # a run from before there were several layers
+    assert TrainConfig.from_json(earlier) == settings()
+    two = TrainConfig.preset("mnist", latent=(100, 50))
+    assert two.hidden == ((200, 200), (100, 100))
     without = {name: value for name, value in settings().to_json().items() if name != "estimator"}
     assert TrainConfig.from_json(without).estimator == "reparameterized"  # a run from before there was a choice
 

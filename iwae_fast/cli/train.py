@@ -28,7 +28,7 @@ def train(
     dataset: Annotated[str | None, typer.Option(help="digits or mnist.", show_default="digits")] = None,
     bound: Annotated[
         str | None,
-        typer.Option(help="iwae, elbo, vr-iwae, jvi, miwae, piwae, ciwae or tvo.", show_default="iwae"),
+        typer.Option(help="iwae, elbo, vr-iwae, jvi, miwae, piwae, ciwae, tvo, cubo or sumo.", show_default="iwae"),
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Of vr-iwae.", show_default="0.5")] = None,
     order: Annotated[int | None, typer.Option(help="Of jvi.", show_default="1")] = None,
@@ -37,7 +37,8 @@ def train(
     estimator: Annotated[
         str | None,
         typer.Option(
-            help="reparameterized, stl or dreg; with iwae also aisle-kl, aisle-chi2, rws or rws-dreg.",
+            help="reparameterized, stl or dreg; with iwae also aisle-kl, aisle-chi2, rws, rws-dreg or vimco; "
+            "with several latent layers also gdreg.",
             show_default="reparameterized",
         ),
     ] = None,
@@ -47,14 +48,24 @@ def train(
     chunk_size: Annotated[
         int | None, typer.Option(help="Samples of each image at a time, to save memory.", show_default="all")
     ] = None,
+    kl_warmup: Annotated[
+        int | None,
+        typer.Option(help="Steps in which the divergence's weight rises from 0 to 1.", show_default="0"),
+    ] = None,
     k: Annotated[int | None, typer.Option("--k", "-k", help="Samples of each image.", show_default="50")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set.", show_default=PRESET)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default=PRESET)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Step size of Adam.", show_default=PRESET)] = None,
     hidden: Annotated[
-        str | None, typer.Option(help="Sizes of the encoder's hidden layers, such as 200,200.", show_default=PRESET)
+        str | None,
+        typer.Option(
+            help="Sizes of the encoder's hidden layers, such as 200,200, or 200,200/100,100 with two latent layers.",
+            show_default=PRESET,
+        ),
     ] = None,
-    latent: Annotated[int | None, typer.Option(help="Size of z.", show_default=PRESET)] = None,
+    latent: Annotated[
+        str | None, typer.Option(help="Size of z, or of each layer of it, such as 100,50.", show_default=PRESET)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same run.", show_default="0")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cpu")] = None,
     backend: Annotated[
@@ -92,12 +103,13 @@ def train(
         "estimator": estimator,
         "budget": budget,
         "chunk_size": chunk_size,
+        "kl_warmup": kl_warmup,
         "k": k,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "hidden": None if hidden is None else _layer_sizes(hidden),
-        "latent": latent,
+        "hidden": None if hidden is None else tuple(_sizes("hidden", layer, "200,200") for layer in hidden.split("/")),
+        "latent": None if latent is None else _sizes("latent", latent, "100,50"),
         "seed": seed,
         "device": device,
         "backend": backend,
@@ -153,8 +165,8 @@ def _close(run: Run, images: data.ImageData, eval_k: int) -> None:
         evaluate_and_print(run, checkpoint, model, images, k=eval_k)
 
 
-def _layer_sizes(text: str) -> tuple[int, ...]:
+def _sizes(name: str, text: str, example: str) -> tuple[int, ...]:
     try:
         return tuple(int(size) for size in text.split(","))
     except ValueError:
-        raise ValueError(f"hidden must be sizes like 200,200, got {text!r}") from None
+        raise ValueError(f"{name} must be sizes like {example}, got {text!r}") from None
