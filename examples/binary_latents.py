@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import iwae_fast as iw
-from iwae_fast.data import load_digits
+from iwae_fast.data import load
 
 encoder = nn.Sequential(nn.Linear(64, 100), nn.Tanh(), nn.Linear(100, 24))  # logits of q(z = 1 | x)
 decoder = nn.Sequential(nn.Linear(24, 100), nn.Tanh(), nn.Linear(100, 64))  # logits of the pixels
@@ -17,7 +17,7 @@ model = iw.models.BernoulliVAE(encoder, decoder, latent_dim=24)
 objective = iw.Objective(iw.bounds.IWAE(), "vimco", num_samples=10)
 
 epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-images = load_digits()
+images = load("digits")
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 for epoch in range(epochs):
     for batch in torch.randperm(len(images.train)).split(50):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import iwae_fast as iw
-from iwae_fast.data import load_digits
+from iwae_fast.data import load
 
 
 class Encoder(nn.Sequential):
@@ -27,7 +27,7 @@ model = iw.models.VAE(encoder, decoder, latent_dim=16)
 objective = iw.Objective(iw.bounds.IWAE(), "dreg", num_samples=20, budget=4)
 
 epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-images = load_digits()
+images = load("digits")
 train, test = (part.unflatten(1, (1, 8, 8)) for part in (images.train, images.test.round()))
 optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
 for epoch in range(epochs):
