@@ -64,8 +64,8 @@ class StreamingWeights:
         """Take in more samples, (k, B)."""
         log_weights = log_weights.double()
         largest = torch.maximum(self.largest, log_weights.amax(0))
-        # -inf - -inf would be NaN: while all weights are zero any finite shift serves.
-        shift = torch.where(largest == -math.inf, 0.0, largest)
+        # inf - inf would be NaN: while all weights are zero, or one is infinite, any finite shift serves.
+        shift = torch.where(largest.isinf(), 0.0, largest)
         kept = torch.exp(self.largest - shift)
         weights = torch.exp(log_weights - shift)
         self.total = self.total * kept + weights.sum(0)

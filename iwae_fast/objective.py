@@ -124,6 +124,7 @@ class Objective:
         *context: Tensor,
         mask: Tensor | None = None,
         seed: int | Tensor | None = None,
+        observation_offset: int = 0,
         step: int | None = None,
     ) -> Tensor:
         """Minus the bound in nats, a scalar (with reduction "none": (B,)).
@@ -135,10 +136,13 @@ class Objective:
             mask: bool, True where x is observed, broadcasting to its shape. The bound is then that of log p(x_observed)
                 (Mattei & Frellsen 2019); the encoder sees zeros where nothing is observed.
             seed: of the noise, an int or an int64 scalar tensor; from torch's generator if None.
+            observation_offset: index of the first observation in a batch that is shared out: with one seed, shards then
+                draw what the whole would draw.
             step: asks a schedule for its kl_weight.
         """
         self.check_model(model)
-        call = _Call(self, model, x, context, mask, seed_tensor(seed, x.device), self._kl_weight(step))
+        draw = Draw(seed_tensor(seed, x.device), self.num_samples, observation_offset=observation_offset)
+        call = _Call(self, model, x, context, mask, draw, self._kl_weight(step))
         value, log_weights, ran = call.run()
         self.last = _diagnose(value.detach(), log_weights.detach(), ran, call.kl_weight)
         return self._reduced(-value)
@@ -188,9 +192,12 @@ class BoundObjective(nn.Module):
         *context: Tensor,
         mask: Tensor | None = None,
         seed: int | Tensor | None = None,
+        observation_offset: int = 0,
         step: int | None = None,
     ) -> Tensor:
-        return self.objective(self.model, x, *context, mask=mask, seed=seed, step=step)
+        return self.objective(
+            self.model, x, *context, mask=mask, seed=seed, observation_offset=observation_offset, step=step
+        )
 
 
 class _Call:
@@ -203,15 +210,15 @@ class _Call:
         x: Tensor,
         context: tuple[Tensor, ...],
         mask: Tensor | None,
-        seed: Tensor,
+        draw: Draw,
         kl_weight: float,
     ) -> None:
         self.objective = objective
         self.model = model
         self.x, self.context, self.mask = x, context, mask
-        self.seed = seed
+        self.draw = draw
         self.kl_weight = kl_weight
-        self.bound, self.num_samples = objective.bound.realized(objective.num_samples, seed)
+        self.bound, self.num_samples = objective.bound.realized(objective.num_samples, draw.seed)
         self.estimator = objective._estimator
 
     def run(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -240,7 +247,7 @@ class _Call:
         _, terms = self.model.terms(
             self.x,
             posterior,
-            Draw(self.seed, count, sample_offset=first, samples=samples),
+            self.draw._replace(num_samples=count, sample_offset=first, samples=samples),
             context=self.context,
             mask=self.mask,
             density=Density.WHOLE if junction is None else self.estimator.density,
@@ -300,7 +307,12 @@ class _Call:
         """Independent exponential draws (k, B), what a budget draws by."""
         shape = (self.num_samples, len(self.x), 1)
         normal = standard_normal(
-            shape, self.seed, stream=DRAW_STREAM, device=self.seed.device, backend=self.model.backend
+            shape,
+            self.draw.seed,
+            observation_offset=self.draw.observation_offset,
+            stream=DRAW_STREAM,
+            device=self.x.device,
+            backend=self.model.backend,
         )
         return -torch.special.log_ndtr(normal.squeeze(-1))
 

@@ -66,6 +66,10 @@ def test_impossible_samples() -> None:
         result.value, torch.tensor([-math.inf, -math.log(2.0), math.log(1.5)], dtype=torch.float64)
     )
     torch.testing.assert_close(result.ess, torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64))
+    weights = iw.evaluate.StreamingWeights(3, 1, torch.device("cpu"))
+    for log_weight in (0.0, math.inf, 1.0):
+        weights.add(torch.tensor([[log_weight]]))
+    assert weights.log_likelihood().value.item() == math.inf
 
 
 def test_memory_does_not_grow_with_k() -> None:
