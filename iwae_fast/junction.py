@@ -54,7 +54,7 @@ class _Part:
 class _Pass(torch.autograd.Function):
     @staticmethod
     def forward(z: Tensor, from_prior: Tensor | None, part: _Part) -> tuple[Tensor, Tensor, Tensor]:
-        return z.clone(), z.clone(), z.clone()
+        return z.view_as(z), z.view_as(z), z.view_as(z)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, _Part], output: tuple[Tensor, ...]) -> None:
@@ -77,3 +77,28 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     if first is None or second is None:
         return second if first is None else first
     return first + second
+
+
+class Ascended(torch.autograd.Function):
+    """The value (B,), with the gradient of sum_i scales_i terms_i for each pair of scales and terms, (k, B).
+
+    Nothing is summed for it: a scale of 0 gives a gradient of 0, also where its term is infinite.
+    """
+
+    @staticmethod
+    def forward(value: Tensor, *scales_and_terms: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _, *scales_and_terms = inputs
+        ctx.dtypes = [term.dtype for term in scales_and_terms[1::2]]
+        ctx.save_for_backward(*scales_and_terms[::2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradients: list[Tensor | None] = [None]
+        for index, (scales, dtype) in enumerate(zip(ctx.saved_tensors, ctx.dtypes, strict=True)):
+            needed = ctx.needs_input_grad[2 * index + 2]
+            gradients += [None, (scales * grad).to(dtype) if needed else None]
+        return tuple(gradients)

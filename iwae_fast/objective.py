@@ -11,12 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
-from . import checks, estimators
+from . import autograd, checks, estimators
 from .bounds import ELBO, Bound
 from .budgets import to_tolerance, within_budget
 from .estimators import Scales
 from .functional import normalized_weights
-from .junction import Junction
+from .junction import Ascended, Junction
 from .models import LatentVariableModel
 from .models.base import Density, Draw, Posterior, Terms
 from .reference import effective_sample_size_of_weights
@@ -324,12 +324,10 @@ class _Call:
         """The value, with the gradient that the scales make of the terms of each sample."""
         decoder = _at_least(scales.decoder, scales.encoder)
         junction.ratio = torch.where(decoder == 0, 0.0, scales.encoder / torch.where(decoder == 0, 1.0, decoder))
-        surrogate = _weighted(decoder, terms.log_likelihood)
-        divergence = _weighted(scales.encoder, terms.log_ratio)
+        weighed = [(decoder, terms.log_likelihood), (self.kl_weight * scales.encoder, terms.log_ratio)]
         if terms.log_prior is not None:
-            divergence = divergence + _weighted(decoder, terms.log_prior)
-        surrogate = surrogate + self.kl_weight * divergence
-        return value + (surrogate - surrogate.detach())
+            weighed.append((self.kl_weight * decoder, terms.log_prior))
+        return autograd.apply(Ascended, value, *(part for pair in weighed for part in pair))
 
 
 def _joined(parts: list[Terms]) -> Terms:
@@ -367,8 +365,3 @@ def _at_least(decoder: Tensor, encoder: Tensor) -> Tensor:
     stay a number."""
     least = 0.5 * torch.finfo(encoder.dtype).eps * encoder.abs()
     return torch.where(decoder.abs() < least, torch.copysign(least, decoder), decoder)
-
-
-def _weighted(scales: Tensor, terms: Tensor) -> Tensor:
-    """The sum over samples; those of scale 0 count nothing, also where their term is infinite."""
-    return torch.where(scales == 0, 0.0, scales * torch.where(scales == 0, 0.0, terms)).sum(0)
