@@ -15,9 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .bounds import IWAE, Bound
+from .bounds import IWAE, Bound, Coefficients
 from .bounds.leave_one_out import log_rest, log_sum_exp
-from .functional import log_mean_exp
 from .models.base import Density, LatentVariableModel
 
 
@@ -28,9 +27,21 @@ class Scales(NamedTuple):
     encoder: Tensor
 
 
+class Weights(NamedTuple):
+    """What scales are made of."""
+
+    log_weights: Tensor
+    """(k, ...)."""
+    decoder: Coefficients
+    """Of what the decoder ascends ..."""
+    encoder: Coefficients
+    """... and the encoder, at these log-weights."""
+    kl_weight: float
+    """What log p(z) - log q(z | x) was weighted by inside them."""
+
+
 class Estimator(NamedTuple):
-    scales: Callable[[Bound, Tensor, float], Scales]
-    """Of a bound at its log-weights (k, ...), whose log p(z) - log q(z | x) is weighted by the last argument."""
+    scales: Callable[[Weights], Scales]
     density: Density
     only_iwae: bool = False
     """Whether it is made of IWAE's weights, and suits no other bound and no other weight of the divergence."""
@@ -39,53 +50,48 @@ class Estimator(NamedTuple):
     fewest_samples: int = 1
 
 
-def of_the_bound(bound: Bound, log_weights: Tensor, kl_weight: float) -> Scales:
+def of_the_bound(weights: Weights) -> Scales:
     """The bound's own: with the whole of log q it is the gradient of the bound (Kingma & Welling 2014; Burda, Grosse &
     Salakhutdinov 2016); with the path alone it sticks the landing, without the score, which is zero on average for
     k = 1 alone (Roeder et al. 2017)."""
-    decoder = bound.for_decoder.coefficients(log_weights).g
-    return Scales(decoder, decoder if _one_for_both(bound) else bound.for_encoder.coefficients(log_weights).g)
+    return Scales(weights.decoder.g, weights.encoder.g)
 
 
-def dreg(bound: Bound, log_weights: Tensor, kl_weight: float) -> Scales:
+def dreg(weights: Weights) -> Scales:
     """Doubly reparameterised: the score is reparameterised once more, unbiased (Tucker et al. 2019)."""
-    encoder = bound.for_encoder.coefficients(log_weights)
-    decoder = encoder.g if _one_for_both(bound) else bound.for_decoder.coefficients(log_weights).g
-    return Scales(decoder, encoder.g - kl_weight * encoder.D)
+    return Scales(weights.decoder.g, weights.encoder.g - weights.kl_weight * weights.encoder.D)
 
 
-def aisle_chi2(bound: Bound, log_weights: Tensor, kl_weight: float) -> Scales:
+def aisle_chi2(weights: Weights) -> Scales:
     """2k times DReG's, the scale of its derivation, which matters under SGD (Finke & Thiery 2019)."""
-    weights = bound.coefficients(log_weights).g
-    return Scales(weights, 2 * len(log_weights) * weights.square())
+    w = weights.decoder.g
+    return Scales(w, 2 * len(w) * w.square())
 
 
-def rws(bound: Bound, log_weights: Tensor, kl_weight: float) -> Scales:
+def rws(weights: Weights) -> Scales:
     """Reweighted wake-sleep, wake phase: raises log q where samples are good (Bornschein & Bengio 2015)."""
-    weights = bound.coefficients(log_weights).g
-    return Scales(weights, -weights)
+    return Scales(weights.decoder.g, -weights.decoder.g)
 
 
-def rws_dreg(bound: Bound, log_weights: Tensor, kl_weight: float) -> Scales:
+def rws_dreg(weights: Weights) -> Scales:
     """The same, doubly reparameterised (Tucker et al. 2019)."""
-    weights = bound.coefficients(log_weights).g
-    return Scales(weights, weights - weights.square())
+    w = weights.decoder.g
+    return Scales(w, w - w.square())
 
 
-def vimco(bound: Bound, log_weights: Tensor, kl_weight: float) -> Scales:
+def vimco(weights: Weights) -> Scales:
     """The score with a baseline b_i for each sample from the others, for latents without a path: L - b_i - w~_i, with
     b_i = log[(sum_{j != i} w_j + exp(mean_{j != i} log w_j)) / k] (Mnih & Rezende 2016)."""
-    weights = bound.coefficients(log_weights).g
-    k = len(log_weights)
+    log_weights, w, k = weights.log_weights, weights.decoder.g, len(weights.log_weights)
     zero = log_weights == -math.inf
     finite = torch.where(zero, 0.0, log_weights)
     mean_of_others = (finite.sum(0) - finite) / (k - 1)
     mean_of_others = torch.where(zero.sum(0) > zero.long(), -math.inf, mean_of_others)
     sum_of_others = log_rest(log_weights) + log_sum_exp(log_weights)
     baseline = torch.logaddexp(sum_of_others, mean_of_others) - math.log(k)
-    signal = log_mean_exp(log_weights) - baseline
+    signal = weights.decoder.value - baseline
     # Where all the others weigh nothing there is no baseline, and no signal.
-    return Scales(weights, weights - torch.where(baseline > -math.inf, signal, 0.0))
+    return Scales(w, w - torch.where(baseline > -math.inf, signal, 0.0))
 
 
 ESTIMATORS = {
@@ -99,6 +105,17 @@ ESTIMATORS = {
     "rws-dreg": Estimator(rws_dreg, Density.PATH, only_iwae=True),
     "vimco": Estimator(vimco, Density.SCORE, only_iwae=True, fewest_samples=2),
 }
+
+
+def value_and_scales(
+    estimator: Estimator, bound: Bound, log_weights: Tensor, kl_weight: float
+) -> tuple[Tensor, Scales]:
+    """The bound, and what the estimator makes of its coefficients."""
+    own = bound.coefficients(log_weights)
+    decoder, encoder = (
+        own if other is bound else other.coefficients(log_weights) for other in (bound.for_decoder, bound.for_encoder)
+    )
+    return own.value, estimator.scales(Weights(log_weights, decoder, encoder, kl_weight))
 
 
 def check(name: str, bound: Bound, num_samples: int, weighs_divergence: bool) -> Estimator:

@@ -11,10 +11,14 @@ backend cannot serve.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from . import autograd, checks, reference
+from . import autograd, checks, ops, reference
 from .backends import REFERENCE, choose
+
+WIDE = (torch.float32, torch.float64)
+"""Dtypes that sums are accumulated in."""
 
 
 def gaussian_log_prob(
@@ -99,7 +103,14 @@ def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
     Returns the shape of ``log_weights``, float32 or float64.
     """
     checks.floating(log_weights=log_weights)
-    return reference.normalized_weights(log_weights, checks.dimension(log_weights, dim))
+    dim = checks.dimension(log_weights, dim)
+    if not (torch.is_grad_enabled() and log_weights.requires_grad) and log_weights.dtype in WIDE:
+        chosen = choose(None, (log_weights,))
+        if chosen != REFERENCE and not torch._C._are_functorch_transforms_active():
+            # Without a graph, they are the gradient of log_mean_exp.
+            ones = log_weights.new_ones(()).expand(log_weights.shape[:dim] + log_weights.shape[dim + 1 :])
+            return ops.call("log_mean_exp_backward", ones, log_weights, dim, backend=chosen)
+    return reference.normalized_weights(log_weights, dim)
 
 
 def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:

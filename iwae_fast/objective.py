@@ -318,7 +318,7 @@ class _Call:
 
     @torch.no_grad()
     def _scaled(self, log_weights: Tensor) -> tuple[Tensor, Scales]:
-        return self.bound(log_weights), self.estimator.scales(self.bound, log_weights, self.kl_weight)
+        return estimators.value_and_scales(self.estimator, self.bound, log_weights, self.kl_weight)
 
     def _with_gradient(self, value: Tensor, scales: Scales, junction: Junction, terms: Terms) -> Tensor:
         """The value, with the gradient that the scales make of the terms of each sample."""
