@@ -112,6 +112,31 @@ def _(
     return _needed((value, logits), needs)
 
 
+@_register(
+    "linear_bernoulli_log_prob(Tensor value, Tensor hidden, Tensor weight, Tensor? bias, Tensor? mask, str backend) "
+    "-> Tensor"
+)
+def _(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, backend: str) -> Tensor:
+    return _log_prob(value, hidden)
+
+
+@_register(
+    "linear_bernoulli_log_prob_backward(Tensor grad, Tensor value, Tensor hidden, Tensor weight, Tensor? bias, "
+    "Tensor? mask, bool[] needs, str backend) -> Tensor[]"
+)
+def _(
+    grad: Tensor,
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    needs: list[bool],
+    backend: str,
+) -> list[Tensor]:
+    return _needed((value, hidden, weight, weight[:, 0] if bias is None else bias), needs)
+
+
 @_register("log_mean_exp(Tensor log_weights, int dim, str backend) -> Tensor")
 def _(log_weights: Tensor, dim: int, backend: str) -> Tensor:
     shape = (*log_weights.shape[:dim], *log_weights.shape[dim + 1 :])

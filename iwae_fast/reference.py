@@ -53,6 +53,13 @@ def bernoulli_log_prob(value: Tensor, logits: Tensor, mask: Tensor | None = None
     return _sum_observed(value * logits + F.logsigmoid(-logits), mask)
 
 
+def linear_bernoulli_log_prob(
+    value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """bernoulli_log_prob(value, hidden @ weight.T + bias)."""
+    return bernoulli_log_prob(value, F.linear(hidden, weight, bias), mask)
+
+
 def _sum_observed(terms: Tensor, mask: Tensor | None) -> Tensor:
     return (terms if mask is None else torch.where(mask, terms, 0.0)).sum(-1)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import linear
 from .marshal import accumulation_dtype, leading_shape, operand, optional_operand
 
 _C: Any = None
@@ -68,6 +69,27 @@ def bernoulli_log_prob_backward(
     grad: Tensor, value: Tensor, logits: Tensor, mask: Tensor | None, needs: list[bool]
 ) -> list[Tensor]:
     return _density_backward("bernoulli", grad, (value, logits), mask, needs)
+
+
+def linear_bernoulli_log_prob(
+    value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    return linear.log_prob(_BERNOULLI, value, hidden, weight, bias, mask)
+
+
+def linear_bernoulli_log_prob_backward(
+    grad: Tensor,
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    needs: list[bool],
+) -> list[Tensor]:
+    return linear.log_prob_backward(_BERNOULLI, grad, value, hidden, weight, bias, mask, needs)
+
+
+_BERNOULLI = linear.Likelihood(bernoulli_log_prob, bernoulli_log_prob_backward)
 
 
 def _density(density: str, parameters: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:

@@ -1,0 +1,127 @@
+"""A linear layer and the Bernoulli likelihood of its output, a tile of rows at a time: the logits live in the tile.
+
+The matrix products are torch's, on tiles large enough for them; the likelihood is the backend's. Going backward the
+logits of a tile are made again, so that nothing of the size of all logits is ever stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .marshal import accumulation_dtype
+
+ROWS_A_TILE = {"cpu": 1024, "cuda": 16384}
+
+Index = tuple[slice, ...]
+
+
+class Likelihood(NamedTuple):
+    """A backend's bernoulli_log_prob and its backward pass."""
+
+    log_prob: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    backward: Callable[[Tensor, Tensor, Tensor, Tensor | None, list[bool]], list[Tensor]]
+
+
+def log_prob(
+    likelihood: Likelihood, value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    leading = torch.broadcast_shapes(value.shape[:-1], hidden.shape[:-1])
+    result = hidden.new_empty(leading, dtype=accumulation_dtype(value, hidden))
+    layer = _Layer(hidden, weight, bias, leading)
+    value, mask = _expanded(value, leading), None if mask is None else _expanded(mask, leading)
+    for index in tiles(leading, ROWS_A_TILE[hidden.device.type]):
+        _, logits = layer(index)
+        result[index] = likelihood.log_prob(value[index], logits, None if mask is None else mask[index])
+    return result
+
+
+def log_prob_backward(
+    likelihood: Likelihood,
+    grad: Tensor,
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    needs: list[bool],
+) -> list[Tensor]:
+    """The gradients of value, hidden, weight and bias, of which those that are needed."""
+    leading = torch.broadcast_shapes(value.shape[:-1], hidden.shape[:-1])
+    layer = _Layer(hidden, weight, bias, leading)
+    # Sums over tiles are as wide as those within a matrix product.
+    sums = accumulation_dtype(weight)
+    of_value = value.new_zeros((1,) * (len(leading) + 1 - value.dim()) + value.shape, dtype=sums)
+    of_hidden = hidden.new_empty((*leading, hidden.shape[-1]))
+    of_weight = weight.new_zeros(weight.shape, dtype=sums)
+    of_bias = weight.new_zeros(weight.shape[:1], dtype=sums)
+    expanded, mask = _expanded(value, leading), None if mask is None else _expanded(mask, leading)
+    for index in tiles(leading, ROWS_A_TILE[hidden.device.type]):
+        inputs, logits = layer(index)
+        observed = None if mask is None else mask[index]
+        *by_value, by_logits = likelihood.backward(grad[index], expanded[index], logits, observed, [needs[0], True])
+        if needs[0]:
+            target = of_value[tuple(s if n > 1 else slice(None) for s, n in zip(index, of_value.shape, strict=False))]
+            target += by_value[0].sum_to_size(target.shape)
+        rows = by_logits.reshape(len(inputs), -1)
+        if needs[1]:
+            of_hidden[index] = torch.mm(rows, weight).view(of_hidden[index].shape)
+        if needs[2]:
+            if sums == weight.dtype:
+                of_weight.addmm_(rows.t(), inputs)
+            else:
+                of_weight += torch.mm(rows.t(), inputs)
+        if needs[3]:
+            of_bias += rows.sum(0, dtype=sums)
+    gradients = (
+        of_value.reshape(value.shape).to(value.dtype),
+        of_hidden.sum_to_size(hidden.shape),
+        of_weight.to(weight.dtype),
+        of_bias.to(weight.dtype),
+    )
+    return [gradient for gradient, needed in zip(gradients, needs, strict=True) if needed]
+
+
+class _Layer:
+    """Rows of a tile and the logits made of them, in memory that all tiles share."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, leading: torch.Size) -> None:
+        self.hidden = _expanded(hidden, leading)
+        self.weight = weight.t()
+        self.bias = bias
+        rows = min(max(ROWS_A_TILE[hidden.device.type], 1), math.prod(leading))
+        self.logits = hidden.new_empty(rows, weight.shape[0])
+
+    def __call__(self, index: Index) -> tuple[Tensor, Tensor]:
+        part = self.hidden[index]
+        rows = part.reshape(math.prod(part.shape[:-1]), part.shape[-1])
+        logits = self.logits[: len(rows)]
+        if self.bias is None:
+            torch.mm(rows, self.weight, out=logits)
+        else:
+            torch.addmm(self.bias, rows, self.weight, out=logits)
+        return rows, logits.view(*part.shape[:-1], logits.shape[-1])
+
+
+def tiles(leading: torch.Size | tuple[int, ...], rows: int) -> Iterator[Index]:
+    """Index tuples that cover the leading axes in order, each of at most so many rows, or of one."""
+    if not leading:
+        yield ()
+        return
+    inner = math.prod(leading[1:])
+    if inner > rows:
+        for first in range(leading[0]):
+            for rest in tiles(leading[1:], rows):
+                yield (slice(first, first + 1), *rest)
+    elif inner:
+        step = max(rows // inner, 1)
+        for first in range(0, leading[0], step):
+            yield (slice(first, first + step),)
+
+
+def _expanded(tensor: Tensor, leading: torch.Size) -> Tensor:
+    return tensor.expand(*leading, tensor.shape[-1])

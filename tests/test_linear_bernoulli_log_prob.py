@@ -1,0 +1,134 @@
+"""bernoulli_log_prob of a linear layer's output: the logits are never stored."""
+
+from __future__ import annotations
+
+import pytest
+import tolerances
+import torch
+from contract import Contract, gradients
+from devices import BACKENDS, run
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import iwae_fast as iw
+from iwae_fast.backends import linear
+
+
+class TestLinearBernoulliLogProb(Contract):
+    names = ("value", "hidden", "weight", "bias")
+
+    @staticmethod
+    def call(*inputs: Tensor, mask: Tensor | None = None, backend: str | None = None) -> Tensor:
+        return run(iw.linear_bernoulli_log_prob, *inputs, mask=mask, backend=backend)
+
+    @staticmethod
+    def example() -> list[Tensor]:
+        value, hidden = torch.rand(4, 11), torch.randn(3, 4, 5)
+        return [t.double() for t in (value, hidden, torch.randn(11, 5), torch.randn(11))]
+
+    @pytest.fixture(autouse=True)
+    def small_tiles(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Several to an example."""
+        monkeypatch.setattr(linear, "ROWS_A_TILE", {"cpu": 5, "cuda": 5})
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_autocast(self, dtype: torch.dtype) -> None:
+        """As a linear layer and the density after it."""
+        value, hidden, weight, bias = self.leaves(torch.float32)
+        with torch.autocast("cpu", dtype=dtype):
+            ours = self.call(value, hidden, weight, bias)
+            expected = iw.bernoulli_log_prob(value, torch.nn.functional.linear(hidden, weight, bias))
+        torch.testing.assert_close(ours, expected)
+        grads = torch.autograd.grad(ours.sum(), [hidden, weight])
+        assert all(g.dtype == torch.float32 for g in grads)
+
+    @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+    def test_is_the_density_of_the_logits(self, backend: str) -> None:
+        value, hidden, weight, bias = self.example()
+        logits = hidden @ weight.T + bias
+        torch.testing.assert_close(
+            self.call(value, hidden, weight, bias, backend=backend), iw.bernoulli_log_prob(value, logits)
+        )
+        mask = torch.rand(4, 11) < 0.5
+        expected = iw.bernoulli_log_prob(value, logits - bias, mask)
+        torch.testing.assert_close(self.call(value, hidden, weight, None, mask=mask, backend=backend), expected)
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    @pytest.mark.parametrize(
+        ("value", "hidden"),
+        [
+            ((7,), (3, 4, 5)),
+            ((4, 7), (5,)),
+            ((2, 1, 4, 7), (3, 1, 5)),
+            ((7,), (5,)),
+            ((1, 7), (0, 5)),
+            ((40, 7), (2, 40, 5)),
+        ],
+    )
+    def test_shapes_that_broadcast(self, backend: str, value: tuple[int, ...], hidden: tuple[int, ...]) -> None:
+        torch.manual_seed(0)
+        inputs = [torch.rand(value), torch.randn(hidden), torch.randn(7, 5), torch.randn(7)]
+        inputs = [t.double() for t in inputs]
+        expected, expected_grads = gradients(lambda *t: self.call(*t, backend="reference"), inputs, 1)
+        ours, our_grads = gradients(lambda *t: self.call(*t, backend=backend), inputs, 1)
+        torch.testing.assert_close(ours, expected)
+        torch.testing.assert_close(our_grads, expected_grads)
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_only_what_is_needed_and_strides(self, backend: str) -> None:
+        value, hidden, weight, bias = self.example()
+        hidden = hidden.transpose(0, 1).contiguous().transpose(0, 1)
+        weight = weight.T.contiguous().T.requires_grad_()
+        ours = self.call(value, hidden, weight, None, backend=backend)
+        (gradient,) = torch.autograd.grad(ours.sum(), weight)
+        expected = iw.bernoulli_log_prob(value, hidden @ weight.T)
+        torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), weight)[0])
+        assert not self.call(value, hidden, weight.detach(), bias, backend=backend).requires_grad
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    @given(dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), seed=st.integers(0, 99))
+    def test_no_worse_than_torch(self, backend: str, dtype: torch.dtype, seed: int) -> None:
+        torch.manual_seed(seed)
+        inputs = [torch.rand(4, 30), torch.randn(3, 4, 20), torch.randn(30, 20) / 4, torch.randn(30)]
+        inputs = [t.to(dtype) for t in inputs]
+        exact, exact_grads = gradients(lambda *t: self.call(*t, backend="reference"), [t.double() for t in inputs], 1)
+        eager, eager_grads = gradients(lambda *t: self.call(*t, backend="reference"), inputs, 1)
+        ours, our_grads = gradients(lambda *t: self.call(*t, backend=backend), inputs, 1)
+        logits = torch.nn.functional.linear(*(t.double() for t in inputs[1:]))
+        terms = (inputs[0].double() * logits).abs() + torch.nn.functional.softplus(logits)
+        tolerances.assert_no_worse(ours, eager, exact, 4 * tolerances.sum_allowance(dtype, terms))
+        for our, eag, exa in zip(our_grads, eager_grads, exact_grads, strict=True):
+            assert our.dtype == dtype
+            # Sums over rows: rounded once for the result's dtype, and each term for that of the logits.
+            allowance = torch.finfo(dtype).eps * 8 * exa.abs().max()
+            assert (our.double() - exa).abs().max() <= 2 * (eag.double() - exa).abs().max() + allowance
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (5, 4), (2, 3, 4), (0, 3), (3, 0)])
+@pytest.mark.parametrize("rows", [1, 4, 7, 100])
+def test_tiles_cover_everything_once(leading: tuple[int, ...], rows: int) -> None:
+    seen = torch.zeros(leading)
+    for index in linear.tiles(leading, rows):
+        seen[index] += 1
+        assert seen[index].numel() <= rows or rows == 1
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((4, 7), (3, 4, 6), (7, 5), (7,)), r"hidden \(3, 4, 6\) and weight \(7, 5\) must be \(..., H\) and \(D, H\)"),
+        (((4, 7), (3, 4, 5), (7, 5), (5,)), r"bias must be \(7,\) as weight \(7, 5\), got \(5,\)"),
+        (((4, 6), (3, 4, 5), (7, 5), (7,)), r"value must be \(..., 7\), got \(4, 6\)"),
+        (((3, 7), (3, 4, 5), (7, 5), (7,)), "shapes do not broadcast"),
+    ],
+)
+def test_bad_shapes(shapes: tuple[tuple[int, ...], ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        iw.linear_bernoulli_log_prob(*(torch.rand(shape) for shape in shapes))
+
+
+def test_mixed_dtypes() -> None:
+    with pytest.raises(TypeError, match="hidden, weight and bias must have one dtype"):
+        iw.linear_bernoulli_log_prob(torch.rand(7), torch.rand(5).double(), torch.rand(7, 5))
