@@ -34,24 +34,18 @@ def within_budget(scales: Scales, budget: int, exponential: Tensor) -> Selection
 
     Args:
         scales: each (k, B).
-        budget: m, 1 <= m; from k on all samples are taken.
+        budget: m, 1 <= m <= k.
         exponential: (k, B) independent draws of the exponential distribution: the least of exponential_i / s_i is
             at i with probability s_i / sum s.
     """
     importance = _importance(scales)
-    k = len(importance)
-    if budget >= k:
-        index = torch.arange(k, device=importance.device)[:, None].expand_as(importance)
-        return _select(scales, index)
     kept = importance.topk(budget - 1, dim=0).indices
     rest = importance.scatter(0, kept, 0.0)
-    race = torch.where(rest > 0, rest / exponential, -1.0)
-    drawn = race.argmax(0, keepdim=True)
-    probability = rest.gather(0, drawn) / rest.sum(0, keepdim=True)
-    # Where the rest is all zero there is nothing to stand for.
-    times = torch.where(rest.gather(0, drawn) > 0, 1.0 / probability, 0.0)
-    factor = torch.cat([torch.ones_like(kept, dtype=times.dtype), times])
-    return _select(scales, torch.cat([kept, drawn]), factor)
+    drawn = (rest / exponential).argmax(0, keepdim=True)
+    of_drawn = rest.gather(0, drawn)
+    # It stands for all of the rest. Where these are all zero there is nothing to stand for.
+    times = torch.where(of_drawn > 0, rest.sum(0, keepdim=True) / of_drawn, 0.0)
+    return _select(scales, torch.cat([kept, drawn]), torch.cat([torch.ones_like(kept, dtype=times.dtype), times]))
 
 
 def to_tolerance(scales: Scales, tolerance: float) -> Selection:
@@ -68,15 +62,20 @@ def to_tolerance(scales: Scales, tolerance: float) -> Selection:
 
 
 def _each(scales: Scales, function: Callable[[Tensor], Tensor]) -> Scales:
-    return Scales(function(scales.decoder), function(scales.encoder))
+    decoder = function(scales.decoder)
+    return Scales(decoder, decoder if scales.encoder is scales.decoder else function(scales.encoder))
 
 
 def _importance(scales: Scales) -> Tensor:
-    total = torch.zeros_like(scales.decoder)
-    for scale in scales:
-        size = scale.abs().sum(0)
-        total = total + scale.abs() / torch.where(size > 0, size, 1.0)
-    return total
+    if scales.encoder is scales.decoder:
+        return _shares(scales.decoder)
+    return _shares(scales.decoder) + _shares(scales.encoder)
+
+
+def _shares(scale: Tensor) -> Tensor:
+    """Of the sum of absolute values; 0 where that is 0."""
+    size = scale.abs()
+    return size / size.sum(0).clamp(min=torch.finfo(size.dtype).tiny)
 
 
 def _without_smallest(scale: Tensor, tolerance: float) -> Tensor:

@@ -58,7 +58,8 @@ class Objective:
             through z: see :mod:`iwae_fast.estimators`. The value is the bound's with each of them.
         num_samples: k >= 1; of :class:`iwae_fast.bounds.SUMO` at most so many.
         budget: how many samples of each observation run backward: the budget - 1 that matter most, and one drawn from
-            the rest that stands for all of these. Unbiased; k forward passes without a graph come first.
+            the rest that stands for all of these. Unbiased; k forward passes without a graph come first. From k on it
+            is all samples.
         tolerance: drop the samples whose scales sum to at most this part of all, such as 1e-7 (rounding) or 1e-3: a
             bias of that size at most. Waits for the device.
         chunk_size: at most so many samples of each observation at a time. Exact, and the memory is that of a chunk; the
@@ -225,7 +226,7 @@ class _Call:
         """The bound with the estimator's gradient, the log-weights, and how many samples run backward."""
         objective = self.objective
         posterior = self.model.encode(self.x, *self.context, mask=self.mask)
-        if objective.budget is not None or objective.tolerance is not None:
+        if objective.tolerance is not None or (objective.budget or math.inf) < self.num_samples:
             return self._chosen_samples(posterior)
         ran = torch.full((len(self.x),), self.num_samples, dtype=torch.int64, device=self.x.device)
         if objective.free_bits:
@@ -322,9 +323,13 @@ class _Call:
 
     def _with_gradient(self, value: Tensor, scales: Scales, junction: Junction, terms: Terms) -> Tensor:
         """The value, with the gradient that the scales make of the terms of each sample."""
-        decoder = _at_least(scales.decoder, scales.encoder)
-        junction.ratio = torch.where(decoder == 0, 0.0, scales.encoder / torch.where(decoder == 0, 1.0, decoder))
-        weighed = [(decoder, terms.log_likelihood), (self.kl_weight * scales.encoder, terms.log_ratio)]
+        decoder, encoder = scales
+        if encoder is decoder:
+            junction.ratio = torch.ones_like(decoder)
+        else:
+            decoder = _at_least(decoder, encoder)
+            junction.ratio = torch.where(decoder == 0, 0.0, encoder / torch.where(decoder == 0, 1.0, decoder))
+        weighed = [(decoder, terms.log_likelihood), (self.kl_weight * encoder, terms.log_ratio)]
         if terms.log_prior is not None:
             weighed.append((self.kl_weight * decoder, terms.log_prior))
         return autograd.apply(Ascended, value, *(part for pair in weighed for part in pair))

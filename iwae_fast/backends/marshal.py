@@ -64,10 +64,15 @@ def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
 
 def leading_shape(*tensors: Tensor) -> tuple[int, ...]:
     """The common shape of all axes but the last, of tensors known to broadcast."""
-    first = tuple(tensors[0].shape[:-1])
-    if all(tuple(t.shape[:-1]) == first for t in tensors[1:]):
-        return first
-    return tuple(torch.broadcast_shapes(*(t.shape[:-1] for t in tensors)))
+    shapes = [tuple(t.shape[:-1]) for t in tensors]
+    longest: tuple[int, ...] = ()
+    for shape in shapes:
+        if len(shape) > len(longest):
+            longest = shape
+    # torch's own is slow, and most calls broadcast an observation over its samples.
+    if all(shape == longest[len(longest) - len(shape) :] for shape in shapes):
+        return longest
+    return tuple(torch.broadcast_shapes(*shapes))
 
 
 def operand(tensor: Tensor) -> Operand:
