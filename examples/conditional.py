@@ -22,7 +22,7 @@ class Decoder(nn.Linear):
 
 features, classes, latent = 64, 10, 8
 model = iw.models.VAE(Encoder(features + classes, 2 * latent), Decoder(latent + classes, features), latent_dim=latent)
-warmup = iw.schedules.linear_warmup(50)  # of the divergence's weight, from 0 to 1
+warmup = iw.schedules.LinearWarmup(50)  # of the divergence's weight, from 0 to 1
 objective = iw.Objective(iw.bounds.IWAE(), "dreg", num_samples=10, kl_weight=warmup)
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 y = torch.eye(classes).repeat(5, 1)  # (B, 10)

@@ -111,3 +111,14 @@ def positive(name: str, value: Any) -> int:
 def reduction(reduction: Any) -> None:
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+
+
+def context(context: Any, observations: int) -> None:
+    """Tensors with a row for each observation."""
+    if isinstance(context, Tensor):
+        raise TypeError("context must be a sequence of tensors, such as (y,), got a tensor")
+    for part in context:
+        if not isinstance(part, Tensor):
+            raise TypeError(f"context must be tensors, got {type(part).__name__}")
+        if part.dim() == 0 or len(part) != observations:
+            raise ValueError(f"context {tuple(part.shape)} must have a row for each of {observations} observations")

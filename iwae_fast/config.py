@@ -13,7 +13,7 @@ from . import backends, bounds, checks
 from .data import DATASETS
 from .estimators import ESTIMATORS
 from .objective import Objective
-from .schedules import linear_warmup
+from .schedules import LinearWarmup
 from .seeds import SEED_LIMIT
 
 BOUNDS: dict[str, Callable[[TrainConfig], bounds.Bound]] = {
@@ -106,9 +106,7 @@ class TrainConfig:
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
         if not 0 <= self.seed < SEED_LIMIT:
             raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
-        objective = self.objective()
-        bound, k = objective.bound.realized(self.k, 0)
-        bound(torch.zeros(k, 1))  # which says so where k does not suit it
+        self.objective()  # which says so where its settings do not suit each other
         if ESTIMATORS[self.estimator].doubly_in_prior and len(self.latent) == 1:
             raise ValueError(f"estimator {self.estimator!r} is for a prior with parameters: for several latent layers")
 
@@ -120,7 +118,7 @@ class TrainConfig:
             num_samples=self.k,
             budget=self.budget,
             chunk_size=self.chunk_size,
-            kl_weight=linear_warmup(self.kl_warmup) if self.kl_warmup else 1.0,
+            kl_weight=LinearWarmup(self.kl_warmup) if self.kl_warmup else 1.0,
         )
 
     @classmethod

@@ -52,8 +52,8 @@ class Estimator(NamedTuple):
 
 def of_the_bound(weights: Weights) -> Scales:
     """The bound's own: with the whole of log q it is the gradient of the bound (Kingma & Welling 2014; Burda, Grosse &
-    Salakhutdinov 2016); with the path alone it sticks the landing, without the score, which is zero on average for
-    k = 1 alone (Roeder et al. 2017)."""
+    Salakhutdinov 2016); with the path alone it sticks the landing, without the score, which is zero on average only
+    where the scales do not depend on the samples: for the ELBO or k = 1 (Roeder et al. 2017)."""
     return Scales(weights.decoder.g, weights.encoder.g)
 
 

@@ -124,6 +124,7 @@ def log_likelihood(
     checks.positive("num_samples", num_samples)
     if chunk_size is not None:
         checks.positive("chunk_size", chunk_size)
+    checks.context(context, len(x))
     if mask is not None:
         mask = observed_features(mask, x)
     if seed is None:

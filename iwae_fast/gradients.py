@@ -112,7 +112,7 @@ def gradient_snr(
         num_draws: n >= 2.
         context, mask, step: further arguments of the objective.
         groups: the name of a parameter's group from the parameter's name, as in ``model.named_parameters()``; by
-            default the first part of it, the child module ("encoder", "decoder").
+            default the network: "encoder", "decoder", "upper.0.prior".
         seed: an int in [0, 2^63) that all draws follow from; from torch's generator if None.
 
     Returns:
@@ -242,6 +242,12 @@ def _reparameterized(objective: Objective) -> Objective:
     )
 
 
+def _network(name: str) -> str:
+    """The network of a parameter: "encoder", "decoder", or one of an upper layer, "upper.0.prior"."""
+    parts = name.split(".")
+    return ".".join(parts[:3]) if parts[0] == "upper" else parts[0]
+
+
 class _Moments:
     """Mean and variance of a stream of vectors, entry by entry (Welford 1962)."""
 
@@ -268,7 +274,7 @@ class _Parameters:
         members: dict[str, list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and parameter.numel() > 0:
-                group = name.split(".")[0] if groups is None else groups(name)
+                group = _network(name) if groups is None else groups(name)
                 if not isinstance(group, str):
                     raise TypeError(f"groups must return a str, got {type(group).__name__} for {name!r}")
                 members.setdefault(group, []).append((name, parameter))

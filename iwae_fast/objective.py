@@ -17,14 +17,17 @@ from .budgets import to_tolerance, within_budget
 from .estimators import Scales
 from .functional import normalized_weights
 from .junction import Ascended, Junction
-from .models import LatentVariableModel
+from .models import VAE, LatentVariableModel
 from .models.base import Density, Draw, Posterior, Terms
 from .reference import effective_sample_size_of_weights
 from .sampling import seed_tensor, standard_normal
 from .schedules import Schedule
 
-CHANGING = (_DropoutNd, _BatchNorm)
-"""Layers whose training mode gives other results at every run."""
+CHANGING = (_DropoutNd, _BatchNorm, nn.RReLU)
+"""Layers whose training mode gives other results at every run ..."""
+
+CHANGING_WITH_DROPOUT = (nn.RNNBase, nn.MultiheadAttention)
+"""... and those that do where their dropout is not 0."""
 
 CHUNK_WITHOUT_A_GRAPH = 50
 """Samples at a time where only their log-weights are wanted, unless chunk_size says otherwise."""
@@ -107,6 +110,9 @@ class Objective:
         checks.reduction(reduction)
         if dataset_size is not None and reduction != "sum":
             raise ValueError(f"dataset_size goes with reduction 'sum', got {reduction!r}")
+        realized, k = bound.realized(self.num_samples, 0)
+        with torch.no_grad():
+            realized(torch.zeros(k, 1))  # which says so where k does not suit it
         self.bound = bound
         self.estimator = estimator
         self.budget = None if budget is None else checks.positive("budget", budget)
@@ -142,8 +148,10 @@ class Objective:
             step: asks a schedule for its kl_weight.
         """
         self.check_model(model)
+        checks.context(context, len(x))
         draw = Draw(seed_tensor(seed, x.device), self.num_samples, observation_offset=observation_offset)
-        call = _Call(self, model, x, context, mask, draw, self._kl_weight(step))
+        bound, k = self.bound.realized(self.num_samples, seed)
+        call = _Call(self, model, bound, x, context, mask, draw._replace(num_samples=k), self._kl_weight(step))
         value, log_weights, ran = call.run()
         self.last = _diagnose(value.detach(), log_weights.detach(), ran, call.kl_weight)
         return self._reduced(-value)
@@ -156,10 +164,15 @@ class Objective:
     def check_model(self, model: LatentVariableModel) -> None:
         """ValueError where the objective does not suit the model."""
         if not isinstance(model, LatentVariableModel):
-            raise TypeError(f"model must be one of iwae_fast.models, such as VAE(...), got {type(model).__name__}")
+            raise TypeError(
+                f"model must be one of iwae_fast.models, such as VAE(...), got {type(model).__name__} (compile or wrap "
+                "its networks, or objective.bind(model))"
+            )
         estimators.check_model(self.estimator, model)
         if not (self.budget is None and self.tolerance is None and self.chunk_size is None):
-            _refuse_layers_that_change(model)
+            _refuse_layers_that_change(model, "a budget, a tolerance or chunks need")
+        elif self._estimator.density is Density.PATH and isinstance(model, VAE):
+            _refuse_layers_that_change(model.upper, f"estimator {self.estimator!r} needs of an upper layer")
 
     def _kl_weight(self, step: int | None) -> float:
         if not callable(self.kl_weight):
@@ -176,7 +189,15 @@ class Objective:
         return loss.sum() if self.dataset_size is None else loss.sum() * (self.dataset_size / max(len(loss), 1))
 
     def __repr__(self) -> str:
-        return f"Objective({self.bound!r}, estimator={self.estimator!r}, num_samples={self.num_samples})"
+        settings = {
+            "budget": self.budget,
+            "tolerance": self.tolerance,
+            "chunk_size": self.chunk_size,
+            "kl_weight": None if self.kl_weight == 1.0 else self.kl_weight,
+            "free_bits": self.free_bits or None,
+        }
+        given = "".join(f", {name}={value!r}" for name, value in settings.items() if value is not None)
+        return f"Objective({self.bound!r}, estimator={self.estimator!r}, num_samples={self.num_samples}{given})"
 
 
 class BoundObjective(nn.Module):
@@ -208,6 +229,7 @@ class _Call:
         self,
         objective: Objective,
         model: LatentVariableModel,
+        bound: Bound,
         x: Tensor,
         context: tuple[Tensor, ...],
         mask: Tensor | None,
@@ -216,10 +238,11 @@ class _Call:
     ) -> None:
         self.objective = objective
         self.model = model
+        self.bound = bound
         self.x, self.context, self.mask = x, context, mask
         self.draw = draw
         self.kl_weight = kl_weight
-        self.bound, self.num_samples = objective.bound.realized(objective.num_samples, draw.seed)
+        self.num_samples = draw.num_samples
         self.estimator = objective._estimator
 
     def run(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -317,6 +340,15 @@ class _Call:
         )
         return -torch.special.log_ndtr(normal.squeeze(-1))
 
+    def _rounding(self) -> float:
+        """Of the networks' dtype."""
+        device = self.x.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        else:
+            dtype = next(self.model.decoder.parameters(), self.x).dtype
+        return 0.5 * torch.finfo(dtype).eps
+
     @torch.no_grad()
     def _scaled(self, log_weights: Tensor) -> tuple[Tensor, Scales]:
         return estimators.value_and_scales(self.estimator, self.bound, log_weights, self.kl_weight)
@@ -327,7 +359,7 @@ class _Call:
         if encoder is decoder:
             junction.ratio = torch.ones_like(decoder)
         else:
-            decoder = _at_least(decoder, encoder)
+            decoder = _at_least(decoder, encoder, self._rounding())
             junction.ratio = torch.where(decoder == 0, 0.0, encoder / torch.where(decoder == 0, 1.0, decoder))
         weighed = [(decoder, terms.log_likelihood), (self.kl_weight * encoder, terms.log_ratio)]
         if terms.log_prior is not None:
@@ -356,17 +388,18 @@ def _not_negative(name: str, value: float) -> float:
     return float(value)
 
 
-def _refuse_layers_that_change(model: nn.Module) -> None:
+def _refuse_layers_that_change(model: nn.Module, needs: str) -> None:
     for name, module in model.named_modules():
-        if module.training and isinstance(module, CHANGING):
+        with_dropout = isinstance(module, CHANGING_WITH_DROPOUT) and module.dropout > 0
+        if module.training and (isinstance(module, CHANGING) or with_dropout):
             raise ValueError(
-                f"{name} ({type(module).__name__}) gives other results when it runs again, which a budget, a tolerance "
-                "or chunks need: put it in eval() mode or use all samples at once"
+                f"{name} ({type(module).__name__}) gives other results when it runs again, as {needs}: put it in "
+                "eval() mode, or take all samples at once and, with several layers, 'reparameterized'"
             )
 
 
-def _at_least(decoder: Tensor, encoder: Tensor) -> Tensor:
+def _at_least(decoder: Tensor, encoder: Tensor, rounding: float) -> Tensor:
     """The decoder's scales, kept from vanishing where the encoder's do not, by no more than rounding: their ratio must
-    stay a number."""
-    least = 0.5 * torch.finfo(encoder.dtype).eps * encoder.abs()
+    stay a number, and what is multiplied by it must not underflow."""
+    least = rounding * encoder.abs()
     return torch.where(decoder.abs() < least, torch.copysign(least, decoder), decoder)

@@ -1,8 +1,9 @@
 """The native ops, registered once with torch.library, and the one way to call them.
 
 In eager mode :func:`call` goes straight to the backend's function: a registered op costs microseconds more. While
-tracing it goes through the registered op, which ``torch.compile`` and ``make_fx`` see; both are the same function.
-Each op takes the name of its backend last. Autograd stands outside, in :mod:`iwae_fast.autograd`.
+tracing, or inside a transform of torch.func, it goes through the registered op, which ``torch.compile`` and ``make_fx``
+see; both are the same function. Each op takes the name of its backend last. Autograd stands outside, in
+:mod:`iwae_fast.autograd`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,18 @@ Fake = Callable[..., Any]
 
 def call(name: str, *arguments: Any, backend: str) -> Any:
     """Run the op ``name`` on ``backend``."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    if _traced_or_transformed():
         return getattr(torch.ops.iwae_fast, name)(*arguments, backend)
     return getattr(NATIVE[backend], name)(*arguments)
+
+
+def _traced_or_transformed() -> bool:
+    """Whether tensors may be stand-ins, which only the dispatcher can turn into plain ones."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 def _register(schema: str) -> Callable[[Fake], Fake]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -66,6 +67,17 @@ def test_context_is_as_good_as_a_model_of_each_observation(options: dict, estima
     torch.testing.assert_close(bound(x, context, seed=4), together)
 
 
+def test_context_that_does_not_fit() -> None:
+    model, x = conditional_model(), torch.rand(5, 4).double()
+    objective = iw.Objective(IWAE(), num_samples=2)
+    with pytest.raises(ValueError, match=r"context \(4, 3\) must have a row for each of 5 observations"):
+        objective(model, x, torch.zeros(4, 3).double())
+    with pytest.raises(TypeError, match="context must be tensors, got list"):
+        objective(model, x, [1.0])
+    with pytest.raises(TypeError, match=r"context must be a sequence of tensors, such as \(y,\)"):
+        iw.evaluate.log_likelihood(model, x, 2, context=torch.zeros(5, 3).double())
+
+
 def test_context_elsewhere() -> None:
     model, x, context = conditional_model(), torch.rand(300, 4).double(), torch.randn(300, 3).double()
     whole = iw.evaluate.log_likelihood(model, x, 20, seed=3, context=(context,))
@@ -103,9 +115,13 @@ def test_masked_bound_is_of_the_observed_features() -> None:
     exact = exact_log_likelihood(smaller, x[:, observed]).detach()
     found = iw.evaluate.log_likelihood(model, x, 200_000, seed=1, mask=observed)
     assert ((found.value - exact).abs() < 5 * found.std_error + 1e-3).all()
+    many, masks = x[:1].expand(300, 7), torch.rand(300, 7) < 0.5  # more than a chunk of observations
+    whole = iw.evaluate.log_likelihood(model, many, 5, seed=1, mask=masks)
+    torch.testing.assert_close(whole.value, iw.log_mean_exp(model.log_weights(many, 5, 1, mask=masks)).detach())
     one = iw.evaluate.log_likelihood(model, x, 50, seed=1, mask=observed.expand(3, 7)).value
     torch.testing.assert_close(one, iw.evaluate.log_likelihood(model, x, 50, seed=1, mask=observed).value)
-    assert model.reconstruct(x, mask=observed).shape == x.shape
+    mean, _ = model.encode(torch.where(observed, x, 0.0))
+    torch.testing.assert_close(model.reconstruct(x, mask=observed), model.decoder(mean)[0].detach())
 
 
 def test_images_with_masks() -> None:
@@ -124,19 +140,22 @@ def test_images_with_masks() -> None:
 
 
 def test_schedules() -> None:
-    warmup = schedules.linear_warmup(10, start=0.2)
+    warmup = schedules.LinearWarmup(10, start=0.2)
     assert [warmup(0), warmup(5), warmup(10), warmup(99)] == pytest.approx([0.2, 0.6, 1.0, 1.0])
-    cycle = schedules.cyclical(10, rising=0.5)
+    assert pickle.loads(pickle.dumps(iw.Objective(ELBO(), kl_weight=warmup))).kl_weight == warmup
+    cycle = schedules.Cyclical(10, rising=0.5)
     assert [cycle(0), cycle(2), cycle(5), cycle(9), cycle(10), cycle(12)] == pytest.approx([0, 0.4, 1, 1, 0, 0.4])
     with pytest.raises(ValueError, match="steps must be at least 1"):
-        schedules.linear_warmup(0)
+        schedules.LinearWarmup(0)
+    with pytest.raises(ValueError, match="start must be a finite number, got nan"):
+        schedules.LinearWarmup(3, start=math.nan)
     with pytest.raises(ValueError, match="rising must be above 0"):
-        schedules.cyclical(10, rising=0.0)
+        schedules.Cyclical(10, rising=0.0)
 
 
 def test_a_schedule_is_asked_for_its_step() -> None:
     model, x = away_from_the_optimum()
-    scheduled = iw.Objective(ELBO(), num_samples=K, kl_weight=schedules.linear_warmup(10))
+    scheduled = iw.Objective(ELBO(), num_samples=K, kl_weight=schedules.LinearWarmup(10))
     for step, weight in ((0, 0.0), (4, 0.4), (20, 1.0)):
         fixed = iw.Objective(ELBO(), num_samples=K, kl_weight=weight)
         assert torch.equal(scheduled(model, x, seed=1, step=step), fixed(model, x, seed=1))
@@ -201,9 +220,8 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
 
 def test_free_bits_need_a_divergence_in_closed_form() -> None:
     x = torch.zeros(1, 4, dtype=torch.float64)
-    for name in ("two layers",):
-        with pytest.raises(ValueError, match="the divergence of VAE by dimension has no closed form"):
-            iw.Objective(ELBO(), free_bits=0.1)(MODELS[name](), x)
+    with pytest.raises(ValueError, match="the divergence of VAE by dimension has no closed form"):
+        iw.Objective(ELBO(), free_bits=0.1)(MODELS["two layers"](), x)
 
 
 @pytest.mark.parametrize("bound", [b for b in BOUNDS if not isinstance(b, (SUMO, CUBO))][:4], ids=repr)

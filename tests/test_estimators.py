@@ -14,7 +14,9 @@ from torch import Tensor
 import iwae_fast as iw
 from iwae_fast.bounds import CUBO, ELBO, IWAE, JVI, PIWAE, SUMO, TVO, VRIWAE, Bound
 from iwae_fast.estimators import ESTIMATORS, value_and_scales
+from iwae_fast.junction import Junction
 from iwae_fast.models.base import Density
+from iwae_fast.objective import _at_least
 
 UNBIASED = ("reparameterized", "dreg", "gdreg")
 
@@ -129,8 +131,58 @@ def test_vimco_is_unbiased_for_two_binary_samples() -> None:
 def test_vimco_where_weights_vanish() -> None:
     log_weights = torch.tensor([[0.0, -math.inf, 0.0], [-math.inf, -math.inf, -1.0], [-math.inf, -math.inf, -400.0]])
     _, scales = value_and_scales(ESTIMATORS["vimco"], IWAE(), log_weights, 1.0)
-    assert scales.encoder.isfinite().all()
+    expected = scales.decoder - plain_gradients.vimco_signal(log_weights[:, 2])[:, None]
+    torch.testing.assert_close(scales.encoder[1:, 2], expected[1:, 2])
+    assert scales.encoder.isfinite().all()  # of the first, the others weigh nothing: no baseline, no signal
     assert (scales.encoder[:, 1] == 0).all()
+
+
+def test_a_decoder_scale_that_underflows_beside_an_encoder_scale() -> None:
+    """PIWAE's second group weighs nothing in the whole, and everything in itself."""
+    model, x = away_from_the_optimum()
+    model.float()
+    x = x[:1].float()
+    log_weights = torch.tensor([[0.0], [-1.0], [-200.0], [-201.0]])
+    _, scales = value_and_scales(ESTIMATORS["dreg"], PIWAE(2), log_weights, 1.0)
+    assert scales.decoder[2] == 0
+    assert scales.encoder[2] > 0.1
+    z = torch.ones(4, 1, 2, requires_grad=True)
+    junction = Junction()
+    seen, _, _ = junction.part(0)(z)
+    decoder = _at_least(*scales, 2.0**-24)
+    junction.ratio = scales.encoder / decoder
+    (seen.sum(-1) * decoder).sum().backward()
+    torch.testing.assert_close(z.grad, scales.encoder[..., None].expand(4, 1, 2))
+
+
+def test_upper_layers_that_change_are_refused_where_they_run_twice() -> None:
+    def network() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Dropout(0.5), iw.models.dense.GaussianNetwork(2, (3,), 2))
+
+    one = iw.models.DenseVAE(4, (2,), (3,))
+    model, x = iw.models.VAE(one.encoder, one.decoder, upper=[(network(), network())]), torch.rand(3, 4)
+    for estimator in ("stl", "dreg", "gdreg"):
+        with pytest.raises(ValueError, match=rf"0.encoder.0 \(Dropout\) .* as estimator '{estimator}' needs"):
+            iw.Objective(IWAE(), estimator, num_samples=3)(model, x)
+    iw.Objective(IWAE(), num_samples=3)(model, x)
+    model.eval()
+    iw.Objective(IWAE(), "gdreg", num_samples=3)(model, x)
+
+
+def test_transforms() -> None:
+    """torch.func.grad, with a budget and in several layers too."""
+    model, x = away_from_the_optimum("two layers")
+    parameters = dict(model.named_parameters())
+    for options in ({}, {"estimator": "gdreg"}, {"estimator": "dreg", "budget": 2}, {"estimator": "rws"}):
+        objective = iw.Objective(IWAE(), num_samples=4, **options)
+        bound = objective.bind(model)
+
+        def loss(parameters: dict[str, Tensor], bound: torch.nn.Module = bound) -> Tensor:
+            named = {f"model.{name}": p for name, p in parameters.items()}
+            return torch.func.functional_call(bound, named, (x,), {"seed": 1})
+
+        expected = gradients(objective, model, x, 1)
+        torch.testing.assert_close(list(torch.func.grad(loss)(parameters).values()), expected)
 
 
 def test_an_encoder_that_descends_an_upper_bound_finds_the_posterior() -> None:
@@ -186,8 +238,9 @@ def test_estimators_that_do_not_suit_the_model() -> None:
                 objective.bind(binary)
     with pytest.raises(ValueError, match="'gdreg' is for a prior with parameters"):
         iw.Objective(IWAE(), "gdreg", num_samples=K).bind(one)
-    with pytest.raises(ValueError, match="'gdreg' needs a bound that both networks ascend"):
-        iw.Objective(JVI(1), "gdreg", num_samples=K)
+    for bound in (JVI(1), PIWAE(2), CUBO(2), SUMO()):
+        with pytest.raises(ValueError, match="'gdreg' needs a bound that both networks ascend"):
+            iw.Objective(bound, "gdreg", num_samples=K)
     with pytest.raises(ValueError, match="'vimco' needs k >= 2 samples, got k = 1"):
         iw.Objective(IWAE(), "vimco", num_samples=1)
     with pytest.raises(TypeError, match="model must be one of iwae_fast.models, .* got Linear"):

@@ -58,14 +58,25 @@ def test_binary_latents() -> None:
     assert set(z.unique().tolist()) == {0.0, 1.0}
     torch.testing.assert_close(z.mean(0), model.prior_logits.sigmoid().detach(), rtol=0, atol=0.02)
     x = torch.rand(6, 4).double()
-    assert model.sample(7).shape == (7, 4)
-    assert model.reconstruct(x).shape == x.shape
+    torch.testing.assert_close(model.sample(7, 3), model.decoder(model.prior_draws(7, 3)).sigmoid().detach())
+    torch.testing.assert_close(model.reconstruct(x), model.decoder(model.encoder(x).sigmoid()).sigmoid().detach())
     assert set(model.sample_implicit_posterior(x, 20, 1).unique().tolist()) == {0.0, 1.0}
     evaluated = iw.evaluate.log_likelihood(model, (x > 0.5).double(), 4000, seed=1)
     states = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 3)
     joint = [log_likelihood(model, (x > 0.5).double(), [z[None]]) + log_prior(model, [z[None]]) for z in states]
     exact = torch.logsumexp(torch.stack([j.expand(6) for j in joint]), 0).detach()
     assert ((evaluated.value - exact).abs() < 5 * evaluated.std_error).all()
+
+
+def test_binary_latents_of_half_precision_are_drawn_from_their_density() -> None:
+    """A probability of 0.9994 is 1 in bfloat16."""
+    model = iw.models.BernoulliVAE(nn.Linear(4, 1), nn.Linear(1, 4), latent_dim=1)
+    with torch.no_grad():
+        model.encoder.weight.zero_()
+        model.encoder.bias.fill_(7.5)
+    model.bfloat16()
+    draws = model.sample_implicit_posterior(torch.zeros(100_000, 4).bfloat16(), 1, 1)
+    assert 30 < (draws == 0).sum() < 85  # 55 on average
 
 
 def test_implicit_posterior_of_two_layers() -> None:

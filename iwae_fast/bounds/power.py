@@ -79,7 +79,10 @@ class VRIWAE(Bound):
     @torch.no_grad()
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         power = 1.0 - self.alpha
-        v = normalized_weights(power * widened(log_weights))
+        tempered = power * widened(log_weights)
+        certain = tempered == math.inf  # of weight 0, with a negative power: all of the sum
+        v = normalized_weights(torch.where(certain, 0.0, tempered))
+        v = torch.where(certain.any(0), certain / certain.sum(0).clamp(min=1), v)
         return Coefficients(self(log_weights), v, power * v * (1.0 - v))
 
     def _settings(self) -> tuple[object, ...]:

@@ -22,8 +22,10 @@ class TVO(Bound):
     """
 
     def __init__(self, partition: Sequence[float] = (0.0, 0.1)) -> None:
+        if isinstance(partition, str) or not all(type(beta) in (int, float) for beta in partition):
+            raise ValueError(f"partition must be numbers, got {partition!r}")
         points = tuple(float(beta) for beta in partition)
-        if not points or points[0] != 0.0 or any(a >= b for a, b in zip(points, (*points[1:], 1.0), strict=True)):
+        if not points or points[0] != 0.0 or not all(a < b for a, b in zip(points, (*points[1:], 1.0), strict=True)):
             raise ValueError(f"partition must rise from 0 and stay below 1, got {partition!r}")
         self.partition = points
 
@@ -40,6 +42,9 @@ class TVO(Bound):
         g, D = torch.zeros_like(widest), torch.zeros_like(widest)
         for beta, width in self._intervals():
             v = _tempered(beta, widest)
+            if beta == 0.0:  # the ELBO, whose g is 1/k also where a log-weight is -inf
+                g += width * v
+                continue
             d = torch.where(v == 0, 0.0, widest - _expectation(v, widest))
             g += width * v * (1.0 + beta * d)
             D += width * beta * v * (1.0 + (1.0 - 2.0 * v) * (1.0 + beta * d))

@@ -138,6 +138,8 @@ class LatentVariableModel(nn.Module):
         Returns:
             (k, B) in nats, differentiable in the networks' parameters, by reparameterisation where z allows it.
         """
+        checks.positive("num_samples", num_samples)
+        checks.context(context, len(x))
         if posterior is None:
             posterior = self.encode(x, *context, mask=mask)
         draw = Draw(seed_tensor(seed, x.device), num_samples, sample_offset, observation_offset)

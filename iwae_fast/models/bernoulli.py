@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from ..functional import bernoulli_log_prob
 from ..sampling import standard_normal
 from .base import Density, Draw, LatentVariableModel, Passage, Posterior, Terms, observed_features
@@ -39,7 +40,7 @@ class BernoulliVAE(LatentVariableModel):
         backend: str | None = None,
     ) -> None:
         super().__init__(encoder, decoder, likelihood, backend)
-        self.latent_dim = latent_dim
+        self.latent_dim = checks.positive("latent_dim", latent_dim)
         self.prior_logits = nn.Parameter(torch.zeros(latent_dim))
 
     def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
@@ -84,7 +85,9 @@ class BernoulliVAE(LatentVariableModel):
             device=logits.device,
             backend=self.backend,
         )
-        return (torch.special.ndtr(noise) < torch.sigmoid(logits)).to(logits.dtype)
+        # In half precision a probability near 1 would be 1.
+        probability = torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        return (torch.special.ndtr(noise) < probability).to(logits.dtype)
 
     def posterior_mean(self, posterior: Posterior) -> Tensor:
         return torch.sigmoid(posterior[0])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..functional import gaussian_log_prob, standard_gaussian_log_prob
+from ..reference import widen
 from ..sampling import sample_gaussian, seed_tensor, standard_normal
 from .base import Density, Draw, LatentVariableModel, Passage, Posterior, Terms, as_parameters, observed_features
 
@@ -166,7 +167,7 @@ class VAE(LatentVariableModel):
     def kl_by_dimension(self, posterior: Posterior) -> Tensor:
         if self.upper:
             return super().kl_by_dimension(posterior)
-        mean, log_std = posterior
+        mean, log_std = widen(*posterior)
         return 0.5 * (mean.square() + torch.exp(2.0 * log_std) - 1.0) - log_std
 
     def posterior_mean(self, posterior: Posterior) -> Tensor:
