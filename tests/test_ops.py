@@ -30,6 +30,14 @@ def samples() -> dict[str, list[tuple]]:
         "standard_gaussian_log_prob_backward": [(log_ratio, mean, mask, [True])],
         "bernoulli_log_prob": [(value, logits, None), (strided, half, mask)],
         "bernoulli_log_prob_backward": [(scalar, value, logits, mask, [False, True])],
+        "linear_bernoulli_log_prob": [
+            (value, r(3, 4, 5), r(7, 5), r(7), mask),
+            (strided, r(4, 5), r(5, 7).T, None, None),
+        ],
+        "linear_bernoulli_log_prob_backward": [
+            (scalar, value, r(3, 4, 5), r(7, 5), r(7), mask, [True, True, True, True]),
+            (r(4), value, r(4, 5), r(7, 5), None, None, [False, True, True, False]),
+        ],
         "log_mean_exp": [(log_ratio, 0), (log_ratio, 1), (log_ratio.double().T, 0)],
         "log_mean_exp_backward": [(r(4), log_ratio, 0), (r(3), log_ratio, 1)],
         "bernoulli_iwae_loss": [(value, logits, log_ratio, mask, "mean"), (strided, half, log_ratio, None, "none")],
