@@ -76,7 +76,7 @@ class Objective:
         reduction: "mean" or "sum" over the observations, or "none".
         dataset_size: N; with reduction "sum" the loss is then N / B times the sum, an estimate for the whole data set.
 
-    After a call, :attr:`last` holds its :class:`Diagnostics`.
+    After a call, :attr:`last` has its :class:`Diagnostics`.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Objective:
         self.free_bits = free_bits
         self.reduction = reduction
         self.dataset_size = None if dataset_size is None else checks.positive("dataset_size", dataset_size)
-        self.last: Diagnostics | None = None
+        self._seen: Diagnostics | tuple[Tensor, Tensor, int | Tensor, float] | None = None
 
     def __call__(
         self,
@@ -153,8 +153,15 @@ class Objective:
         bound, k = self.bound.realized(self.num_samples, seed)
         call = _Call(self, model, bound, x, context, mask, draw._replace(num_samples=k), self._kl_weight(step))
         value, log_weights, ran = call.run()
-        self.last = _diagnose(value.detach(), log_weights.detach(), ran, call.kl_weight)
+        self._seen = (value.detach(), log_weights.detach(), ran, call.kl_weight)
         return self._reduced(-value)
+
+    @property
+    def last(self) -> Diagnostics | None:
+        """What the last call saw; None before it. Computed when first asked for."""
+        if self._seen is not None and not isinstance(self._seen, Diagnostics):
+            self._seen = _diagnose(*self._seen)
+        return self._seen
 
     def bind(self, model: LatentVariableModel) -> BoundObjective:
         """A module whose forward(x) is the loss: what DDP, torch.compile and Lightning wrap."""
@@ -245,13 +252,14 @@ class _Call:
         self.num_samples = draw.num_samples
         self.estimator = objective._estimator
 
-    def run(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The bound with the estimator's gradient, the log-weights, and how many samples run backward."""
+    def run(self) -> tuple[Tensor, Tensor, int | Tensor]:
+        """The bound with the estimator's gradient, the log-weights, and how many samples run backward, for all or each
+        observation."""
         objective = self.objective
         posterior = self.model.encode(self.x, *self.context, mask=self.mask)
         if objective.tolerance is not None or (objective.budget or math.inf) < self.num_samples:
             return self._chosen_samples(posterior)
-        ran = torch.full((len(self.x),), self.num_samples, dtype=torch.int64, device=self.x.device)
+        ran = self.num_samples
         if objective.free_bits:
             return *self._with_free_bits(posterior), ran
         both = self.bound.for_decoder is self.bound and self.bound.for_encoder is self.bound
@@ -376,8 +384,11 @@ def _joined(parts: list[Terms]) -> Terms:
     )
 
 
-def _diagnose(value: Tensor, log_weights: Tensor, num_backward: Tensor, kl_weight: float) -> Diagnostics:
+@torch.no_grad()
+def _diagnose(value: Tensor, log_weights: Tensor, num_backward: int | Tensor, kl_weight: float) -> Diagnostics:
     weights = normalized_weights(log_weights)
+    if isinstance(num_backward, int):
+        num_backward = torch.full(log_weights.shape[1:], num_backward, dtype=torch.int64, device=log_weights.device)
     ess = effective_sample_size_of_weights(weights)
     return Diagnostics(value, ess, weights.amax(0), num_backward, kl_weight)
 
