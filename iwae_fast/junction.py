@@ -92,13 +92,33 @@ class Ascended(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         _, *scales_and_terms = inputs
-        ctx.dtypes = [term.dtype for term in scales_and_terms[1::2]]
-        ctx.save_for_backward(*scales_and_terms[::2])
+        ctx.save_for_backward(*scales_and_terms)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gradients: list[Tensor | None] = [None]
-        for index, (scales, dtype) in enumerate(zip(ctx.saved_tensors, ctx.dtypes, strict=True)):
-            needed = ctx.needs_input_grad[2 * index + 2]
-            gradients += [None, (scales * grad).to(dtype) if needed else None]
+        saved = ctx.saved_tensors
+        for index, (scales, term) in enumerate(zip(saved[::2], saved[1::2], strict=True)):
+            gradient = None
+            if ctx.needs_input_grad[2 * index + 2]:
+                gradient = (scales * grad).to(term.dtype)
+                if torch.is_grad_enabled():
+                    gradient = _Once.apply(gradient, *saved[1::2])
+            gradients += [None, gradient]
         return tuple(gradients)
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that refuses to be differentiated: its scales depend on the terms, and nothing here follows that."""
+
+    @staticmethod
+    def forward(gradient: Tensor, *terms: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError("second derivatives of an objective's gradient estimator do not exist")

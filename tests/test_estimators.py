@@ -169,6 +169,19 @@ def test_upper_layers_that_change_are_refused_where_they_run_twice() -> None:
     iw.Objective(IWAE(), "gdreg", num_samples=3)(model, x)
 
 
+@pytest.mark.parametrize("estimator", ["dreg", "rws"])
+def test_second_derivatives_raise(estimator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reference too, whose own operations have them."""
+    monkeypatch.setenv("IWAE_FAST_BACKEND", "reference")
+    model, x = away_from_the_optimum()
+    parameters = list(model.parameters())
+    for options in ({}, {"budget": 2}):
+        loss = iw.Objective(IWAE(), estimator, num_samples=4, **options)(model, x, seed=1)
+        first = torch.autograd.grad(loss, parameters, create_graph=True)
+        with pytest.raises(RuntimeError, match="second derivatives of an objective's gradient estimator"):
+            sum(g.square().sum() for g in first).backward()
+
+
 def test_transforms() -> None:
     """torch.func.grad, with a budget and in several layers too."""
     model, x = away_from_the_optimum("two layers")
