@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,25 +72,9 @@ def bernoulli_log_prob_backward(
     return _density_backward("bernoulli", grad, (value, logits), mask, needs)
 
 
-def linear_bernoulli_log_prob(
-    value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
-) -> Tensor:
-    return linear.log_prob(_BERNOULLI, value, hidden, weight, bias, mask)
-
-
-def linear_bernoulli_log_prob_backward(
-    grad: Tensor,
-    value: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    needs: list[bool],
-) -> list[Tensor]:
-    return linear.log_prob_backward(_BERNOULLI, grad, value, hidden, weight, bias, mask, needs)
-
-
 _BERNOULLI = linear.Likelihood(bernoulli_log_prob, bernoulli_log_prob_backward)
+linear_bernoulli_log_prob = partial(linear.log_prob, _BERNOULLI)
+linear_bernoulli_log_prob_backward = partial(linear.log_prob_backward, _BERNOULLI)
 
 
 def _density(density: str, parameters: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:

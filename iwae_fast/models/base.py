@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -66,10 +67,10 @@ class Passage(Protocol):
     def __call__(self, z: Tensor, from_prior: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
-class LatentVariableModel(nn.Module):
+class LatentVariableModel(nn.Module, ABC):
     """p(z), p(x | z) from the decoder, q(z | x) from the encoder.
 
-    A subclass says what the latents are: it defines :meth:`encode`, :meth:`terms`, :meth:`prior_draws`,
+    A subclass says what the latents are: it defines :meth:`posterior`, :meth:`terms`, :meth:`prior_draws`,
     :meth:`posterior_mean` and, where there is one, :meth:`kl_by_dimension`.
     """
 
@@ -89,8 +90,15 @@ class LatentVariableModel(nn.Module):
 
     def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
         """The parameters of q(z | x) of the first layer, each (B, Z); features that a mask hides are zeros."""
-        raise NotImplementedError
+        if mask is not None:
+            x = torch.where(observed_features(mask, x), x, 0.0)
+        return self.posterior(self.encoder(x, *context))
 
+    @abstractmethod
+    def posterior(self, output: Any) -> Posterior:
+        """What the encoder returned, checked, as a tuple."""
+
+    @abstractmethod
     def terms(
         self,
         x: Tensor,
@@ -103,15 +111,14 @@ class LatentVariableModel(nn.Module):
         passage: Passage | None = None,
     ) -> tuple[Tensor, Terms]:
         """Draw z, (k, B, Z) as the decoder sees it, and the parts of its log-weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
         """z from p(z), (N, Z), as the decoder takes it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def posterior_mean(self, posterior: Posterior) -> Tensor:
         """E[z] under q(z | x), (B, Z)."""
-        raise NotImplementedError
 
     def log_weights(
         self,

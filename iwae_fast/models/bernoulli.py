@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..functional import bernoulli_log_prob
 from ..sampling import standard_normal
-from .base import Density, Draw, LatentVariableModel, Passage, Posterior, Terms, observed_features
+from .base import Density, Draw, LatentVariableModel, Passage, Posterior, Terms
 
 
 class BernoulliVAE(LatentVariableModel):
@@ -43,16 +44,13 @@ class BernoulliVAE(LatentVariableModel):
         self.latent_dim = checks.positive("latent_dim", latent_dim)
         self.prior_logits = nn.Parameter(torch.zeros(latent_dim))
 
-    def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
-        """The logits of q(z | x), (B, Z), as a tuple of one; features that a mask hides are zeros."""
-        if mask is not None:
-            x = torch.where(observed_features(mask, x), x, 0.0)
-        logits = self.encoder(x, *context)
-        if not isinstance(logits, Tensor):
-            raise TypeError(f"the encoder must return logits, a tensor, got {type(logits).__name__}")
-        if logits.dim() != 2 or logits.shape[1] != self.latent_dim:
-            raise ValueError(f"the encoder's logits must be (B, {self.latent_dim}), got {tuple(logits.shape)}")
-        return (logits,)
+    def posterior(self, output: Any) -> Posterior:
+        """The logits of q(z | x), (B, Z), as a tuple of one."""
+        if not isinstance(output, Tensor):
+            raise TypeError(f"the encoder must return logits, a tensor, got {type(output).__name__}")
+        if output.dim() != 2 or output.shape[1] != self.latent_dim:
+            raise ValueError(f"the encoder's logits must be (B, {self.latent_dim}), got {tuple(output.shape)}")
+        return (output,)
 
     def terms(
         self,

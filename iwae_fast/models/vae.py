@@ -12,7 +12,7 @@ from torch.func import functional_call
 from ..functional import gaussian_log_prob, standard_gaussian_log_prob
 from ..reference import widen
 from ..sampling import sample_gaussian, seed_tensor, standard_normal
-from .base import Density, Draw, LatentVariableModel, Passage, Posterior, Terms, as_parameters, observed_features
+from .base import Density, Draw, LatentVariableModel, Passage, Posterior, Terms, as_parameters
 
 
 class VAE(LatentVariableModel):
@@ -48,11 +48,9 @@ class VAE(LatentVariableModel):
         self.latent_dim = latent_dim
         self.learned_prior = bool(upper)
 
-    def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
-        """Mean and log standard deviation of q(z_1 | x), each (B, Z); features that a mask hides are zeros."""
-        if mask is not None:
-            x = torch.where(observed_features(mask, x), x, 0.0)
-        return _gaussian("encoder", self.encoder(x, *context))
+    def posterior(self, output: Any) -> Posterior:
+        """Mean and log standard deviation of q(z_1 | x), each (B, Z)."""
+        return _gaussian("encoder", output)
 
     def terms(
         self,
