@@ -114,11 +114,13 @@ DensityKind density_from(const std::string& name) {
   if (name == "gaussian") return DensityKind::kGaussian;
   if (name == "standard_gaussian") return DensityKind::kStandardGaussian;
   if (name == "bernoulli") return DensityKind::kBernoulli;
+  if (name == "biased_bernoulli") return DensityKind::kBiasedBernoulli;
   throw py::value_error("unknown density: " + name);
 }
 
 using Parameters = std::vector<OperandTuple>;
 using Gradients = std::vector<std::optional<OperandTuple>>;
+using Pointers = std::vector<uintptr_t>;  // 0 where there is none
 using Mask = std::optional<OperandTuple>;
 
 void fill(DensityCall& call, const std::string& density, bool float64, const Sizes& shape,
@@ -131,12 +133,20 @@ void fill(DensityCall& call, const std::string& density, bool float64, const Siz
   call.threads = threads;
 }
 
+// What a forward pass writes: `kept` has the places of the gradients that it makes too, one a parameter.
+void fill(DensityForwardCall& call, uintptr_t log_prob, const Pointers& kept) {
+  if (kept.size() > kMaxParameters) throw py::value_error("at most 3 parameters are supported");
+  call.log_prob = reinterpret_cast<void*>(log_prob);
+  for (size_t p = 0; p < kept.size(); ++p) call.kept[p] = reinterpret_cast<void*>(kept[p]);
+}
+
 void density(const std::string& name, bool float64, const Sizes& shape, const Parameters& parameters,
-             const Mask& mask, uintptr_t log_prob, int threads) {
-  DensityCall call;
+             const Mask& mask, uintptr_t log_prob, const Pointers& kept, int threads) {
+  DensityForwardCall call;
   fill(call, name, float64, shape, parameters, mask, threads);
+  fill(call, log_prob, kept);
   py::gil_scoped_release release;
-  chosen->density(call, reinterpret_cast<void*>(log_prob));
+  chosen->density(call);
 }
 
 void density_backward(const std::string& name, bool float64, const Sizes& shape, const Parameters& parameters,
@@ -151,12 +161,12 @@ void density_backward(const std::string& name, bool float64, const Sizes& shape,
 
 void iwae_loss(const std::string& name, bool float64, const Sizes& shape, const Parameters& parameters,
                const Mask& mask, const OperandTuple& log_ratio, const std::string& reduction, uintptr_t weights,
-               uintptr_t loss, int threads) {
+               uintptr_t loss, const Pointers& kept, int threads) {
   IWAELossCall call;
   fill(call, name, float64, shape, parameters, mask, threads);
+  fill(call, weights, kept);
   call.log_ratio = operand_from(log_ratio, leading(call.shape));
   call.reduction = reduction_from(reduction);
-  call.weights = reinterpret_cast<void*>(weights);
   call.loss = reinterpret_cast<void*>(loss);
   py::gil_scoped_release release;
   chosen->iwae_loss(call);
@@ -257,6 +267,33 @@ void sample_gaussian_backward(bool float64, uintptr_t seed, const Samples& sampl
   chosen->sample_gaussian_backward(call);
 }
 
+void tanh_layer(bool float64, int64_t rows, int64_t columns, uintptr_t values, uintptr_t bias, int threads) {
+  TanhLayerCall call;
+  call.float64 = float64;
+  call.rows = rows;
+  call.columns = columns;
+  call.values = reinterpret_cast<void*>(values);
+  call.bias = reinterpret_cast<const void*>(bias);
+  call.threads = threads;
+  py::gil_scoped_release release;
+  chosen->tanh_layer(call);
+}
+
+void tanh_layer_backward(bool float64, int64_t rows, int64_t columns, uintptr_t values, uintptr_t grad,
+                         uintptr_t gradient, uintptr_t bias_gradient, int threads) {
+  TanhLayerBackwardCall call;
+  call.float64 = float64;
+  call.rows = rows;
+  call.columns = columns;
+  call.values = reinterpret_cast<const void*>(values);
+  call.grad = reinterpret_cast<const void*>(grad);
+  call.gradient = reinterpret_cast<void*>(gradient);
+  call.bias_gradient = reinterpret_cast<void*>(bias_gradient);
+  call.threads = threads;
+  py::gil_scoped_release release;
+  chosen->tanh_layer_backward(call);
+}
+
 }  // namespace
 }  // namespace iwae
 
@@ -289,4 +326,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("standard_normal", standard_normal);
   module.def("sample_gaussian", sample_gaussian);
   module.def("sample_gaussian_backward", sample_gaussian_backward);
+  module.def("tanh_layer", tanh_layer);
+  module.def("tanh_layer_backward", tanh_layer_backward);
 }

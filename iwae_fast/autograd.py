@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -39,6 +40,67 @@ class Density(Function):
         needs = list(ctx.needs_input_grad[3:])
         gradients = _gradients(ctx, (grad,), *parameters, mask, needs)
         return None, None, None, *_place(gradients, needs)
+
+
+class LinearBernoulli(Function):
+    """log p(value | hidden @ weight.T + bias), whose forward pass leaves the residuals in the place of the logits.
+
+    They come back too, for the backward pass, and carry no gradient. Going back, the incoming gradient weighs the few
+    columns of ``hidden`` and of its gradient, not the many of the residuals.
+    """
+
+    @staticmethod
+    def forward(
+        backend: str, value: Tensor, mask: Tensor | None, hidden: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return ops.call("linear_bernoulli_log_prob_and_residual", value, hidden, weight, bias, mask, backend=backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, _, _, hidden, weight, _ = inputs
+        log_prob, residual = output
+        ctx.mark_non_differentiable(residual)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(log_prob, residual, hidden, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 6
+        log_prob, residual, hidden, weight = ctx.saved_tensors
+        rows = (log_prob.numel(), -1)
+        scale = _with_memory(grad).to(hidden.dtype).reshape(rows)
+        residual, inputs = residual.view(rows), hidden.reshape(rows)
+        # A coefficient of zero gives zero, also where the residual is NaN, as the log-probability then is.
+        if _stands_in() or math.isnan(log_prob.sum().item()):
+            residual = residual.masked_fill((scale == 0) & log_prob.isnan().reshape(rows), 0.0)
+        _, _, _, of_hidden, of_weight, of_bias = ctx.needs_input_grad
+        gradients = (
+            (torch.mm(residual, weight) * scale).view(hidden.shape) if of_hidden else None,
+            torch.mm(residual.t(), inputs * scale) if of_weight else None,
+            torch.mv(residual.t(), scale.squeeze(1)) if of_bias else None,
+        )
+        return None, None, None, *_once(gradients, log_prob)
+
+
+class LinearTanh(Function):
+    """tanh(hidden @ weight.T + bias)."""
+
+    @staticmethod
+    def forward(backend: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return ops.call("linear_tanh", hidden, weight, bias, backend=backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.name = "linear_tanh"
+        ctx.backend, hidden, weight, _ = inputs
+        ctx.save_for_backward(output, hidden, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs = list(ctx.needs_input_grad[1:])
+        gradients = _gradients(ctx, (grad,), *ctx.saved_tensors, needs)
+        return None, *_place(gradients, needs)
 
 
 class LogMeanExp(Function):
@@ -94,6 +156,56 @@ class IWAELoss(Function):
         return None, None, None, None, grad_log_ratio, *_place(gradients, needs)
 
 
+class IWAELossAtOnce(Function):
+    """:class:`IWAELoss` whose forward pass makes the gradients too: each exponential is computed once.
+
+    ``wanted`` says of which parameters; they need the shape of the whole call, and the dtype of its sums. Weights and
+    gradients come back for the backward pass, and carry no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        name: str,
+        backend: str,
+        reduction: str,
+        mask: Tensor | None,
+        wanted: list[bool],
+        log_ratio: Tensor,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, ...]:
+        name = f"{name}_and_gradients"
+        loss, weights, gradients = ops.call(name, *parameters, log_ratio, mask, reduction, wanted, backend=backend)
+        return loss, weights, *gradients
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, _, ctx.reduction, _, _, log_ratio, *_ = inputs
+        loss, *others = output
+        ctx.mark_non_differentiable(*others)
+        ctx.set_materialize_grads(False)
+        ctx.log_ratio_dtype = log_ratio.dtype
+        ctx.save_for_backward(loss, *others)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
+        loss, weights, *gradients = ctx.saved_tensors
+        grad = _with_memory(grad)
+        needs = list(ctx.needs_input_grad[6:])
+        of_log_ratio = None
+        if ctx.needs_input_grad[5]:
+            observations = max(weights[0].numel(), 1)
+            share = 1.0 / observations if ctx.reduction == "mean" else 1.0
+            of_log_ratio = _weighed(-share * weights, grad, weights).to(ctx.log_ratio_dtype)
+        if not _is_one_for_good(grad):
+            gradients = [
+                _weighed(g, grad.unsqueeze(-1) if grad.dim() else grad, weights.unsqueeze(-1)) for g in gradients
+            ]
+        of_log_ratio, *placed = _once((of_log_ratio, *_place(gradients, needs)), loss)
+        return None, None, None, None, None, of_log_ratio, *placed
+
+
 class SampleGaussian(Function):
     """Reparameterised samples and their log-ratio, from the parameters of q, a seed and indices."""
 
@@ -126,6 +238,33 @@ class SampleGaussian(Function):
         return None, grad_mean, grad_log_std, None, None, None, None, None
 
 
+def _stands_in() -> bool:
+    """Whether tensors may stand for others, whose numbers cannot be looked at."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _is_one_for_good(grad: Tensor) -> bool:
+    """Whether a kept gradient may be handed over as it is: nothing scales it, and no later pass reads it again."""
+    if grad.dim() or _stands_in():
+        return False
+    return not torch._C._autograd._get_current_graph_task_keep_graph() and grad.item() == 1.0
+
+
+def _weighed(kept: Tensor, grad: Tensor, weights: Tensor) -> Tensor:
+    """kept * grad, and 0 where the weight is, also if the incoming gradient is not finite."""
+    product = kept * grad
+    if _stands_in() or not grad.isfinite().all():
+        product = torch.where(weights == 0, 0.0, product)
+    return product
+
+
+def _once(gradients: tuple[Tensor | None, ...], result: Tensor) -> tuple[Tensor | None, ...]:
+    """The same gradients of a result, with second derivatives that raise."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return gradients
+    return tuple(None if g is None else apply(Once, g, result) for g in gradients)
+
+
 def _place(gradients: list[Tensor] | tuple[Tensor, ...], needs: list[bool]) -> list[Tensor | None]:
     """Put the gradients that were computed in the places of the inputs that need one."""
     remaining = iter(gradients)
@@ -142,15 +281,36 @@ def _gradients(ctx: Any, grads: tuple[Tensor | None, ...], *arguments: Any) -> l
     return _Gradients.forward(*inputs)
 
 
-def _with_memory(grad: Tensor | None) -> Tensor | None:
+def _with_memory(grad: Tensor) -> Tensor:
     """The same gradient with its numbers in memory, where autograd hands over a lazily negated or zero tensor."""
-    if grad is None:
-        return None
+    if torch.compiler.is_compiling():
+        return grad
     if torch._C._functorch.is_legacy_batchedtensor(grad):
         raise RuntimeError("is_grads_batched and vectorize=True need backend='reference'; torch.func.jacrev does not")
     if grad.is_neg() or grad._is_zerotensor():
         return grad.resolve_neg().clone()
     return grad
+
+
+class Once(Function):
+    """A gradient that refuses to be differentiated: it depends on others in ways that nothing here follows."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, *others: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "second derivatives of fused ops and of gradient estimators do not exist; of an op they do "
+            "with backend='reference'"
+        )
 
 
 class _Gradients(Function):
@@ -163,9 +323,8 @@ class _Gradients(Function):
     @staticmethod
     def forward(name: str, backend: str, count: int, *arguments: Any) -> tuple[Tensor, ...]:
         """``arguments`` are the incoming gradients, ``count`` of them, then what the op needs besides."""
-        if not torch.compiler.is_compiling():
-            arguments = (*map(_with_memory, arguments[:count]), *arguments[count:])
-        gradients = ops.call(f"{name}_backward", *arguments, backend=backend)
+        grads = [None if grad is None else _with_memory(grad) for grad in arguments[:count]]
+        gradients = ops.call(f"{name}_backward", *grads, *arguments[count:], backend=backend)
         return (gradients,) if isinstance(gradients, Tensor) else tuple(gradients)
 
     @staticmethod

@@ -12,13 +12,18 @@ backend cannot serve.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import autograd, checks, ops, reference
 from .backends import REFERENCE, choose
+from .backends.marshal import accumulation_dtype
 
 WIDE = (torch.float32, torch.float64)
 """Dtypes that sums are accumulated in."""
+
+WORTH_A_KERNEL = 2**15
+"""Elements of a layer's output from which on a kernel of its own takes less time than torch's operations."""
 
 
 def gaussian_log_prob(
@@ -83,12 +88,15 @@ def linear_bernoulli_log_prob(
     bias: Tensor | None = None,
     mask: Tensor | None = None,
     *,
+    recompute: bool = True,
     backend: str | None = None,
 ) -> Tensor:
     """:func:`bernoulli_log_prob` of value and a linear layer's output, whose logits are never stored.
 
-    log p(value | hidden @ weight.T + bias), a tile of rows at a time; the backward pass makes the logits again, a third
-    of a matrix product more for memory that does not grow with k B D.
+    log p(value | hidden @ weight.T + bias), a tile of rows at a time; the backward pass makes the logits again: a
+    fourth matrix product for memory that does not grow with k B D. Without ``recompute`` the forward pass leaves the
+    residuals value - sigmoid(logits) where the logits were, all that the backward pass needs: three matrix products,
+    and one array of k B D.
 
     Args:
         value: observations, for example (B, D).
@@ -96,16 +104,14 @@ def linear_bernoulli_log_prob(
         weight, bias: (D, H) and (D,), as of an ``nn.Linear``, of the dtype of ``hidden``. Under autocast all three
             are cast as a linear layer's.
         mask: as in :func:`gaussian_log_prob`.
+        recompute: whether to trade a matrix product for memory.
         backend: force a backend by name.
 
     Returns:
         Log-probability in nats, shape (...), float32 or float64.
     """
-    checks.floating(value=value, hidden=hidden, weight=weight, **({} if bias is None else {"bias": bias}))
-    if weight.dim() != 2 or hidden.dim() == 0 or hidden.shape[-1] != weight.shape[1]:
-        raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (..., H) and (D, H)")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must be ({weight.shape[0]},) as weight {tuple(weight.shape)}, got {tuple(bias.shape)}")
+    checks.floating(value=value, hidden=hidden)
+    _linear_layer(hidden, weight, bias)
     if value.dim() == 0 or value.shape[-1] != weight.shape[0]:
         raise ValueError(f"value must be (..., {weight.shape[0]}), got {tuple(value.shape)}")
     leading = checks.broadcast({"value": tuple(value.shape[:-1]), "hidden": tuple(hidden.shape[:-1])})
@@ -118,7 +124,39 @@ def linear_bernoulli_log_prob(
     chosen = choose(backend, (value, hidden, weight, bias, mask), axes=len(leading) + 1)
     if chosen == REFERENCE:
         return reference.linear_bernoulli_log_prob(value, hidden, weight, bias, mask)
-    return autograd.apply(autograd.Density, "linear_bernoulli_log_prob", chosen, mask, value, hidden, weight, bias)
+    if recompute or not (torch.is_grad_enabled() and _any_requires_grad(value, hidden, weight, bias)):
+        return autograd.apply(autograd.Density, "linear_bernoulli_log_prob", chosen, mask, value, hidden, weight, bias)
+    in_place = hidden.shape[:-1] == leading and accumulation_dtype(value, hidden) == hidden.dtype
+    if value.requires_grad or not in_place or not ops.offered("linear_bernoulli_log_prob_and_residual", chosen):
+        return bernoulli_log_prob(value, F.linear(hidden, weight, bias), mask, backend=backend)
+    log_prob, _ = autograd.apply(autograd.LinearBernoulli, chosen, value, mask, hidden, weight, bias)
+    return log_prob
+
+
+def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
+    """tanh(hidden @ weight.T + bias), a dense layer of the papers' networks.
+
+    Where a backend has kernels for the two halves around the matrix product (bias and tanh in one pass; the gradient
+    before the tanh with its sum in one), and there is enough for them to do, they serve; elsewhere torch's own
+    operations do.
+
+    Args:
+        hidden: (..., H).
+        weight, bias: (M, H) and (M,), as of an ``nn.Linear``, of the dtype of ``hidden``. Under autocast all three are
+            cast as a linear layer's.
+        backend: force a backend by name.
+
+    Returns:
+        (..., M), of the dtype of ``hidden``.
+    """
+    _linear_layer(hidden, weight, bias)
+    if backend is None and hidden.shape[:-1].numel() * len(weight) < WORTH_A_KERNEL:
+        return torch.tanh(F.linear(hidden, weight, bias))
+    chosen = choose(backend, (hidden, weight, bias))
+    plain = torch.is_autocast_enabled(hidden.device.type) or not _one_wide_dtype(hidden, weight, bias)
+    if plain or chosen == REFERENCE or not ops.offered("linear_tanh", chosen):
+        return torch.tanh(F.linear(hidden, weight, bias))
+    return autograd.apply(autograd.LinearTanh, chosen, hidden, weight, bias)
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0, *, backend: str | None = None) -> Tensor:
@@ -266,8 +304,47 @@ def _iwae_loss(
     if chosen == REFERENCE:
         return _reduce(getattr(reference, name)(*parameters.values(), log_ratio, mask), reduction)
     parts = _same_features(shape[-1], parameters)
-    loss, _ = autograd.apply(autograd.IWAELoss, name, chosen, reduction, mask, log_ratio, *parts)
+    wanted = _gradients_at_once(f"{name}_and_gradients", chosen, parts, log_ratio)
+    if wanted is None:
+        loss, *_ = autograd.apply(autograd.IWAELoss, name, chosen, reduction, mask, log_ratio, *parts)
+    else:
+        loss, *_ = autograd.apply(autograd.IWAELossAtOnce, name, chosen, reduction, mask, wanted, log_ratio, *parts)
     return loss
+
+
+def _gradients_at_once(op: str, backend: str, parameters: list[Tensor], log_ratio: Tensor) -> list[bool] | None:
+    """Which parameters' gradients the forward pass is to make, or None where it is not to make any.
+
+    They must not be summed over axes that a parameter lacks, nor be rounded before they are scaled.
+    """
+    wanted = [torch.is_grad_enabled() and p.requires_grad for p in parameters]
+    if not any(wanted) or not ops.offered(op, backend):
+        return None
+    dtype = accumulation_dtype(log_ratio, *parameters)
+    fits = all(
+        p.shape[:-1] == log_ratio.shape and p.dtype == dtype for p, want in zip(parameters, wanted, strict=True) if want
+    )
+    return wanted if fits else None
+
+
+def _linear_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """The arguments are those of a linear layer."""
+    checks.floating(hidden=hidden, weight=weight)
+    if weight.dim() != 2 or hidden.dim() == 0 or hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (..., H) and (D, H)")
+    if bias is None:
+        return
+    checks.floating(hidden=hidden, bias=bias)
+    if bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must be ({weight.shape[0]},) as weight {tuple(weight.shape)}, got {tuple(bias.shape)}")
+
+
+def _any_requires_grad(*tensors: Tensor | None) -> bool:
+    return any(t is not None and t.requires_grad for t in tensors)
+
+
+def _one_wide_dtype(*tensors: Tensor | None) -> bool:
+    return len(dtypes := {t.dtype for t in tensors if t is not None}) == 1 and dtypes <= set(WIDE)
 
 
 def _same_features(size: int, parameters: dict[str, Tensor]) -> list[Tensor]:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .autograd import Once, apply
+
 
 class Junction:
     """Hands z on to the densities, and brings the gradients that come back to the scales of the encoder.
@@ -103,22 +105,6 @@ class Ascended(torch.autograd.Function):
             if ctx.needs_input_grad[2 * index + 2]:
                 gradient = (scales * grad).to(term.dtype)
                 if torch.is_grad_enabled():
-                    gradient = _Once.apply(gradient, *saved[1::2])
+                    gradient = apply(Once, gradient, *saved[1::2])
             gradients += [None, gradient]
         return tuple(gradients)
-
-
-class _Once(torch.autograd.Function):
-    """A gradient that refuses to be differentiated: its scales depend on the terms, and nothing here follows that."""
-
-    @staticmethod
-    def forward(gradient: Tensor, *terms: Tensor) -> Tensor:
-        return gradient.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError("second derivatives of an objective's gradient estimator do not exist")

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .functional import bernoulli_log_prob, gaussian_log_prob
+from .functional import bernoulli_log_prob, gaussian_log_prob, linear_bernoulli_log_prob
+
+
+class LinearLayer(NamedTuple):
+    """A decoder's output that is yet to be computed."""
+
+    hidden: Tensor
+    """(k B, H)."""
+    layer: nn.Linear
 
 
 class Bernoulli:
     """Independent Bernoulli pixels; the decoder returns logits."""
 
     name = "bernoulli"
+    takes_linear_output = True
 
     def log_prob(
         self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None
     ) -> Tensor:
-        """log p(x | z_i) in nats, (k, B), from value (B, ...) and the decoder's output for k B latent rows.
+        """log p(x | z_i) in nats, (k, B), from value (B, ...) and the decoder's output for k B latent rows, or its last
+        layer and what that sees.
 
         Features that a mask (B, D) hides count nothing.
         """
+        if isinstance(output, LinearLayer):
+            hidden = output.hidden.reshape(num_samples, len(value), output.hidden.shape[-1])
+            weight, bias = output.layer.weight, output.layer.bias
+            flat = value.flatten(1)
+            return linear_bernoulli_log_prob(flat, hidden, weight, bias, mask, recompute=False, backend=backend)
         logits = _by_sample("logits", output, num_samples, value)
         return bernoulli_log_prob(value.flatten(1), logits, mask, backend=backend)
 
@@ -34,6 +49,7 @@ class Gaussian:
     """Independent Gaussian features; the decoder returns (mean, log_std)."""
 
     name = "gaussian"
+    takes_linear_output = False
 
     def log_prob(
         self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None

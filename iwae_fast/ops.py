@@ -29,6 +29,11 @@ def call(name: str, *arguments: Any, backend: str) -> Any:
     return getattr(NATIVE[backend], name)(*arguments)
 
 
+def offered(name: str, backend: str) -> bool:
+    """Whether the backend has an op that not every one has."""
+    return name in NATIVE[backend].EXTRA
+
+
 def _traced_or_transformed() -> bool:
     """Whether tensors may be stand-ins, which only the dispatcher can turn into plain ones."""
     return bool(
@@ -147,6 +152,29 @@ def _(
     return _needed((value, hidden, weight, weight[:, 0] if bias is None else bias), needs)
 
 
+@_register(
+    "linear_bernoulli_log_prob_and_residual(Tensor value, Tensor hidden, Tensor weight, Tensor? bias, Tensor? mask, "
+    "str backend) -> (Tensor log_prob, Tensor residual)"
+)
+def _(
+    value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    return _log_prob(value, hidden), hidden.new_empty((*hidden.shape[:-1], weight.shape[0]))
+
+
+@_register("linear_tanh(Tensor hidden, Tensor weight, Tensor? bias, str backend) -> Tensor")
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+    return hidden.new_empty((*hidden.shape[:-1], weight.shape[0]))
+
+
+@_register(
+    "linear_tanh_backward(Tensor grad, Tensor output, Tensor hidden, Tensor weight, bool[] needs, str backend) "
+    "-> Tensor[]"
+)
+def _(grad: Tensor, output: Tensor, hidden: Tensor, weight: Tensor, needs: list[bool], backend: str) -> list[Tensor]:
+    return _needed((hidden, weight, weight[:, 0]), needs)
+
+
 @_register("log_mean_exp(Tensor log_weights, int dim, str backend) -> Tensor")
 def _(log_weights: Tensor, dim: int, backend: str) -> Tensor:
     shape = (*log_weights.shape[:dim], *log_weights.shape[dim + 1 :])
@@ -166,6 +194,22 @@ def _(
     value: Tensor, logits: Tensor, log_ratio: Tensor, mask: Tensor | None, reduction: str, backend: str
 ) -> tuple[Tensor, Tensor]:
     return _loss_and_weights(reduction, log_ratio, value, logits)
+
+
+@_register(
+    "bernoulli_iwae_loss_and_gradients(Tensor value, Tensor logits, Tensor log_ratio, Tensor? mask, str reduction, "
+    "bool[] wanted, str backend) -> (Tensor loss, Tensor weights, Tensor[] gradients)"
+)
+def _(
+    value: Tensor,
+    logits: Tensor,
+    log_ratio: Tensor,
+    mask: Tensor | None,
+    reduction: str,
+    wanted: list[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    return *_loss_and_weights(reduction, log_ratio, value, logits), _needed((value, logits), wanted)
 
 
 @_register(
@@ -193,6 +237,23 @@ def _(
     value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor, mask: Tensor | None, reduction: str, backend: str
 ) -> tuple[Tensor, Tensor]:
     return _loss_and_weights(reduction, log_ratio, value, mean, log_std)
+
+
+@_register(
+    "gaussian_iwae_loss_and_gradients(Tensor value, Tensor mean, Tensor log_std, Tensor log_ratio, Tensor? mask, "
+    "str reduction, bool[] wanted, str backend) -> (Tensor loss, Tensor weights, Tensor[] gradients)"
+)
+def _(
+    value: Tensor,
+    mean: Tensor,
+    log_std: Tensor,
+    log_ratio: Tensor,
+    mask: Tensor | None,
+    reduction: str,
+    wanted: list[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    return *_loss_and_weights(reduction, log_ratio, value, mean, log_std), _needed((value, mean, log_std), wanted)
 
 
 @_register(

@@ -33,6 +33,50 @@ class TestBernoulliIWAELoss(FusedLossContract):
         return [value.sigmoid(), logits, log_ratio]
 
 
+class TestBernoulliIWAELossAtOnce(TestBernoulliIWAELoss):
+    """No gradient is summed over an axis, so that the forward pass makes them all."""
+
+    @staticmethod
+    def example() -> list[Tensor]:
+        value, logits, log_ratio = TestBernoulliIWAELoss.example()
+        return [torch.stack([value, value.sqrt(), value.square()]), logits, log_ratio]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("incoming", [1.0, 2.5])
+def test_gradients_made_at_once_survive_what_is_done_to_them(reduction: str, incoming: float) -> None:
+    """The first pass hands them over, or a copy where another pass is to come."""
+    value, logits, log_ratio = (t.detach() for t in TestBernoulliIWAELoss.example())
+    logits.requires_grad_()
+    exact = torch.autograd.grad(
+        iw.bernoulli_iwae_loss(value, logits, log_ratio, reduction=reduction, backend="reference").sum(), logits
+    )[0]
+    loss = incoming * iw.bernoulli_iwae_loss(value, logits, log_ratio, reduction=reduction).sum()
+    for passes in (1, 2, 3):
+        loss.backward(retain_graph=True)
+        assert logits.grad is not None
+        torch.testing.assert_close(logits.grad, passes * incoming * exact)
+    logits.grad.zero_()
+    loss.backward()
+    torch.testing.assert_close(logits.grad, incoming * exact)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("features", [1, 5, 992, 1000])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_at_once_are_those_of_two_passes(features: int, masked: bool) -> None:
+    """Whole vectors, ends of rows, several tiles; with the gradient of a broadcast value there are two passes."""
+    value, logits, log_ratio = torch.rand(3, features), 4 * torch.randn(5, 3, features), torch.randn(5, 3)
+    mask = torch.rand(features) < 0.7 if masked else None
+    logits.requires_grad_()
+    at_once = iw.bernoulli_iwae_loss(value, logits, log_ratio, mask)
+    two_passes = iw.bernoulli_iwae_loss(value.clone().requires_grad_(), logits, log_ratio, mask)
+    assert at_once == two_passes
+    ours, theirs = (torch.autograd.grad(loss, logits)[0] for loss in (at_once, two_passes))
+    torch.testing.assert_close(ours, theirs, rtol=3e-7, atol=0)
+
+
 def test_gradient_of_logits_is_the_weighted_residual() -> None:
     """d loss / d logits = -(1/B) w~ (x - sigmoid(l)), Burda et al. 2016."""
     value, logits, log_ratio = (t.requires_grad_() for t in TestBernoulliIWAELoss.example())

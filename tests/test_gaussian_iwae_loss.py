@@ -27,3 +27,11 @@ class TestGaussianIWAELoss(FusedLossContract):
     def example() -> list[Tensor]:
         # log_std (D,): one learned scale a pixel
         return [torch.randn(*shape, dtype=torch.float64) for shape in ((4, 11), (3, 4, 11), (11,), (3, 4))]
+
+
+class TestGaussianIWAELossAtOnce(TestGaussianIWAELoss):
+    """No gradient is summed over an axis, so that the forward pass makes them all."""
+
+    @staticmethod
+    def example() -> list[Tensor]:
+        return [torch.randn(*shape, dtype=torch.float64) for shape in ((3, 4, 11), (3, 4, 11), (3, 4, 11), (3, 4))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import tolerances
 import torch
@@ -9,6 +11,7 @@ from contract import Contract, gradients
 from devices import BACKENDS, run
 from hypothesis import given
 from hypothesis import strategies as st
+from peak_memory import PeakMemory
 from torch import Tensor
 
 import iwae_fast as iw
@@ -103,6 +106,75 @@ class TestLinearBernoulliLogProb(Contract):
             # Sums over rows: rounded once for the result's dtype, and each term for that of the logits.
             allowance = torch.finfo(dtype).eps * 8 * exa.abs().max()
             assert (our.double() - exa).abs().max() <= 2 * (eag.double() - exa).abs().max() + allowance
+
+
+class TestResidualsKept(Contract):
+    """Without recomputation, where the observations need no gradient."""
+
+    names = ("hidden", "weight", "bias")
+
+    @staticmethod
+    def call(*inputs: Tensor, mask: Tensor | None = None, backend: str | None = None) -> Tensor:
+        hidden, weight, bias = inputs
+        floating = isinstance(hidden, Tensor) and hidden.is_floating_point()
+        value = torch.linspace(0.0, 1.0, 44, dtype=hidden.dtype if floating else None).view(4, 11)
+        return run(
+            partial(iw.linear_bernoulli_log_prob, recompute=False),
+            value,
+            hidden,
+            weight,
+            bias,
+            mask=mask,
+            backend=backend,
+        )
+
+    example = staticmethod(lambda: TestLinearBernoulliLogProb.example()[1:])
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_autocast(self, dtype: torch.dtype) -> None:
+        """As a linear layer and the density after it."""
+        hidden, weight, bias = self.leaves(torch.float32)
+        with torch.autocast("cpu", dtype=dtype):
+            result = self.call(hidden, weight, bias)
+        exact = self.call(hidden, weight, bias)
+        torch.testing.assert_close(result, exact, rtol=2e-2, atol=2e-2)
+        assert all(g.dtype == torch.float32 for g in torch.autograd.grad(result.sum(), [hidden, weight, bias]))
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    @pytest.mark.parametrize("with_bias", [False, True])
+    def test_mask(self, backend: str, with_bias: bool) -> None:
+        hidden, weight, bias = self.example()
+        mask = torch.rand(4, 11) < 0.5
+        given = bias if with_bias else None
+        leaves = [t.requires_grad_() for t in (hidden, weight)]
+        ours = self.call(hidden, weight, given, mask=mask, backend=backend)
+        exact = self.call(hidden, weight, given, mask=mask, backend="reference")
+        torch.testing.assert_close(ours, exact)
+        ours, exact = (torch.autograd.grad(t.square().sum(), leaves) for t in (ours, exact))
+        torch.testing.assert_close(ours, exact)
+
+    def test_a_coefficient_of_zero_stops_nan(self) -> None:
+        hidden, weight, bias = self.leaves()
+        poisoned = hidden.detach().clone()
+        poisoned[1, 2] = torch.nan
+        poisoned.requires_grad_()
+        result = self.call(poisoned, weight, bias)
+        assert result.isnan().sum() == 1
+        incoming = torch.ones(3, 4).double()
+        incoming[1, 2] = 0.0
+        of_hidden, of_weight, of_bias = torch.autograd.grad(result, [poisoned, weight, bias], incoming)
+        assert (of_hidden[1, 2] == 0).all()
+        expected = torch.autograd.grad(self.call(hidden, weight, bias), [weight, bias], incoming)
+        torch.testing.assert_close(of_bias, expected[1])
+        # A NaN among the layer's inputs is another thing: no coefficient is in the way of 0 * NaN there.
+        assert of_weight.isnan().any()
+
+    def test_one_array_as_large_as_the_logits(self) -> None:
+        value, hidden, weight = torch.rand(5, 4096), torch.randn(20, 5, 8), torch.randn(4096, 8, requires_grad=True)
+        with PeakMemory() as memory:
+            iw.linear_bernoulli_log_prob(value, hidden, weight, recompute=False).sum().backward()
+        logits = 4 * 20 * 5 * 4096
+        assert logits <= memory.peak < 1.5 * logits
 
 
 @pytest.mark.parametrize("leading", [(), (3,), (5, 4), (2, 3, 4), (0, 3), (3, 0)])

@@ -9,6 +9,9 @@ import torch
 from devices import BACKENDS, device_of, place
 
 from iwae_fast import ops
+from iwae_fast.backends import NATIVE
+
+EXTRA = frozenset[str]().union(*(module.EXTRA for module in NATIVE.values()))
 
 
 def samples() -> dict[str, list[tuple]]:
@@ -38,10 +41,21 @@ def samples() -> dict[str, list[tuple]]:
             (scalar, value, r(3, 4, 5), r(7, 5), r(7), mask, [True, True, True, True]),
             (r(4), value, r(4, 5), r(7, 5), None, None, [False, True, True, False]),
         ],
+        "linear_bernoulli_log_prob_and_residual": [
+            (value, r(3, 4, 5), r(7, 5), r(7), mask),
+            (strided, r(4, 5), r(5, 7).T, None, None),
+        ],
+        "linear_tanh": [(r(3, 4, 5), r(7, 5), r(7)), (r(5, 4).T, r(5, 7).T, None)],
+        "linear_tanh_backward": [
+            (r(3, 4, 7), r(3, 4, 7), r(3, 4, 5), r(7, 5), [True, True, True]),
+            (r(7, 4).T, r(4, 7), r(4, 5), r(7, 5), [False, True, False]),
+        ],
         "log_mean_exp": [(log_ratio, 0), (log_ratio, 1), (log_ratio.double().T, 0)],
         "log_mean_exp_backward": [(r(4), log_ratio, 0), (r(3), log_ratio, 1)],
         "bernoulli_iwae_loss": [(value, logits, log_ratio, mask, "mean"), (strided, half, log_ratio, None, "none")],
         "bernoulli_iwae_loss_backward": [(r(4), weights, value, logits, mask, "none", [True, True])],
+        "bernoulli_iwae_loss_and_gradients": [(value, logits, log_ratio, mask, "mean", [False, True])],
+        "gaussian_iwae_loss_and_gradients": [(value, mean, mean, log_ratio, None, "none", [False, True, True])],
         "gaussian_iwae_loss": [(value, mean, log_std, log_ratio, None, "sum")],
         "gaussian_iwae_loss_backward": [(r(()), weights, value, mean, log_std, None, "mean", [False, True, True])],
         "standard_normal": [
@@ -62,6 +76,11 @@ def samples() -> dict[str, list[tuple]]:
     }
 
 
+def skip_what_is_not_offered(name: str, backend: str) -> None:
+    if name.removesuffix("_backward") in EXTRA and not ops.offered(name.removesuffix("_backward"), backend):
+        pytest.skip(f"{backend} does without {name}")
+
+
 def on_device(arguments: tuple, backend: str) -> tuple[Any, ...]:
     return (*(place(a, device_of(backend)) for a in arguments), backend)
 
@@ -69,6 +88,7 @@ def on_device(arguments: tuple, backend: str) -> tuple[Any, ...]:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", sorted(samples()))
 def test_opcheck(name: str, backend: str) -> None:
+    skip_what_is_not_offered(name, backend)
     for arguments in samples()[name]:
         torch.library.opcheck(getattr(torch.ops.iwae_fast, name).default, on_device(arguments, backend))
 
@@ -81,6 +101,7 @@ def test_every_op_is_checked() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", sorted(samples()))
 def test_registered_op_is_the_backends_function(name: str, backend: str) -> None:
+    skip_what_is_not_offered(name, backend)
     for arguments in samples()[name]:
         *rest, _ = on_device(arguments, backend)
         direct = ops.call(name, *rest, backend=backend)

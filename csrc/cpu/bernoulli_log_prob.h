@@ -57,5 +57,37 @@ struct BernoulliDensity {
   }
 };
 
+// The same for logits whose bias is yet to be added: products of a linear layer and its bias.
+template <class T>
+struct BiasedBernoulliDensity {
+  using Scalar = T;
+  using S = Simd<T>;
+  using Value = typename S::Value;
+  using Unbiased = BernoulliDensity<T>;
+
+  static constexpr int kParameters = 3;
+  enum { kValue, kProduct, kBias };
+  struct Parameters {
+    Value value[kParameters];
+
+    typename Unbiased::Parameters unbiased() const { return {{value[kValue], value[kProduct] + value[kBias]}}; }
+  };
+
+  static T neutral(int parameter) { return parameter == kProduct ? Unbiased::neutral(Unbiased::kLogits) : T(0); }
+  static double constant() { return Unbiased::constant(); }
+
+  struct Sum : Unbiased::Sum {
+    void add(const Parameters& p) { Unbiased::Sum::add(p.unbiased()); }
+  };
+
+  using Total = typename Unbiased::Total;
+
+  static Parameters gradients(const Parameters& p) {
+    const typename Unbiased::Parameters unbiased = Unbiased::gradients(p.unbiased());
+    const Value residual = unbiased.value[Unbiased::kLogits];
+    return {{unbiased.value[Unbiased::kValue], residual, residual}};
+  }
+};
+
 }  // namespace IWAE_ISA
 }  // namespace iwae

@@ -9,7 +9,7 @@
 
 namespace iwae {
 
-enum class DensityKind : int { kGaussian = 0, kStandardGaussian = 1, kBernoulli = 2 };
+enum class DensityKind : int { kGaussian = 0, kStandardGaussian = 1, kBernoulli = 2, kBiasedBernoulli = 3 };
 
 enum class Reduction : int { kNone = 0, kMean = 1, kSum = 2 };
 
@@ -23,18 +23,24 @@ struct DensityCall {
   int threads = 1;
 };
 
+struct DensityForwardCall : DensityCall {
+  void* log_prob = nullptr;            // (...), contiguous; of the fused loss, its log-weights
+  void* kept[kMaxParameters] = {};     // gradients that the forward pass makes too, where wanted: (..., D), contiguous,
+                                       // in the dtype of accumulation; perhaps in place of their parameters
+};
+
 // Gradients are null where not wanted. `grad` has the leading axes only.
 struct DensityBackwardCall : DensityCall {
   Operand grad;
   Operand gradients[kMaxParameters];
 };
 
-// Shape (k, ..., D); the log-ratio has (k, ...). Results are contiguous.
-struct IWAELossCall : DensityCall {
+// Shape (k, ..., D); the log-ratio has (k, ...). `log_prob` (k, ...) becomes the normalised weights; what is kept is the
+// gradient of the loss.
+struct IWAELossCall : DensityForwardCall {
   Operand log_ratio;
   Reduction reduction = Reduction::kNone;
-  void* weights = nullptr;  // (k, ...)
-  void* loss = nullptr;     // (...), one number if reduced
+  void* loss = nullptr;  // (...), one number if reduced
 };
 
 // `weights` and `grad_log_ratio` (k, ...) are contiguous; `grad` has stride 0 along k and wherever it was reduced.
@@ -93,9 +99,28 @@ struct SampleGaussianBackwardCall : NoiseCall {
   Operand grad_mean, grad_log_std;  // (observations, dimensions), contiguous
 };
 
+// Contiguous (rows, columns), in float32 or float64; the bias (columns) may be null.
+struct TanhLayerCall {
+  bool float64 = false;
+  int64_t rows = 0, columns = 0;
+  void* values = nullptr;  // before the tanh, and then after it
+  const void* bias = nullptr;
+  int threads = 1;
+};
+
+struct TanhLayerBackwardCall {
+  bool float64 = false;
+  int64_t rows = 0, columns = 0;
+  const void* values = nullptr;  // after the tanh
+  const void* grad = nullptr;
+  void* gradient = nullptr;
+  void* bias_gradient = nullptr;  // (columns)
+  int threads = 1;
+};
+
 struct Kernels {
   const char* isa;
-  void (*density)(const DensityCall&, void* log_prob);
+  void (*density)(const DensityForwardCall&);
   void (*density_backward)(const DensityBackwardCall&);
   void (*iwae_loss)(const IWAELossCall&);
   void (*iwae_loss_backward)(const IWAELossBackwardCall&);
@@ -104,6 +129,8 @@ struct Kernels {
   void (*standard_normal)(const StandardNormalCall&);
   void (*sample_gaussian)(const SampleGaussianCall&);
   void (*sample_gaussian_backward)(const SampleGaussianBackwardCall&);
+  void (*tanh_layer)(const TanhLayerCall&);
+  void (*tanh_layer_backward)(const TanhLayerBackwardCall&);
 };
 
 }  // namespace iwae

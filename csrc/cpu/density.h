@@ -9,6 +9,8 @@
 //   gradients(parameters)   d log p / d each parameter, for one vector
 #pragma once
 
+#include <type_traits>
+
 #include "../math/gaussian.h"
 #include "calls.h"
 #include "rows.h"
@@ -92,10 +94,79 @@ static inline int tile_size(int64_t begin, int64_t end) {
   return static_cast<int>(left < lanes ? left : left - left % lanes);
 }
 
-// The log-density of the row at which the walk stands.
-template <class Density>
-static inline double row_log_prob(RowTiles<Density>& row, const DensityWalk& walk) {
+// Calls body with a constant whose bits say which parameters' gradients are wanted, so that none but those are computed.
+template <class Density, unsigned kWanted = 0, class Body>
+static inline void with_wanted(unsigned wanted, const Body& body) {
+  if (wanted == kWanted) return body(std::integral_constant<unsigned, kWanted>{});
+  if constexpr (kWanted + 1 < (1u << Density::kParameters)) with_wanted<Density, kWanted + 1>(wanted, body);
+}
+
+// Stores the gradients of one vector of features, times a factor; those of masked features are 0.
+template <class Density, unsigned kWanted>
+static inline void store_gradients(const typename Density::Parameters& gradients, typename Density::S::Value factor,
+                                   const typename Density::Scalar* observed, typename Density::Scalar* const* to,
+                                   int position) {
+  using S = typename Density::S;
+  for (int p = 0; p < Density::kParameters; ++p) {
+    if (!(kWanted >> p & 1)) continue;
+    typename S::Value value = factor * gradients.value[p];
+    // Chosen, not multiplied: a factor of NaN must not reach a masked feature.
+    if (observed != nullptr) value = S::zero_where_zero(S::load(observed + position), value);
+    S::store(to[p] + position, value);
+  }
+}
+
+// Rows of gradients that the forward pass makes beside the density, in the order of the walk.
+template <class Density, unsigned kWanted>
+struct KeptRows {
   using T = typename Density::Scalar;
+
+  Operand operands[kMaxParameters];
+  int64_t features;
+  Buffer<T> buffers[kWanted == 0 ? 1 : Density::kParameters];
+
+  explicit KeptRows(const DensityForwardCall& call) : features(call.shape.sizes[call.shape.dims - 1]) {
+    for (int p = 0; p < Density::kParameters; ++p) {
+      operands[p].data = static_cast<char*>(call.kept[p]);
+      operands[p].dtype = dtype_of<T>();
+    }
+  }
+
+  // Where the gradients of a tile of this row are made ...
+  void begin(int64_t row, int64_t first, int count, T** out) {
+    for (int p = 0; p < Density::kParameters; ++p) {
+      if (kWanted >> p & 1) out[p] = output_tile<T>(operands[p], row * features + first, count, buffers[p]);
+    }
+  }
+  // ... and brought to their place.
+  void end(int64_t row, int64_t first, int count, T* const* out) {
+    for (int p = 0; p < Density::kParameters; ++p) {
+      if (kWanted >> p & 1) store_tile<T>(operands[p], row * features + first, count, out[p]);
+    }
+  }
+  // Times a coefficient; one of zero gives zero, also where the gradient overflowed.
+  void scale(int64_t row, T coefficient) {
+    using S = Simd<T>;
+    for (int p = 0; p < Density::kParameters; ++p) {
+      if (!(kWanted >> p & 1)) continue;
+      T* out = reinterpret_cast<T*>(operands[p].data) + row * features;
+      if (coefficient == T(0)) {
+        std::memset(out, 0, sizeof(T) * features);
+        continue;
+      }
+      int64_t i = 0;
+      for (; i + S::kLanes <= features; i += S::kLanes) S::store(out + i, S::load(out + i) * coefficient);
+      for (; i < features; ++i) out[i] *= coefficient;
+    }
+  }
+};
+
+// The log-density of the row with this number, at which the walk stands, and its gradients.
+template <class Density, unsigned kWanted>
+static inline double row_log_prob(RowTiles<Density>& row, const DensityWalk& walk, KeptRows<Density, kWanted>& kept,
+                                  int64_t number) {
+  using T = typename Density::Scalar;
+  using S = Simd<T>;
   constexpr int kLanes = Simd<T>::kLanes;
   constexpr int kUnroll = 4;  // independent sums hide the latency of additions, and shorten each
   const int64_t features = row.call.shape.sizes[row.call.shape.dims - 1];
@@ -108,30 +179,51 @@ static inline double row_log_prob(RowTiles<Density>& row, const DensityWalk& wal
       for (int i = 0; i < count; ++i) observed -= row.mask[i] ? 0 : 1;
     }
     typename Density::Sum sums[kUnroll];
+    // Copies: the compiler cannot know that stores of gradients leave the row's own pointers alone.
     const T* tiles[kMaxParameters];
     for (int p = 0; p < Density::kParameters; ++p) tiles[p] = row.tiles[p];
+    const T* observed_tile = row.mask != nullptr ? row.observed.data : nullptr;
+    T* out[kMaxParameters] = {};
+    kept.begin(number, begin, count, out);
+    const auto add = [&](typename Density::Sum& sum, int position) {
+      const typename Density::Parameters parameters = load_parameters<Density>(tiles, position);
+      sum.add(parameters);
+      if constexpr (kWanted != 0) {
+        store_gradients<Density, kWanted>(Density::gradients(parameters), S::one(), observed_tile, out, position);
+      }
+    };
     const int padded = round_up<T>(count);
     int i = 0;
     for (; i + kUnroll * kLanes <= padded; i += kUnroll * kLanes) {
-      for (int u = 0; u < kUnroll; ++u) sums[u].add(load_parameters<Density>(tiles, i + u * kLanes));
+      for (int u = 0; u < kUnroll; ++u) add(sums[u], i + u * kLanes);
     }
-    for (; i < padded; i += kLanes) sums[0].add(load_parameters<Density>(tiles, i));
+    for (; i < padded; i += kLanes) add(sums[0], i);
+    kept.end(number, begin, count, out);
     total.add(sums[0], sums[1], sums[2], sums[3]);
     begin += count;
   }
   return total.value() + Density::constant() * static_cast<double>(observed);
 }
 
+static inline unsigned wanted_gradients(const DensityForwardCall& call) {
+  unsigned wanted = 0;
+  for (int p = 0; p < kMaxParameters; ++p) wanted |= (call.kept[p] != nullptr ? 1u : 0u) << p;
+  return wanted;
+}
+
 template <class Density>
-static void density_forward(const DensityCall& call, void* log_prob) {
+static void density_forward(const DensityForwardCall& call) {
   using T = typename Density::Scalar;
   const Axes leading = axes_between(0, call.shape.dims - 1);
   const int64_t rows = leading.size(call.shape);
-  T* out = static_cast<T*>(log_prob);
-  parallel(rows, useful_threads(call.shape.count(), call.threads), [&](int64_t begin, int64_t end) {
-    RowTiles<Density> row(call);
-    DensityWalk walk = density_walk(call, leading, begin);
-    for (int64_t r = begin; r < end; ++r, walk.next()) out[r] = static_cast<T>(row_log_prob(row, walk));
+  T* out = static_cast<T*>(call.log_prob);
+  with_wanted<Density>(wanted_gradients(call), [&](auto wanted) {
+    parallel(rows, useful_threads(call.shape.count(), call.threads), [&](int64_t begin, int64_t end) {
+      RowTiles<Density> row(call);
+      KeptRows<Density, wanted()> kept(call);
+      DensityWalk walk = density_walk(call, leading, begin);
+      for (int64_t r = begin; r < end; ++r, walk.next()) out[r] = static_cast<T>(row_log_prob(row, walk, kept, r));
+    });
   });
 }
 
@@ -157,25 +249,8 @@ static void gradient_tile(const RowTiles<Density>& row, typename Density::Scalar
   }
   const T* observed = row.mask != nullptr ? row.observed.data : nullptr;
   for (int i = 0; i < padded; i += S::kLanes) {
-    const typename S::Value factor = S::all(scale);
-    const typename Density::Parameters gradients = Density::gradients(load_parameters<Density>(tiles, i));
-    for (int p = 0; p < Density::kParameters; ++p) {
-      if (!(kWanted >> p & 1)) continue;
-      typename S::Value value = factor * gradients.value[p];
-      // Chosen, not multiplied: a scale of NaN must not reach a masked feature.
-      if (observed != nullptr) value = S::zero_where_zero(S::load(observed + i), value);
-      S::store(outputs[p] + i, value);
-    }
-  }
-}
-
-// Picks the instance for the wanted gradients, so that none but those are computed.
-template <class Density, unsigned kWanted = 1>
-static inline void gradient_tile(unsigned wanted, const RowTiles<Density>& row, typename Density::Scalar scale,
-                                 int padded, typename Density::Scalar* const* out) {
-  if (wanted == kWanted) return gradient_tile<Density, kWanted>(row, scale, padded, out);
-  if constexpr (kWanted + 1 < (1u << Density::kParameters)) {
-    gradient_tile<Density, kWanted + 1>(wanted, row, scale, padded, out);
+    store_gradients<Density, kWanted>(Density::gradients(load_parameters<Density>(tiles, i)), S::all(scale), observed,
+                                      outputs, i);
   }
 }
 
@@ -210,7 +285,8 @@ static void gradient_rows(const DensityBackwardCall& call, const GradientPass& p
     const T scale = load_one<T>(call.grad, offset(kLeadingOffset));
     if (scale != T(0)) {
       row.load(offset, begin, count);
-      gradient_tile<Density>(pass.wanted, row, scale, padded, out);
+      with_wanted<Density>(pass.wanted,
+                           [&](auto wanted) { gradient_tile<Density, wanted()>(row, scale, padded, out); });
     } else {  // a coefficient of zero gives zero, also where the gradient overflows: 0 * inf would be NaN
       for (int p = 0; p < Density::kParameters; ++p) {
         if (out[p] != nullptr) std::memset(out[p], 0, sizeof(T) * padded);

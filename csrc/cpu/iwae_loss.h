@@ -1,4 +1,5 @@
-// The fused losses: likelihood and log-ratio to log-weights to bound, and all gradients in one pass.
+// The fused losses: likelihood and log-ratio to log-weights to bound, and all gradients in one pass, which may be the
+// forward pass.
 #pragma once
 
 #include "density.h"
@@ -33,24 +34,41 @@ static void reduce_loss(const double* bounds, int64_t observations, Reduction re
   *loss = static_cast<T>(reduction == Reduction::kMean ? total / static_cast<double>(observations) : total);
 }
 
+// Log-weights of the rows, and the gradients of the likelihood alone where they are to be kept.
+template <class Density, unsigned kWanted>
+static void log_weights_of_rows(const IWAELossCall& call, int64_t begin, int64_t end) {
+  using T = typename Density::Scalar;
+  T* log_weights = static_cast<T*>(call.log_prob);
+  RowTiles<Density> row(call);
+  KeptRows<Density, kWanted> kept(call);
+  DensityWalk walk = density_walk(call, axes_between(0, call.shape.dims - 1), begin, &call.log_ratio);
+  for (int64_t r = begin; r < end; ++r, walk.next()) {
+    const double log_ratio = load_one<T>(call.log_ratio, walk.offset(kLeadingOffset));
+    log_weights[r] = static_cast<T>(row_log_prob(row, walk, kept, r) + log_ratio);
+  }
+}
+
+// What a reduction makes of each observation's gradient.
+template <class T>
+static T share_of(Reduction reduction, int64_t observations) {
+  return reduction == Reduction::kMean ? T(1) / static_cast<T>(observations) : T(1);
+}
+
 template <class Density>
 static void iwae_loss_forward(const IWAELossCall& call) {
   using T = typename Density::Scalar;
-  const Axes leading = axes_between(0, call.shape.dims - 1);
-  T* weights = static_cast<T*>(call.weights);
-  parallel(leading.size(call.shape), useful_threads(call.shape.count(), call.threads),
-           [&](int64_t begin, int64_t end) {
-             RowTiles<Density> row(call);
-             DensityWalk walk = density_walk(call, leading, begin, &call.log_ratio);
-             for (int64_t r = begin; r < end; ++r, walk.next()) {
-               const double log_ratio = load_one<T>(call.log_ratio, walk.offset(kLeadingOffset));
-               weights[r] = static_cast<T>(row_log_prob(row, walk) + log_ratio);
-             }
-           });
+  const int64_t rows = axes_between(0, call.shape.dims - 1).size(call.shape);
+  const int threads = useful_threads(call.shape.count(), call.threads);
+  const unsigned wanted = wanted_gradients(call);
+  with_wanted<Density>(wanted, [&](auto kept) {
+    parallel(rows, threads,
+             [&](int64_t begin, int64_t end) { log_weights_of_rows<Density, kept()>(call, begin, end); });
+  });
   // The log-weights are replaced by the normalised weights, all that the backward pass needs.
+  T* weights = static_cast<T*>(call.log_prob);
   Shape shape = call.shape;
   shape.dims -= 1;
-  const Operand log_weights = contiguous<T>(call.weights, shape, shape.dims);
+  const Operand log_weights = contiguous<T>(weights, shape, shape.dims);
   const int64_t observations = axes_between(1, shape.dims).size(shape);
   double* bounds = new double[observations];  // no vector: its members would be shared between instruction sets
   for_columns<T>(shape, log_weights, call.threads, [&](Columns<T>& columns, int64_t index, int64_t, int64_t) {
@@ -64,6 +82,14 @@ static void iwae_loss_forward(const IWAELossCall& call) {
   });
   reduce_loss(bounds, observations, call.reduction, static_cast<T*>(call.loss));
   delete[] bounds;
+  if (wanted == 0) return;
+  const T share = share_of<T>(call.reduction, observations);
+  with_wanted<Density>(wanted, [&](auto kept) {
+    parallel(rows, threads, [&](int64_t begin, int64_t end) {
+      KeptRows<Density, kept()> gradients(call);
+      for (int64_t r = end - 1; r >= begin; --r) gradients.scale(r, -share * weights[r]);  // the last is in the cache
+    });
+  });
 }
 
 // The gradient of the log-weights is -grad * weight, shared out by a mean; it is the log-ratio's gradient and scales the likelihood's.
@@ -73,7 +99,7 @@ static void iwae_loss_gradient(const IWAELossBackwardCall& call) {
   const int leading_dims = call.shape.dims - 1;
   const Axes observation = axes_between(1, leading_dims);
   const int64_t samples = call.shape.sizes[0], observations = observation.size(call.shape);
-  const T share = call.reduction == Reduction::kMean ? T(1) / static_cast<T>(observations) : T(1);
+  const T share = share_of<T>(call.reduction, observations);
   const T* weights = static_cast<const T*>(call.weights);
   T* grad_log_ratio = static_cast<T*>(call.grad_log_ratio);
   Walk<1> walk(call.shape, observation, 0, {&call.grad});

@@ -8,6 +8,7 @@
 #include "sample_gaussian.h"
 #include "standard_gaussian_log_prob.h"
 #include "standard_normal.h"
+#include "tanh_layer.h"
 
 #define IWAE_STRING_(x) #x
 #define IWAE_STRING(x) IWAE_STRING_(x)
@@ -24,13 +25,14 @@ static void with_density(const Call& call, const Body& body) {
       case DensityKind::kGaussian: return body(GaussianDensity<T>{});
       case DensityKind::kStandardGaussian: return body(StandardGaussianDensity<T>{});
       case DensityKind::kBernoulli: return body(BernoulliDensity<T>{});
+      case DensityKind::kBiasedBernoulli: return body(BiasedBernoulliDensity<T>{});
     }
   };
   call.float64 ? in_dtype(double{}) : in_dtype(float{});
 }
 
-static void run_density(const DensityCall& call, void* log_prob) {
-  with_density(call, [&](auto density) { density_forward<decltype(density)>(call, log_prob); });
+static void run_density(const DensityForwardCall& call) {
+  with_density(call, [&](auto density) { density_forward<decltype(density)>(call); });
 }
 
 static void run_density_backward(const DensityBackwardCall& call) {
@@ -65,6 +67,14 @@ static void run_sample_gaussian_backward(const SampleGaussianBackwardCall& call)
   call.float64 ? sample_gaussian_gradient<double>(call) : sample_gaussian_gradient<float>(call);
 }
 
+static void run_tanh_layer(const TanhLayerCall& call) {
+  call.float64 ? tanh_layer_forward<double>(call) : tanh_layer_forward<float>(call);
+}
+
+static void run_tanh_layer_backward(const TanhLayerBackwardCall& call) {
+  call.float64 ? tanh_layer_gradient<double>(call) : tanh_layer_gradient<float>(call);
+}
+
 extern const Kernels kKernels;
 const Kernels kKernels = {
     IWAE_STRING(IWAE_ISA),
@@ -77,6 +87,8 @@ const Kernels kKernels = {
     run_standard_normal,
     run_sample_gaussian,
     run_sample_gaussian_backward,
+    run_tanh_layer,
+    run_tanh_layer_backward,
 };
 
 }  // namespace IWAE_ISA

@@ -37,6 +37,7 @@ struct Vector<float> {
   static constexpr float kLn2Low = -2.12194440e-4f;
   static constexpr float kExpLowest = -110.0f, kExpHighest = 90.0f;  // exp is 0 below and inf above
   static constexpr float kNormal = 126.0f;                           // 2^x and 2^-x are normal numbers up to here
+  static constexpr float kTanhEnd = 20.0f;                           // tanh(x / 2) is 1 from here on
   static constexpr int kTerms = 6;
   // (2^r - 1) / r on |r| <= 1/2, interpolated at Chebyshev nodes: 2^r to 5.1e-9, relative
   static constexpr float kExp2[kTerms] = {0.693147188026f, 0.240226507606f,  0.0555035711422f,
@@ -55,6 +56,7 @@ struct Vector<double> {
   static constexpr double kLn2Low = 1.90821492927058770002e-10;
   static constexpr double kExpLowest = -750.0, kExpHighest = 710.0;
   static constexpr double kNormal = 1022.0;
+  static constexpr double kTanhEnd = 40.0;
   static constexpr int kTerms = 11;
   // as above: 2^r to 8.4e-18, relative
   static constexpr double kExp2[kTerms] = {
@@ -135,14 +137,24 @@ struct Simd {
     return y * power_of_two(first) * power_of_two(n - first);
   }
 
-  // 1 + exp(x) for x <= 0, to rounding of the sum: exp(x) itself has an absolute error of 2^-25 only (2^-54).
-  static Value one_plus_exp_nonpositive(Value x) {
-    return one_plus_exp2(max(x * T(kLog2E), all(-Lanes::kNormal)));
+  // exp(x) for x <= 0, to an absolute error of 2^-25 (2^-54): for what is added to 1. Not below the normal numbers.
+  static Value exp_nonpositive(Value x) {
+    x = max(x * T(kLog2E), all(-Lanes::kNormal));
+    const Value shifted = x + kBiasedShift;
+    return exp2_fraction(x - (shifted - kBiasedShift)) * biased_power_of_two(shifted);
   }
 
-  // sigmoid(x), to an absolute error of 2^-24 (2^-53)
-  static Value sigmoid(Value x) {
-    return one() / one_plus_exp2(min(max(x * T(-kLog2E), all(-Lanes::kNormal)), all(Lanes::kNormal)));
+  // value, and 1 where x is at least 0
+  static Value one_where_positive(Value x, Value value) { return x >= zero() ? one() : value; }
+
+  // tanh(x) = e / (e + 2) with e = exp(2 x) - 1, to a relative error of a few roundings, at 0 too
+  static Value tanh(Value x) {
+    x = min(max(x + x, all(-Lanes::kTanhEnd)), all(Lanes::kTanhEnd));
+    const Value shifted = x * T(kLog2E) + Lanes::kRoundingShift;
+    const Integer n = reinterpret_cast<Integer>(shifted) - reinterpret_cast<Integer>(all(Lanes::kRoundingShift));
+    const Value r = remainder(x, shifted - Lanes::kRoundingShift), power = power_of_two(n);
+    const Value e = r * exp2_slope(r) * power + (power - one());
+    return e / (e + T(2));
   }
 
  private:
@@ -165,12 +177,6 @@ struct Simd {
   // (x - n ln 2) / ln 2, with the digits that x / ln 2 - n would lose.
   static Value remainder(Value x, Value n) { return (x - n * Lanes::kLn2High - n * Lanes::kLn2Low) * T(kLog2E); }
 
-  // 1 + 2^x, where 2^x is a normal number
-  static Value one_plus_exp2(Value x) {
-    const Value shifted = x + kBiasedShift;
-    return exp2_fraction(x - (shifted - kBiasedShift)) * biased_power_of_two(shifted) + T(1);
-  }
-
   // 2^r for |r| <= 1/2
   static Value exp2_fraction(Value r) {
     // Terms in pairs: the chain of dependent operations, which the loops wait for, is half as long as Horner's.
@@ -178,6 +184,13 @@ struct Simd {
     constexpr int kHighest = Lanes::kTerms / 2 * 2;
     Value polynomial = pair(kHighest, r);
     for (int degree = kHighest - 2; degree >= 0; degree -= 2) polynomial = polynomial * square + pair(degree, r);
+    return polynomial;
+  }
+
+  // (2^r - 1) / r for |r| <= 1/2
+  static Value exp2_slope(Value r) {
+    Value polynomial = all(Lanes::kExp2[Lanes::kTerms - 1]);
+    for (int degree = Lanes::kTerms - 2; degree >= 0; --degree) polynomial = polynomial * r + Lanes::kExp2[degree];
     return polynomial;
   }
 

@@ -69,6 +69,27 @@ static inline int round_up(int count) {
   return (count + lanes - 1) / lanes * lanes;
 }
 
+// How many lanes of the vector at `first` hold elements, of `end` in all; 0 or less past the end.
+template <class T>
+static inline int lanes_left(int64_t first, int64_t end) {
+  return static_cast<int>(end - first < Simd<T>::kLanes ? end - first : Simd<T>::kLanes);
+}
+
+// A vector of which only so many lanes are in memory; the others read as 0.
+template <class T>
+static inline typename Simd<T>::Value load_some(const T* from, int count) {
+  if (count == Simd<T>::kLanes) return Simd<T>::load(from);
+  typename Simd<T>::Value value = Simd<T>::zero();
+  for (int lane = 0; lane < count; ++lane) value[lane] = from[lane];
+  return value;
+}
+
+template <class T>
+static inline void store_some(T* to, int count, typename Simd<T>::Value value) {
+  if (count == Simd<T>::kLanes) return Simd<T>::store(to, value);
+  for (int lane = 0; lane < count; ++lane) to[lane] = value[lane];
+}
+
 // A place for one tile, with room for the padding of the last vector.
 template <class T>
 struct Buffer {

@@ -18,13 +18,15 @@ IWAE_INLINE typename Math::Value bernoulli_linear(typename Math::Value v, typena
 // 1 + exp(-|l|), in (1, 2]: one logarithm serves the product of many of these.
 template <class Math>
 IWAE_INLINE typename Math::Value bernoulli_factor(typename Math::Value l) {
-  return Math::one_plus_exp_nonpositive(Math::minus_abs(l));
+  return Math::one() + Math::exp_nonpositive(Math::minus_abs(l));
 }
 
-// d log p / dl = v - sigmoid(l)
+// d log p / dl = v - sigmoid(l). Written with the same exponential as the factor, so that where both are wanted the
+// compiler makes one.
 template <class Math>
 IWAE_INLINE typename Math::Value bernoulli_residual(typename Math::Value v, typename Math::Value l) {
-  return v - Math::sigmoid(l);
+  const typename Math::Value u = Math::exp_nonpositive(Math::minus_abs(l));
+  return v - Math::one_where_positive(l, u) / (Math::one() + u);
 }
 
 }  // namespace IWAE_ISA

@@ -1,9 +1,9 @@
 """Which implementation serves a call.
 
-A backend is a module of this package with four things beside one function an op: ``DEVICE`` (the device type of the
-tensors that it takes), ``missing()`` (what software it lacks, or None), ``unavailable()`` (why it cannot run here, or
-None) and ``details()`` (what :func:`info` adds of it). ``reference`` is always there, differentiates by plain autograd
-and serves what others refuse.
+A backend is a module of this package with five things beside one function an op: ``DEVICE`` (the device type of the
+tensors that it takes), ``EXTRA`` (the ops that it has and others may lack), ``missing()`` (what software it lacks, or
+None), ``unavailable()`` (why it cannot run here, or None) and ``details()`` (what :func:`info` adds of it).
+``reference`` is always there, differentiates by plain autograd and serves what others refuse.
 """
 
 from __future__ import annotations

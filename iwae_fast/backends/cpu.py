@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,15 @@ except ImportError as error:
     _REASON = f"the C++ extension does not load: {error}"
 
 DEVICE = "cpu"
+
+EXTRA = frozenset(
+    {
+        "bernoulli_iwae_loss_and_gradients",
+        "gaussian_iwae_loss_and_gradients",
+        "linear_bernoulli_log_prob_and_residual",
+        "linear_tanh",
+    }
+)
 
 
 def missing() -> str | None:
@@ -77,7 +87,21 @@ linear_bernoulli_log_prob = partial(linear.log_prob, _BERNOULLI)
 linear_bernoulli_log_prob_backward = partial(linear.log_prob_backward, _BERNOULLI)
 
 
-def _density(density: str, parameters: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
+def linear_bernoulli_log_prob_and_residual(
+    value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The log-probability, and value - sigmoid(logits) in the memory of the logits: what its gradients are made of."""
+    leading, size = hidden.shape[:-1], weight.shape[0]
+    products = torch.mm(hidden.reshape(leading.numel(), hidden.shape[-1]), weight.t()).view(*leading, size)
+    if bias is None:
+        return _density("bernoulli", (value, products), mask, (None, products)), products
+    return _density("biased_bernoulli", (value, products, bias), mask, (None, products)), products
+
+
+def _density(
+    density: str, parameters: tuple[Tensor, ...], mask: Tensor | None, kept: Sequence[Tensor | None] = ()
+) -> Tensor:
+    """The log-density; gradients in its parameters are written to the tensors that are to keep them."""
     dtype = accumulation_dtype(*parameters)
     leading = leading_shape(*parameters)
     shape = (*leading, parameters[0].shape[-1])
@@ -89,6 +113,7 @@ def _density(density: str, parameters: tuple[Tensor, ...], mask: Tensor | None) 
         [operand(p) for p in parameters],
         optional_operand(mask),
         log_prob.data_ptr(),
+        _pointers(kept),
         torch.get_num_threads(),
     )
     return log_prob
@@ -115,6 +140,56 @@ def _density_backward(
 def _gradient_like(tensor: Tensor) -> Tensor:
     # Contiguous whatever the input's strides: an expanded input has no memory of its own to mirror.
     return tensor.new_empty(tensor.shape)
+
+
+def _pointers(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+# --- dense layers -----------------------------------------------------------------------------------------------
+
+
+def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    leading, size = hidden.shape[:-1], weight.shape[0]
+    values = torch.mm(hidden.reshape(leading.numel(), hidden.shape[-1]), weight.t())
+    if bias is not None:
+        bias = bias.contiguous()
+    _C.tanh_layer(
+        values.dtype == torch.float64,
+        *values.shape,
+        values.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return values.view(*leading, size)
+
+
+def linear_tanh_backward(
+    grad: Tensor, output: Tensor, hidden: Tensor, weight: Tensor, needs: list[bool]
+) -> list[Tensor]:
+    """The gradients of hidden, weight and bias, of which those that are needed."""
+    rows, size = hidden.shape[:-1].numel(), output.shape[-1]
+    output, grad = output.contiguous(), grad.contiguous()
+    gradient = output.new_empty(rows, size)
+    of_bias = output.new_empty(size)
+    _C.tanh_layer_backward(
+        output.dtype == torch.float64,
+        rows,
+        size,
+        output.data_ptr(),
+        grad.data_ptr(),
+        gradient.data_ptr(),
+        of_bias.data_ptr(),
+        torch.get_num_threads(),
+    )
+    gradients = []
+    if needs[0]:
+        gradients.append(torch.mm(gradient, weight).view(hidden.shape))
+    if needs[1]:
+        gradients.append(torch.mm(gradient.t(), hidden.reshape(rows, hidden.shape[-1])))
+    if needs[2]:
+        gradients.append(of_bias)
+    return gradients
 
 
 # --- importance weights -----------------------------------------------------------------------------------------
@@ -188,10 +263,47 @@ def gaussian_iwae_loss_backward(
     return _iwae_loss_backward("gaussian", grad, weights, (value, mean, log_std), mask, reduction, needs)
 
 
+def bernoulli_iwae_loss_and_gradients(
+    value: Tensor, logits: Tensor, log_ratio: Tensor, mask: Tensor | None, reduction: str, wanted: list[bool]
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    return _iwae_loss_and_gradients("bernoulli", (value, logits), log_ratio, mask, reduction, wanted)
+
+
+def gaussian_iwae_loss_and_gradients(
+    value: Tensor,
+    mean: Tensor,
+    log_std: Tensor,
+    log_ratio: Tensor,
+    mask: Tensor | None,
+    reduction: str,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    return _iwae_loss_and_gradients("gaussian", (value, mean, log_std), log_ratio, mask, reduction, wanted)
+
+
+def _iwae_loss_and_gradients(
+    density: str,
+    parameters: tuple[Tensor, ...],
+    log_ratio: Tensor,
+    mask: Tensor | None,
+    reduction: str,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Besides, the gradients of the wanted parameters, of the shape of the whole call, for an incoming one of 1."""
+    kept = [_gradient_like(p) if want else None for p, want in zip(parameters, wanted, strict=True)]
+    loss, weights = _iwae_loss(density, parameters, log_ratio, mask, reduction, kept)
+    return loss, weights, [gradient for gradient in kept if gradient is not None]
+
+
 def _iwae_loss(
-    density: str, parameters: tuple[Tensor, ...], log_ratio: Tensor, mask: Tensor | None, reduction: str
+    density: str,
+    parameters: tuple[Tensor, ...],
+    log_ratio: Tensor,
+    mask: Tensor | None,
+    reduction: str,
+    kept: Sequence[Tensor | None] = (),
 ) -> tuple[Tensor, Tensor]:
-    """The reduced loss, and the normalised weights that its gradient needs."""
+    """The reduced loss, and the normalised weights that its gradient needs; ``kept`` gradients are written too."""
     leading = tuple(log_ratio.shape)
     shape = (*leading, parameters[0].shape[-1])
     dtype = accumulation_dtype(*parameters, log_ratio)
@@ -207,6 +319,7 @@ def _iwae_loss(
         reduction,
         weights.data_ptr(),
         loss.data_ptr(),
+        _pointers(kept),
         torch.get_num_threads(),
     )
     return loss, weights

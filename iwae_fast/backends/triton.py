@@ -22,6 +22,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
+EXTRA: frozenset[str] = frozenset()
+
 
 def missing() -> str | None:
     """What this backend lacks to be used, or None: known without importing Triton or touching a device."""

@@ -1,9 +1,9 @@
 """Latent-variable models: :class:`VAE` and :class:`BernoulliVAE` around anybody's modules, :class:`DenseVAE` with the
 papers' networks."""
 
-from .base import LatentVariableModel
+from .base import LatentVariableModel, LinearOutput
 from .bernoulli import BernoulliVAE
 from .dense import DenseVAE
 from .vae import VAE
 
-__all__ = ["VAE", "BernoulliVAE", "DenseVAE", "LatentVariableModel"]
+__all__ = ["VAE", "BernoulliVAE", "DenseVAE", "LatentVariableModel", "LinearOutput"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..likelihoods import LIKELIHOODS
+from ..likelihoods import LIKELIHOODS, LinearLayer
 from ..sampling import seed_tensor, standard_normal
 
 RESAMPLING_STREAM = 2**31 + 1
@@ -161,7 +161,11 @@ class LatentVariableModel(nn.Module, ABC):
         repeated = (c.expand(k, *c.shape).flatten(0, 1) for c in context)
         observed = None if mask is None else observed_features(mask, x).flatten(1)
         rows = as_parameters(self.decoder, z.flatten(0, 1))
-        return self.likelihood.log_prob(x, self.decoder(rows, *repeated), k, observed, self.backend)
+        if self.likelihood.takes_linear_output and _shows_linear_output(self.decoder):
+            output: Any = LinearLayer(self.decoder.features(rows, *repeated), self.decoder.output)
+        else:
+            output = self.decoder(rows, *repeated)
+        return self.likelihood.log_prob(x, output, k, observed, self.backend)
 
     @torch.no_grad()
     def sample_implicit_posterior(
@@ -213,6 +217,31 @@ class LatentVariableModel(nn.Module, ABC):
     def extra_repr(self) -> str:
         described: dict[str, Any] = {"likelihood": self.likelihood.name, "backend": self.backend}
         return ", ".join(f"{key}={value!r}" for key, value in described.items())
+
+
+class LinearOutput(nn.Module, ABC):
+    """A decoder whose last layer is linear: logits are output(features(z)).
+
+    A model with a Bernoulli likelihood takes that layer and the likelihood in one
+    (:func:`iwae_fast.linear_bernoulli_log_prob`), unless hooks want to see either called. A subclass sets ``output``
+    and defines :meth:`features`.
+    """
+
+    output: nn.Linear
+
+    @abstractmethod
+    def features(self, z: Tensor, *context: Tensor) -> Tensor:
+        """What the output layer sees, (N, H), of latents (N, Z)."""
+
+    def forward(self, z: Tensor, *context: Tensor) -> Tensor:
+        return self.output(self.features(z, *context))
+
+
+def _shows_linear_output(decoder: nn.Module) -> TypeGuard[LinearOutput]:
+    return isinstance(decoder, LinearOutput) and not any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        for module in (decoder, decoder.output)
+    )
 
 
 def observed_features(mask: Tensor, x: Tensor) -> Tensor:

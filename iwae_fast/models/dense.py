@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from ..functional import linear_tanh
+from .base import LinearOutput
 from .vae import VAE
 
 
@@ -86,24 +88,24 @@ class GaussianNetwork(nn.Module):
         return self.mean(hidden), self.log_std(hidden)
 
 
-class DenseDecoder(nn.Module):
-    """Latents (N, Z) to logits (N, D): the hidden layers are :meth:`features`, the last layer is ``output``."""
+class DenseDecoder(LinearOutput):
+    """Latents (N, Z) to logits (N, D)."""
 
     def __init__(self, latent_dim: int, hidden_dims: Sequence[int], data_dim: int) -> None:
         super().__init__()
         self.hidden = tanh_layers((latent_dim, *hidden_dims))
         self.output = nn.Linear((latent_dim, *hidden_dims)[-1], data_dim)
 
-    def features(self, z: Tensor) -> Tensor:
-        """What the output layer sees, (N, H)."""
-        return self.hidden(z)
+    def features(self, z: Tensor, *context: Tensor) -> Tensor:
+        return self.hidden(z, *context)
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self.output(self.features(z))
+
+class TanhLayer(nn.Linear):
+    """A dense layer with tanh, in one op."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear_tanh(input, self.weight, self.bias)
 
 
 def tanh_layers(sizes: Sequence[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.Tanh()]
-    return nn.Sequential(*layers)
+    return nn.Sequential(*(TanhLayer(inputs, outputs) for inputs, outputs in pairwise(sizes)))
