@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from . import checks
 from .diagnostics import FEWEST_IN_TAIL, pareto_k_of_largest, tail_size
+from .journal import FIELDS, Journal, digest
 from .models import LatentVariableModel
 from .models.base import observed_features
 
@@ -101,6 +103,7 @@ def log_likelihood(
     context: Sequence[Tensor] = (),
     mask: Tensor | None = None,
     progress: Callable[[int], None] | None = None,
+    journal: str | Path | None = None,
 ) -> LogLikelihood:
     """Importance-sampled log p(x), the IWAE bound with many samples (Burda, Grosse & Salakhutdinov 2016).
 
@@ -116,6 +119,9 @@ def log_likelihood(
         context: (B, ...) each, what encoder and decoder take besides: log p(x | context).
         mask: bool, True where x is observed, broadcasting to its shape: log p(x_observed).
         progress: called with the number of (sample, observation) pairs just evaluated.
+        journal: an .npz in which finished observations are kept, 256 at a time: called again with the same file, an
+            evaluation that was interrupted goes on where it stopped, and ends with the same bits. ValueError where the
+            file is of another model, other data, or another k or seed.
 
     Returns:
         :class:`LogLikelihood`, per observation.
@@ -127,34 +133,41 @@ def log_likelihood(
     checks.context(context, len(x))
     if mask is not None:
         mask = observed_features(mask, x)
+    kept = None if journal is None else Journal(Path(journal), digest(model, num_samples, (x, *context, mask)))
+    parts = []
+    done = 0
+    if kept is not None and len(kept):
+        if seed not in (None, kept.seed):
+            raise ValueError(f"{journal} is of an evaluation with seed {kept.seed}, not {seed}")
+        seed, done = kept.seed, len(kept)
+        parts.append(LogLikelihood(*torch.from_numpy(kept.results).to(x.device)))
+        if progress is not None:
+            progress(done * num_samples)
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (), device="cpu"))
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        parts = [
-            _observations(
+        for first in range(done, max(len(x), 1), OBSERVATIONS_A_CHUNK):
+            chunk = slice(first, first + OBSERVATIONS_A_CHUNK)
+            part = _observations(
                 model,
-                x[first : first + OBSERVATIONS_A_CHUNK],
+                x[chunk],
                 num_samples,
                 chunk_size,
                 seed,
                 first,
-                tuple(c[first : first + OBSERVATIONS_A_CHUNK] for c in context),
-                None if mask is None else mask[first : first + OBSERVATIONS_A_CHUNK],
+                tuple(c[chunk] for c in context),
+                None if mask is None else mask[chunk],
                 progress,
             )
-            for first in range(0, max(len(x), 1), OBSERVATIONS_A_CHUNK)
-        ]
+            parts.append(part)
+            if kept is not None:
+                kept.add(seed, (getattr(part, name) for name in FIELDS))
     finally:
         for module, mode in training.items():
             module.training = mode
-    return LogLikelihood(
-        value=torch.cat([part.value for part in parts]),
-        std_error=torch.cat([part.std_error for part in parts]),
-        ess=torch.cat([part.ess for part in parts]),
-        pareto_k=torch.cat([part.pareto_k for part in parts]),
-    )
+    return LogLikelihood(*(torch.cat([getattr(part, name) for part in parts]) for name in FIELDS))
 
 
 def _observations(

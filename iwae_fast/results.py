@@ -60,7 +60,8 @@ def evaluate_run(
     x = binary_test_set(data)[:observations].to(device)
     seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION)
     started = time.perf_counter()
-    result = evaluate.log_likelihood(model, x, k, chunk_size, seed, progress=progress)
+    journal = run.journal(checkpoint.step, k, len(x))
+    result = evaluate.log_likelihood(model, x, k, chunk_size, seed, progress=progress, journal=journal)
     content = {
         "nll": -result.mean,
         "std_error": _finite(result.mean_std_error),
@@ -79,6 +80,7 @@ def evaluate_run(
         "version": __version__,
     }
     write_json(run.evaluation, content)
+    journal.unlink(missing_ok=True)
     return content
 
 

@@ -38,6 +38,10 @@ class Run:
     def evaluation(self) -> Path:
         return self.folder / "evaluation.json"
 
+    def journal(self, step: int, k: int, observations: int) -> Path:
+        """Of an evaluation that is under way, or was interrupted."""
+        return self.folder / f"evaluation-step{step}-k{k}-n{observations}.partial.npz"
+
     @property
     def loss_curve(self) -> Path:
         return self.folder / "loss-curve.png"

@@ -201,6 +201,7 @@ def test_evaluate(run, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "50 of 360 test images" in result.stdout
     assert json.loads((folder / "evaluation.json").read_text())["observations"] == 50
+    assert not list(folder.glob("*.partial.npz"))
 
 
 def test_sample(run, tmp_path, here):

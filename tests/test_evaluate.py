@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from linear_gaussian import exact_log_likelihood, linear_gaussian
@@ -107,3 +109,49 @@ def test_bad_arguments() -> None:
         iw.evaluate.log_likelihood(model, torch.rand(3, 16), 5, chunk_size=-1)
     with pytest.raises(TypeError, match="x must be float32.*int64"):
         iw.evaluate.log_likelihood(model, torch.ones(3, 16, dtype=torch.int64))
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iw.evaluate, "OBSERVATIONS_A_CHUNK", 4)
+    model, x = linear_gaussian(), torch.randn(10, 7, dtype=torch.float64)
+    with torch.no_grad():
+        model.encoder.log_std += 1.0
+    journal = tmp_path / "evaluation.npz"
+    seen: list[int] = []
+
+    def stop_in_the_third_chunk(pairs: int) -> None:
+        if sum(seen) >= 8 * 30:
+            raise KeyboardInterrupt
+        seen.append(pairs)
+
+    with pytest.raises(KeyboardInterrupt):
+        iw.evaluate.log_likelihood(model, x, 30, 10, progress=stop_in_the_third_chunk, journal=journal)
+    assert sum(seen) == 8 * 30
+    again: list[int] = []
+    resumed = iw.evaluate.log_likelihood(model, x, 30, 10, progress=again.append, journal=journal)
+    assert again == [8 * 30, 20, 20, 20]
+    with np.load(journal) as file:
+        seed = int(file["seed"])
+    whole = iw.evaluate.log_likelihood(model, x, 30, 10, seed)
+    for name in ("value", "std_error", "ess", "pareto_k"):
+        assert torch.equal(getattr(resumed, name).nan_to_num(), getattr(whole, name).nan_to_num())
+    # Once more: nothing is left to do.
+    assert torch.equal(iw.evaluate.log_likelihood(model, x, 30, journal=journal).value, whole.value)
+
+
+def test_a_journal_of_something_else_is_refused(tmp_path: Path) -> None:
+    model, x, journal = linear_gaussian(), torch.randn(3, 7, dtype=torch.float64), tmp_path / "evaluation.npz"
+    iw.evaluate.log_likelihood(model, x, 5, seed=1, journal=journal)
+    with pytest.raises(ValueError, match="with seed 1, not 2"):
+        iw.evaluate.log_likelihood(model, x, 5, seed=2, journal=journal)
+    mask = torch.ones(3, 7, dtype=torch.bool)
+    for other, k, options in ((x + 1, 5, {}), (x, 6, {}), (x, 5, {"mask": mask})):
+        with pytest.raises(ValueError, match="another evaluation"):
+            iw.evaluate.log_likelihood(model, other, k, seed=1, journal=journal, **options)
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-9)
+    with pytest.raises(ValueError, match="another evaluation"):
+        iw.evaluate.log_likelihood(model, x, 5, seed=1, journal=journal)
+    journal.write_bytes(journal.read_bytes()[:100])
+    with pytest.raises(ValueError, match="no journal of an evaluation"):
+        iw.evaluate.log_likelihood(model, x, 5, seed=1, journal=journal)
