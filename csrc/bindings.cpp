@@ -161,13 +161,14 @@ void density_backward(const std::string& name, bool float64, const Sizes& shape,
 
 void iwae_loss(const std::string& name, bool float64, const Sizes& shape, const Parameters& parameters,
                const Mask& mask, const OperandTuple& log_ratio, const std::string& reduction, uintptr_t weights,
-               uintptr_t loss, const Pointers& kept, int threads) {
+               uintptr_t loss, uintptr_t bound, const Pointers& kept, int threads) {
   IWAELossCall call;
   fill(call, name, float64, shape, parameters, mask, threads);
   fill(call, weights, kept);
   call.log_ratio = operand_from(log_ratio, leading(call.shape));
   call.reduction = reduction_from(reduction);
   call.loss = reinterpret_cast<void*>(loss);
+  call.bound = reinterpret_cast<void*>(bound);
   py::gil_scoped_release release;
   chosen->iwae_loss(call);
 }

@@ -76,7 +76,7 @@ class LinearBernoulli(Function):
             residual = residual.masked_fill((scale == 0) & log_prob.isnan().reshape(rows), 0.0)
         _, _, _, of_hidden, of_weight, of_bias = ctx.needs_input_grad
         gradients = (
-            (torch.mm(residual, weight) * scale).view(hidden.shape) if of_hidden else None,
+            torch.mm(residual, weight).mul_(scale).view(hidden.shape) if of_hidden else None,
             torch.mm(residual.t(), inputs * scale) if of_weight else None,
             torch.mv(residual.t(), scale.squeeze(1)) if of_bias else None,
         )
@@ -193,17 +193,63 @@ class IWAELossAtOnce(Function):
         loss, weights, *gradients = ctx.saved_tensors
         grad = _with_memory(grad)
         needs = list(ctx.needs_input_grad[6:])
-        of_log_ratio = None
-        if ctx.needs_input_grad[5]:
-            observations = max(weights[0].numel(), 1)
-            share = 1.0 / observations if ctx.reduction == "mean" else 1.0
-            of_log_ratio = _weighed(-share * weights, grad, weights).to(ctx.log_ratio_dtype)
-        if not _is_one_for_good(grad):
+        of_log_ratio = _of_log_ratio(ctx, weights, grad) if ctx.needs_input_grad[5] else None
+        if not (_is_one(grad) and _last_pass()):
             gradients = [
                 _weighed(g, grad.unsqueeze(-1) if grad.dim() else grad, weights.unsqueeze(-1)) for g in gradients
             ]
         of_log_ratio, *placed = _once((of_log_ratio, *_place(gradients, needs)), loss)
         return None, None, None, None, None, of_log_ratio, *placed
+
+
+class LinearIWAELoss(Function):
+    """Minus the IWAE bound of a linear layer and a Bernoulli likelihood, reduced over the observations.
+
+    The forward pass leaves the gradient of the logits in their place. It comes back with the bounds and the normalised
+    weights, and they carry no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        backend: str,
+        reduction: str,
+        value: Tensor,
+        mask: Tensor | None,
+        log_ratio: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        name = "linear_bernoulli_iwae_loss"
+        return ops.call(name, value, hidden, weight, bias, log_ratio, mask, reduction, backend=backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, ctx.reduction, _, _, log_ratio, hidden, weight, _ = inputs
+        loss, bound, weights, gradient = output
+        ctx.mark_non_differentiable(bound, weights, gradient)
+        ctx.set_materialize_grads(False)
+        ctx.log_ratio_dtype = log_ratio.dtype
+        ctx.save_for_backward(loss, weights, gradient, hidden, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 8
+        loss, weights, gradient, hidden, weight = ctx.saved_tensors
+        grad = _with_memory(grad)
+        if not _is_one(grad):
+            gradient = _weighed(gradient, grad.unsqueeze(-1) if grad.dim() else grad, weights.unsqueeze(-1))
+        rows = (weights.numel(), -1)
+        gradient, inputs = gradient.view(rows), hidden.reshape(rows)
+        *_, of_log_ratio, of_hidden, of_weight, of_bias = ctx.needs_input_grad
+        gradients = (
+            _of_log_ratio(ctx, weights, grad) if of_log_ratio else None,
+            torch.mm(gradient, weight).view(hidden.shape) if of_hidden else None,
+            torch.mm(gradient.t(), inputs) if of_weight else None,
+            gradient.sum(0) if of_bias else None,
+        )
+        return None, None, None, None, *_once(gradients, loss)
 
 
 class SampleGaussian(Function):
@@ -243,11 +289,19 @@ def _stands_in() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
-def _is_one_for_good(grad: Tensor) -> bool:
-    """Whether a kept gradient may be handed over as it is: nothing scales it, and no later pass reads it again."""
-    if grad.dim() or _stands_in():
-        return False
-    return not torch._C._autograd._get_current_graph_task_keep_graph() and grad.item() == 1.0
+def _is_one(grad: Tensor) -> bool:
+    return not grad.dim() and not _stands_in() and grad.item() == 1.0
+
+
+def _last_pass() -> bool:
+    """Whether what was kept for the backward pass may be given away: no later pass reads it again."""
+    return not torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+def _of_log_ratio(ctx: Any, weights: Tensor, grad: Tensor) -> Tensor:
+    """Minus the normalised weights, shared out by a mean."""
+    share = 1.0 / max(weights[0].numel(), 1) if ctx.reduction == "mean" else 1.0
+    return _weighed(weights * -share, grad, weights).to(ctx.log_ratio_dtype)
 
 
 def _weighed(kept: Tensor, grad: Tensor, weights: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from . import autograd, checks, estimators
-from .bounds import ELBO, Bound
+from .bounds import ELBO, IWAE, Bound
 from .budgets import to_tolerance, within_budget
 from .estimators import Scales
 from .functional import normalized_weights
@@ -49,6 +49,17 @@ class Diagnostics(NamedTuple):
     """Samples that ran backward, (B,)."""
     kl_weight: float = 1.0
     """What log p(z) - log q(z | x) was weighted by."""
+
+
+class _Seen(NamedTuple):
+    """What diagnostics are made of when they are asked for."""
+
+    value: Tensor
+    num_backward: int | Tensor
+    kl_weight: float
+    weights: Tensor
+    """(k, B), normalised, or their logarithms as they are."""
+    normalized: bool
 
 
 class Objective:
@@ -104,8 +115,8 @@ class Objective:
         if not callable(kl_weight):
             _not_negative("kl_weight", kl_weight)
         _not_negative("free_bits", free_bits)
-        at_once = budget is None and tolerance is None and chunk_size is None
-        if free_bits and not (type(bound) is ELBO and estimator == "reparameterized" and at_once):
+        self.at_once = budget is None and tolerance is None and chunk_size is None
+        if free_bits and not (type(bound) is ELBO and estimator == "reparameterized" and self.at_once):
             raise ValueError("free_bits go with ELBO(), estimator 'reparameterized' and all samples at once")
         checks.reduction(reduction)
         if dataset_size is not None and reduction != "sum":
@@ -122,7 +133,7 @@ class Objective:
         self.free_bits = free_bits
         self.reduction = reduction
         self.dataset_size = None if dataset_size is None else checks.positive("dataset_size", dataset_size)
-        self._seen: Diagnostics | tuple[Tensor, Tensor, int | Tensor, float] | None = None
+        self._seen: Diagnostics | _Seen | None = None
 
     def __call__(
         self,
@@ -152,15 +163,17 @@ class Objective:
         draw = Draw(seed_tensor(seed, x.device), self.num_samples, observation_offset=observation_offset)
         bound, k = self.bound.realized(self.num_samples, seed)
         call = _Call(self, model, bound, x, context, mask, draw._replace(num_samples=k), self._kl_weight(step))
+        if (loss := call.loss_in_one_op()) is not None:
+            return loss
         value, log_weights, ran = call.run()
-        self._seen = (value.detach(), log_weights.detach(), ran, call.kl_weight)
+        self._seen = _Seen(value.detach(), ran, call.kl_weight, log_weights.detach(), normalized=False)
         return self._reduced(-value)
 
     @property
     def last(self) -> Diagnostics | None:
         """What the last call saw; None before it. Computed when first asked for."""
-        if self._seen is not None and not isinstance(self._seen, Diagnostics):
-            self._seen = _diagnose(*self._seen)
+        if isinstance(self._seen, _Seen):
+            self._seen = _diagnose(self._seen)
         return self._seen
 
     def bind(self, model: LatentVariableModel) -> BoundObjective:
@@ -176,7 +189,7 @@ class Objective:
                 "its networks, or objective.bind(model))"
             )
         estimators.check_model(self.estimator, model)
-        if not (self.budget is None and self.tolerance is None and self.chunk_size is None):
+        if not self.at_once:
             _refuse_layers_that_change(model, "a budget, a tolerance or chunks need")
         elif self._estimator.density is Density.PATH and isinstance(model, VAE):
             _refuse_layers_that_change(model.upper, f"estimator {self.estimator!r} needs of an upper layer")
@@ -191,9 +204,10 @@ class Objective:
     def _reduced(self, loss: Tensor) -> Tensor:
         if self.reduction == "none":
             return loss
-        if self.reduction == "mean":
-            return loss.mean()
-        return loss.sum() if self.dataset_size is None else loss.sum() * (self.dataset_size / max(len(loss), 1))
+        return loss.mean() if self.reduction == "mean" else self._for_the_data_set(loss.sum(), len(loss))
+
+    def _for_the_data_set(self, loss: Tensor, observations: int) -> Tensor:
+        return loss if self.dataset_size is None else loss * (self.dataset_size / max(observations, 1))
 
     def __repr__(self) -> str:
         settings = {
@@ -251,6 +265,25 @@ class _Call:
         self.kl_weight = kl_weight
         self.num_samples = draw.num_samples
         self.estimator = objective._estimator
+
+    def loss_in_one_op(self) -> Tensor | None:
+        """The loss of plain IWAE where one op goes from the decoder's last layer to it, else None."""
+        objective = self.objective
+        plain = type(self.bound) is IWAE and objective.estimator == "reparameterized" and objective.at_once
+        if not plain or (decoder := self.model.linear_decoder) is None:
+            return None
+        made = self.model.linear_iwae(
+            decoder,
+            self.x,
+            self.model.encode(self.x, *self.context, mask=self.mask),
+            self.draw,
+            self.kl_weight,
+            objective.reduction,
+            context=self.context,
+            mask=self.mask,
+        )
+        objective._seen = _Seen(made.bound, self.num_samples, self.kl_weight, made.weights, normalized=True)
+        return objective._for_the_data_set(made.loss, len(self.x))
 
     def run(self) -> tuple[Tensor, Tensor, int | Tensor]:
         """The bound with the estimator's gradient, the log-weights, and how many samples run backward, for all or each
@@ -385,12 +418,13 @@ def _joined(parts: list[Terms]) -> Terms:
 
 
 @torch.no_grad()
-def _diagnose(value: Tensor, log_weights: Tensor, num_backward: int | Tensor, kl_weight: float) -> Diagnostics:
-    weights = normalized_weights(log_weights)
+def _diagnose(seen: _Seen) -> Diagnostics:
+    weights = seen.weights if seen.normalized else normalized_weights(seen.weights)
+    num_backward = seen.num_backward
     if isinstance(num_backward, int):
-        num_backward = torch.full(log_weights.shape[1:], num_backward, dtype=torch.int64, device=log_weights.device)
+        num_backward = torch.full(weights.shape[1:], num_backward, dtype=torch.int64, device=weights.device)
     ess = effective_sample_size_of_weights(weights)
-    return Diagnostics(value, ess, weights.amax(0), num_backward, kl_weight)
+    return Diagnostics(seen.value, ess, weights.amax(0), num_backward, seen.kl_weight)
 
 
 def _not_negative(name: str, value: float) -> float:

@@ -230,6 +230,25 @@ def _(
 
 
 @_register(
+    "linear_bernoulli_iwae_loss(Tensor value, Tensor hidden, Tensor weight, Tensor? bias, Tensor log_ratio, "
+    "Tensor? mask, str reduction, str backend) -> (Tensor loss, Tensor bound, Tensor weights, Tensor gradient)"
+)
+def _(
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    log_ratio: Tensor,
+    mask: Tensor | None,
+    reduction: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    loss, weights = _loss_and_weights(reduction, log_ratio, value, hidden)
+    bound = weights.new_empty(weights.shape[1:])
+    return loss, bound, weights, hidden.new_empty((*hidden.shape[:-1], weight.shape[0]))
+
+
+@_register(
     "gaussian_iwae_loss(Tensor value, Tensor mean, Tensor log_std, Tensor log_ratio, Tensor? mask, str reduction, "
     "str backend) -> (Tensor loss, Tensor weights)"
 )

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import iwae_fast as iw
-from iwae_fast import functional, ops
-from iwae_fast.backends import NATIVE
+from iwae_fast import ops
+from iwae_fast.backends import BEST, NATIVE, REFERENCE
+from iwae_fast.models import dense
 
 
 class TestLinearTanh(Contract):
@@ -29,13 +30,11 @@ class TestLinearTanh(Contract):
         return [t.double() for t in (torch.randn(3, 4, 5), torch.randn(11, 5), torch.randn(11))]
 
     @pytest.fixture(autouse=True)
-    def always(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A kernel for the smallest layer, where there is one."""
+    def offered(self, request: pytest.FixtureRequest) -> None:
         callspec = getattr(request.node, "callspec", None)
         backend = callspec.params.get("backend") if callspec else None
         if backend in NATIVE and not ops.offered("linear_tanh", backend):
             pytest.skip(f"{backend} leaves it to torch")
-        monkeypatch.setattr(functional, "WORTH_A_KERNEL", 0)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_autocast(self, dtype: torch.dtype) -> None:
@@ -80,19 +79,16 @@ class TestLinearTanh(Contract):
         torch.testing.assert_close(our_grads, exact_grads)
 
 
+@pytest.mark.skipif(BEST["cpu"] == REFERENCE, reason="the C++ extension is not there")
 def test_small_layers_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    used = []
+    used: list[str] = []
     original = ops.call
     monkeypatch.setattr(ops, "call", lambda name, *a, **o: used.append(name) or original(name, *a, **o))
-    weight = torch.randn(64, 8)
-    iw.linear_tanh(torch.randn(functional.WORTH_A_KERNEL // 64 - 1, 8), weight)
-    assert not used
-    iw.linear_tanh(torch.randn(functional.WORTH_A_KERNEL // 64, 8), weight)
-    assert used == ["linear_tanh"] * ("linear_tanh" in _extra_of_the_cpu())
-
-
-def _extra_of_the_cpu() -> frozenset[str]:
-    return iw.backends.cpu.EXTRA if iw.backends.cpu.missing() is None else frozenset()
+    layer, few = dense.TanhLayer(8, 64), dense.WORTH_A_KERNEL // 64 - 1
+    x = torch.randn(few + 1, 8)
+    small, large = layer(x[:few]), layer(x)
+    assert used == ["linear_tanh"]
+    torch.testing.assert_close(small, large[:few])
 
 
 @pytest.mark.parametrize(

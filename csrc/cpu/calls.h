@@ -40,7 +40,8 @@ struct DensityBackwardCall : DensityCall {
 struct IWAELossCall : DensityForwardCall {
   Operand log_ratio;
   Reduction reduction = Reduction::kNone;
-  void* loss = nullptr;  // (...), one number if reduced
+  void* loss = nullptr;   // (...), one number if reduced
+  void* bound = nullptr;  // (...), null where not wanted
 };
 
 // `weights` and `grad_log_ratio` (k, ...) are contiguous; `grad` has stride 0 along k and wherever it was reduced.

@@ -81,6 +81,9 @@ static void iwae_loss_forward(const IWAELossCall& call) {
     }
   });
   reduce_loss(bounds, observations, call.reduction, static_cast<T*>(call.loss));
+  if (T* bound = static_cast<T*>(call.bound)) {
+    for (int64_t b = 0; b < observations; ++b) bound[b] = static_cast<T>(bounds[b]);
+  }
   delete[] bounds;
   if (wanted == 0) return;
   const T share = share_of<T>(call.reduction, observations);

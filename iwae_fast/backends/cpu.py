@@ -29,6 +29,7 @@ EXTRA = frozenset(
     {
         "bernoulli_iwae_loss_and_gradients",
         "gaussian_iwae_loss_and_gradients",
+        "linear_bernoulli_iwae_loss",
         "linear_bernoulli_log_prob_and_residual",
         "linear_tanh",
     }
@@ -91,8 +92,7 @@ def linear_bernoulli_log_prob_and_residual(
     value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The log-probability, and value - sigmoid(logits) in the memory of the logits: what its gradients are made of."""
-    leading, size = hidden.shape[:-1], weight.shape[0]
-    products = torch.mm(hidden.reshape(leading.numel(), hidden.shape[-1]), weight.t()).view(*leading, size)
+    products = _products(hidden, weight)
     if bias is None:
         return _density("bernoulli", (value, products), mask, (None, products)), products
     return _density("biased_bernoulli", (value, products, bias), mask, (None, products)), products
@@ -149,19 +149,25 @@ def _pointers(tensors: Sequence[Tensor | None]) -> list[int]:
 # --- dense layers -----------------------------------------------------------------------------------------------
 
 
+def _products(hidden: Tensor, weight: Tensor) -> Tensor:
+    """hidden @ weight.T, new and contiguous."""
+    leading = hidden.shape[:-1]
+    return torch.mm(hidden.reshape(leading.numel(), hidden.shape[-1]), weight.t()).view(*leading, weight.shape[0])
+
+
 def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    leading, size = hidden.shape[:-1], weight.shape[0]
-    values = torch.mm(hidden.reshape(leading.numel(), hidden.shape[-1]), weight.t())
+    values = _products(hidden, weight)
     if bias is not None:
         bias = bias.contiguous()
     _C.tanh_layer(
         values.dtype == torch.float64,
-        *values.shape,
+        hidden.shape[:-1].numel(),
+        weight.shape[0],
         values.data_ptr(),
         0 if bias is None else bias.data_ptr(),
         torch.get_num_threads(),
     )
-    return values.view(*leading, size)
+    return values
 
 
 def linear_tanh_backward(
@@ -281,6 +287,27 @@ def gaussian_iwae_loss_and_gradients(
     return _iwae_loss_and_gradients("gaussian", (value, mean, log_std), log_ratio, mask, reduction, wanted)
 
 
+def linear_bernoulli_iwae_loss(
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    log_ratio: Tensor,
+    mask: Tensor | None,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The reduced loss, the bounds, the normalised weights, and in the memory of the logits their gradient."""
+    products = _products(hidden, weight)
+    bound = log_ratio.new_empty(log_ratio.shape[1:], dtype=accumulation_dtype(value, hidden, log_ratio))
+    if bias is None:
+        loss, weights = _iwae_loss("bernoulli", (value, products), log_ratio, mask, reduction, (None, products), bound)
+    else:
+        loss, weights = _iwae_loss(
+            "biased_bernoulli", (value, products, bias), log_ratio, mask, reduction, (None, products), bound
+        )
+    return loss, bound, weights, products
+
+
 def _iwae_loss_and_gradients(
     density: str,
     parameters: tuple[Tensor, ...],
@@ -302,8 +329,12 @@ def _iwae_loss(
     mask: Tensor | None,
     reduction: str,
     kept: Sequence[Tensor | None] = (),
+    bound: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The reduced loss, and the normalised weights that its gradient needs; ``kept`` gradients are written too."""
+    """The reduced loss, and the normalised weights that its gradient needs.
+
+    The gradients of parameters, and the bound of each observation, are written to the tensors that are to have them.
+    """
     leading = tuple(log_ratio.shape)
     shape = (*leading, parameters[0].shape[-1])
     dtype = accumulation_dtype(*parameters, log_ratio)
@@ -319,6 +350,7 @@ def _iwae_loss(
         reduction,
         weights.data_ptr(),
         loss.data_ptr(),
+        0 if bound is None else bound.data_ptr(),
         _pointers(kept),
         torch.get_num_threads(),
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, NamedTuple, Protocol, TypeGuard
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..functional import LinearIWAE, linear_bernoulli_iwae
 from ..likelihoods import LIKELIHOODS, LinearLayer
 from ..sampling import seed_tensor, standard_normal
 
@@ -43,20 +44,35 @@ class Draw(NamedTuple):
     """(k, B) int64: the index of each sample, in place of those from sample_offset on."""
 
 
+class Latents(NamedTuple):
+    """A draw of z, and log p(z) - log q(z | x) in parts, each (k, B) in nats."""
+
+    z: Tensor
+    """(k, B, Z), as the decoder sees it."""
+    log_prior: Tensor | None
+    """The part of log p(z) that has parameters; None where there is none."""
+    log_ratio: Tensor
+    """The rest of log p(z), less log q(z | x): its gradient is the encoder's alone."""
+
+
 class Terms(NamedTuple):
     """The parts of log w = log p(x | z) + log p(z) - log q(z | x), each (k, B) in nats."""
 
     log_likelihood: Tensor
     """log p(x | z)."""
     log_prior: Tensor | None
-    """The part of log p(z) that has parameters; None where there is none."""
     log_ratio: Tensor
-    """The rest of log p(z), less log q(z | x): its gradient is the encoder's alone."""
+    """As of :class:`Latents`."""
 
     def log_weights(self, kl_weight: float = 1.0) -> Tensor:
         """log p(x | z) + kl_weight (log p(z) - log q(z | x)), (k, B)."""
-        divergence = self.log_ratio if self.log_prior is None else self.log_prior + self.log_ratio
-        return self.log_likelihood + (divergence if kl_weight == 1.0 else kl_weight * divergence)
+        return self.log_likelihood + weighed(self.log_prior, self.log_ratio, kl_weight)
+
+
+def weighed(log_prior: Tensor | None, log_ratio: Tensor, kl_weight: float) -> Tensor:
+    """kl_weight (log p(z) - log q(z | x)), (k, B)."""
+    whole = log_ratio if log_prior is None else log_prior + log_ratio
+    return whole if kl_weight == 1.0 else kl_weight * whole
 
 
 class Passage(Protocol):
@@ -70,7 +86,7 @@ class Passage(Protocol):
 class LatentVariableModel(nn.Module, ABC):
     """p(z), p(x | z) from the decoder, q(z | x) from the encoder.
 
-    A subclass says what the latents are: it defines :meth:`posterior`, :meth:`terms`, :meth:`prior_draws`,
+    A subclass says what the latents are: it defines :meth:`posterior`, :meth:`latents`, :meth:`prior_draws`,
     :meth:`posterior_mean` and, where there is one, :meth:`kl_by_dimension`.
     """
 
@@ -88,6 +104,14 @@ class LatentVariableModel(nn.Module, ABC):
         self.likelihood = LIKELIHOODS[likelihood]()
         self.backend = backend
 
+    @property
+    def linear_decoder(self) -> LinearOutput | None:
+        """The decoder, where its last layer and the likelihood may be taken in one."""
+        decoder = self.decoder
+        if not (self.likelihood.takes_linear_output and isinstance(decoder, LinearOutput)):
+            return None
+        return None if _has_hooks(decoder) or _has_hooks(decoder.output) else decoder
+
     def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
         """The parameters of q(z | x) of the first layer, each (B, Z); features that a mask hides are zeros."""
         if mask is not None:
@@ -99,6 +123,23 @@ class LatentVariableModel(nn.Module, ABC):
         """What the encoder returned, checked, as a tuple."""
 
     @abstractmethod
+    def latents(
+        self,
+        posterior: Posterior,
+        draw: Draw,
+        density: Density = Density.WHOLE,
+        passage: Passage | None = None,
+    ) -> Latents:
+        """Draw z from q(z | x)."""
+
+    @abstractmethod
+    def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
+        """z from p(z), (N, Z), as the decoder takes it."""
+
+    @abstractmethod
+    def posterior_mean(self, posterior: Posterior) -> Tensor:
+        """E[z] under q(z | x), (B, Z)."""
+
     def terms(
         self,
         x: Tensor,
@@ -111,14 +152,34 @@ class LatentVariableModel(nn.Module, ABC):
         passage: Passage | None = None,
     ) -> tuple[Tensor, Terms]:
         """Draw z, (k, B, Z) as the decoder sees it, and the parts of its log-weights."""
+        z, log_prior, log_ratio = self.latents(posterior, draw, density, passage)
+        return z, Terms(self.log_likelihood(x, z, context=context, mask=mask), log_prior, log_ratio)
 
-    @abstractmethod
-    def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
-        """z from p(z), (N, Z), as the decoder takes it."""
-
-    @abstractmethod
-    def posterior_mean(self, posterior: Posterior) -> Tensor:
-        """E[z] under q(z | x), (B, Z)."""
+    def linear_iwae(
+        self,
+        decoder: LinearOutput,
+        x: Tensor,
+        posterior: Posterior,
+        draw: Draw,
+        kl_weight: float,
+        reduction: str,
+        *,
+        context: Sequence[Tensor] = (),
+        mask: Tensor | None = None,
+    ) -> LinearIWAE:
+        """Minus the IWAE bound, from the last layer of the :attr:`linear_decoder` to the loss in one op."""
+        z, log_prior, log_ratio = self.latents(posterior, draw)
+        hidden = decoder.features(*self._decoder_inputs(z, context))
+        return linear_bernoulli_iwae(
+            x.flatten(1),
+            hidden.view(*z.shape[:2], hidden.shape[-1]),
+            decoder.output.weight,
+            decoder.output.bias,
+            weighed(log_prior, log_ratio, kl_weight),
+            None if mask is None else observed_features(mask, x).flatten(1),
+            reduction,
+            backend=self.backend,
+        )
 
     def log_weights(
         self,
@@ -157,15 +218,18 @@ class LatentVariableModel(nn.Module, ABC):
         self, x: Tensor, z: Tensor, *, context: Sequence[Tensor] = (), mask: Tensor | None = None
     ) -> Tensor:
         """log p(x | z) in nats, (k, B), of observations (B, ...) under latents (k, B, Z)."""
-        k = len(z)
-        repeated = (c.expand(k, *c.shape).flatten(0, 1) for c in context)
-        observed = None if mask is None else observed_features(mask, x).flatten(1)
-        rows = as_parameters(self.decoder, z.flatten(0, 1))
-        if self.likelihood.takes_linear_output and _shows_linear_output(self.decoder):
-            output: Any = LinearLayer(self.decoder.features(rows, *repeated), self.decoder.output)
+        inputs = self._decoder_inputs(z, context)
+        if (decoder := self.linear_decoder) is not None:
+            output: Any = LinearLayer(decoder.features(*inputs), decoder.output)
         else:
-            output = self.decoder(rows, *repeated)
-        return self.likelihood.log_prob(x, output, k, observed, self.backend)
+            output = self.decoder(*inputs)
+        observed = None if mask is None else observed_features(mask, x).flatten(1)
+        return self.likelihood.log_prob(x, output, len(z), observed, self.backend)
+
+    def _decoder_inputs(self, z: Tensor, context: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Latents and context by row, k B of them."""
+        repeated = (c.expand(len(z), *c.shape).flatten(0, 1) for c in context)
+        return as_parameters(self.decoder, z.flatten(0, 1)), *repeated
 
     @torch.no_grad()
     def sample_implicit_posterior(
@@ -237,11 +301,9 @@ class LinearOutput(nn.Module, ABC):
         return self.output(self.features(z, *context))
 
 
-def _shows_linear_output(decoder: nn.Module) -> TypeGuard[LinearOutput]:
-    return isinstance(decoder, LinearOutput) and not any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-        for module in (decoder, decoder.output)
-    )
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    return any(hooks)
 
 
 def observed_features(mask: Tensor, x: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..functional import bernoulli_log_prob
 from ..sampling import standard_normal
-from .base import Density, Draw, LatentVariableModel, Passage, Posterior, Terms
+from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior
 
 
 class BernoulliVAE(LatentVariableModel):
@@ -52,24 +51,17 @@ class BernoulliVAE(LatentVariableModel):
             raise ValueError(f"the encoder's logits must be (B, {self.latent_dim}), got {tuple(output.shape)}")
         return (output,)
 
-    def terms(
+    def latents(
         self,
-        x: Tensor,
         posterior: Posterior,
         draw: Draw,
-        *,
-        context: Sequence[Tensor] = (),
-        mask: Tensor | None = None,
         density: Density = Density.SCORE,
         passage: Passage | None = None,
-    ) -> tuple[Tensor, Terms]:
+    ) -> Latents:
         (logits,) = posterior
         z = self._sample(logits.detach(), draw)
-        return z, Terms(
-            self.log_likelihood(x, z, context=context, mask=mask),
-            bernoulli_log_prob(z, self.prior_logits, backend=self.backend),
-            -bernoulli_log_prob(z, logits, backend=self.backend),
-        )
+        log_prior = bernoulli_log_prob(z, self.prior_logits, backend=self.backend)
+        return Latents(z, log_prior, -bernoulli_log_prob(z, logits, backend=self.backend))
 
     def _sample(self, logits: Tensor, draw: Draw) -> Tensor:
         """z (k, B, Z): 1 where the uniform under the noise is below the probability."""

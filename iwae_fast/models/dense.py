@@ -12,6 +12,9 @@ from ..functional import linear_tanh
 from .base import LinearOutput
 from .vae import VAE
 
+WORTH_A_KERNEL = 2**15
+"""Elements of a layer's output from which on a kernel of its own takes less time than torch's operations."""
+
 
 class DenseVAE(VAE):
     """Dense layers with tanh and Bernoulli pixels; for 28x28 data D-200-200-(50)-200-200-D is the paper's one-layer
@@ -101,9 +104,11 @@ class DenseDecoder(LinearOutput):
 
 
 class TanhLayer(nn.Linear):
-    """A dense layer with tanh, in one op."""
+    """A dense layer with tanh, in one op where there is enough for it to do."""
 
     def forward(self, input: Tensor) -> Tensor:
+        if len(input) * self.out_features < WORTH_A_KERNEL:
+            return torch.tanh(super().forward(input))
         return linear_tanh(input, self.weight, self.bias)
 
 

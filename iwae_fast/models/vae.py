@@ -12,7 +12,7 @@ from torch.func import functional_call
 from ..functional import gaussian_log_prob, standard_gaussian_log_prob
 from ..reference import widen
 from ..sampling import sample_gaussian, seed_tensor, standard_normal
-from .base import Density, Draw, LatentVariableModel, Passage, Posterior, Terms, as_parameters
+from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, as_parameters
 
 
 class VAE(LatentVariableModel):
@@ -52,25 +52,19 @@ class VAE(LatentVariableModel):
         """Mean and log standard deviation of q(z_1 | x), each (B, Z)."""
         return _gaussian("encoder", output)
 
-    def terms(
+    def latents(
         self,
-        x: Tensor,
         posterior: Posterior,
         draw: Draw,
-        *,
-        context: Sequence[Tensor] = (),
-        mask: Tensor | None = None,
         density: Density = Density.WHOLE,
         passage: Passage | None = None,
-    ) -> tuple[Tensor, Terms]:
+    ) -> Latents:
         if self.upper:
-            z, log_prior, log_ratio = self._several_layers(posterior, draw, density, passage)
-        else:
-            z, log_ratio = self._one_layer(posterior, draw, density)
-            log_prior = None
-            if passage is not None:
-                z, _, _ = passage(z)
-        return z, Terms(self.log_likelihood(x, z, context=context, mask=mask), log_prior, log_ratio)
+            return self._several_layers(posterior, draw, density, passage)
+        z, log_ratio = self._one_layer(posterior, draw, density)
+        if passage is not None:
+            z, _, _ = passage(z)
+        return Latents(z, None, log_ratio)
 
     def _one_layer(self, posterior: Posterior, draw: Draw, density: Density) -> tuple[Tensor, Tensor]:
         """z and log p(z) - log q(z | x), fused."""
@@ -95,9 +89,7 @@ class VAE(LatentVariableModel):
             backend=self.backend,
         )
 
-    def _several_layers(
-        self, posterior: Posterior, draw: Draw, density: Density, passage: Passage | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _several_layers(self, posterior: Posterior, draw: Draw, density: Density, passage: Passage | None) -> Latents:
         """z_1, the sum of log p(z_l | z_{l+1}) below the top, and log p(z_L) - log q(z | x)."""
         latents, conditionals = self._ascend(posterior, draw, density)
         as_parents, as_children, inside_q = self._descend(latents, passage)
@@ -113,7 +105,7 @@ class VAE(LatentVariableModel):
             prior = _by_row(layer.prior, parent, frozen=passage is not None and passage.doubly)
             log_prior = log_prior + self._log_prob(child, *prior)
         top = standard_gaussian_log_prob(inside_q[-1], backend=self.backend)
-        return as_parents[0], log_prior, top - log_q
+        return Latents(as_parents[0], log_prior, top - log_q)
 
     def _ascend(
         self, posterior: Posterior, draw: Draw, density: Density
