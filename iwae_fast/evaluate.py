@@ -19,6 +19,9 @@ from .models.base import observed_features
 ROWS_A_CHUNK = 4096
 """Decoder rows (samples times observations) evaluated at once by default: large matrix products, warm caches."""
 
+SAMPLES_TAKEN_IN = 1024
+"""Log-weights of each observation that are collected before they are summed: finding the largest takes its time."""
+
 OBSERVATIONS_A_CHUNK = 256
 
 
@@ -184,9 +187,10 @@ def _observations(
     chunk_size = chunk_size or max(1, ROWS_A_CHUNK // max(1, len(x)))
     posterior = model.encode(x, *context, mask=mask)
     weights = StreamingWeights(num_samples, len(x), x.device)
+    waiting: list[Tensor] = []
     for start in range(0, num_samples, chunk_size):
         count = min(chunk_size, num_samples - start)
-        weights.add(
+        waiting.append(
             model.log_weights(
                 x,
                 count,
@@ -198,6 +202,9 @@ def _observations(
                 observation_offset=observation_offset,
             )
         )
+        if len(waiting) * chunk_size >= SAMPLES_TAKEN_IN or start + count == num_samples:
+            weights.add(torch.cat(waiting))
+            waiting.clear()
         if progress is not None:
             progress(count * len(x))
     return weights.log_likelihood()

@@ -83,7 +83,13 @@ def bernoulli_log_prob_backward(
     return _density_backward("bernoulli", grad, (value, logits), mask, needs)
 
 
-_BERNOULLI = linear.Likelihood(bernoulli_log_prob, bernoulli_log_prob_backward)
+def _biased_bernoulli(value: Tensor, products: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+    if bias is None:
+        return _density("bernoulli", (value, products), mask)
+    return _density("biased_bernoulli", (value, products, bias), mask)
+
+
+_BERNOULLI = linear.Likelihood(_biased_bernoulli, bernoulli_log_prob_backward)
 linear_bernoulli_log_prob = partial(linear.log_prob, _BERNOULLI)
 linear_bernoulli_log_prob_backward = partial(linear.log_prob_backward, _BERNOULLI)
 

@@ -21,9 +21,10 @@ Index = tuple[slice, ...]
 
 
 class Likelihood(NamedTuple):
-    """A backend's bernoulli_log_prob and its backward pass."""
+    """What a backend makes of a tile of logits."""
 
-    log_prob: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    log_prob: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+    """Of value, the layer's products, its bias and a mask; may overwrite the products."""
     backward: Callable[[Tensor, Tensor, Tensor, Tensor | None, list[bool]], list[Tensor]]
 
 
@@ -32,11 +33,11 @@ def log_prob(
 ) -> Tensor:
     leading = torch.broadcast_shapes(value.shape[:-1], hidden.shape[:-1])
     result = hidden.new_empty(leading, dtype=accumulation_dtype(value, hidden))
-    layer = _Layer(hidden, weight, bias, leading)
+    layer = _Layer(hidden, weight, leading)
     value, mask = _expanded(value, leading), None if mask is None else _expanded(mask, leading)
     for index in tiles(leading, ROWS_A_TILE[hidden.device.type]):
-        _, logits = layer(index)
-        result[index] = likelihood.log_prob(value[index], logits, None if mask is None else mask[index])
+        _, products = layer(index)
+        result[index] = likelihood.log_prob(value[index], products, bias, None if mask is None else mask[index])
     return result
 
 
@@ -52,7 +53,7 @@ def log_prob_backward(
 ) -> list[Tensor]:
     """The gradients of value, hidden, weight and bias, of which those that are needed."""
     leading = torch.broadcast_shapes(value.shape[:-1], hidden.shape[:-1])
-    layer = _Layer(hidden, weight, bias, leading)
+    layer = _Layer(hidden, weight, leading)
     # Sums over tiles are as wide as those within a matrix product.
     sums = accumulation_dtype(weight)
     of_value = value.new_zeros((1,) * (len(leading) + 1 - value.dim()) + value.shape, dtype=sums)
@@ -61,7 +62,7 @@ def log_prob_backward(
     of_bias = weight.new_zeros(weight.shape[:1], dtype=sums)
     expanded, mask = _expanded(value, leading), None if mask is None else _expanded(mask, leading)
     for index in tiles(leading, ROWS_A_TILE[hidden.device.type]):
-        inputs, logits = layer(index)
+        inputs, logits = layer(index, bias)
         observed = None if mask is None else mask[index]
         *by_value, by_logits = likelihood.backward(grad[index], expanded[index], logits, observed, [needs[0], True])
         if needs[0]:
@@ -87,24 +88,23 @@ def log_prob_backward(
 
 
 class _Layer:
-    """Rows of a tile and the logits made of them, in memory that all tiles share."""
+    """Rows of a tile and the products made of them, in memory that all tiles share."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, leading: torch.Size) -> None:
+    def __init__(self, hidden: Tensor, weight: Tensor, leading: torch.Size) -> None:
         self.hidden = _expanded(hidden, leading)
         self.weight = weight.t()
-        self.bias = bias
         rows = min(max(ROWS_A_TILE[hidden.device.type], 1), math.prod(leading))
-        self.logits = hidden.new_empty(rows, weight.shape[0])
+        self.products = hidden.new_empty(rows, weight.shape[0])
 
-    def __call__(self, index: Index) -> tuple[Tensor, Tensor]:
+    def __call__(self, index: Index, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         part = self.hidden[index]
         rows = part.reshape(math.prod(part.shape[:-1]), part.shape[-1])
-        logits = self.logits[: len(rows)]
-        if self.bias is None:
-            torch.mm(rows, self.weight, out=logits)
+        products = self.products[: len(rows)]
+        if bias is None:
+            torch.mm(rows, self.weight, out=products)
         else:
-            torch.addmm(self.bias, rows, self.weight, out=logits)
-        return rows, logits.view(*part.shape[:-1], logits.shape[-1])
+            torch.addmm(bias, rows, self.weight, out=products)
+        return rows, products.view(*part.shape[:-1], products.shape[-1])
 
 
 def tiles(leading: torch.Size | tuple[int, ...], rows: int) -> Iterator[Index]:
