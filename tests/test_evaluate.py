@@ -74,8 +74,9 @@ def test_impossible_samples() -> None:
     assert weights.log_likelihood().value.item() == math.inf
 
 
-def test_memory_does_not_grow_with_k() -> None:
+def test_memory_does_not_grow_with_k(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the tail of the weights does, as the root of k: it is smaller here than what a chunk needs."""
+    monkeypatch.setattr(iw.evaluate, "SAMPLES_TAKEN_IN", 40)
     model, x = iw.models.DenseVAE(16, (4,), (8,)), torch.rand(4, 16)
 
     def largest_tensor(k: int) -> int:

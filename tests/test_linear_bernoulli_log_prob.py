@@ -37,12 +37,13 @@ class TestLinearBernoulliLogProb(Contract):
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_autocast(self, dtype: torch.dtype) -> None:
-        """As a linear layer and the density after it."""
+        """As a linear layer and the density after it, but for one rounding: the bias is added in float32."""
         value, hidden, weight, bias = self.leaves(torch.float32)
         with torch.autocast("cpu", dtype=dtype):
             ours = self.call(value, hidden, weight, bias)
-            expected = iw.bernoulli_log_prob(value, torch.nn.functional.linear(hidden, weight, bias))
-        torch.testing.assert_close(ours, expected)
+            logits = torch.nn.functional.linear(hidden, weight, bias)
+        roundings = tolerances.ROUNDING[dtype] * logits.abs().sum(-1)
+        assert ((ours - iw.bernoulli_log_prob(value, logits)).abs() <= 2 * roundings).all()
         grads = torch.autograd.grad(ours.sum(), [hidden, weight])
         assert all(g.dtype == torch.float32 for g in grads)
 
