@@ -6,7 +6,7 @@ import pytest
 import torch
 from cells import CELLS, K, away_from_the_optimum, cells, gradients
 from linear_gaussian import linear_gaussian
-from peak_memory import PeakMemory
+from benchmarks.peak_memory import PeakMemory
 from torch import nn
 
 import iwae_fast as iw

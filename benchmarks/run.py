@@ -1,0 +1,50 @@
+"""Runs works and writes what was measured after each, so that it survives what follows."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from . import catalogue, cuda, driver, machine, rows
+from .rows import Row
+from .table import table
+from .work import WrongResultError
+
+ROUNDS = {"cpu": 60, "cuda": 200}
+QUICK_ROUNDS = 10
+
+
+def run(device: str, output: Path | None, rounds: int | None, only: str, quick: bool) -> int:
+    """The exit status: not 0 where a provider was wrong, or nothing was measured."""
+    measure = cuda.measure if device == "cuda" else driver.measure
+    chosen = catalogue.gpu(quick) if device == "cuda" else catalogue.cpu(quick)
+    rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS[device])
+    output = (
+        output or Path("benchmarks/results") / f"{slug(str(machine.conditions(torch.device(device))['device']))}.csv"
+    )
+    found: list[Row] = []
+    status = 0
+    for name, works in chosen.items():
+        if not re.search(only, name):
+            continue
+        print(name, file=sys.stderr, flush=True)
+        try:
+            for work in works():
+                found += measure(work, rounds)
+                rows.write(found, output)
+        except WrongResultError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 1
+    if not found:
+        print(f"error: nothing was measured: --only {only!r} of {', '.join(chosen)}", file=sys.stderr)
+        return 1
+    print(table(found))
+    print(f"\nwritten to {output}")
+    return status
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
