@@ -10,7 +10,7 @@ STANDARD_ERRORS = 5.0
 
 
 def of_entries(found: Evidence, truth: Evidence, tolerance: float) -> str:
-    """The largest error relative to the largest entry, where it is above the tolerance: for the same inputs and noise."""
+    """Errors relative to the largest entry, where they are above the tolerance: for the same inputs and noise."""
     wrong = []
     for name, expected in truth.items():
         error = np.abs(found[name] - expected).max() / np.abs(expected).max()

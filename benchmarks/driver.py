@@ -30,9 +30,9 @@ def measure(work: Work, rounds: int, report: Callable[[str], None] = print) -> l
     values: dict[Provider, list[float]] = {}
     notes: dict[Provider, str] = {}
 
-    def asked(provider: Provider, question: Callable[[Worker], object]) -> None:
+    def ask(question: Callable[[Provider, Worker], None], provider: Provider) -> None:
         try:
-            question(workers[provider])
+            question(provider, workers[provider])
         except WorkerError as error:
             report(f"{provider.name} is left out of {work}: {error}")
             workers.pop(provider).close()
@@ -54,10 +54,10 @@ def measure(work: Work, rounds: int, report: Callable[[str], None] = print) -> l
         for provider in work.providers:  # all start at once, then each is made ready with the machine to itself
             workers[provider] = Worker(torch.get_num_threads())
         for provider in work.providers:
-            asked(provider, lambda worker, provider=provider: ready(provider, worker))
+            ask(ready, provider)
         if work.metric == "peak bytes":
             for provider in list(workers):
-                asked(provider, lambda worker, provider=provider: peak(provider, worker))
+                ask(peak, provider)
         else:
             order = random.Random(0)
             started = time.monotonic()
@@ -65,7 +65,7 @@ def measure(work: Work, rounds: int, report: Callable[[str], None] = print) -> l
                 if index >= FEWEST_ROUNDS and time.monotonic() - started > SECONDS_A_WORK:
                     break
                 for provider in order.sample(list(workers), len(workers)):
-                    asked(provider, lambda worker, provider=provider: turn(provider, worker))
+                    ask(turn, provider)
     finally:
         for worker in workers.values():
             worker.close()

@@ -75,7 +75,7 @@ def make(
     rows = []
     for provider, found in arrays.items():
         low, median, high = np.quantile(found, (0.1, 0.5, 0.9))
-        compared: dict[str, float] = {}
+        compared: dict[str, Any] = {}
         if provider.role == "rival" and best is not None:
             compared |= _columns("ratio", found, arrays[best])
         if baseline is not None:

@@ -27,6 +27,7 @@ def providers(setting: Setting) -> tuple[Provider, ...]:
         Provider("torch.compile", prepared(eager.compiled_step), check),
         Provider("torch.distributions", prepared(distributions.step), check),
         Provider("pyro", prepared(pyro.step), check, package="pyro-ppl"),
+        Provider("pyro SVI", prepared(pyro.svi_step), check, package="pyro-ppl"),
         Provider("pythae", prepared(pythae.step), check, package="pythae"),
         Provider("iwae_fast exact", prepared(ours.exact), check, "ours", "iwae_fast"),
     )

@@ -17,6 +17,8 @@ Role = Literal["ours", "rival", "estimate", "bound"]
 """A ratio is a rival's time over that of the best of "ours". An "estimate" is ours too, whose gradient has the same
 mean but more noise: it is not what rivals are held against. A "bound" does a part of the work and no more."""
 
+CPU = torch.device("cpu")
+
 BASELINE = "torch eager"
 """The provider that speed-ups are told over."""
 
@@ -69,7 +71,7 @@ class Work:
     providers: tuple[Provider, ...]
     k: int | None = None
     dtype: str = "float32"
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     metric: str = "seconds"
     """Or "peak bytes"."""
     bytes: int = 0

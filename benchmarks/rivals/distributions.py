@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Independent, Normal
+from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from ..networks import Encoder, Setting
 from ..step import Step
@@ -23,7 +23,7 @@ def iwae_loss(encoder: Encoder, decoder: nn.Module, x: Tensor, k: int) -> Tensor
     return (math.log(k) - torch.logsumexp(log_weights, 0)).mean()
 
 
-def independent(distribution: torch.distributions.Distribution) -> Independent:
+def independent(distribution: Distribution) -> Distribution:
     return Independent(distribution, 1, validate_args=False)
 
 
