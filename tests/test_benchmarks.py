@@ -194,7 +194,7 @@ def test_a_gradient_that_is_wrong_shows(monkeypatch: pytest.MonkeyPatch) -> None
     """The loss is right, but no gradient reaches the encoder's mean."""
     right = eager.log_weights
     monkeypatch.setattr(eager, "log_weights", lambda decoder, mean, *rest: right(decoder, mean.detach(), *rest))
-    work = training_step.works(TINY)[0]
+    work = training_step.works(Setting(k=12, batch=20, features=200, hidden=50, latents=20))[0]
     with pytest.raises(WrongResultError, match="torch eager is wrong in step.*along weight matrix 2 is 0 on average"):
         refuse_if_wrong(work, work.providers[0], work.providers[0].prepare().evidence())
 
@@ -209,7 +209,7 @@ def test_all_works_are_named_and_made_when_their_turn_comes() -> None:
 
 def test_a_run_writes_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     works = {"nothing": lambda: [given.work()], "other": lambda: [given.work()]}
-    monkeypatch.setattr(catalogue, "cpu", lambda quick: works)
+    monkeypatch.setattr(catalogue, "cpu", lambda _: works)
     output = tmp_path / "results" / "tiny.csv"
     assert main(["--rounds", "2", "--only", "^noth", "--output", str(output)]) == 0
     with output.open(newline="") as file:
@@ -228,7 +228,7 @@ def test_a_run_goes_on_after_a_wrong_provider_and_ends_with_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     wrong = given.work(Provider("a rival", partial(given.of_factor, 2.0), given.CHECK))
-    monkeypatch.setattr(catalogue, "cpu", lambda quick: {"wrong": lambda: [wrong], "right": lambda: [given.work()]})
+    monkeypatch.setattr(catalogue, "cpu", lambda _: {"wrong": lambda: [wrong], "right": lambda: [given.work()]})
     assert main(["run", "--rounds", "1", "--output", str(tmp_path / "a.csv")]) == 1
     assert "error: a rival is wrong in nothing forward n=1 (seconds): result by 1.0e+00" in capsys.readouterr().err
     assert len(rows.read(tmp_path / "a.csv")) == 2
