@@ -68,5 +68,7 @@ def measure(work: Work, rounds: int, report: Callable[[str], None] = print) -> l
                     ask(turn, provider)
     finally:
         for worker in workers.values():
+            worker.hang_up()
+        for worker in workers.values():
             worker.close()
     return rows.make(work, values, notes)

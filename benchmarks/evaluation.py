@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -62,6 +62,7 @@ def ours(setting: Setting) -> Task:
     return Task(run, partial(means, run))
 
 
+@cache
 def truth(setting: Setting) -> Evidence:
     """The reference's in float64, in chunks for the sake of memory."""
     model, x = dense_vae(setting, backend="reference").double(), observations(setting).double()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from iwae_fast.backends import NATIVE
+from iwae_fast.functional import WIDE
 
 from . import agreement
 from .work import BASELINE, Check, Evidence, Provider, Task, Work
@@ -103,8 +104,9 @@ def truth(ours: Op, inputs: Inputs, mode: str, leaves: Sequence[int], measure: M
 
 
 def entries(run: Call, tensors: list[Tensor]) -> Evidence:  # noqa: ARG001 - a Measurement has these arguments
-    """All that is returned."""
-    return {f"result {index}": result.double().cpu().numpy() for index, result in enumerate(run())}
+    """All that is returned; numpy has no bfloat16."""
+    results = (result if result.dtype in WIDE else result.float() for result in run())
+    return {f"result {index}": result.cpu().numpy() for index, result in enumerate(results)}
 
 
 def call(function: Op, inputs: Sequence[Tensor], mode: str, leaves: Sequence[int]) -> Call:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from .work import WrongResultError
 
 ROUNDS = {"cpu": 60, "cuda": 200}
 QUICK_ROUNDS = 10
+BUSY = 0.5
+"""Load a core, from which on the other work shows in the times."""
 
 
 def run(device: str, output: Path | None, rounds: int | None, only: str, quick: bool) -> int:
@@ -25,6 +28,10 @@ def run(device: str, output: Path | None, rounds: int | None, only: str, quick: 
     output = (
         output or Path("benchmarks/results") / f"{slug(str(machine.conditions(torch.device(device))['device']))}.csv"
     )
+    if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
+        print(
+            f"warning: the machine is busy (load {os.getloadavg()[0]:.1f}): threads will wait for it", file=sys.stderr
+        )
     found: list[Row] = []
     status = 0
     for name, works in chosen.items():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -49,8 +50,14 @@ class Worker:
         """Bytes of tensors alive at most during a call, above those that were there before."""
         return self._ask("peak_bytes")
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
+        """The worker ends when it has finished its turn."""
         self._connection.close()
+
+    def close(self, patience: float = 2.0) -> None:
+        """Wait so many seconds for its end, and then no longer."""
+        self.hang_up()
+        self._process.join(patience)
         self._process.kill()
         self._process.join()
 
@@ -66,21 +73,26 @@ class Worker:
         return answer
 
 
-def serve(connection: multiprocessing.connection.Connection, threads: int) -> None:
+def serve(connection: Connection, threads: int) -> None:
     """Answer the driver's questions until it is gone. Ctrl-C is the driver's affair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_the_driver, daemon=True).start()
     torch.set_num_threads(threads)
     answers = _Answers()
-    while True:
-        try:
-            question, arguments = connection.recv()
-            answer = (False, getattr(answers, question)(*arguments))
-        except EOFError:
-            return
-        except Exception as error:  # whatever a rival raises: the driver reports it
-            answer = (True, f"{type(error).__name__}: {error}".splitlines()[0])
-        connection.send(answer)
+    with contextlib.suppress(EOFError, OSError):  # the driver has hung up
+        while True:
+            connection.send(_answer(connection, answers))
+
+
+def _answer(connection: Connection, answers: _Answers) -> tuple[bool, Any]:
+    """Whether the next question failed, and the answer or what went wrong."""
+    try:
+        question, arguments = connection.recv()
+        return False, getattr(answers, question)(*arguments)
+    except EOFError:
+        raise
+    except Exception as error:  # whatever a rival raises: the driver reports it
+        return True, f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _die_with_the_driver() -> None:

@@ -25,6 +25,7 @@ from benchmarks import (
     bernoulli_log_prob,
     catalogue,
     copy,
+    cuda,
     driver,
     evaluation,
     gaussian_log_prob,
@@ -104,9 +105,21 @@ def test_what_fails_is_reported_and_left_out() -> None:
 
 
 def test_peak_bytes_are_those_of_one_call_above_what_stays() -> None:
-    found = driver.measure(given.work(metric="peak bytes"), rounds=5)
-    assert [row.median for row in found] == [1000.0, 1000.0]
-    assert [row.rounds for row in found] == [1, 1]
+    whole = given.work(metric="peak bytes")
+    (found,) = driver.measure(replace(whole, providers=whole.providers[:1]), rounds=5)
+    assert (found.median, found.rounds) == (1000.0, 1)
+
+
+def test_on_a_gpu_small_works_are_timed_with_python_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the two clocks, which need one."""
+    monkeypatch.setattr(cuda, "DeviceClock", lambda run: lambda: 1e-3)
+    monkeypatch.setattr(cuda, "host_clock", lambda run: lambda: 2e-3)
+    found = cuda.measure(given.work(), rounds=3)
+    assert [row.metric for row in found] == ["seconds"] * 2 + ["seconds with Python"] * 2
+    assert [row.median for row in found] == [1e-3, 1e-3, 2e-3, 2e-3]
+    assert found[0].rounds == 3
+    with pytest.raises(WrongResultError):
+        cuda.measure(given.work(Provider("a rival", partial(given.of_factor, 1.1), given.CHECK)), rounds=3)
 
 
 ALIVE = """
@@ -207,11 +220,17 @@ def test_all_works_are_named_and_made_when_their_turn_comes() -> None:
 # What is written
 
 
-def test_a_run_writes_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    works = {"nothing": lambda: [given.work()], "other": lambda: [given.work()]}
+def test_a_run_writes_its_rows_and_ends_with_an_error_where_a_provider_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    wrong = given.work(Provider("a rival", partial(given.of_factor, 2.0), given.CHECK))
+    works = {"wrong": lambda: [wrong], "right": lambda: [given.work()], "not asked for": lambda: [wrong]}
     monkeypatch.setattr(catalogue, "cpu", lambda _: works)
     output = tmp_path / "results" / "tiny.csv"
-    assert main(["--rounds", "2", "--only", "^noth", "--output", str(output)]) == 0
+    assert main(["--rounds", "2", "--only", "^(wrong|right)", "--output", str(output)]) == 1
+    said = capsys.readouterr()
+    assert said.err.count("error: a rival is wrong in nothing forward n=1 (seconds): result by 1.0e+00") == 1
+    assert "| nothing | n=1 | forward | iwae_fast |" in said.out
     with output.open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert list(lines[0]) == [field.name for field in fields(Row)]
@@ -221,18 +240,11 @@ def test_a_run_writes_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert found[0].ratio_low <= found[0].ratio <= found[0].ratio_high
     assert (found[0].version, found[1].ratio) == (torch.__version__, None)
     assert json.loads(output.with_suffix(".json").read_text())[1]["speedup"] == found[1].speedup
-    assert "| nothing | n=1 | forward | iwae_fast |" in capsys.readouterr().out
 
 
-def test_a_run_goes_on_after_a_wrong_provider_and_ends_with_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    wrong = given.work(Provider("a rival", partial(given.of_factor, 2.0), given.CHECK))
-    monkeypatch.setattr(catalogue, "cpu", lambda _: {"wrong": lambda: [wrong], "right": lambda: [given.work()]})
-    assert main(["run", "--rounds", "1", "--output", str(tmp_path / "a.csv")]) == 1
-    assert "error: a rival is wrong in nothing forward n=1 (seconds): result by 1.0e+00" in capsys.readouterr().err
-    assert len(rows.read(tmp_path / "a.csv")) == 2
+def test_a_run_of_nothing_is_an_error(capsys: pytest.CaptureFixture) -> None:
     assert main(["run", "--only", "no such work"]) == 1
+    assert "nothing was measured" in capsys.readouterr().err
 
 
 def test_rows_survive_their_file_and_older_files_are_read(tmp_path: Path) -> None:
