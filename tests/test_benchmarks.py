@@ -112,8 +112,8 @@ def test_peak_bytes_are_those_of_one_call_above_what_stays() -> None:
 
 def test_on_a_gpu_small_works_are_timed_with_python_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the two clocks, which need one."""
-    monkeypatch.setattr(cuda, "DeviceClock", lambda run: lambda: 1e-3)
-    monkeypatch.setattr(cuda, "host_clock", lambda run: lambda: 2e-3)
+    monkeypatch.setattr(cuda, "DeviceClock", lambda _: lambda: 1e-3)
+    monkeypatch.setattr(cuda, "host_clock", lambda _: lambda: 2e-3)
     found = cuda.measure(given.work(), rounds=3)
     assert [row.metric for row in found] == ["seconds"] * 2 + ["seconds with Python"] * 2
     assert [row.median for row in found] == [1e-3, 1e-3, 2e-3, 2e-3]
