@@ -13,30 +13,35 @@ from matplotlib.patches import Patch
 from .rows import Row
 from .work import BASELINE
 
-COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
-"""Okabe and Ito's, which colour-blind readers can tell apart."""
+STYLES = {
+    "ours": ("iwae_fast", "#d55e00", ""),
+    "estimate": ("iwae_fast, a noisier estimate", "#d55e00", "////"),
+    "rival": ("others", "#0072b2", ""),
+    "bound": ("a part of the work: a bound", "#999999", "////"),
+}
+"""Name, colour and hatch of a role. The colours are two of Okabe and Ito's, which colour-blind readers tell apart."""
 
 WHOLES = ("step", "evaluation")
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Bars of medians with 95 % bootstrap intervals; hatched where a provider does less, or with more noise."""
+    """Bars of medians, with 95 % bootstrap intervals."""
     shown = [row for row in rows if row.metric == "seconds" and row.speedup is not None and row.provider != BASELINE]
     if not shown:
         raise ValueError(f"no row has a speed-up over {BASELINE!r}")
-    colors = dict(zip(dict.fromkeys(family(row) for row in shown), COLORS * len(shown), strict=False))
     panels = [[row for row in shown if (row.op in WHOLES) == whole] for whole in (False, True)]
     panels = [panel for panel in panels if panel]
-    height = max(len(panel) + 0.8 * len({row.work for row in panel}) for panel in panels)
-    figure = Figure(figsize=(6.6 * len(panels), 1.3 + 0.21 * height), layout="constrained")
+    height = max(len(panel) + 1.6 * len({row.work for row in panel}) for panel in panels)
+    figure = Figure(figsize=(6.2 * len(panels), 1.2 + 0.2 * height), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw_bars(axes, panel, colors)
-    hatches = {family(row): hatch(row) for row in shown}
+        draw_bars(axes, panel, height)
+    roles = {row.role for row in shown}
+    styles = [style for role, style in STYLES.items() if role in roles]
     figure.legend(
-        [Patch(facecolor=color, hatch=hatches[name], edgecolor="white") for name, color in colors.items()],
-        list(colors),
+        [Patch(facecolor=color, hatch=hatch, edgecolor="white") for _, color, hatch in styles],
+        [name for name, _, _ in styles],
         loc="outside upper center",
-        ncols=min(len(colors), 5),
+        ncols=len(styles),
         frameon=False,
         fontsize=9,
     )
@@ -44,29 +49,24 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=130, facecolor="white")
 
 
-def draw_bars(axes: Axes, rows: Sequence[Row], colors: dict[str, str]) -> None:
-    position, ticks = 0.0, {}
+def draw_bars(axes: Axes, rows: Sequence[Row], height: float) -> None:
+    """A work's name in bold, and its providers below; bars of both panels are equally thick."""
+    names: list[tuple[float, str, str]] = []
+    position = 0.0
     for work in dict.fromkeys(row.work for row in rows):
         group = [row for row in rows if row.work == work]
-        ticks[position + (len(group) - 1) / 2] = label(group[0])
+        names.append((position, title(group[0]), "bold"))
         for row in group:
-            value, low, high = row.speedup or 0.0, row.speedup_low or 0.0, row.speedup_high or 0.0
-            axes.barh(position, value, 0.86, color=colors[family(row)], hatch=hatch(row), edgecolor="white")
-            axes.hlines(position, low, high, color="black", linewidth=1.0)
-            axes.annotate(
-                f"{value:.2g}" if value < 10 else f"{value:.0f}",
-                (max(value, high), position),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
             position += 1.0
-        position += 0.8
-    axes.axvline(1.0, color="black", linewidth=0.8)
-    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=8.5)
-    axes.invert_yaxis()
-    axes.margins(x=0.12, y=0.01)
+            draw_bar(axes, position, row)
+            names.append((position, row.provider, "normal"))
+        position += 1.6
+    axes.axvline(1.0, color="black", linewidth=0.8, zorder=3)
+    axes.set_yticks([where for where, _, _ in names], [name for _, name, _ in names], fontsize=8.5)
+    for tick, (_, _, weight) in zip(axes.get_yticklabels(), names, strict=True):
+        tick.set_fontweight(weight)
+    axes.set_ylim(height - 0.4, -0.6)
+    axes.margins(x=0.12)
     axes.set_xlabel("times as fast as torch eager")
     axes.grid(axis="x", color="#e3e3e3", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -74,14 +74,22 @@ def draw_bars(axes: Axes, rows: Sequence[Row], colors: dict[str, str]) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def family(row: Row) -> str:
-    """Ours has one name whatever the backend."""
-    return "iwae_fast" if row.role == "ours" and row.op not in WHOLES else row.provider
+def draw_bar(axes: Axes, position: float, row: Row) -> None:
+    value, low, high = row.speedup or 0.0, row.speedup_low or 0.0, row.speedup_high or 0.0
+    _, color, hatch = STYLES[row.role]
+    axes.barh(position, value, 0.84, color=color, hatch=hatch, edgecolor="white")
+    axes.hlines(position, low, high, color="black", linewidth=1.0, zorder=4)
+    axes.annotate(
+        f"{value:.2f}" if value < 10 else f"{value:.0f}",
+        (max(value, high), position),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        zorder=5,
+    )
 
 
-def label(row: Row) -> str:
-    return f"{row.op} ({row.mode})\n{row.shape}"
-
-
-def hatch(row: Row) -> str:
-    return "////" if row.role in ("bound", "estimate") else ""
+def title(row: Row) -> str:
+    return f"{row.op}, {row.mode}, {row.shape if row.k is None else f'k={row.k}'}"
