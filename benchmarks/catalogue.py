@@ -45,7 +45,7 @@ def cpu(quick: bool = False) -> Catalogue:
     for k in (50,) if quick else (50, 500):
         works[f"step memory k={k}"] = partial(memory.step_works, Setting(k))
     for k in (100,) if quick else (100, 5000, 50000):
-        works[f"evaluation memory k={k}"] = partial(memory.evaluation_works, replace(Setting(k), batch=2))
+        works[f"evaluation memory k={k}"] = partial(memory.evaluation_works, replace(Setting(k), batch=1))
     return works
 
 

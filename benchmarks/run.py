@@ -25,26 +25,22 @@ def run(device: str, output: Path | None, rounds: int | None, only: str, quick: 
     measure = cuda.measure if device == "cuda" else driver.measure
     chosen = catalogue.gpu(quick) if device == "cuda" else catalogue.cpu(quick)
     rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS[device])
-    output = (
-        output or Path("benchmarks/results") / f"{slug(str(machine.conditions(torch.device(device))['device']))}.csv"
-    )
-    if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
-        print(
-            f"warning: the machine is busy (load {os.getloadavg()[0]:.1f}): threads will wait for it", file=sys.stderr
-        )
+    processor = str(machine.conditions(torch.device(device))["device"])
+    output = output or Path("benchmarks/results") / f"{slug(processor)}.csv"
+    load = os.getloadavg()[0]
+    if load > BUSY * (os.cpu_count() or 1):
+        print(f"warning: the machine is busy (load {load:.1f}), and threads will wait for it", file=sys.stderr)
     found: list[Row] = []
     status = 0
-    for name, works in chosen.items():
-        if not re.search(only, name):
-            continue
+    for name in (name for name in chosen if re.search(only, name)):
         print(name, file=sys.stderr, flush=True)
-        try:
-            for work in works():
+        for work in chosen[name]():
+            try:
                 found += measure(work, rounds)
                 rows.write(found, output)
-        except WrongResultError as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 1
+            except WrongResultError as error:
+                print(f"error: {error}", file=sys.stderr)
+                status = 1
     if not found:
         print(f"error: nothing was measured: --only {only!r} of {', '.join(chosen)}", file=sys.stderr)
         return 1
