@@ -179,6 +179,7 @@ def test_every_step_agrees_with_the_reference(name: str) -> None:
         partial(memory.evaluation_works, TINY),
         partial(bernoulli_iwae_loss.works, CPU, 3, 2, 10),
         partial(bernoulli_log_prob.works, CPU, 3, 2, 10),
+        partial(bernoulli_log_prob.works, CPU, 3, 2, 10, torch.bfloat16),
         partial(gaussian_log_prob.works, CPU, 3, 2, 10),
         partial(linear_bernoulli_log_prob.works, CPU, 3, 2, 4, 10),
         partial(log_mean_exp.works, CPU, 3, 2),

@@ -37,7 +37,8 @@ def svi_step(setting: Setting) -> Step:
 
     x = observations(setting)
     model, guide, weights, bound = programs(setting)
-    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": LEARNING_RATE, "fused": True}), bound)
+    optimizer = pyro.optim.PyroOptim(torch.optim.Adam, {"lr": LEARNING_RATE, "fused": True})  # what pyro.optim.Adam is
+    svi = pyro.infer.SVI(model, guide, optimizer, bound)
     return Step(lambda: svi.step(x) / setting.batch, weight_matrices(weights), gradient_factor=setting.batch)
 
 
