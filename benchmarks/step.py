@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .networks import LEARNING_RATE, Setting, dense_vae, observations, weight_matrices
 from .work import Evidence, Task
 
-EVALUATIONS = 32
+EVALUATIONS = 24
 
 BOUND = "loss"
 """Minus the IWAE bound, in nats an observation."""
