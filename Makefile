@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+RIVALS := $(VENV)/.rivals-installed
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 
-.PHONY: install train test test-slow lint format bench gpu clean
+.PHONY: install train test test-slow lint format bench bench-quick gpu clean
 
 install: $(INSTALLED)
 
@@ -33,8 +34,15 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install  ## every provider that is installed, alternating; results under benchmarks/results/
+$(RIVALS): $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cli,dev,bench]'
+	@touch $@
+
+bench: $(RIVALS)  ## all providers side by side, under 15 minutes on 2 cores; results under benchmarks/results/
 	$(BIN)/python -m benchmarks
+
+bench-quick: $(RIVALS)  ## fewer works and rounds, 2 minutes
+	$(BIN)/python -m benchmarks --quick --output build/benchmarks-quick.csv
 
 gpu:  ## on a machine with an NVIDIA GPU: build, tests, benchmarks; uses its python3 and installs nothing
 	bash benchmarks/gpu.sh

@@ -1,1 +1,1 @@
-"""Benchmarks: one work a file, named after the op; ``python -m benchmarks`` runs them."""
+"""Benchmarks: one work a file; ``python -m benchmarks`` runs them."""

@@ -1,78 +1,58 @@
-"""``python -m benchmarks [--device cuda] [--output FILE.csv] [--rounds N]``: all works, their table, CSV and JSON."""
+"""``python -m benchmarks``: providers side by side; tables, comparisons and pictures of what was measured."""
 
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Callable
-from functools import partial
+import sys
 from pathlib import Path
 
-import torch
+from . import rows, run
+from .compare import compare
+from .table import table
 
-from . import bernoulli_iwae_loss, bernoulli_log_prob, copy, gaussian_log_prob, log_mean_exp, sample_gaussian
-from .harness import Row, Work, host_clock, measure, row, table, write
-
-Works = Callable[[], list[Work]]
-
-
-def cpu_works(device: torch.device) -> list[Works]:
-    """The papers' sizes: batches of 20, and 1, 5 and 50 samples."""
-    return [
-        *(partial(bernoulli_iwae_loss.works, device, k, 20) for k in (50, 5, 1)),
-        partial(bernoulli_log_prob.works, device, 50, 20),
-        partial(gaussian_log_prob.works, device, 50, 20),
-        partial(log_mean_exp.works, device, 50, 20),
-        partial(sample_gaussian.works, device, 50, 20),
-    ]
+COMMANDS = ("run", "compare", "table", "plot")
 
 
-def gpu_works(device: torch.device) -> list[Works]:
-    """Sizes several times the second-level cache, where memory sets the pace, and the papers' batch of 20."""
-    return [
-        partial(copy.works, device, 2**30),
-        partial(bernoulli_iwae_loss.works, device, 50, 1024),
-        partial(bernoulli_iwae_loss.works, device, 50, 20),
-        partial(bernoulli_log_prob.works, device, 50, 2048),
-        partial(bernoulli_log_prob.works, device, 50, 2048, dtype=torch.bfloat16),
-        partial(gaussian_log_prob.works, device, 50, 2048),
-        partial(log_mean_exp.works, device, 50, 2**20),
-        partial(sample_gaussian.works, device, 50, 1024),
-    ]
+def main(arguments: list[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] not in (*COMMANDS, "-h", "--help"):
+        given.insert(0, "run")  # the command that need not be named
+    chosen = parser().parse_args(given)
+    if chosen.command == "run":
+        return run.run(chosen.device, chosen.output, chosen.rounds, chosen.only, chosen.quick)
+    if chosen.command == "compare":
+        print(compare(rows.read(chosen.old), rows.read(chosen.new)))
+    elif chosen.command == "table":
+        print(table(rows.read(chosen.results)))
+    else:
+        from .plot import draw
+
+        draw(rows.read(chosen.results), chosen.picture)
+    return 0
 
 
-def run(works: Works, rounds: int) -> list[Row]:
-    """Time some works, and give their memory back. Small ones on a GPU are timed with Python's part too."""
-    rows = []
-    for work in works():
-        rows += measure(work, rounds)
-        if work.device.type == "cuda" and work.bytes < 2**24:
-            clocks = {name: host_clock(provider) for name, provider in work.providers.items()}
-            seconds = {name: [clock() for _ in range(rounds)] for name, clock in clocks.items()}
-            rows += [row(work, name, times, metric="seconds with Python") for name, times in seconds.items()]
-    torch._dynamo.reset()
-    return rows
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--output", type=Path, help="a .csv; the .json goes beside it")
-    parser.add_argument("--rounds", type=int, default=200)
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    rows: list[Row] = []
-    for works in (gpu_works if device.type == "cuda" else cpu_works)(device):
-        rows += run(works, arguments.rounds)
-        output = arguments.output or Path("benchmarks/results") / f"{slug(rows[0].device)}.csv"
-        write(rows, output)  # after each, so that what was measured survives what follows
-    print(table(rows))
-    print(f"\nwritten to {output}")
-
-
-def slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = whole.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("run", help="measure; the command that need not be named")
+    measuring.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    measuring.add_argument("--output", type=Path, help="a .csv; the .json goes beside it")
+    measuring.add_argument("--rounds", type=int, help="at most, of each work")
+    measuring.add_argument("--only", default="", metavar="REGEX", help="works whose names match")
+    measuring.add_argument("--quick", action="store_true", help="fewer works and rounds, two minutes")
+    comparing = commands.add_parser("compare", help="two results side by side")
+    comparing.add_argument("old", type=Path)
+    comparing.add_argument("new", type=Path)
+    tabulating = commands.add_parser("table", help="results as Markdown")
+    tabulating.add_argument("results", type=Path)
+    plotting = commands.add_parser("plot", help="speed-ups over torch eager as a picture")
+    plotting.add_argument("results", type=Path)
+    plotting.add_argument("picture", type=Path)
+    return whole
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

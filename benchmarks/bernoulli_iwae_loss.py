@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,8 @@ from torch import Tensor
 
 import iwae_fast as iw
 
-from .harness import Work
-from .works import work
+from .ops import op_work
+from .work import Work
 
 
 def eager(value: Tensor, logits: Tensor, log_ratio: Tensor) -> Tensor:
@@ -20,18 +21,22 @@ def eager(value: Tensor, logits: Tensor, log_ratio: Tensor) -> Tensor:
     return -(torch.logsumexp(log_weights, 0) - math.log(len(log_weights))).mean()
 
 
-def works(device: torch.device, k: int, batch: int, features: int = 784) -> list[Work]:
+def inputs(device: torch.device, k: int, batch: int, features: int) -> list[Tensor]:
     torch.manual_seed(0)
     value = torch.bernoulli(torch.rand(batch, features, device=device))
-    inputs = [value, torch.randn(k, batch, features, device=device), torch.randn(k, batch, device=device)]
+    return [value, torch.randn(k, batch, features, device=device), torch.randn(k, batch, device=device)]
+
+
+def works(device: torch.device, k: int, batch: int, features: int = 784) -> list[Work]:
     return [
-        work(
+        op_work(
             "bernoulli_iwae_loss",
             "forward+backward",
             f"k={k} B={batch} D={features}",
+            k,
             iw.bernoulli_iwae_loss,
-            {"torch eager": eager},
-            inputs,
+            eager,
+            partial(inputs, device, k, batch, features),
             leaves=[1, 2],
         )
     ]

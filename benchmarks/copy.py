@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
-import torch
+from functools import partial
 
-from .harness import Work
+import torch
+from torch import Tensor
+
+from . import agreement
+from .ops import entries
+from .work import Check, Evidence, Provider, Task, Work
 
 
 def works(device: torch.device, size: int) -> list[Work]:
     """``size`` bytes are read, and as many written."""
-    source = torch.randn(size // 4, device=device)
-    target = torch.empty_like(source)
+    check = Check(partial(truth, device, size), partial(agreement.of_entries, tolerance=0.0))
     return [
         Work(
             op="copy",
             mode="forward",
             shape=f"{size >> 20} MiB",
-            dtype="float32",
             device=device,
-            providers={"torch": lambda: [target.copy_(source)]},
-            truth=[source.double()],
+            providers=(Provider("torch", partial(prepare, device, size), check, role="bound"),),
             bytes=2 * size,
         )
     ]
+
+
+def source(device: torch.device, size: int) -> Tensor:
+    torch.manual_seed(0)
+    return torch.randn(size // 4, device=device)
+
+
+def prepare(device: torch.device, size: int) -> Task:
+    original = source(device, size)
+    target = torch.empty_like(original)
+
+    def run() -> list[Tensor]:
+        return [target.copy_(original)]
+
+    return Task(run, lambda: entries(run, [original]))
+
+
+def truth(device: torch.device, size: int) -> Evidence:
+    return {"result 0": source(device, size).double().cpu().numpy()}

@@ -1,26 +1,31 @@
-"""log-mean-exp over the samples beside torch.logsumexp."""
+"""The bound of log-weights beside logsumexp."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 import iwae_fast as iw
 
-from .harness import Work
-from .works import work
+from .ops import op_work
+from .work import Work
 
 
 def eager(log_weights: Tensor) -> Tensor:
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 
-def works(device: torch.device, k: int, batch: int) -> list[Work]:
+def inputs(device: torch.device, k: int, batch: int) -> list[Tensor]:
     torch.manual_seed(0)
-    inputs = [5.0 * torch.randn(k, batch, device=device)]
+    return [5.0 * torch.randn(k, batch, device=device)]
+
+
+def works(device: torch.device, k: int, batch: int) -> list[Work]:
+    made = partial(inputs, device, k, batch)
     return [
-        work("log_mean_exp", mode, f"k={k} B={batch}", iw.log_mean_exp, {"torch eager": eager}, inputs, leaves=[0])
+        op_work("log_mean_exp", mode, f"k={k} B={batch}", k, iw.log_mean_exp, eager, made, leaves=[0])
         for mode in ("forward", "forward+backward")
     ]

@@ -2,41 +2,72 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Normal
 
 import iwae_fast as iw
 
-from .harness import Work
-from .works import work
+from .ops import Call, op_work
+from .work import Evidence, Work
+
+
+def ours(mean: Tensor, log_std: Tensor, seed: Tensor, k: int, **options: Any) -> tuple[Tensor, Tensor]:
+    return iw.sample_gaussian(mean, log_std, k, seed, **options)
+
+
+def eager(mean: Tensor, log_std: Tensor, seed: Tensor, k: int) -> tuple[Tensor, Tensor]:  # noqa: ARG001 - its own noise
+    posterior = Normal(mean, log_std.exp(), validate_args=False)
+    prior = Normal(torch.zeros_like(mean), torch.ones_like(mean), validate_args=False)
+    z = posterior.rsample(torch.Size([k]))
+    return z, (prior.log_prob(z) - posterior.log_prob(z)).sum(-1)
+
+
+def inputs(device: torch.device, batch: int, latents: int) -> list[Tensor]:
+    """The seed is on the device, so that a captured graph could be given another."""
+    torch.manual_seed(0)
+    return [
+        torch.randn(batch, latents, device=device),
+        0.1 * torch.randn(batch, latents, device=device),
+        torch.tensor(1, device=device),
+    ]
+
+
+def figures(run: Call, tensors: list[Tensor]) -> Evidence:
+    """Moments of z and of the log-ratio, and the gradients along their parameters, of calls with noise of their own."""
+    mean, log_std, seed = tensors
+    found = []
+    for index in range(100):
+        seed.fill_(index)
+        z, log_ratio, d_mean, d_log_std = (t.double() for t in run())
+        found.append(
+            {
+                "mean of z": z.mean().item(),
+                "mean square of z": z.square().mean().item(),
+                "mean log-ratio": log_ratio.mean().item(),
+                "mean square of the log-ratio": log_ratio.square().mean().item(),
+                "gradient along the mean": (d_mean * mean).sum().item(),
+                "gradient along log_std": (d_log_std * log_std).sum().item(),
+            }
+        )
+    return {name: np.array([one[name] for one in found]) for name in found[0]}
 
 
 def works(device: torch.device, k: int, batch: int, latents: int = 50) -> list[Work]:
-    torch.manual_seed(0)
-    inputs = [torch.randn(batch, latents, device=device), 0.1 * torch.randn(batch, latents, device=device)]
-    seed = torch.tensor(1, device=device)  # on the device, so that a captured graph could be given another
-
-    def ours(mean: Tensor, log_std: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-        return iw.sample_gaussian(mean, log_std, k, seed, **options)
-
-    def eager(mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = Normal(mean, log_std.exp(), validate_args=False)
-        prior = Normal(torch.zeros_like(mean), torch.ones_like(mean), validate_args=False)
-        z = posterior.rsample(torch.Size([k]))
-        return z, (prior.log_prob(z) - posterior.log_prob(z)).sum(-1)
-
     return [
-        work(
+        op_work(
             "sample_gaussian",
             "forward+backward",
             f"k={k} B={batch} Z={latents}",
-            ours,
-            {"torch eager": eager},
-            inputs,
+            k,
+            partial(ours, k=k),
+            partial(eager, k=k),
+            partial(inputs, device, batch, latents),
             leaves=[0, 1],
-            own_noise=True,
+            own_noise=figures,
         )
     ]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+# benchmarks/ is beside the package and not installed. Last, so that an installed package is found before its sources.
+sys.path.append(str(Path(__file__).parents[1]))
 
 if not torch.cuda.is_available():
     # Triton's kernels then run in its interpreter, on CPU tensors. It reads this when they are defined.

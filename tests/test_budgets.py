@@ -6,10 +6,10 @@ import pytest
 import torch
 from cells import CELLS, K, away_from_the_optimum, cells, gradients
 from linear_gaussian import linear_gaussian
-from peak_memory import PeakMemory
 from torch import nn
 
 import iwae_fast as iw
+from benchmarks.peak_memory import PeakMemory
 from iwae_fast.bounds import ELBO, IWAE, JVI, PIWAE, Bound
 from iwae_fast.budgets import to_tolerance, within_budget
 from iwae_fast.estimators import Scales

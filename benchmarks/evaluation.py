@@ -1,0 +1,116 @@
+"""log p(x) of a batch with k = 5000: a loop over chunks, this package's, and the decoder's matrix products alone.
+
+The loop and the products try some sizes of their chunks when they are made ready, and keep the fastest.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import cache, partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import iwae_fast as iw
+
+from . import agreement
+from .networks import Encoder, Setting, dense_vae, networks, observations
+from .rivals.eager import log_weights
+from .work import BASELINE, Check, Evidence, Provider, Task, Work
+
+EVALUATIONS = 12
+CHUNKS = (10, 25, 50, 100, 200, 400)
+"""Samples of each observation at a time."""
+
+
+def works(setting: Setting) -> list[Work]:
+    check = Check(partial(truth, setting), agreement.of_means)
+    providers = (
+        Provider(BASELINE, partial(eager, setting), check),
+        Provider("iwae_fast", partial(ours, setting), check, "ours", "iwae_fast"),
+        Provider("matrix products alone", partial(matrix_products, setting), None, "bound"),
+    )
+    return [Work("evaluation", "forward", str(setting), providers, k=setting.k)]
+
+
+def eager(setting: Setting) -> Task:
+    encoder, decoder = networks(setting)
+    x = observations(setting)
+    return fastest(partial(log_likelihood, encoder, decoder, x), setting.k)
+
+
+@torch.no_grad()
+def log_likelihood(encoder: Encoder, decoder: nn.Module, x: Tensor, k: int, chunk: int) -> Tensor:
+    """(B,): the usual loop."""
+    mean, log_std = encoder(x)
+    found = [
+        torch.logsumexp(log_weights(decoder, mean, log_std, x, min(chunk, k - first)), 0)
+        for first in range(0, k, chunk)
+    ]
+    return torch.logsumexp(torch.stack(found), 0) - math.log(k)
+
+
+def ours(setting: Setting) -> Task:
+    model, x = dense_vae(setting), observations(setting)
+
+    def run() -> Tensor:
+        return iw.evaluate.log_likelihood(model, x, setting.k).value
+
+    return Task(run, partial(means, run))
+
+
+@cache
+def truth(setting: Setting) -> Evidence:
+    """The reference's in float64, in chunks for the sake of memory."""
+    model, x = dense_vae(setting, backend="reference").double(), observations(setting).double()
+    chunk = 50
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        found = [model.log_weights(x, min(chunk, setting.k - first)) for first in range(0, setting.k, chunk)]
+        return torch.logsumexp(torch.cat(found), 0) - math.log(setting.k)
+
+    torch.manual_seed(2)
+    return means(run)
+
+
+def matrix_products(setting: Setting) -> Task:
+    """Rows of latents through the decoder's matrices, into tensors that are there."""
+    _, decoder = networks(setting)
+    matrices = [layer.weight.detach().T for layer in decoder if isinstance(layer, nn.Linear)]
+
+    def run(k: int, chunk: int) -> Tensor:
+        rows = [torch.empty(chunk * setting.batch, size) for size in (setting.latents, *(m.shape[1] for m in matrices))]
+        rows[0].normal_()
+        for _ in range(math.ceil(k / chunk)):
+            for matrix, before, after in zip(matrices, rows, rows[1:], strict=False):
+                torch.mm(before, matrix, out=after)
+        return rows[-1]
+
+    return fastest(run, setting.k)
+
+
+def fastest(run: Callable[[int, int], Tensor], k: int) -> Task:
+    """A task of k samples, in chunks of the size that took least in a short trial."""
+    trial = min(k, 2 * max(CHUNKS))
+
+    def seconds(chunk: int) -> float:
+        run(trial, chunk)
+        found = []
+        for _ in range(3):
+            start = time.perf_counter()
+            run(trial, chunk)
+            found.append(time.perf_counter() - start)
+        return min(found)
+
+    chunk = min((c for c in CHUNKS if c <= k), key=seconds)
+    task = partial(run, k, chunk)
+    return Task(task, partial(means, task), f"chunks of {chunk} samples")
+
+
+def means(run: Callable[[], Tensor]) -> Evidence:
+    """The mean over the observations, of repeated evaluations."""
+    return {"log p(x)": np.array([run().mean().item() for _ in range(EVALUATIONS)])}

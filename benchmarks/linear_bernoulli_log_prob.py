@@ -1,0 +1,36 @@
+"""A linear layer and the Bernoulli density of its output, beside the two one after the other."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import iwae_fast as iw
+
+from .ops import op_work
+from .work import Work
+
+
+def eager(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    logits = F.linear(hidden, weight, bias)
+    return -F.binary_cross_entropy_with_logits(logits, value.expand_as(logits), reduction="none").sum(-1)
+
+
+def inputs(device: torch.device, k: int, batch: int, hidden: int, features: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    value = torch.bernoulli(torch.rand(batch, features, device=device))
+    activations = torch.tanh(torch.randn(k, batch, hidden, device=device))
+    weight = torch.randn(features, hidden, device=device) / hidden**0.5
+    return [value, activations, weight, torch.zeros(features, device=device)]
+
+
+def works(device: torch.device, k: int, batch: int, hidden: int = 200, features: int = 784) -> list[Work]:
+    made = partial(inputs, device, k, batch, hidden, features)
+    shape = f"k={k} B={batch} H={hidden} D={features}"
+    return [
+        op_work("linear_bernoulli_log_prob", mode, shape, k, iw.linear_bernoulli_log_prob, eager, made, [1, 2, 3])
+        for mode in ("forward", "forward+backward")
+    ]

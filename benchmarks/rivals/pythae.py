@@ -1,0 +1,53 @@
+"""pythae: its IWAE model with networks of the same sizes, and the usual loop's body around it.
+
+Its decoder gives probabilities and its encoder the logarithm of the variance: so pythae has it. The loss that it
+reports is not the IWAE bound but minus the weighted mean of the log-weights, with the weights held fixed: the gradient
+is that of the bound, and so the two are compared with what they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..networks import Setting, networks, observations, parameters
+from ..step import WEIGHTED, Step, minimise
+
+
+def step(setting: Setting) -> Step:
+    from pythae.models import IWAE, IWAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    encoder, decoder = networks(setting)
+    with torch.no_grad():  # log variance = 2 log standard deviation
+        encoder.log_std.weight *= 2.0
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = encoder
+
+        def forward(self, x: Tensor) -> Any:
+            mean, log_variance = self.network(x)
+            return ModelOutput(embedding=mean, log_covariance=log_variance)
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = nn.Sequential(*decoder, nn.Sigmoid())
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=self.network(z))
+
+    config = IWAEConfig(
+        input_dim=(setting.features,),
+        latent_dim=setting.latents,
+        reconstruction_loss="bce",
+        number_samples=setting.k,
+    )
+    model = IWAE(config, Encoder(), Decoder())
+    batch = {"data": observations(setting)}
+    return minimise(lambda: model(batch).loss, parameters(encoder, decoder), value=WEIGHTED)

@@ -1,0 +1,138 @@
+"""The results: one row a work and provider, as CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import machine
+from .intervals import ratio_of_medians
+from .work import BASELINE, Provider, Work
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the results: the schema of the CSV."""
+
+    op: str
+    provider: str
+    mode: str
+    shape: str
+    dtype: str
+    metric: str
+    """"seconds"; on a GPU also "seconds with Python"; "peak bytes"."""
+    median: float
+    quantile_10: float
+    quantile_90: float
+    rounds: int
+    bytes: int
+    """What must cross the memory at least; 0 where untold."""
+    device: str
+    threads: int
+    load: float
+    torch: str
+    triton: str
+    iwae_fast: str
+    python: str
+    isa: str
+    role: str = ""
+    """See :data:`benchmarks.work.Role`."""
+    version: str = ""
+    """Of the provider's package."""
+    k: int | None = None
+    ratio: float | None = None
+    """Of a rival: its median over that of our best provider."""
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    """95 % bootstrap interval."""
+    speedup: float | None = None
+    """The median of torch eager over the provider's."""
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    note: str = ""
+    """What the provider chose for itself."""
+
+    @property
+    def work(self) -> tuple[str, ...]:
+        """What the rows of one work have in common."""
+        return self.op, self.mode, self.shape, self.dtype, self.metric
+
+
+def make(
+    work: Work, values: dict[Provider, list[float]], notes: dict[Provider, str] | None = None, metric: str | None = None
+) -> list[Row]:
+    """The rows of a work from what each provider took, one entry a round."""
+    arrays = {provider: np.array(found) for provider, found in values.items()}
+    ours = [provider for provider in arrays if provider.role == "ours"]
+    best = min(ours, key=lambda provider: np.median(arrays[provider]), default=None)
+    baseline = next((provider for provider in arrays if provider.name == BASELINE), None)
+    rows = []
+    for provider, found in arrays.items():
+        low, median, high = np.quantile(found, (0.1, 0.5, 0.9))
+        compared: dict[str, Any] = {}
+        if provider.role == "rival" and best is not None:
+            compared |= _columns("ratio", found, arrays[best])
+        if baseline is not None:
+            compared |= _columns("speedup", arrays[baseline], found)
+        rows.append(
+            Row(
+                op=work.op,
+                provider=provider.name,
+                mode=work.mode,
+                shape=work.shape,
+                dtype=work.dtype,
+                metric=metric or work.metric,
+                median=float(median),
+                quantile_10=float(low),
+                quantile_90=float(high),
+                rounds=len(found),
+                bytes=work.bytes,
+                role=provider.role,
+                version=machine.version(provider.package),
+                k=work.k,
+                note=(notes or {}).get(provider, ""),
+                **compared,
+                **machine.conditions(work.device),
+            )
+        )
+    return rows
+
+
+def _columns(name: str, numerator: np.ndarray, denominator: np.ndarray) -> dict[str, float]:
+    value, low, high = ratio_of_medians(numerator, denominator)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def write(rows: Sequence[Row], path: Path) -> None:
+    """Results as CSV, and the same as JSON beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    path.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a CSV; columns that an older one lacks are empty."""
+    with path.open(newline="") as file:
+        return [_row(line) for line in csv.DictReader(file)]
+
+
+def _row(line: dict[str, str]) -> Row:
+    converters: dict[str, Any] = {"str": str, "int": int, "float": float}
+    values: dict[str, Any] = {}
+    for f in fields(Row):
+        kind, _, optional = str(f.type).partition(" | ")
+        text = line.get(f.name, "")
+        if text or kind == "str":
+            values[f.name] = converters[kind](text)
+        elif optional:
+            values[f.name] = None
+    return Row(**values)

@@ -1,0 +1,53 @@
+"""Runs works and writes what was measured after each, so that it survives what follows."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from . import catalogue, cuda, driver, machine, rows
+from .rows import Row
+from .table import table
+from .work import WrongResultError
+
+ROUNDS = {"cpu": 60, "cuda": 200}
+QUICK_ROUNDS = 10
+BUSY = 0.5
+"""Load a core, from which on the other work shows in the times."""
+
+
+def run(device: str, output: Path | None, rounds: int | None, only: str, quick: bool) -> int:
+    """The exit status: not 0 where a provider was wrong, or nothing was measured."""
+    measure = cuda.measure if device == "cuda" else driver.measure
+    chosen = catalogue.gpu(quick) if device == "cuda" else catalogue.cpu(quick)
+    rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS[device])
+    processor = str(machine.conditions(torch.device(device))["device"])
+    output = output or Path("benchmarks/results") / f"{slug(processor)}.csv"
+    load = os.getloadavg()[0]
+    if load > BUSY * (os.cpu_count() or 1):
+        print(f"warning: the machine is busy (load {load:.1f}), and threads will wait for it", file=sys.stderr)
+    found: list[Row] = []
+    status = 0
+    for name in (name for name in chosen if re.search(only, name)):
+        print(name, file=sys.stderr, flush=True)
+        for work in chosen[name]():
+            try:
+                found += measure(work, rounds)
+                rows.write(found, output)
+            except WrongResultError as error:
+                print(f"error: {error}", file=sys.stderr)
+                status = 1
+    if not found:
+        print(f"error: nothing was measured: --only {only!r} of {', '.join(chosen)}", file=sys.stderr)
+        return 1
+    print(table(found))
+    print(f"\nwritten to {output}")
+    return status
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,109 @@
+"""A training step of the papers' network: zero_grad, loss, backward, Adam; and how a provider shows that it is right.
+
+Every provider draws its own noise, so that they are compared in the mean: the loss, and for each weight matrix W the
+derivative of the loss along W itself, <dL/dW, W>. A gradient that is wrong anywhere on the way from the loss to the
+first layer shows there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .networks import LEARNING_RATE, Setting, dense_vae, observations, weight_matrices
+from .work import Evidence, Task
+
+EVALUATIONS = 24
+
+BOUND = "loss"
+"""Minus the IWAE bound, in nats an observation."""
+
+WEIGHTED = "minus the weighted mean of the log-weights"
+"""sum w~ log w: its value is not the bound's; with the weights w~ held fixed its gradient is."""
+
+
+class Step(NamedTuple):
+    """A training step as a provider takes it."""
+
+    take: Callable[[], Tensor | float]
+    """Takes the whole step and returns its loss, in nats an observation."""
+    weights: Sequence[nn.Parameter]
+    """The weight matrices, in the order of :func:`benchmarks.networks.weight_matrices`."""
+    gradient_factor: float = 1.0
+    """What the gradients are times those of the loss an observation."""
+    value: str = BOUND
+    """What the loss is."""
+
+
+def adam(parameters: Sequence[nn.Parameter]) -> torch.optim.Adam:
+    return torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
+
+
+def minimise(loss: Callable[[], Tensor], parameters: Sequence[nn.Parameter], value: str = BOUND) -> Step:
+    """The usual loop's body."""
+    optimizer = adam(parameters)
+
+    def take() -> Tensor:
+        optimizer.zero_grad()
+        result = loss()
+        result.backward()
+        optimizer.step()
+        return result.detach()
+
+    return Step(take, weight_matrices(parameters), value=value)
+
+
+def prepare(make: Callable[[Setting], Step], setting: Setting) -> Task:
+    step = make(setting)
+    torch.manual_seed(1)
+    return Task(step.take, partial(figures, step))
+
+
+def figures(step: Step) -> Evidence:
+    """Loss and derivatives of repeated steps, whose gradients are caught as they arrive: a step may clear them."""
+    found: dict[str, list[float]] = defaultdict(list)
+    along = [0.0] * len(step.weights)
+
+    def catch(index: int, weight: Tensor) -> None:
+        gradient = weight.grad
+        if gradient is not None:
+            along[index] = (gradient * weight.detach()).sum().item() / step.gradient_factor
+
+    hooks = [
+        weight.register_post_accumulate_grad_hook(partial(catch, index)) for index, weight in enumerate(step.weights)
+    ]
+    for _ in range(EVALUATIONS):
+        found[step.value].append(float(step.take()))
+        for index, derivative in enumerate(along):
+            found[along_name(index)].append(derivative)
+    for hook in hooks:
+        hook.remove()
+    return {name: np.array(values) for name, values in found.items()}
+
+
+@cache
+def truth(setting: Setting) -> Evidence:
+    """The reference's in float64, without a fused loss."""
+    model, x = dense_vae(setting, backend="reference").double(), observations(setting).double()
+    weights = weight_matrices(model.parameters())
+    torch.manual_seed(2)
+    found: dict[str, list[float]] = defaultdict(list)
+    for _ in range(EVALUATIONS):
+        log_weights = model.log_weights(x, setting.k)
+        loss = (math.log(setting.k) - torch.logsumexp(log_weights, 0)).mean()
+        found[BOUND].append(loss.item())
+        found[WEIGHTED].append(-(torch.softmax(log_weights, 0) * log_weights).sum(0).mean().item())
+        for index, (weight, gradient) in enumerate(zip(weights, torch.autograd.grad(loss, weights), strict=True)):
+            found[along_name(index)].append((gradient * weight).sum().item())
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def along_name(index: int) -> str:
+    return f"derivative along weight matrix {index}"

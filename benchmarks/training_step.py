@@ -1,0 +1,40 @@
+"""A training step of the papers' network by everybody who offers one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from . import agreement, ours
+from .networks import Setting
+from .rivals import distributions, eager, pyro, pythae
+from .step import Step, prepare, truth
+from .work import BASELINE, Check, Provider, Task, Work
+
+
+def works(setting: Setting) -> list[Work]:
+    return [Work("step", "training", str(setting), providers(setting), k=setting.k)]
+
+
+def providers(setting: Setting) -> tuple[Provider, ...]:
+    check = Check(partial(truth, setting), agreement.of_means)
+
+    def prepared(make: Callable[[Setting], Step]) -> partial[Task]:
+        return partial(prepare, make, setting)
+
+    everybody = (
+        Provider(BASELINE, prepared(eager.step), check),
+        Provider("torch.compile", prepared(eager.compiled_step), check),
+        Provider("torch.distributions", prepared(distributions.step), check),
+        Provider("pyro", prepared(pyro.step), check, package="pyro-ppl"),
+        Provider("pyro SVI", prepared(pyro.svi_step), check, package="pyro-ppl"),
+        Provider("pythae", prepared(pythae.step), check, package="pythae"),
+        Provider("iwae_fast exact", prepared(ours.exact), check, "ours", "iwae_fast"),
+    )
+    if setting.k <= ours.BUDGET:  # which is then all samples
+        return everybody
+    return (
+        *everybody,
+        Provider("iwae_fast tolerance=1e-7", prepared(ours.to_tolerance), check, "ours", "iwae_fast"),
+        Provider(f"iwae_fast budget={ours.BUDGET}", prepared(ours.within_budget), check, "estimate", "iwae_fast"),
+    )

@@ -1,0 +1,63 @@
+"""Providers as the tests of the benchmarks need them, in a module that a worker process can import."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+
+import numpy as np
+import torch
+
+from benchmarks import agreement
+from benchmarks.work import BASELINE, Check, Evidence, Provider, Task, Work
+
+
+def truth() -> Evidence:
+    return {"result": np.array([1.0, 2.0])}
+
+
+CHECK = Check(truth, partial(agreement.of_entries, tolerance=1e-3))
+
+
+def of_factor(factor: float) -> Task:
+    """Right where the factor is 1; allocates and keeps 1000 bytes a factor, and a state at the first call."""
+    state: list[torch.Tensor] = []
+
+    def run() -> torch.Tensor:
+        if not state:
+            state.append(torch.zeros(10**6))
+        return torch.zeros(int(250 * factor), dtype=torch.float32)
+
+    return Task(run, lambda: {"result": factor * np.array([1.0, 2.0])}, note=f"factor {factor}")
+
+
+def not_installed() -> Task:
+    import no_such_package  # noqa: F401
+
+    raise AssertionError
+
+
+def fails_when_run() -> Task:
+    def run() -> None:
+        raise ValueError("cannot run\nsecond line")
+
+    return Task(run, truth)
+
+
+def dies() -> Task:
+    os._exit(3)
+
+
+def sleeps() -> Task:
+    return Task(partial(time.sleep, 60.0), truth)
+
+
+def work(*others: Provider, metric: str = "seconds") -> Work:
+    """A baseline, ours, and others."""
+    providers = (
+        Provider(BASELINE, partial(of_factor, 1.0), CHECK),
+        Provider("iwae_fast", partial(of_factor, 1.0), CHECK, "ours", "iwae_fast"),
+        *others,
+    )
+    return Work("nothing", "forward", "n=1", providers, k=7, metric=metric)
