@@ -14,6 +14,7 @@ from . import (
     copy,
     evaluation,
     gaussian_log_prob,
+    linear_bernoulli_iwae_loss,
     linear_bernoulli_log_prob,
     log_mean_exp,
     memory,
@@ -37,6 +38,7 @@ def cpu(quick: bool = False) -> Catalogue:
         works["gaussian_log_prob k=50"] = partial(gaussian_log_prob.works, device, 50, 20)
         works["log_mean_exp k=50"] = partial(log_mean_exp.works, device, 50, 20)
         works["linear_bernoulli_log_prob k=50"] = partial(linear_bernoulli_log_prob.works, device, 50, 20)
+        works["linear_bernoulli_iwae_loss k=50"] = partial(linear_bernoulli_iwae_loss.works, device, 50, 20)
         works["sample_gaussian k=50"] = partial(sample_gaussian.works, device, 50, 20)
     for k in (50,) if quick else (1, 50, 500):
         works[f"step k={k}"] = partial(training_step.works, Setting(k))

@@ -11,10 +11,10 @@ from contract import Contract, gradients
 from devices import BACKENDS, run
 from hypothesis import given
 from hypothesis import strategies as st
-from peak_memory import PeakMemory
 from torch import Tensor
 
 import iwae_fast as iw
+from benchmarks.peak_memory import PeakMemory
 from iwae_fast.backends import linear
 
 

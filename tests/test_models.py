@@ -106,3 +106,35 @@ def test_implicit_posterior_goes_from_q_to_the_posterior() -> None:
     assert ((draws.mean(0) - exact_mean).abs() < 0.05 * exact_std).all()
     torch.testing.assert_close(draws.std(0), exact_std, rtol=0.05, atol=0)
     assert torch.equal(model.sample_implicit_posterior(x, 5, seed=2), model.sample_implicit_posterior(x, 5, seed=2))
+
+
+@pytest.mark.parametrize("options", [{}, {"kl_weight": 0.3}, {"reduction": "sum", "dataset_size": 30}, {"mask": True}])
+def test_a_linear_output_is_taken_in_one_with_the_loss_unless_hooks_want_to_see_it(options: dict) -> None:
+    """The same numbers either way; the rows are enough for the kernels of the tanh layers."""
+    torch.manual_seed(0)
+    model, x = iw.models.DenseVAE(30, (5,), (200, 200)).double(), torch.rand(6, 30).round().double()
+    mask = torch.rand(6, 30) < 0.7 if options.pop("mask", False) else None
+    objective = iw.Objective(iw.bounds.IWAE(), num_samples=40, **options)
+    seen: list[tuple[int, ...]] = []
+
+    def step() -> tuple[torch.Tensor, list[torch.Tensor], iw.objective.Diagnostics]:
+        loss = objective(model, x, mask=mask, seed=3)
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        assert objective.last is not None
+        return loss.detach(), list(gradients), objective.last
+
+    in_one = step()
+    assert model.linear_decoder is model.decoder
+    model.decoder.output.register_forward_hook(lambda _, __, output: seen.append(tuple(output.shape)))
+    assert model.linear_decoder is None
+    in_parts = step()
+    assert seen == [(240, 30)]
+    torch.testing.assert_close(in_one, in_parts)
+
+
+def test_a_decoder_that_is_compiled_is_called() -> None:
+    model = iw.models.DenseVAE(12, (3,), (8,))
+    model.decoder = torch.compile(model.decoder, backend="eager")  # type: ignore[assignment]
+    assert model.linear_decoder is None
+    iw.Objective(iw.bounds.IWAE(), num_samples=3)(model, torch.rand(4, 12)).backward()
+    assert all(p.grad is not None for p in model.parameters())

@@ -56,6 +56,10 @@ def samples() -> dict[str, list[tuple]]:
         "bernoulli_iwae_loss_backward": [(r(4), weights, value, logits, mask, "none", [True, True])],
         "bernoulli_iwae_loss_and_gradients": [(value, logits, log_ratio, mask, "mean", [False, True])],
         "gaussian_iwae_loss_and_gradients": [(value, mean, mean, log_ratio, None, "none", [False, True, True])],
+        "linear_bernoulli_iwae_loss": [
+            (value, r(3, 4, 5), r(7, 5), r(7), log_ratio, mask, "mean"),
+            (strided, r(3, 4, 5), r(5, 7).T, None, log_ratio, None, "none"),
+        ],
         "gaussian_iwae_loss": [(value, mean, log_std, log_ratio, None, "sum")],
         "gaussian_iwae_loss_backward": [(r(()), weights, value, mean, log_std, None, "mean", [False, True, True])],
         "standard_normal": [
