@@ -26,8 +26,8 @@ from iwae_fast.backends import cpu
 from . import machine
 from .run import slug
 
-FEW, MORE = 8, 24
-"""Rows that stay in a first- or second-level cache."""
+FEW, MORE, OBSERVATIONS = 16, 20, 4
+"""Samples, and how many observations have as many: their rows stay in a second-level cache."""
 
 Kernel = Callable[[], object]
 
@@ -116,10 +116,10 @@ def measure(shapes: dict[str, tuple[int, int, int]], rounds: int) -> list[Limit]
         shape = next(shape for prefix, shape in shapes.items() if name.startswith(prefix))
         whole, size = kernels(*shape)[name]
         source = torch.randn(size // 8)
-        few, more = (_on_one_thread(kernels(1, rows, shape[2])[name][0]) for rows in (FEW, MORE))
+        few, more = (_on_one_thread(kernels(k, OBSERVATIONS, shape[2])[name][0]) for k in (FEW, MORE))
         target = torch.empty_like(source)
         taken = _alternate([whole, few, more, partial(target.copy_, source)], rounds)
-        row = (taken[2] - taken[1]) / (MORE - FEW)
+        row = (taken[2] - taken[1]) / ((MORE - FEW) * OBSERVATIONS)
         found.append(
             Limit(
                 kernel=name,

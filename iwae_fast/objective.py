@@ -29,8 +29,9 @@ CHANGING = (_DropoutNd, _BatchNorm, nn.RReLU)
 CHANGING_WITH_DROPOUT = (nn.RNNBase, nn.MultiheadAttention)
 """... and those that do where their dropout is not 0."""
 
-CHUNK_WITHOUT_A_GRAPH = 50
-"""Samples at a time where only their log-weights are wanted, unless chunk_size says otherwise."""
+ROWS_WITHOUT_A_GRAPH = 2048
+"""Samples times observations at a time where only their log-weights are wanted, unless chunk_size says otherwise: large
+matrix products, in the memory of few rows."""
 
 DRAW_STREAM = 2**31
 """Of the noise that a budget draws by; latent layers count from 0."""
@@ -350,7 +351,7 @@ class _Call:
     def _chosen_samples(self, posterior: Posterior) -> tuple[Tensor, Tensor, Tensor]:
         """Weights first, gradient second: all samples without a graph, then those that matter with one."""
         fixed = tuple(part.detach() for part in posterior)
-        step = self.objective.chunk_size or CHUNK_WITHOUT_A_GRAPH
+        step = self.objective.chunk_size or max(1, ROWS_WITHOUT_A_GRAPH // max(1, len(self.x)))
         k = self.num_samples
         with torch.no_grad():
             log_weights = torch.cat(

@@ -19,6 +19,8 @@ ROWS_A_TILE = {"cpu": 1024, "cuda": 16384}
 
 Index = tuple[slice, ...]
 
+WHOLE: Index = ()
+
 
 class Likelihood(NamedTuple):
     """What a backend makes of a tile of logits."""
@@ -32,10 +34,14 @@ def log_prob(
     likelihood: Likelihood, value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
 ) -> Tensor:
     leading = torch.broadcast_shapes(value.shape[:-1], hidden.shape[:-1])
-    result = hidden.new_empty(leading, dtype=accumulation_dtype(value, hidden))
+    rows = ROWS_A_TILE[hidden.device.type]
     layer = _Layer(hidden, weight, leading)
+    if leading.numel() <= rows:
+        _, products = layer(WHOLE)
+        return likelihood.log_prob(value, products, bias, mask)
+    result = hidden.new_empty(leading, dtype=accumulation_dtype(value, hidden))
     value, mask = _expanded(value, leading), None if mask is None else _expanded(mask, leading)
-    for index in tiles(leading, ROWS_A_TILE[hidden.device.type]):
+    for index in tiles(leading, rows):
         _, products = layer(index)
         result[index] = likelihood.log_prob(value[index], products, bias, None if mask is None else mask[index])
     return result
@@ -110,7 +116,7 @@ class _Layer:
 def tiles(leading: torch.Size | tuple[int, ...], rows: int) -> Iterator[Index]:
     """Index tuples that cover the leading axes in order, each of at most so many rows, or of one."""
     if not leading:
-        yield ()
+        yield WHOLE
         return
     inner = math.prod(leading[1:])
     if inner > rows:
