@@ -177,8 +177,7 @@ def linear_bernoulli_iwae(
 ) -> LinearIWAE:
     """As :func:`linear_bernoulli_iwae_loss`, with what diagnostics are made of."""
     checks.reduction(reduction)
-    checks.floating(log_ratio=log_ratio, hidden=hidden)
-    leading, hidden, weight, bias = _linear_bernoulli(value, hidden, weight, bias, mask)
+    leading, hidden, weight, bias = _linear_bernoulli(value, hidden, weight, bias, mask, log_ratio=log_ratio)
     if tuple(log_ratio.shape) != leading or not leading or leading[0] == 0:
         raise ValueError(f"log_ratio must be (k, ...) = {leading} with k >= 1, got {tuple(log_ratio.shape)}")
     chosen = choose(backend, (value, hidden, weight, bias, log_ratio, mask), axes=len(leading) + 1)
@@ -391,11 +390,10 @@ def _gradients_at_once(op: str, backend: str, parameters: list[Tensor], log_rati
 
 
 def _linear_bernoulli(
-    value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+    value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, **others: Tensor
 ) -> tuple[tuple[int, ...], Tensor, Tensor, Tensor | None]:
     """The arguments are observations and a linear layer's; returns their leading axes, and the layer as cast."""
-    checks.floating(value=value, hidden=hidden)
-    _linear_layer(hidden, weight, bias)
+    _linear_layer(hidden, weight, bias, value=value, **others)
     leading = checks.broadcast({"value": tuple(value.shape[:-1]), "hidden": tuple(hidden.shape[:-1])})
     if value.dim() == 0 or value.shape[-1] != weight.shape[0]:
         raise ValueError(f"value must be (..., {weight.shape[0]}), got {tuple(value.shape)}")
@@ -408,15 +406,12 @@ def _linear_bernoulli(
     return leading, hidden, weight, bias
 
 
-def _linear_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """The arguments are those of a linear layer."""
-    checks.floating(hidden=hidden, weight=weight)
+def _linear_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None, **others: Tensor) -> None:
+    """The arguments are those of a linear layer, and others on the same device."""
+    checks.floating(**others, hidden=hidden, weight=weight, **({} if bias is None else {"bias": bias}))
     if weight.dim() != 2 or hidden.dim() == 0 or hidden.shape[-1] != weight.shape[1]:
         raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (..., H) and (D, H)")
-    if bias is None:
-        return
-    checks.floating(hidden=hidden, bias=bias)
-    if bias.shape != weight.shape[:1]:
+    if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be ({weight.shape[0]},) as weight {tuple(weight.shape)}, got {tuple(bias.shape)}")
 
 

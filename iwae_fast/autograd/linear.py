@@ -1,0 +1,129 @@
+"""A linear layer with what follows it: the matrix products are torch's, and gradients go where their inputs were."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from .. import ops
+from .machinery import gradients_of, log_ratio_gradient, once, place, stands_in, weighed, with_memory
+
+
+class LinearBernoulli(Function):
+    """log p(value | hidden @ weight.T + bias), whose forward pass leaves the residuals in the place of the logits.
+
+    They come back too, for the backward pass, and carry no gradient. Going back, the incoming gradient weighs the few
+    columns of ``hidden`` and of its gradient, not the many of the residuals.
+    """
+
+    @staticmethod
+    def forward(
+        backend: str, value: Tensor, mask: Tensor | None, hidden: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return ops.call("linear_bernoulli_log_prob_and_residual", value, hidden, weight, bias, mask, backend=backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, _, _, hidden, weight, _ = inputs
+        log_prob, residual = output
+        ctx.mark_non_differentiable(residual)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(log_prob, residual, hidden, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 6
+        log_prob, residual, hidden, weight = ctx.saved_tensors
+        rows = (log_prob.numel(), -1)
+        scale = with_memory(grad).to(hidden.dtype).reshape(rows)
+        residual, inputs = residual.view(rows), hidden.reshape(rows)
+        # A coefficient of zero gives zero, also where the residual is NaN, as the log-probability then is.
+        if stands_in() or math.isnan(log_prob.sum().item()):
+            residual = residual.masked_fill((scale == 0) & log_prob.isnan().reshape(rows), 0.0)
+        _, _, _, of_hidden, of_weight, of_bias = ctx.needs_input_grad
+        gradients = (
+            torch.mm(residual, weight).mul_(scale).view(hidden.shape) if of_hidden else None,
+            torch.mm(residual.t(), inputs * scale) if of_weight else None,
+            torch.mv(residual.t(), scale.squeeze(1)) if of_bias else None,
+        )
+        return None, None, None, *once(gradients, log_prob)
+
+
+class LinearIWAELoss(Function):
+    """Minus the IWAE bound of a linear layer and a Bernoulli likelihood, reduced over the observations.
+
+    The forward pass leaves the gradient of the logits in their place. It comes back with the bounds and the normalised
+    weights, and they carry no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        backend: str,
+        reduction: str,
+        value: Tensor,
+        mask: Tensor | None,
+        log_ratio: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        name = "linear_bernoulli_iwae_loss"
+        return ops.call(name, value, hidden, weight, bias, log_ratio, mask, reduction, backend=backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, ctx.reduction, _, _, log_ratio, hidden, weight, _ = inputs
+        loss, bound, weights, gradient = output
+        ctx.mark_non_differentiable(bound, weights, gradient)
+        ctx.set_materialize_grads(False)
+        ctx.log_ratio_dtype = log_ratio.dtype
+        ctx.save_for_backward(loss, weights, gradient, hidden, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 8
+        loss, weights, gradient, hidden, weight = ctx.saved_tensors
+        grad = with_memory(grad)
+        number = math.nan if grad.dim() or stands_in() else grad.item()
+        if not math.isfinite(number):
+            gradient = weighed(gradient, grad.unsqueeze(-1) if grad.dim() else grad, weights.unsqueeze(-1))
+        rows = (weights.numel(), -1)
+        gradient, inputs = gradient.view(rows), hidden.reshape(rows)
+        *_, of_log_ratio, of_hidden, of_weight, of_bias = ctx.needs_input_grad
+        gradients = (
+            log_ratio_gradient(ctx, weights, grad) if of_log_ratio else None,
+            torch.mm(gradient, weight).view(hidden.shape) if of_hidden else None,
+            torch.mm(gradient.t(), inputs) if of_weight else None,
+            gradient.sum(0) if of_bias else None,
+        )
+        if math.isfinite(number) and number != 1.0:  # the results are smaller than what they were made of
+            for result in gradients[1:]:
+                if result is not None:
+                    result.mul_(number)
+        return None, None, None, None, *once(gradients, loss)
+
+
+class LinearTanh(Function):
+    """tanh(hidden @ weight.T + bias)."""
+
+    @staticmethod
+    def forward(backend: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return ops.call("linear_tanh", hidden, weight, bias, backend=backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.name = "linear_tanh"
+        ctx.backend, hidden, weight, _ = inputs
+        ctx.save_for_backward(output, hidden, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs = list(ctx.needs_input_grad[1:])
+        gradients = gradients_of(ctx, (grad,), *ctx.saved_tensors, needs)
+        return None, *place(gradients, needs)

@@ -1,0 +1,90 @@
+"""The fused losses: their forward pass keeps weights, or all gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.autograd import Function
+
+from .. import ops
+from .machinery import gradients_of, is_one, last_pass, log_ratio_gradient, once, place, weighed, with_memory
+
+
+class IWAELoss(Function):
+    """Minus the IWAE bound, reduced over the observations, from the likelihood's parameters and the log-ratio.
+
+    The normalised weights come back too, for the backward pass; they carry no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        name: str, backend: str, reduction: str, mask: Tensor | None, log_ratio: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return ops.call(name, *parameters, log_ratio, mask, reduction, backend=backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.name, ctx.backend, ctx.reduction, mask, log_ratio, *parameters = inputs
+        _, weights = output
+        ctx.mark_non_differentiable(weights)
+        ctx.set_materialize_grads(False)  # else the engine makes zeros for the weights at every backward
+        ctx.log_ratio_dtype = log_ratio.dtype
+        ctx.save_for_backward(weights, mask, *parameters)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
+        weights, mask, *parameters = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[5:])
+        *gradients, grad_log_ratio = gradients_of(ctx, (grad,), weights, *parameters, mask, ctx.reduction, needs)
+        if grad_log_ratio.dtype != ctx.log_ratio_dtype:
+            grad_log_ratio = grad_log_ratio.to(ctx.log_ratio_dtype)
+        return None, None, None, None, grad_log_ratio, *place(gradients, needs)
+
+
+class IWAELossAtOnce(Function):
+    """:class:`IWAELoss` whose forward pass makes the gradients too: each exponential is computed once.
+
+    ``wanted`` says of which parameters; they need the shape of the whole call, and the dtype of its sums. Weights and
+    gradients come back for the backward pass, and carry no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        name: str,
+        backend: str,
+        reduction: str,
+        mask: Tensor | None,
+        wanted: list[bool],
+        log_ratio: Tensor,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, ...]:
+        name = f"{name}_and_gradients"
+        loss, weights, gradients = ops.call(name, *parameters, log_ratio, mask, reduction, wanted, backend=backend)
+        return loss, weights, *gradients
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, _, ctx.reduction, _, _, log_ratio, *_ = inputs
+        loss, *others = output
+        ctx.mark_non_differentiable(*others)
+        ctx.set_materialize_grads(False)
+        ctx.log_ratio_dtype = log_ratio.dtype
+        ctx.save_for_backward(loss, *others)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
+        loss, weights, *gradients = ctx.saved_tensors
+        grad = with_memory(grad)
+        needs = list(ctx.needs_input_grad[6:])
+        of_log_ratio = log_ratio_gradient(ctx, weights, grad) if ctx.needs_input_grad[5] else None
+        if not (is_one(grad) and last_pass()):
+            gradients = [
+                weighed(g, grad.unsqueeze(-1) if grad.dim() else grad, weights.unsqueeze(-1)) for g in gradients
+            ]
+        of_log_ratio, *placed = once((of_log_ratio, *place(gradients, needs)), loss)
+        return None, None, None, None, None, of_log_ratio, *placed

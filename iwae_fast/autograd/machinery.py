@@ -1,0 +1,140 @@
+"""How Functions are applied, and what their backward passes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from .. import ops
+
+
+def apply(function: type[Function], *arguments: Any) -> Any:
+    """``function.apply``, without what torch's own costs a call: tens of microseconds for the inspection of signatures,
+    and ten more for a node where there is no graph."""
+    if stands_in():
+        return function.apply(*arguments)
+    if not torch.is_grad_enabled():
+        return function.forward(*arguments)
+    return super(Function, function).apply(*arguments)  # type: ignore[misc]
+
+
+def stands_in() -> bool:
+    """Whether tensors may stand for others, whose numbers cannot be looked at."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def is_one(grad: Tensor) -> bool:
+    return not grad.dim() and not stands_in() and grad.item() == 1.0
+
+
+def last_pass() -> bool:
+    """Whether what was kept for the backward pass may be given away: no later pass reads it again."""
+    return not torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor) -> Tensor:
+    """Minus the normalised weights, shared out by a mean."""
+    share = 1.0 / max(weights[0].numel(), 1) if ctx.reduction == "mean" else 1.0
+    return weighed(weights * -share, grad, weights).to(ctx.log_ratio_dtype)
+
+
+def weighed(kept: Tensor, grad: Tensor, weights: Tensor) -> Tensor:
+    """kept * grad, and 0 where the weight is, also if the incoming gradient is not finite."""
+    product = kept * grad
+    if stands_in() or not grad.isfinite().all():
+        product = torch.where(weights == 0, 0.0, product)
+    return product
+
+
+def once(gradients: tuple[Tensor | None, ...], result: Tensor) -> tuple[Tensor | None, ...]:
+    """The same gradients of a result, with second derivatives that raise."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return gradients
+    return tuple(None if g is None else apply(Once, g, result) for g in gradients)
+
+
+def place(gradients: list[Tensor] | tuple[Tensor, ...], needs: list[bool]) -> list[Tensor | None]:
+    """Put the gradients that were computed in the places of the inputs that need one."""
+    remaining = iter(gradients)
+    return [next(remaining) if needed else None for needed in needs]
+
+
+def gradients_of(ctx: Any, grads: tuple[Tensor | None, ...], *arguments: Any) -> list[Tensor] | tuple[Tensor, ...]:
+    inputs = (ctx.name, ctx.backend, len(grads), *grads, *arguments)
+    if torch.compiler.is_compiling():
+        return _Gradients.forward(*inputs)
+    # create_graph=True and torch.func.grad differentiate what happens here; vmap may batch it.
+    return apply(_Gradients, *inputs)
+
+
+def with_memory(grad: Tensor) -> Tensor:
+    """The same gradient with its numbers in memory, where autograd hands over a lazily negated or zero tensor."""
+    if torch.compiler.is_compiling():
+        return grad
+    if torch._C._functorch.is_legacy_batchedtensor(grad):
+        raise RuntimeError("is_grads_batched and vectorize=True need backend='reference'; torch.func.jacrev does not")
+    if grad.is_neg() or grad._is_zerotensor():
+        return grad.resolve_neg().clone()
+    return grad
+
+
+class Once(Function):
+    """A gradient that refuses to be differentiated: it depends on others in ways that nothing here follows."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, *others: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "second derivatives of fused ops and of gradient estimators do not exist; of an op they do "
+            "with backend='reference'"
+        )
+
+
+class _Gradients(Function):
+    """A backward pass that refuses to be differentiated.
+
+    It depends on everything the gradient depends on, so a second derivative raises. With ``once_differentiable``
+    it would silently be zero wherever the incoming gradient is a constant.
+    """
+
+    @staticmethod
+    def forward(name: str, backend: str, count: int, *arguments: Any) -> tuple[Tensor, ...]:
+        """``arguments`` are the incoming gradients, ``count`` of them, then what the op needs besides."""
+        grads = [None if grad is None else with_memory(grad) for grad in arguments[:count]]
+        gradients = ops.call(f"{name}_backward", *grads, *arguments[count:], backend=backend)
+        return (gradients,) if isinstance(gradients, Tensor) else tuple(gradients)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.name = inputs[0]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], Any]:
+        """One by one: what a batch of incoming gradients is for, a Jacobian, is rare."""
+        results = [
+            _Gradients.apply(
+                *(
+                    a.select(dim, i) if isinstance(a, Tensor) and dim is not None else a
+                    for a, dim in zip(arguments, in_dims, strict=True)
+                )
+            )
+            for i in range(info.batch_size)
+        ]
+        stacked = tuple(torch.stack(column) for column in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(f"{ctx.name}: second derivatives of fused ops do not exist; use backend='reference'")
