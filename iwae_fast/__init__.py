@@ -15,14 +15,12 @@ from .functional import (
     gaussian_iwae_loss,
     gaussian_log_prob,
     iwae_loss,
-    linear_bernoulli_iwae_loss,
-    linear_bernoulli_log_prob,
-    linear_tanh,
     log_mean_exp,
     normalized_weights,
     standard_gaussian_log_prob,
 )
 from .gradients import check_estimator, gradient_snr
+from .linear import linear_bernoulli_iwae_loss, linear_bernoulli_log_prob, linear_tanh
 from .objective import Objective
 from .sampling import sample_gaussian, standard_normal
 

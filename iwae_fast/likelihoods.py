@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .functional import bernoulli_log_prob, gaussian_log_prob, linear_bernoulli_log_prob
+from .functional import bernoulli_log_prob, gaussian_log_prob
+from .linear import linear_bernoulli_log_prob
 
 
 class LinearLayer(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 import iwae_fast as iw
 from benchmarks.peak_memory import PeakMemory
 from iwae_fast import ops
-from iwae_fast.functional import linear_bernoulli_iwae
+from iwae_fast.linear import linear_bernoulli_iwae
 
 
 def composed(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, log_ratio: Tensor) -> Tensor:

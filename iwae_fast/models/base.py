@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..functional import LinearIWAE, linear_bernoulli_iwae
 from ..likelihoods import LIKELIHOODS, LinearLayer
+from ..linear import LinearIWAE, linear_bernoulli_iwae
 from ..sampling import seed_tensor, standard_normal
 
 RESAMPLING_STREAM = 2**31 + 1

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ..functional import linear_tanh
+from ..linear import linear_tanh
 from .base import LinearOutput
 from .vae import VAE
 
