@@ -8,9 +8,10 @@ from pathlib import Path
 
 from . import rows, run
 from .compare import compare
+from .summary import summary
 from .table import table
 
-COMMANDS = ("run", "compare", "table", "plot")
+COMMANDS = ("run", "compare", "table", "summary", "plot")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(compare(rows.read(chosen.old), rows.read(chosen.new)))
     elif chosen.command == "table":
         print(table(rows.read(chosen.results)))
+    elif chosen.command == "summary":
+        print(summary(rows.read(chosen.results)))
     else:
         from .plot import draw
 
@@ -45,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     comparing.add_argument("new", type=Path)
     tabulating = commands.add_parser("table", help="results as Markdown")
     tabulating.add_argument("results", type=Path)
+    summarising = commands.add_parser("summary", help="the same at a glance: one line a work, one column a rival")
+    summarising.add_argument("results", type=Path)
     plotting = commands.add_parser("plot", help="speed-ups over torch eager as a picture")
     plotting.add_argument("results", type=Path)
     plotting.add_argument("picture", type=Path)

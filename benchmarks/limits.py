@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from iwae_fast.backends import cpu
+from iwae_fast.heap import keep_large_blocks
 
 from . import machine
 from .run import slug
@@ -111,6 +112,7 @@ def kernels(k: int, batch: int, features: int) -> dict[str, tuple[Kernel, int]]:
 def measure(shapes: dict[str, tuple[int, int, int]], rounds: int) -> list[Limit]:
     """Every kernel at the shapes that its name begins with, by default the last."""
     conditions = machine.conditions(torch.device("cpu"))
+    keep_large_blocks()
     found = []
     for name in kernels(1, 1, 1):
         shape = next(shape for prefix, shape in shapes.items() if name.startswith(prefix))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import checks
 from .diagnostics import FEWEST_IN_TAIL, pareto_k_of_largest, tail_size
+from .heap import keep_large_blocks
 from .journal import FIELDS, Journal, digest
 from .models import LatentVariableModel
 from .models.base import observed_features
@@ -148,6 +149,7 @@ def log_likelihood(
             progress(done * num_samples)
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (), device="cpu"))
+    keep_large_blocks()
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -16,6 +16,7 @@ from .bounds import ELBO, IWAE, Bound
 from .budgets import to_tolerance, within_budget
 from .estimators import Scales
 from .functional import normalized_weights
+from .heap import keep_large_blocks
 from .junction import Ascended, Junction
 from .models import VAE, LatentVariableModel
 from .models.base import Density, Draw, Posterior, Terms
@@ -125,6 +126,7 @@ class Objective:
         realized, k = bound.realized(self.num_samples, 0)
         with torch.no_grad():
             realized(torch.zeros(k, 1))  # which says so where k does not suit it
+        keep_large_blocks()
         self.bound = bound
         self.estimator = estimator
         self.budget = None if budget is None else checks.positive("budget", budget)

@@ -43,6 +43,7 @@ from benchmarks.intervals import ratio_of_medians
 from benchmarks.networks import Setting
 from benchmarks.rivals import eager
 from benchmarks.rows import Row
+from benchmarks.summary import summary
 from benchmarks.table import table
 from benchmarks.work import BASELINE, CPU, Provider, Work, WrongResultError, refuse_if_wrong
 
@@ -272,6 +273,18 @@ def test_table_beside_a_copy_has_bandwidths() -> None:
     assert lines[3].endswith("| float32 | 4 | 50% |")
 
 
+def test_summary_has_a_line_for_each_of_ours_and_a_column_for_each_rival() -> None:
+    budget = replace(OURS, provider="iwae_fast budget=8", role="estimate", median=0.25e-3)
+    bound = replace(ROW, provider="products alone", role="bound", median=0.4e-3, ratio=None)
+    lines = summary([ROW, OURS, budget, bound, replace(OURS, op="alone")]).splitlines()
+    assert lines[0] == "| work | provider | median | torch eager | products alone |"
+    assert lines[2:] == [
+        "| loss, forward, k=5 | iwae_fast cpu | 0.500 ms | 4.00 (3.90 - 4.20) | 80% |",
+        "| loss, forward, k=5 | iwae_fast budget=8 | 0.250 ms | 8.00 | 160% |",
+        "| alone, forward, k=5 | iwae_fast cpu | 0.500 ms |  |  |",
+    ]
+
+
 def test_compare_says_conditions_first_and_marks_what_differs() -> None:
     faster = replace(ROW, median=1e-3, quantile_10=0.9e-3, quantile_90=1.2e-3, threads=4, version="2.14.0")
     lines = compare([ROW, OURS], [faster, OURS, replace(ROW, provider="new")]).splitlines()
@@ -288,6 +301,7 @@ def test_commands_read_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
         [ROW, OURS, replace(OURS, op="step", provider="iwae_fast budget=8", role="estimate")], tmp_path / "a.csv"
     )
     assert main(["table", str(tmp_path / "a.csv")]) == 0
+    assert main(["summary", str(tmp_path / "a.csv")]) == 0
     assert main(["compare", str(tmp_path / "a.csv"), str(tmp_path / "a.csv")]) == 0
     assert main(["plot", str(tmp_path / "a.csv"), str(tmp_path / "a.png")]) == 0
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -15,7 +15,7 @@ import torch
 import iwae_fast
 from iwae_fast import backends
 from iwae_fast.checkpoint import load_checkpoint
-from iwae_fast.cli import main, memory
+from iwae_fast.cli import main
 
 PACKAGE = Path(iwae_fast.__file__).parents[1]
 SMALL = ("--hidden", "20", "--latent", "5", "--k", "5", "--seed", "3")
@@ -345,23 +345,3 @@ def test_mnist(tmp_path):
     assert result.returncode == 0, result.stderr
     result = iwae("evaluate", tmp_path / "run", "--k", 5, "--observations", 100, cwd=tmp_path)
     assert "100 of 10000 test images" in result.stdout
-
-
-def test_freed_memory_is_kept_unless_the_environment_has_settings_of_its_own(monkeypatch):
-    asked = []
-
-    class Library:
-        def __init__(self, _):
-            self.mallopt = lambda option, value: asked.append((option, value))
-
-    for name in [name for name in os.environ if name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(memory.ctypes, "CDLL", Library)
-    memory.keep_freed_memory()
-    assert [option for option, _ in asked] == [-1, -3, -2]
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
-    memory.keep_freed_memory()
-    assert len(asked) == 3
-    monkeypatch.delenv("MALLOC_ARENA_MAX")
-    monkeypatch.setattr(memory.ctypes, "CDLL", object)  # a C library without it
-    memory.keep_freed_memory()

@@ -9,7 +9,6 @@ import typer
 from . import INTERRUPTED, USAGE
 from .evaluate import evaluate
 from .info import info
-from .memory import keep_freed_memory
 from .sample import sample
 from .train import train
 
@@ -25,7 +24,6 @@ for command in (train, evaluate, sample, info):
 
 def run_app(arguments: Sequence[str] | None) -> int:
     """Run a command and return its exit code; its exceptions pass, those about arguments as ValueError."""
-    keep_freed_memory()
     try:
         code = app(arguments, prog_name="iwae-fast", standalone_mode=False)
     except typer.Abort:  # what older versions of typer make of Ctrl-C

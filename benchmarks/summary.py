@@ -1,0 +1,36 @@
+"""Results at a glance, as Markdown: one line for each way of this package to do a work, one column a rival."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .rows import Row
+from .table import median
+
+OURS = ("ours", "estimate")
+"""Roles of this package's providers."""
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """How many times longer than ours each rival takes, with its 95 % interval where one was computed; for a bound, the
+    part of our time that it takes."""
+    rivals = list(dict.fromkeys(row.provider for row in rows if row.role not in OURS and row.op != "copy"))
+    lines = [
+        "| work | provider | median | " + " | ".join(rivals) + " |",
+        "| --- | --- | ---: |" + " ---: |" * len(rivals),
+    ]
+    for row in rows:
+        if row.role in OURS:
+            beside = {other.provider: times(other, row) for other in rows if other.work == row.work}
+            cells = [f"{row.op}, {row.mode}, {row.shape}", row.provider, median(row)]
+            lines.append("| " + " | ".join([*cells, *(beside.get(rival, "") for rival in rivals)]) + " |")
+    return "\n".join(lines)
+
+
+def times(rival: Row, ours: Row) -> str:
+    ratio = rival.median / ours.median
+    if rival.role == "bound":
+        return f"{ratio:.0%}"
+    of_this = rival.ratio is not None and abs(rival.ratio - ratio) < 1e-9
+    interval = f" ({rival.ratio_low:.2f} - {rival.ratio_high:.2f})" if of_this and ours.rounds > 1 else ""
+    return f"{ratio:.2f}{interval}"
