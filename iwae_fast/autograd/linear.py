@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import ops
-from .machinery import gradients_of, log_ratio_gradient, once, place, stands_in, weighed, with_memory
+from .machinery import gradients_of, log_ratio_gradient, number_of, once, place, stands_in, weighed, with_memory
 
 
 class LinearBernoulli(Function):
@@ -90,14 +90,14 @@ class LinearIWAELoss(Function):
             return (None,) * 8
         loss, weights, gradient, hidden, weight = ctx.saved_tensors
         grad = with_memory(grad)
-        number = math.nan if grad.dim() or stands_in() else grad.item()
+        number = number_of(grad)
         if not math.isfinite(number):
             gradient = weighed(gradient, grad.unsqueeze(-1) if grad.dim() else grad, weights.unsqueeze(-1))
         rows = (weights.numel(), -1)
         gradient, inputs = gradient.view(rows), hidden.reshape(rows)
         *_, of_log_ratio, of_hidden, of_weight, of_bias = ctx.needs_input_grad
         gradients = (
-            log_ratio_gradient(ctx, weights, grad) if of_log_ratio else None,
+            log_ratio_gradient(ctx, weights, grad, number) if of_log_ratio else None,
             torch.mm(gradient, weight).view(hidden.shape) if of_hidden else None,
             torch.mm(gradient.t(), inputs) if of_weight else None,
             gradient.sum(0) if of_bias else None,

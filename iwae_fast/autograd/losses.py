@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import ops
-from .machinery import gradients_of, is_one, last_pass, log_ratio_gradient, once, place, weighed, with_memory
+from .machinery import gradients_of, last_pass, log_ratio_gradient, number_of, once, place, weighed, with_memory
 
 
 class IWAELoss(Function):
@@ -81,8 +81,9 @@ class IWAELossAtOnce(Function):
         loss, weights, *gradients = ctx.saved_tensors
         grad = with_memory(grad)
         needs = list(ctx.needs_input_grad[6:])
-        of_log_ratio = log_ratio_gradient(ctx, weights, grad) if ctx.needs_input_grad[5] else None
-        if not (is_one(grad) and last_pass()):
+        number = number_of(grad)
+        of_log_ratio = log_ratio_gradient(ctx, weights, grad, number) if ctx.needs_input_grad[5] else None
+        if not (number == 1.0 and last_pass()):
             gradients = [
                 weighed(g, grad.unsqueeze(-1) if grad.dim() else grad, weights.unsqueeze(-1)) for g in gradients
             ]

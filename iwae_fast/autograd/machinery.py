@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,8 +27,9 @@ def stands_in() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
-def is_one(grad: Tensor) -> bool:
-    return not grad.dim() and not stands_in() and grad.item() == 1.0
+def number_of(grad: Tensor) -> float:
+    """A scalar gradient as a number; NaN where it is no scalar, or its number cannot be looked at."""
+    return math.nan if grad.dim() or stands_in() else grad.item()
 
 
 def last_pass() -> bool:
@@ -35,9 +37,11 @@ def last_pass() -> bool:
     return not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
-def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor) -> Tensor:
-    """Minus the normalised weights, shared out by a mean."""
+def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor, number: float) -> Tensor:
+    """Minus the normalised weights, shared out by a mean, times the incoming gradient or its number."""
     share = 1.0 / max(weights[0].numel(), 1) if ctx.reduction == "mean" else 1.0
+    if math.isfinite(number):
+        return (weights * (-share * number)).to(ctx.log_ratio_dtype)
     return weighed(weights * -share, grad, weights).to(ctx.log_ratio_dtype)
 
 

@@ -169,7 +169,7 @@ class LatentVariableModel(nn.Module, ABC):
     ) -> LinearIWAE:
         """Minus the IWAE bound, from the last layer of the :attr:`linear_decoder` to the loss in one op."""
         z, log_prior, log_ratio = self.latents(posterior, draw)
-        hidden = decoder.features(*self._decoder_inputs(z, context))
+        hidden = decoder.features(*self._decoder_inputs(z, context, decoder.output.weight.dtype))
         return linear_bernoulli_iwae(
             x.flatten(1),
             hidden.view(*z.shape[:2], hidden.shape[-1]),
@@ -218,7 +218,7 @@ class LatentVariableModel(nn.Module, ABC):
         self, x: Tensor, z: Tensor, *, context: Sequence[Tensor] = (), mask: Tensor | None = None
     ) -> Tensor:
         """log p(x | z) in nats, (k, B), of observations (B, ...) under latents (k, B, Z)."""
-        inputs = self._decoder_inputs(z, context)
+        inputs = self._decoder_inputs(z, context, next(self.decoder.parameters(), z).dtype)
         if (decoder := self.linear_decoder) is not None:
             output: Any = LinearLayer(decoder.features(*inputs), decoder.output)
         else:
@@ -226,10 +226,10 @@ class LatentVariableModel(nn.Module, ABC):
         observed = None if mask is None else observed_features(mask, x).flatten(1)
         return self.likelihood.log_prob(x, output, len(z), observed, self.backend)
 
-    def _decoder_inputs(self, z: Tensor, context: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Latents and context by row, k B of them."""
+    def _decoder_inputs(self, z: Tensor, context: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Latents, in the dtype of the decoder's parameters, and context by row, k B of them."""
         repeated = (c.expand(len(z), *c.shape).flatten(0, 1) for c in context)
-        return as_parameters(self.decoder, z.flatten(0, 1)), *repeated
+        return z.flatten(0, 1).to(dtype), *repeated
 
     @torch.no_grad()
     def sample_implicit_posterior(
