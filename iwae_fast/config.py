@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from . import backends, bounds, checks
-from .data import DATASETS
+from .data import DATASETS, FILES
 from .estimators import ESTIMATORS
+from .networks import NETWORKS, OF_ONE_LAYER
 from .objective import Objective
+from .protocols import PROTOCOLS
 from .schedules import LinearWarmup
 from .seeds import SEED_LIMIT
 
@@ -30,15 +32,16 @@ BOUNDS: dict[str, Callable[[TrainConfig], bounds.Bound]] = {
 }
 """By the names of the command line."""
 
+PAPER = {"epochs": 50, "batch_size": 20, "hidden": ((200, 200),), "latent": (50,), "learning_rate": 1e-3}
+"""The one-layer network, batch size and first learning rate of Burda, Grosse & Salakhutdinov (2016)."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     # About a minute on two cores, evaluation included.
     "digits": {"epochs": 100, "batch_size": 50, "hidden": ((200, 200),), "latent": (20,), "learning_rate": 3e-3},
-    # The one-layer network, batch size and first learning rate of Burda, Grosse & Salakhutdinov (2016).
-    "mnist": {"epochs": 50, "batch_size": 20, "hidden": ((200, 200),), "latent": (50,), "learning_rate": 1e-3},
 }
-"""What fits each data set."""
+"""What fits a data set, where it is not the paper's."""
 
-OBJECTIVE = ("bound", "alpha", "order", "groups", "beta", "estimator", "budget", "chunk_size", "kl_warmup")
+OBJECTIVE = ("bound", "k", "alpha", "order", "groups", "beta", "estimator", "budget", "chunk_size", "kl_warmup")
 
 CHANGEABLE = ("epochs", "device", "backend", *OBJECTIVE)
 """What may differ when a run is resumed: another objective is Burda, Grosse & Salakhutdinov's (2016) Table 2."""
@@ -52,6 +55,7 @@ class TrainConfig:
     """
 
     dataset: str
+    """The name of a data set, or the path of a file of one's own."""
     epochs: int
     batch_size: int
     hidden: tuple[tuple[int, ...], ...]
@@ -60,6 +64,13 @@ class TrainConfig:
     latent: tuple[int, ...]
     """Size of each stochastic layer, the one nearest to the data first; an int stands for a single one."""
     learning_rate: float
+    """Of the first stage of the protocol."""
+    protocol: str = "constant"
+    """One of :data:`iwae_fast.protocols.PROTOCOLS`: optimiser, learning rate by stage, first weights."""
+    validation: int = 0
+    """Training observations, the last ones, that are held out; a data set's own validation set is used besides."""
+    network: str = "dense"
+    """One of :data:`iwae_fast.networks.NETWORKS`."""
     bound: str = "iwae"
     """One of BOUNDS."""
     alpha: float = 0.5
@@ -86,7 +97,9 @@ class TrainConfig:
     """Force a backend by name; None chooses."""
 
     def __post_init__(self) -> None:
-        _one_of("data set", self.dataset, DATASETS)
+        _known_or_file(self.dataset)
+        _one_of("protocol", self.protocol, PROTOCOLS)
+        _one_of("network", self.network, NETWORKS)
         _one_of("bound", self.bound, BOUNDS)
         object.__setattr__(self, "hidden", _by_stochastic_layer(self.hidden))
         object.__setattr__(self, "latent", (self.latent,) if isinstance(self.latent, int) else tuple(self.latent))
@@ -100,12 +113,15 @@ class TrainConfig:
             )
         for size in (size for sizes in self.hidden for size in sizes):
             checks.positive("a hidden layer's size", size)
-        if self.kl_warmup < 0:
-            raise ValueError(f"kl_warmup must be at least 0 steps, got {self.kl_warmup}")
+        for name in ("kl_warmup", "validation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not (self.learning_rate > 0.0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
         if not 0 <= self.seed < SEED_LIMIT:
             raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
+        if self.network in OF_ONE_LAYER and len(self.latent) > 1:
+            raise ValueError(f"network {self.network!r} has one stochastic layer, got latent {self.latent}")
         self.objective()  # which says so where its settings do not suit each other
         if ESTIMATORS[self.estimator].doubly_in_prior and len(self.latent) == 1:
             raise ValueError(f"estimator {self.estimator!r} is for a prior with parameters: for several latent layers")
@@ -119,18 +135,23 @@ class TrainConfig:
             budget=self.budget,
             chunk_size=self.chunk_size,
             kl_weight=LinearWarmup(self.kl_warmup) if self.kl_warmup else 1.0,
+            reduction=PROTOCOLS[self.protocol].reduction,
         )
 
     @classmethod
     def preset(cls, dataset: str, **overrides: Any) -> TrainConfig:
-        """The settings for a data set, with those given here in place of them.
+        """The settings for a data set, in place of them those of the protocol, and in place of these those given here.
 
         Further stochastic layers have 100-100 below them, as in Burda, Grosse & Salakhutdinov (2016).
         """
-        _one_of("data set", dataset, PRESETS)
-        settings = {**PRESETS[dataset], **overrides}
+        _known_or_file(dataset)
+        _one_of("protocol", name := overrides.get("protocol", "constant"), PROTOCOLS)
+        protocol = PROTOCOLS[name]
+        of_protocol = {**protocol.settings, **protocol.by_dataset.get(dataset, {})}
+        settings: dict[str, Any] = {**PRESETS.get(dataset, PAPER), **of_protocol, **overrides}
         if "hidden" not in overrides and not isinstance(settings["latent"], int):
-            settings["hidden"] = (*settings["hidden"], *((100, 100),) * (len(settings["latent"]) - 1))
+            first = _by_stochastic_layer(settings["hidden"])[:1]
+            settings["hidden"] = (*first, *((100, 100),) * (len(settings["latent"]) - 1))
         return cls(dataset=dataset, **settings)
 
     @classmethod
@@ -164,6 +185,11 @@ def usable_device(name: str, backend: str | None) -> torch.device:
         raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
     backends.choose(backend, (torch.empty(0, device=device),))
     return device
+
+
+def _known_or_file(dataset: str) -> None:
+    if dataset not in DATASETS and not dataset.endswith(FILES):
+        raise ValueError(f"unknown data set {dataset!r}: choose one of {', '.join(DATASETS)}, or a file .npz or .npy")
 
 
 def _one_of(what: str, name: str, known: dict[str, Any]) -> None:

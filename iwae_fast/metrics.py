@@ -63,6 +63,8 @@ class EpochMetrics:
     """Training time since the start of the run, interruptions left out."""
     steps_per_second: float
     """Mean over the epoch."""
+    validation: float | None = None
+    """IWAE bound of the validation set in nats, by k samples of the model at the end of the epoch; None without one."""
 
 
 COLUMNS = tuple(field.name for field in fields(EpochMetrics))
@@ -97,10 +99,12 @@ def read_metrics(path: Path) -> list[EpochMetrics]:
 
 
 def _parse(row: list[str]) -> EpochMetrics:
-    epoch, step, *numbers = row
     if len(row) != len(COLUMNS):
         raise ValueError(f"{len(row)} cells for {len(COLUMNS)} columns")
-    return EpochMetrics(int(epoch), int(step), *(float(number) for number in numbers))
+    epoch, step, *numbers, validation = row
+    bound, ess, max_weight, seconds, rate = (float(number) for number in numbers)
+    held_out = float(validation) if validation else None
+    return EpochMetrics(int(epoch), int(step), bound, ess, max_weight, seconds, rate, held_out)
 
 
 def drop_metrics_after(path: Path, epoch: int) -> None:

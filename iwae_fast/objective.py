@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from . import autograd, checks, estimators
-from .bounds import ELBO, IWAE, Bound
+from .bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, VRIWAE, Bound
 from .budgets import to_tolerance, within_budget
 from .estimators import Scales
 from .functional import normalized_weights
@@ -192,6 +192,11 @@ class Objective:
                 "its networks, or objective.bind(model))"
             )
         estimators.check_model(self.estimator, model)
+        if model.random_weights and not _lower_for_any_weights(self.bound):
+            raise ValueError(
+                "random weights are learned by a bound that is a lower one whatever they are: ELBO, IWAE, VRIWAE with "
+                f"0 <= alpha <= 1, MIWAE, CIWAE or PIWAE, not {self.bound!r}"
+            )
         if not self.at_once:
             _refuse_layers_that_change(model, "a budget, a tolerance or chunks need")
         elif self._estimator.density is Density.PATH and isinstance(model, VAE):
@@ -434,6 +439,13 @@ def _not_negative(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < math.inf:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
     return float(value)
+
+
+def _lower_for_any_weights(bound: Bound) -> bool:
+    """Whether the bound is below log p(x) for every q, so that it cannot gain by random weights that are too wide."""
+    if type(bound) is VRIWAE:
+        return 0.0 <= bound.alpha <= 1.0
+    return type(bound) in (ELBO, IWAE, MIWAE, CIWAE, PIWAE)
 
 
 def _refuse_layers_that_change(model: nn.Module, needs: str) -> None:

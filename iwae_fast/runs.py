@@ -13,7 +13,8 @@ from .checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from .config import TrainConfig, usable_device
 from .files import read_json, write_json
 from .metrics import start_metrics
-from .models import DenseVAE
+from .models import LatentVariableModel
+from .networks import build
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ class Run:
 
 
 def default_folder(config: TrainConfig) -> Path:
-    """``runs/<dataset>-<bound>-k<k>-<local time>``."""
-    return Path("runs") / f"{config.dataset}-{config.bound}-k{config.k}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """``runs/<dataset>-<bound>-k<k>-<local time>``; of data of one's own, the name of their file."""
+    dataset = Path(config.dataset).stem
+    return Path("runs") / f"{dataset}-{config.bound}-k{config.k}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def create_run(folder: Path, config: TrainConfig) -> Run:
@@ -90,13 +92,13 @@ def open_run(folder: Path) -> tuple[Run, Checkpoint]:
     return run, replace(checkpoint, config=config)
 
 
-def trained_model(checkpoint: Checkpoint, device: str | None = None, backend: str | None = None) -> DenseVAE:
+def trained_model(checkpoint: Checkpoint, device: str | None = None, backend: str | None = None) -> LatentVariableModel:
     """The model of a checkpoint, on the run's device and backend unless others are given."""
     config = checkpoint.config
-    backend = backend or config.backend
-    model = DenseVAE(checkpoint.data_dim, config.latent, config.hidden, backend=backend)
+    with torch.random.fork_rng(devices=[]):  # of the first weights, which the checkpoint's replace
+        model = build(config, checkpoint.data_dim, backend=backend)
     fill(model.state_dict(), checkpoint.model)
-    return model.to(usable_device(device or config.device, backend))
+    return model.to(usable_device(device or config.device, backend or config.backend))
 
 
 def fill(targets: dict[str, Any], saved: dict[str, Any]) -> None:

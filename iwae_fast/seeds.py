@@ -30,6 +30,10 @@ class Purpose(IntEnum):
     """Latents of model samples."""
     SPLIT = 7
     """Division of a data set into training and test observations."""
+    VALIDATION_PIXELS = 8
+    """Bernoulli pixels of the validation set."""
+    VALIDATION = 9
+    """Latent noise of its bound."""
 
 
 def derive_seed(seed: int, purpose: Purpose, *indices: int) -> int:

@@ -11,11 +11,16 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, save_checkpoint
 from .config import TrainConfig, usable_device
-from .data import ImageData, binarize
+from .data import ImageData
 from .metrics import EpochMetrics, Means, RunningMeans, append_metrics, drop_metrics_after
-from .models import DenseVAE
+from .models import LatentVariableModel
+from .networks import build
+from .optimizers import allocate_state
+from .pixels import as_pixels
+from .protocols import PROTOCOLS
 from .runs import Run, fill
 from .seeds import Purpose, derive_seed, generator
+from .validation import Validation
 
 REPORT_SECONDS = 0.1
 SAVE_SECONDS = 10.0
@@ -67,14 +72,15 @@ class Trainer:
         self.run = run
         self.image_shape = data.image_shape
         self.device = usable_device(config.device, config.backend)
-        self.images = data.train.to(self.device)
-        self.steps_per_epoch = -(-len(data.train) // config.batch_size)
-        self.model = initial_model(config, data.train).to(self.device)
-        # Adam as in Burda, Grosse & Salakhutdinov (2016).
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-4, fused=True
-        )
-        self._allocate_adam_state()
+        self.grey_levels = data.grey_levels
+        train, held_out = split(data, config.validation)
+        self.images = train.to(self.device)
+        self.validation = Validation(config, data, held_out, self.device)
+        self.steps_per_epoch = -(-len(train) // config.batch_size)
+        self.model = initial_model(config, train).to(self.device)
+        self.protocol = PROTOCOLS[config.protocol]
+        self.optimizer = self.protocol.optimizer(self.model.parameters(), config.learning_rate)
+        allocate_state(self.optimizer)
         self.objective = config.objective()
         self.step = 0
         self.seconds = 0.0
@@ -133,7 +139,8 @@ class Trainer:
         seed = self.config.seed
         start = self.step % self.steps_per_epoch * self.config.batch_size
         batch = self.images.index_select(0, self.order[start : start + self.config.batch_size])
-        pixels = binarize(batch, generator(seed, Purpose.PIXELS, self.step, device=self.device))
+        pixels = as_pixels(batch, self.grey_levels, seed, Purpose.PIXELS, self.step)
+        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * self.protocol.factor(self._epoch())
         self.optimizer.zero_grad()
         latents = derive_seed(seed, Purpose.LATENTS, self.step)
         self.objective(self.model, pixels, seed=latents, step=self.step).backward()
@@ -178,7 +185,7 @@ class Trainer:
         means = self._finite_means()
         self._read_clock()  # again: the means may have waited for the device
         rate = self.steps_per_epoch / (self.seconds - self.epoch_started)
-        row = EpochMetrics(self._epoch(), self.step, *means, self.seconds, rate)
+        row = EpochMetrics(self._epoch(), self.step, *means, self.seconds, rate, self.validation.bound(self.model))
         append_metrics(self.run.metrics, row)
         self.epoch_started = self.seconds
         self.means = RunningMeans(self.device)
@@ -197,24 +204,24 @@ class Trainer:
             f"{self.run.checkpoint} is from before"
         )
 
-    def _allocate_adam_state(self) -> None:
-        """What Adam would allocate at its first step, so that restoring can copy into it."""
-        for parameter in self.model.parameters():
-            self.optimizer.state[parameter] = {
-                "step": torch.zeros((), device=self.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
-
     def _adam_state(self) -> dict[str, dict[str, Tensor]]:
         return {name: self.optimizer.state[parameter] for name, parameter in self.model.named_parameters()}
 
 
-def initial_model(config: TrainConfig, images: Tensor) -> DenseVAE:
+def split(data: ImageData, validation: int) -> tuple[Tensor, Tensor | None]:
+    """The training observations, and those held out of them, the last ``validation``; None for none."""
+    if not validation:
+        return data.train, None
+    if validation >= len(data.train):
+        raise ValueError(f"validation must be below the {len(data.train)} training observations, got {validation}")
+    return data.train[:-validation], data.train[-validation:]
+
+
+def initial_model(config: TrainConfig, images: Tensor) -> LatentVariableModel:
     """The untrained model of a run, on the CPU, from the training images (N, D)."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(config.seed, Purpose.MODEL))
-        return DenseVAE(images.shape[1], config.latent, config.hidden, data_mean=images.mean(0), backend=config.backend)
+        return build(config, images.shape[1], images.mean(0))
 
 
 def train(

@@ -9,10 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import data, training
+from .. import checks, data, training
 from ..checkpoint import Checkpoint
 from ..config import CHANGEABLE, TrainConfig, usable_device
 from ..files import write_json
+from ..networks import NETWORKS
+from ..protocols import PROTOCOLS, passes
 from ..results import draw_loss_curve, draw_reconstructions, draw_samples
 from ..runs import Run, create_run, default_folder, open_run, trained_model
 from . import Interrupted
@@ -25,7 +27,27 @@ PRESET = "fits the data set"
 
 
 def train(
-    dataset: Annotated[str | None, typer.Option(help="digits or mnist.", show_default="digits")] = None,
+    dataset: Annotated[str | None, typer.Option(help=f"{', '.join(data.DATASETS)}.", show_default="digits")] = None,
+    data_file: Annotated[
+        Path | None,
+        typer.Option("--data", help="Data of your own in place of a data set, .npz or .npy.", show_default=False),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help=f"How a paper trained, for what is not said here: {', '.join(PROTOCOLS)}.", show_default="constant"
+        ),
+    ] = None,
+    stages: Annotated[
+        int | None,
+        typer.Option(help="In place of --epochs: the first so many stages of a protocol, 1 + 3 + 9 + ... passes."),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{', '.join(NETWORKS)} (random weights, everywhere or in the encoder).", show_default="dense"
+        ),
+    ] = None,
     bound: Annotated[
         str | None,
         typer.Option(help="iwae, elbo, vr-iwae, jvi, miwae, piwae, ciwae, tvo, cubo or sumo.", show_default="iwae"),
@@ -66,6 +88,10 @@ def train(
     latent: Annotated[
         str | None, typer.Option(help="Size of z, or of each layer of it, such as 100,50.", show_default=PRESET)
     ] = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(help="Training images that are held out, and looked at after each epoch.", show_default="0"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same run.", show_default="0")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cpu")] = None,
     backend: Annotated[
@@ -93,8 +119,15 @@ def train(
     """
     if eval_k < 0:
         raise ValueError(f"eval-k must be at least 0, got {eval_k}")
+    if data_file is not None and dataset is not None:
+        raise ValueError("--data is in place of --dataset: give one")
+    if stages is not None and epochs is not None:
+        raise ValueError("--stages is in place of --epochs: give one")
     settings: dict[str, Any] = {
-        "dataset": dataset,
+        "dataset": dataset if data_file is None else str(data_file.absolute()),
+        "protocol": protocol,
+        "network": network,
+        "validation": validation,
         "bound": bound,
         "alpha": alpha,
         "order": order,
@@ -105,7 +138,7 @@ def train(
         "chunk_size": chunk_size,
         "kl_warmup": kl_warmup,
         "k": k,
-        "epochs": epochs,
+        "epochs": epochs if stages is None else passes(checks.positive("stages", stages)),
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "hidden": None if hidden is None else tuple(_sizes("hidden", layer, "200,200") for layer in hidden.split("/")),

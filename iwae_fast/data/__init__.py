@@ -8,7 +8,10 @@ from .digits import load_digits
 from .images import DataError, ImageData, binarize
 from .mnist import load_mnist
 
-__all__ = ["DATASETS", "DataError", "ImageData", "binarize", "load"]
+__all__ = ["DATASETS", "FILES", "DataError", "ImageData", "binarize", "load"]
+
+FILES = (".npz", ".npy")
+"""What the path of a file of one's own ends in."""
 
 DATASETS: dict[str, Callable[[], ImageData]] = {"digits": load_digits, "mnist": load_mnist}
 

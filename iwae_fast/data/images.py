@@ -22,7 +22,14 @@ class ImageData:
     test: Tensor
     """(M, D) float32, grey levels in [0, 1]."""
     image_shape: tuple[int, int]
-    """Height and width in pixels, with D their product."""
+    """Height and width in pixels, with D their product; (1, D) for features that are no image."""
+    valid: Tensor | None = None
+    """(V, D) float32, the data set's own validation set, where it has one."""
+    grey_levels: bool = True
+    """Whether rows are grey levels in [0, 1], of which binary pixels are drawn afresh for each batch; else they are
+    used as they are."""
+    source: str = ""
+    """One sentence for reports: which files, which split."""
 
 
 def binarize(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -94,6 +94,8 @@ class LatentVariableModel(nn.Module, ABC):
     """Whether a gradient goes through z to the encoder."""
     learned_prior = False
     """Whether p(z) has parameters of latents that are drawn by reparameterisation."""
+    random_weights = False
+    """Whether each sample has its own draw of network weights, whose distribution is learned."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: str, backend: str | None) -> None:
         super().__init__()

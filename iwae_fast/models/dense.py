@@ -51,15 +51,26 @@ class DenseVAE(VAE):
             for below, above, sizes in zip(latent_dims, latent_dims[1:], hidden[1:], strict=False)
         ]
         super().__init__(encoder, decoder, "bernoulli", upper=upper, latent_dim=latent_dims[-1], backend=backend)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        if data_mean is not None:
-            if data_mean.shape != (data_dim,):
-                raise ValueError(f"data_mean must be ({data_dim},), got {tuple(data_mean.shape)}")
-            with torch.no_grad():
-                decoder.output.bias.copy_(torch.logit(data_mean.clamp(0.001, 0.999)))
+        glorot(self)
+        start_at_mean(decoder.output.bias, data_mean)
+
+
+def glorot(module: nn.Module) -> None:
+    """Glorot-uniform weights and zero biases in every linear layer."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def start_at_mean(logits_bias: Tensor, data_mean: Tensor | None) -> None:
+    """An output bias at the logit of the mean pixel, kept off 0 and 1 (Burda, Grosse & Salakhutdinov 2016)."""
+    if data_mean is None:
+        return
+    if data_mean.shape != logits_bias.shape:
+        raise ValueError(f"data_mean must be {tuple(logits_bias.shape)}, got {tuple(data_mean.shape)}")
+    logits_bias.copy_(torch.logit(data_mean.clamp(0.001, 0.999)))
 
 
 def _hidden_by_layer(

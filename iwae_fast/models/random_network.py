@@ -1,0 +1,84 @@
+"""Dense layers whose weights and biases are independent Gaussians."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Shape = tuple[int, int, int]
+"""Samples, rows, columns."""
+
+Noise = Callable[[int, Shape], Tensor]
+"""Standard normal numbers for the module of an index, of a shape."""
+
+
+class RandomLinear(nn.Module):
+    """A linear layer with weights W ~ N(mean, exp(log_std)^2), each by itself, and such biases.
+
+    Means begin Glorot-uniform and 0, the logarithms of the standard deviations at ``log_std``.
+    """
+
+    def __init__(self, inputs: int, outputs: int, log_std: float) -> None:
+        super().__init__()
+        self.weight_mean = nn.Parameter(nn.init.xavier_uniform_(torch.empty(outputs, inputs)))
+        self.bias_mean = nn.Parameter(torch.zeros(outputs))
+        self.weight_log_std = nn.Parameter(torch.full((outputs, inputs), log_std))
+        self.bias_log_std = nn.Parameter(torch.full((outputs,), log_std))
+
+    def forward(self, value: Tensor) -> Tensor:
+        """At the means of the weights."""
+        return F.linear(value, self.weight_mean, self.bias_mean)
+
+    def shared(self, value: Tensor, noise: Callable[[Shape], Tensor], num_samples: int) -> Tensor:
+        """(k, B, M) of (B, H) or (k, B, H): fresh weights for each sample, which all observations share."""
+        outputs, inputs = self.weight_mean.shape
+        eps = noise((num_samples, outputs, inputs + 1)).to(self.weight_mean.dtype)
+        weight = torch.addcmul(self.weight_mean, torch.exp(self.weight_log_std), eps[..., :-1])
+        bias = torch.addcmul(self.bias_mean, torch.exp(self.bias_log_std), eps[..., -1])
+        if value.dim() == 2:
+            # One product for all samples: their weights are the rows of one matrix.
+            product = F.linear(value, weight.flatten(0, 1)).unflatten(-1, (num_samples, outputs)).transpose(0, 1)
+            return product + bias[:, None]
+        return torch.baddbmm(bias[:, None], value, weight.transpose(1, 2))
+
+    def local(self, value: Tensor, noise: Callable[[Shape], Tensor], num_samples: int) -> Tensor:
+        """The same in distribution, for each sample and observation by itself: what independent Gaussian weights make
+        of an input is Gaussian, so it is drawn in their place (Kingma, Salimans & Welling 2015)."""
+        mean = self(value)
+        variance = F.linear(value.square(), torch.exp(2.0 * self.weight_log_std), torch.exp(2.0 * self.bias_log_std))
+        eps = noise((num_samples, *mean.shape[-2:])).to(mean.dtype)
+        return torch.addcmul(mean, torch.sqrt(variance), eps)
+
+
+class RandomNetwork(nn.Sequential):
+    """:class:`RandomLinear` layers of these sizes with tanh between them; called, it takes the means of the weights.
+
+    ``local`` says how weights are drawn: see :class:`iwae_fast.models.RandomWeightsVAE`.
+    """
+
+    def __init__(self, sizes: Sequence[int], local: bool, log_std: float) -> None:
+        layers = [RandomLinear(inputs, outputs, log_std) for inputs, outputs in pairwise(sizes)]
+        super().__init__(*[module for layer in layers for module in (nn.Tanh(), layer)][1:])
+        self.local = local
+
+    @property
+    def output(self) -> RandomLinear:
+        """The last layer."""
+        *_, last = self
+        return cast(RandomLinear, last)
+
+    def drawn(self, value: Tensor, noise: Noise, num_samples: int) -> Tensor:
+        """(k, B, M) of (B, H) or (k, B, H), by weights drawn afresh; ``noise`` is asked once for each layer."""
+        for index, module in enumerate(self):
+            if isinstance(module, RandomLinear):
+                draw = module.local if self.local else module.shared
+                value = draw(value, partial(noise, index), num_samples)
+            else:
+                value = module(value)
+        return value

@@ -1,0 +1,171 @@
+"""An autoencoder whose network weights are random: IWAER and IWAER-rec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..functional import gaussian_log_prob, standard_gaussian_log_prob
+from ..sampling import seed_tensor, standard_normal
+from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, Terms, observed_features
+from .dense import DenseDecoder, glorot, start_at_mean
+from .random_network import Noise, RandomNetwork
+
+RANDOM = ("all", "encoder")
+DRAWS = ("local", "shared")
+
+ENCODER_STREAM, DECODER_STREAM = 2**30, 2**30 + 2**29
+"""Of the noise of the first layer's weights, from which the layers after it count on; latent layers count from 0."""
+
+
+class RandomWeightsVAE(LatentVariableModel):
+    """IWAER: fresh network weights and then z for each of the k samples, the objective being
+    E log (1/k) sum_j p(x | z_j, theta_j) p(z_j) / q(z_j | x, phi_j) with theta_j ~ q(theta) and phi_j ~ q(phi).
+
+    Every weight and bias is an independent Gaussian whose mean and standard deviation are learned (IWAE with random
+    weights, after Hernandez-Lobato et al.); there is no prior on them. Dense layers with tanh, Bernoulli pixels.
+
+    An :class:`iwae_fast.Objective` trains it by the ELBO, IWAE, VR-IWAE with 0 <= alpha < 1, MIWAE, CIWAE or PIWAE.
+
+    Args:
+        data_dim: D.
+        latent_dim: Z.
+        hidden_dims: sizes of the encoder's hidden layers, which the decoder mirrors.
+        random: "all" weights (IWAER), or those of the "encoder" (IWAER-rec).
+        draws: "shared" draws weights for each sample, the same for all observations of a call, as the definition reads.
+            "local" draws for each observation apart, by way of what the weights make of a layer's input (the local
+            reparameterisation of Kingma, Salimans & Welling 2015): every log-weight has the same distribution and the
+            objective the same value, and its gradient less variance. A budget or tolerance needs "local".
+        log_std: where the logarithms of the weights' standard deviations start.
+        data_mean: (D,) mean of the training data in [0, 1], for the output bias.
+        backend: force a backend of the package by name.
+    """
+
+    random_weights = True
+    encoder: RandomNetwork
+
+    def __init__(
+        self,
+        data_dim: int,
+        latent_dim: int = 20,
+        hidden_dims: Sequence[int] = (400,),
+        *,
+        random: str = "all",
+        draws: str = "local",
+        log_std: float = -5.0,
+        data_mean: Tensor | None = None,
+        backend: str | None = None,
+    ) -> None:
+        if random not in RANDOM:
+            raise ValueError(f"random must be one of {', '.join(RANDOM)}, got {random!r}")
+        if draws not in DRAWS:
+            raise ValueError(f"draws must be one of {', '.join(DRAWS)}, got {draws!r}")
+        hidden_dims = tuple(hidden_dims)
+        for name, sizes in (("data_dim", (data_dim,)), ("latent_dim", (latent_dim,)), ("hidden_dims", hidden_dims)):
+            for size in sizes:
+                checks.positive(name, size)
+        local = draws == "local"
+        down = hidden_dims[::-1]
+        encoder = RandomNetwork((data_dim, *hidden_dims, 2 * latent_dim), local, log_std)
+        decoder: RandomNetwork | DenseDecoder
+        if random == "all":
+            decoder = RandomNetwork((latent_dim, *down, data_dim), local, log_std)
+            start_at_mean(decoder.output.bias_mean, data_mean)
+        else:
+            decoder = DenseDecoder(latent_dim, down, data_dim)
+            glorot(decoder)
+            start_at_mean(decoder.output.bias, data_mean)
+        super().__init__(encoder, decoder, "bernoulli", backend)
+        self.latent_dim = latent_dim
+        self.local = local
+
+    def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
+        """The observations as the encoder sees them, (B, D), as a tuple of one: each draw of the weights has another
+        q(z | x)."""
+        if context:
+            raise ValueError(f"{type(self).__name__} takes no context")
+        return ((x if mask is None else torch.where(observed_features(mask, x), x, 0.0)).flatten(1),)
+
+    def posterior(self, output: Any) -> Posterior:
+        """Mean and log standard deviation of q(z | x), each (..., Z), from what the encoder returned."""
+        mean, log_std = output.chunk(2, dim=-1)
+        return mean, log_std
+
+    def latents(
+        self,
+        posterior: Posterior,
+        draw: Draw,
+        density: Density = Density.WHOLE,
+        passage: Passage | None = None,
+    ) -> Latents:
+        (x,) = posterior
+        weight_noise = self._weight_noise(x, draw, ENCODER_STREAM)
+        mean, log_std = self.posterior(self.encoder.drawn(x, weight_noise, draw.num_samples))
+        z = torch.addcmul(mean, torch.exp(log_std), self._noise(mean, draw, mean.shape, 0))
+        if density is Density.PATH:
+            mean, log_std = mean.detach(), log_std.detach()
+        log_q = gaussian_log_prob(z, mean, log_std, backend=self.backend)
+        log_ratio = standard_gaussian_log_prob(z, backend=self.backend) - log_q
+        if passage is not None:
+            z, _, _ = passage(z)
+        return Latents(z, None, log_ratio)
+
+    def terms(
+        self,
+        x: Tensor,
+        posterior: Posterior,
+        draw: Draw,
+        *,
+        context: Sequence[Tensor] = (),
+        mask: Tensor | None = None,
+        density: Density = Density.WHOLE,
+        passage: Passage | None = None,
+    ) -> tuple[Tensor, Terms]:
+        if not isinstance(self.decoder, RandomNetwork):
+            return super().terms(x, posterior, draw, context=context, mask=mask, density=density, passage=passage)
+        z, log_prior, log_ratio = self.latents(posterior, draw, density, passage)
+        logits = self.decoder.drawn(z, self._weight_noise(z, draw, DECODER_STREAM), draw.num_samples)
+        observed = None if mask is None else observed_features(mask, x).flatten(1)
+        log_likelihood = self.likelihood.log_prob(x, logits.flatten(0, 1), draw.num_samples, observed, self.backend)
+        return z, Terms(log_likelihood, log_prior, log_ratio)
+
+    def _weight_noise(self, like: Tensor, draw: Draw, stream: int) -> Noise:
+        """What a network's layers draw their weights by, or their outputs."""
+        if self.local:
+            return lambda layer, shape: self._noise(like, draw, shape, stream + layer)
+        if draw.samples is not None:
+            raise ValueError(
+                "a budget or tolerance takes other samples of each observation, which shared draws of the weights do "
+                "not allow: make the model with draws='local'"
+            )
+        # The rows are those of a weight matrix, which is the same in every shard of a batch.
+        return lambda layer, shape: self._noise(like, draw._replace(observation_offset=0), shape, stream + layer)
+
+    def _noise(self, like: Tensor, draw: Draw, shape: Sequence[int], stream: int) -> Tensor:
+        seed, _, sample_offset, observation_offset, samples = draw
+        k, rows, columns = shape
+        return standard_normal(
+            (k, rows, columns),
+            seed,
+            sample_offset=sample_offset,
+            observation_offset=observation_offset,
+            samples=samples,
+            stream=stream,
+            dtype=torch.float64 if like.dtype == torch.float64 else torch.float32,
+            device=like.device,
+            backend=self.backend,
+        )
+
+    def posterior_mean(self, posterior: Posterior) -> Tensor:
+        """E[z] under q(z | x) at the means of the weights, (B, Z)."""
+        return self.posterior(self.encoder(posterior[0]))[0]
+
+    @torch.no_grad()
+    def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
+        device = next(self.decoder.parameters()).device
+        shape = (num_samples, 1, self.latent_dim)
+        return standard_normal(shape, seed_tensor(seed, device), device=device, backend=self.backend).squeeze(1)

@@ -1,0 +1,97 @@
+"""How the papers trained: learning rates by stage, optimiser, batch size, first weights, what is held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.optim import Adam, Optimizer
+
+from .optimizers import PublishedAdam
+
+STAGES = 8
+"""Of Burda, Grosse & Salakhutdinov (2016): stage i = 0 .. 7 takes 3^i passes, 3280 in all."""
+
+
+def passes(stages: int) -> int:
+    """Passes over the training set in the first so many stages: 1 + 3 + 9 + ... = (3^stages - 1) / 2."""
+    return (3**stages - 1) // 2
+
+
+def stage(epoch: int) -> int:
+    """The stage of a pass, both counted from 0; those after the last stage belong to it."""
+    index = 0
+    while index < STAGES - 1 and passes(index + 1) <= epoch:
+        index += 1
+    return index
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to train; the learning rate of a stage is the run's learning rate times its factor."""
+
+    source: str
+    optimizer: Callable[[Iterable[nn.Parameter], float], Optimizer]
+    """Of the parameters, with a learning rate."""
+    factors: tuple[float, ...] = (1.0,)
+    """Of the learning rate, by stage."""
+    reduction: str = "mean"
+    """Of the loss over a batch."""
+    initialize: Callable[[nn.Module], None] | None = None
+    """Puts other first weights in the place of the model's own."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Of a run, unless it says otherwise."""
+    by_dataset: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """The same, for a data set."""
+
+    def factor(self, epoch: int) -> float:
+        """Of the learning rate in a pass, counted from 0."""
+        return self.factors[min(stage(epoch), len(self.factors) - 1)]
+
+
+def _adam(eps: float) -> Callable[[Iterable[nn.Parameter], float], Optimizer]:
+    return lambda parameters, rate: Adam(parameters, lr=rate, betas=(0.9, 0.999), eps=eps, fused=True)
+
+
+@torch.no_grad()
+def uniform_by_inputs(model: nn.Module) -> None:
+    """Weights from U(-1/sqrt(n), 1/sqrt(n)) with n the inputs of their layer, and biases of 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.uniform_(module.weight, -1.0 / math.sqrt(module.in_features), 1.0 / math.sqrt(module.in_features))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+BY_STAGE = tuple(10.0 ** (-index / 7) for index in range(STAGES))
+BURDA = {"batch_size": 20, "learning_rate": 1e-3, "epochs": passes(STAGES)}
+
+PROTOCOLS = {
+    "constant": Protocol("one learning rate, and Adam as in Burda, Grosse & Salakhutdinov (2016)", _adam(1e-4)),
+    "paper": Protocol("Burda, Grosse & Salakhutdinov (2016) by their text", _adam(1e-4), BY_STAGE, settings=BURDA),
+    "code": Protocol(
+        "Burda, Grosse & Salakhutdinov (2016) by their published code",
+        lambda parameters, rate: PublishedAdam(parameters, rate, betas=(0.99, 0.999), eps=1e-4),
+        (1.0, 0.72, 0.52, 0.37, 0.27, 0.19, 0.14, 0.1),
+        reduction="sum",
+        settings=BURDA,
+        by_dataset={"mnist": {"validation": 400}, "omniglot": {"validation": 1345}},
+    ),
+    "dd2434": Protocol(
+        "a reproduction report (DD2434, 2024)",
+        _adam(1e-4),
+        BY_STAGE,
+        initialize=uniform_by_inputs,
+        settings={**BURDA, "batch_size": 48, "seed": 42},
+        by_dataset={"omniglot": {"batch_size": 45}},
+    ),
+    "iwaer": Protocol(
+        "importance-weighted autoencoders with random weights: Adam as torch has it",
+        _adam(1e-8),
+        settings={"batch_size": 100, "learning_rate": 1e-3, "epochs": 500, "k": 25, "hidden": (400,), "latent": 20},
+    ),
+}
+"""By the names of the command line."""
