@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from iwae_fast import data
-from iwae_fast.data import mnist
+from iwae_fast.data import files, mnist
 from iwae_fast.data.images import DataError
 from iwae_fast.seeds import Purpose, generator
 
@@ -91,7 +91,7 @@ def folder(contents, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / f"{TRAIN}.gz").write_bytes(gzip.compress(contents[TRAIN]))
     (folder / TEST).write_bytes(contents[TEST])
-    monkeypatch.setenv(mnist.ENVIRONMENT, str(folder.parent))
+    monkeypatch.setenv(files.ENVIRONMENT, str(folder.parent))
     return folder
 
 
@@ -105,7 +105,7 @@ def test_mnist_reads_compressed_and_plain_files(folder, contents):
 
 
 def test_mnist_says_which_folder_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setenv(mnist.ENVIRONMENT, str(tmp_path / "nowhere"))
+    monkeypatch.setenv(files.ENVIRONMENT, str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="nowhere/mnist does not exist"):
         data.load("mnist")
 
@@ -166,8 +166,8 @@ def mirror(tmp_path, monkeypatch):
     base = f"http://127.0.0.1:{server.server_address[1]}/"
     (served / "wrong" / f"{TRAIN}.gz").write_bytes(gzip.compress(b"a page that says something else"))
     monkeypatch.setattr(mnist, "MIRRORS", (f"{base}wrong/", base))
-    monkeypatch.setattr(mnist, "_cache", lambda: tmp_path / "cache")
-    monkeypatch.delenv(mnist.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(files, "cache", lambda: tmp_path / "cache")
+    monkeypatch.delenv(files.ENVIRONMENT, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     yield served
     server.shutdown()
@@ -187,13 +187,13 @@ def test_mnist_download_that_fails_says_what_to_do(contents, mirror, tmp_path):
     with pytest.raises(DataError, match=r"cannot download .* set \$IWAE_FAST_DATA") as caught:
         data.load("mnist")
     assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "cache" / "mnist").iterdir())
+    assert [path.name for path in (tmp_path / "cache" / "mnist").iterdir()] == [".lock"]
 
 
-REAL = Path(os.environ.get(mnist.ENVIRONMENT, "")) / "mnist"
+REAL = Path(os.environ.get(files.ENVIRONMENT, "")) / "mnist"
 
 
-@pytest.mark.skipif(not (os.environ.get(mnist.ENVIRONMENT) and REAL.is_dir()), reason="IWAE_FAST_DATA has no mnist")
+@pytest.mark.skipif(not (os.environ.get(files.ENVIRONMENT) and REAL.is_dir()), reason="IWAE_FAST_DATA has no mnist")
 def test_real_mnist():
     images = data.load("mnist")
     assert images.train.shape == (60000, 784)

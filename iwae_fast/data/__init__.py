@@ -1,19 +1,26 @@
-"""Data sets of images, each one tensor of grey levels: ``load(name)``."""
+"""Data sets, each as tensors of flattened images: ``load(name)``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from .binarized_mnist import load_binarized_mnist
 from .digits import load_digits
 from .images import DataError, ImageData, binarize
 from .mnist import load_mnist
+from .omniglot import load_omniglot
 
 __all__ = ["DATASETS", "FILES", "DataError", "ImageData", "binarize", "load"]
 
 FILES = (".npz", ".npy")
 """What the path of a file of one's own ends in."""
 
-DATASETS: dict[str, Callable[[], ImageData]] = {"digits": load_digits, "mnist": load_mnist}
+DATASETS: dict[str, Callable[[], ImageData]] = {
+    "digits": load_digits,
+    "mnist": load_mnist,
+    "binarized-mnist": load_binarized_mnist,
+    "omniglot": load_omniglot,
+}
 
 
 def load(name: str) -> ImageData:

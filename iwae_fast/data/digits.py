@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ..seeds import Purpose, generator
 from .images import ImageData
+from .splits import split
 
 TEST_OBSERVATIONS = 360
-SPLIT_SEED = 0
 LARGEST_GREY_LEVEL = 16.0
 
 
@@ -17,6 +16,11 @@ def load_digits() -> ImageData:
     from sklearn import datasets  # a second to import, so only where it is needed
 
     levels = torch.as_tensor(datasets.load_digits().data, dtype=torch.float32) / LARGEST_GREY_LEVEL
-    order = torch.randperm(len(levels), generator=generator(SPLIT_SEED, Purpose.SPLIT))
-    test, train = order[:TEST_OBSERVATIONS], order[TEST_OBSERVATIONS:]
-    return ImageData("digits", levels[train], levels[test], (8, 8))
+    train, test = split(len(levels), TEST_OBSERVATIONS)
+    return ImageData(
+        "digits",
+        levels[train],
+        levels[test],
+        (8, 8),
+        source="Handwritten digits of scikit-learn, a seeded split of 1,437 for training and 360 for the test.",
+    )

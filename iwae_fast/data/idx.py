@@ -18,11 +18,8 @@ IMAGES_MAGIC = 0x00000803
 HEADER_BYTES = 16
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a plain or gzip-compressed (``.gz``) file; DataError where it is damaged."""
-    content = path.read_bytes()
-    if path.suffix != ".gz":
-        return content
+def decompress(content: bytes, path: Path) -> bytes:
+    """The content of a gzip file; ``path`` is for the DataError where it is damaged."""
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:

@@ -1,4 +1,4 @@
-"""Images as rows of grey levels, and the draw that makes them binary."""
+"""Images as rows of a tensor, and the draw that makes grey levels binary."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ class DataError(RuntimeError):
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set of grey-level images, flattened."""
+    """A data set, its observations flattened to rows."""
 
     name: str
     train: Tensor
-    """(N, D) float32, grey levels in [0, 1]."""
+    """(N, D) float32."""
     test: Tensor
-    """(M, D) float32, grey levels in [0, 1]."""
+    """(M, D) float32."""
     image_shape: tuple[int, int]
     """Height and width in pixels, with D their product; (1, D) for features that are no image."""
     valid: Tensor | None = None
-    """(V, D) float32, the data set's own validation set, where it has one."""
+    """(V, D) float32: the data set's own validation set, where it has one."""
     grey_levels: bool = True
-    """Whether rows are grey levels in [0, 1], of which binary pixels are drawn afresh for each batch; else they are
-    used as they are."""
+    """Whether rows are grey levels in [0, 1], of which binary pixels are drawn afresh for each batch; otherwise they
+    are used as they are."""
     source: str = ""
-    """One sentence for reports: which files, which split."""
+    """One sentence for reports: which files, and which split."""
 
 
 def binarize(images: Tensor, generator: torch.Generator) -> Tensor:
