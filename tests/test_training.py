@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from iwae_fast import data, training
+from iwae_fast import data, pixels, training
 from iwae_fast.backends import BackendError
 from iwae_fast.checkpoint import load_checkpoint
 from iwae_fast.config import TrainConfig, usable_device
@@ -118,8 +118,8 @@ def test_more_epochs(digits, whole, tmp_path):
 
 def test_every_observation_counts_once_an_epoch(digits, tmp_path, monkeypatch):
     seen = []
-    binarize = training.binarize
-    monkeypatch.setattr(training, "binarize", lambda x, g: seen.append(x) or binarize(x, g))
+    binarize = pixels.binarize
+    monkeypatch.setattr(pixels, "binarize", lambda x, g: seen.append(x) or binarize(x, g))
     train(tmp_path / "run", digits, settings(epochs=2))
     assert [len(batch) for batch in seen] == [25, 25, 25, 25, 10] * 2
     for epoch in (seen[:5], seen[5:]):
@@ -129,9 +129,9 @@ def test_every_observation_counts_once_an_epoch(digits, tmp_path, monkeypatch):
 
 def test_pixels_are_fresh_and_binary(digits, tmp_path, monkeypatch):
     drawn = []
-    binarize = training.binarize
+    binarize = pixels.binarize
     one = replace(digits, train=digits.train[:1].expand(25, 64))
-    monkeypatch.setattr(training, "binarize", lambda x, g: drawn.append(binarize(x, g)) or drawn[-1])
+    monkeypatch.setattr(pixels, "binarize", lambda x, g: drawn.append(binarize(x, g)) or drawn[-1])
     train(tmp_path / "run", one, settings(epochs=2))
     assert set(torch.cat(drawn).unique().tolist()) == {0.0, 1.0}
     assert not torch.equal(drawn[0], drawn[1])
@@ -220,7 +220,7 @@ def test_damaged_metrics(digits, whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole.folder, folder)
     run, _ = open_run(folder)
-    run.metrics.write_text(",".join(COLUMNS) + "\n1,2,x,4,5,6,7\n")
+    run.metrics.write_text(",".join(COLUMNS) + "\n1,2,x,4,5,6,7,8\n")
     with pytest.raises(ValueError, match="has a damaged row"):
         go_on(run, digits)
 
