@@ -127,7 +127,7 @@ def flip(content):
         (lambda c: c[:7], "truncated: 7 bytes"),
         (lambda c: c + b"\0", "7857 bytes, but its header promises 7856"),
         (lambda c: b"\0\0\x08\x01" + c[4:], "magic number 0x00000801, expected 0x00000803"),
-        (flip, "is not the file it should be: sha256"),
+        (flip, "is not the file it should be: its sha256"),
     ],
 )
 def test_mnist_damaged_plain_file(folder, damage, message):
@@ -162,7 +162,7 @@ def mirror(tmp_path, monkeypatch):
     served = tmp_path / "served"
     (served / "wrong").mkdir(parents=True)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     base = f"http://127.0.0.1:{server.server_address[1]}/"
     (served / "wrong" / f"{TRAIN}.gz").write_bytes(gzip.compress(b"a page that says something else"))
     monkeypatch.setattr(mnist, "MIRRORS", (f"{base}wrong/", base))

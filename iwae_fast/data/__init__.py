@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from .binarized_mnist import load_binarized_mnist
 from .digits import load_digits
+from .fashion_mnist import load_fashion_mnist
 from .images import DataError, ImageData, binarize
 from .mnist import load_mnist
 from .omniglot import load_omniglot
+from .own import load_own
 
 __all__ = ["DATASETS", "FILES", "DataError", "ImageData", "binarize", "load"]
 
@@ -20,11 +22,24 @@ DATASETS: dict[str, Callable[[], ImageData]] = {
     "mnist": load_mnist,
     "binarized-mnist": load_binarized_mnist,
     "omniglot": load_omniglot,
+    "fashion-mnist": load_fashion_mnist,
 }
 
 
+OWN = (".npz", ".npy")
+"""How the name of a file of one's own ends."""
+
+
 def load(name: str) -> ImageData:
-    """The data set ``name``; ValueError for an unknown name, DataError where its files are missing or damaged."""
+    """The data set ``name``: one of DATASETS, or the path of a .npz or .npy file (:func:`.own.load_own`).
+
+    Raises ValueError for an unknown name, DataError where its files are missing, damaged or not what they should be.
+    """
+    if name.endswith(OWN):
+        return load_own(name)
     if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
+        raise ValueError(
+            f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or a file's path that ends in "
+            f"{' or '.join(OWN)}"
+        )
     return DATASETS[name]()

@@ -28,8 +28,12 @@ def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, N
         if isinstance(content, np.ndarray):
             return {"": content}
         with content:
-            return {name: content[name] for name in content.files if names is None or name in names}
+            arrays = {name: content[name] for name in content.files if names is None or name in names}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged or holds no plain arrays: {error}") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # any other file in the archive comes as bytes
+            raise DataError(f"{path} has {name!r}, which is no array")
+    return arrays

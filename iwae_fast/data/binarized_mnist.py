@@ -21,10 +21,7 @@ FOLDER = "binarized_mnist"
 PACKED = "binarized_mnist_packed.npz"
 PIXELS = 28 * 28
 
-MIRRORS = (
-    "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",
-    "https://github.com/yburda/iwae/raw/master/datasets/BinaryMNIST/",
-)
+MIRRORS = ("http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",)
 
 IMAGES = {"train": 50_000, "valid": 10_000, "test": 10_000}
 

@@ -31,6 +31,7 @@ def download(folder: Path, name: str, mirrors: Sequence[str], read: Callable[[Pa
     Returns what ``read`` does. Raises DataError where no mirror has the file.
     """
     from filelock import FileLock
+    from requests import RequestException
 
     target, partial = folder / name, folder / f"{name}.partial"
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,8 +42,9 @@ def download(folder: Path, name: str, mirrors: Sequence[str], read: Callable[[Pa
         for mirror in mirrors:
             try:
                 content = _fetch(mirror + name, partial, name, read)
-            except OSError as error:
-                failures.append(f"{mirror}: {type(error).__name__}")
+            except RequestException as error:
+                status = "" if error.response is None else f" {error.response.status_code}"
+                failures.append(f"{mirror}: {type(error).__name__}{status}")
             except DataError:
                 failures.append(f"{mirror}: not the right file")
             else:
@@ -55,7 +57,7 @@ def download(folder: Path, name: str, mirrors: Sequence[str], read: Callable[[Pa
 
 
 def _fetch(url: str, partial: Path, name: str, read: Callable[[Path, str], Content]) -> Content:
-    """Complete the partial file and read it; a wrong one is deleted, and its download begun again if it was resumed."""
+    """Complete the partial file and read it; a wrong one is deleted, and fetched whole if it was resumed."""
     resumed = partial.exists()
     _complete(url, partial)
     try:
@@ -68,23 +70,26 @@ def _fetch(url: str, partial: Path, name: str, read: Callable[[Path, str], Conte
 
 
 def _complete(url: str, partial: Path) -> None:
-    """Download what is missing, and again for as long as each attempt brings more than there was."""
+    """Request what is missing, and again after a failure for as long as each attempt adds to what is there."""
+    from requests import RequestException
+
     while True:
         before = _size(partial)
         try:
-            return _continue(url, partial)
-        except OSError:
+            return _request(url, partial)
+        except RequestException:
             if _size(partial) <= before:
                 raise
 
 
-def _continue(url: str, partial: Path) -> None:
-    """One request for what is missing. OSError where it fails, which every exception of requests is."""
+def _request(url: str, partial: Path) -> None:
+    """One request for what is missing; RequestException where it fails or stops early, what has come being kept."""
     import requests
 
     start = _size(partial)
-    # Ranges count the bytes of the encoding that is sent.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    headers = {"Accept-Encoding": "identity"}  # ranges count the bytes of the encoding that is sent
+    if start:
+        headers["Range"] = f"bytes={start}-"
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
         if start and response.status_code == requests.codes.requested_range_not_satisfiable:
             return  # nothing is missing
@@ -96,6 +101,8 @@ def _continue(url: str, partial: Path) -> None:
             for chunk in response.iter_content(CHUNK_BYTES):
                 file.write(chunk)
                 advance(len(chunk))
+            if file.tell() < start + left:  # which older releases of urllib3 leave to be found
+                raise requests.ConnectionError(f"{url} stopped after {file.tell()} of {start + left} bytes")
 
 
 def _size(path: Path) -> int:

@@ -61,7 +61,7 @@ def cache() -> Path:
 
 
 def verify(content: bytes | memoryview, expected: str, path: Path, algorithm: str = "sha256") -> None:
-    """DataError unless the digest of ``content``, which comes from ``path``, is ``expected``."""
+    """DataError unless the hexadecimal digest of ``content``, which comes from ``path``, is ``expected``."""
     digest = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
     if digest != expected:
-        raise DataError(f"{path} is not the file it should be: {algorithm} of the content {digest}, not {expected}")
+        raise DataError(f"{path} is not the file it should be: its {algorithm} is {digest}, not {expected}")

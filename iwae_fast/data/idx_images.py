@@ -29,6 +29,8 @@ class IdxFile(NamedTuple):
     content: bytes
     """What is stored, decompressed if need be."""
     compressed: bool
+    images: int
+    """How many."""
 
 
 def load_images(folder: str, mirrors: Sequence[str], check: Callable[[IdxFile], None]) -> tuple[Tensor, Tensor]:
@@ -56,5 +58,5 @@ def _read(part: str, check: Callable[[IdxFile], None], path: Path, name: str) ->
     levels = parse_images(content, path)
     if levels.shape[1:] != (SIDE, SIDE):
         raise DataError(f"{path} has images of {levels.shape[1:]} pixels, expected {(SIDE, SIDE)}")
-    check(IdxFile(path, part, stored, content, compressed))
+    check(IdxFile(path, part, stored, content, compressed, len(levels)))
     return torch.from_numpy(levels.reshape(len(levels), -1).astype(np.float32)).div_(255.0)

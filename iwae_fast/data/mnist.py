@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .files import verify
-from .idx_images import TEST, TRAIN, IdxFile, load_images
+from .idx_images import SIDE, TEST, TRAIN, IdxFile, load_images
 from .images import ImageData
 
 MIRRORS = (
@@ -21,7 +21,7 @@ SHA256 = {
 def load_mnist() -> ImageData:
     """Grey levels are bytes / 255. DataError where a file is missing (and cannot be downloaded) or damaged."""
     train, test = load_images("mnist", MIRRORS, _check)
-    return ImageData("mnist", train, test, (28, 28), source="MNIST with its own split, grey levels.")
+    return ImageData("mnist", train, test, (SIDE, SIDE), source="MNIST with its own split, grey levels.")
 
 
 def _check(file: IdxFile) -> None:

@@ -85,7 +85,7 @@ def _columns(content: dict[str, Any], key: str, count: int, path: Path) -> Tenso
         raise DataError(
             f"{path} has {key!r} of {columns.dtype} {columns.shape}, expected numbers {(SIDE * SIDE, count)}"
         )
-    if not (columns.min() >= 0 and columns.max() == 1):
+    if not 0 <= columns.min() < columns.max() <= 1:  # nor NaN
         raise DataError(f"{path} has {key!r} in [{columns.min()}, {columns.max()}], expected grey levels in [0, 1]")
     images = columns.T.reshape(count, SIDE, SIDE).swapaxes(1, 2).reshape(count, -1)
     return torch.from_numpy(images.astype(np.float32))
