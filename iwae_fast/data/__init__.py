@@ -26,20 +26,16 @@ DATASETS: dict[str, Callable[[], ImageData]] = {
 }
 
 
-OWN = (".npz", ".npy")
-"""How the name of a file of one's own ends."""
-
-
 def load(name: str) -> ImageData:
     """The data set ``name``: one of DATASETS, or the path of a .npz or .npy file (:func:`.own.load_own`).
 
     Raises ValueError for an unknown name, DataError where its files are missing, damaged or not what they should be.
     """
-    if name.endswith(OWN):
+    if name.endswith(FILES):
         return load_own(name)
     if name not in DATASETS:
         raise ValueError(
             f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or a file's path that ends in "
-            f"{' or '.join(OWN)}"
+            f"{' or '.join(FILES)}"
         )
     return DATASETS[name]()
