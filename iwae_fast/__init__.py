@@ -6,7 +6,7 @@
 Importing compiles nothing and initialises no CUDA; neither Triton nor the C++ extension is required.
 """
 
-from . import backends, bounds, diagnostics, evaluate, models, schedules
+from . import backends, bounds, diagnostics, evaluate, likelihoods, models, schedules
 from ._version import __version__
 from .functional import (
     bernoulli_iwae_loss,
@@ -39,6 +39,7 @@ __all__ = [
     "gaussian_log_prob",
     "gradient_snr",
     "iwae_loss",
+    "likelihoods",
     "linear_bernoulli_iwae_loss",
     "linear_bernoulli_log_prob",
     "linear_tanh",

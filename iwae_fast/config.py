@@ -12,7 +12,8 @@ import torch
 from . import backends, bounds, checks
 from .data import DATASETS, FILES
 from .estimators import ESTIMATORS
-from .networks import NETWORKS, OF_ONE_LAYER
+from .likelihoods import LIKELIHOODS
+from .networks import NETWORKS, PRIORS, check_network
 from .objective import Objective
 from .protocols import PROTOCOLS
 from .schedules import LinearWarmup
@@ -71,6 +72,10 @@ class TrainConfig:
     """Training observations, the last ones, that are held out; a data set's own validation set is used besides."""
     network: str = "dense"
     """One of :data:`iwae_fast.networks.NETWORKS`."""
+    likelihood: str = "bernoulli"
+    """One of :data:`iwae_fast.likelihoods.LIKELIHOODS`."""
+    prior: str = "standard"
+    """One of :data:`iwae_fast.networks.PRIORS`."""
     bound: str = "iwae"
     """One of BOUNDS."""
     alpha: float = 0.5
@@ -100,6 +105,8 @@ class TrainConfig:
         _known_or_file(self.dataset)
         _one_of("protocol", self.protocol, PROTOCOLS)
         _one_of("network", self.network, NETWORKS)
+        _one_of("likelihood", self.likelihood, LIKELIHOODS)
+        _one_of("prior", self.prior, PRIORS)
         _one_of("bound", self.bound, BOUNDS)
         object.__setattr__(self, "hidden", _by_stochastic_layer(self.hidden))
         object.__setattr__(self, "latent", (self.latent,) if isinstance(self.latent, int) else tuple(self.latent))
@@ -120,8 +127,7 @@ class TrainConfig:
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
         if not 0 <= self.seed < SEED_LIMIT:
             raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
-        if self.network in OF_ONE_LAYER and len(self.latent) > 1:
-            raise ValueError(f"network {self.network!r} has one stochastic layer, got latent {self.latent}")
+        check_network(self)
         self.objective()  # which says so where its settings do not suit each other
         if ESTIMATORS[self.estimator].doubly_in_prior and len(self.latent) == 1:
             raise ValueError(f"estimator {self.estimator!r} is for a prior with parameters: for several latent layers")

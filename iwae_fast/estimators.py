@@ -144,7 +144,9 @@ def check_model(name: str, model: LatentVariableModel) -> None:
             f"{without_path}"
         )
     if estimator.doubly_in_prior and not model.learned_prior:
-        raise ValueError(f"estimator {name!r} is for a prior with parameters, which the model has not: use 'dreg'")
+        raise ValueError(
+            f"estimator {name!r} is for a prior with parameters between layers, which the model has not: use 'dreg'"
+        )
     if estimator.density is Density.SCORE and model.random_weights:
         raise ValueError(f"estimator {name!r} has no gradient for the distribution of random weights")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 import numpy as np
@@ -59,3 +61,22 @@ def derive_seed(seed: int, purpose: Purpose, *indices: int) -> int:
 def generator(seed: int, purpose: Purpose, *indices: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator on ``device`` that starts from :func:`derive_seed`."""
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *indices))
+
+
+@contextmanager
+def torch_seeded(seed: torch.Tensor, *indices: int) -> Iterator[None]:
+    """Inside, torch's own generators, of the CPU and of the seed's device, start from (seed, indices); afterwards they
+    go on as if nothing had been.
+
+    Args:
+        seed: int64 scalar in [0, 2^63); is waited for.
+        indices: each in [0, 2^32).
+    """
+    sequence = np.random.SeedSequence(int(seed), spawn_key=indices)
+    number = int(sequence.generate_state(1, np.uint64)[0])
+    devices = [seed.device.index] if seed.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(number)
+        for index in devices:
+            torch.cuda.default_generators[index].manual_seed(number)
+        yield

@@ -72,7 +72,7 @@ class Trainer:
         self.run = run
         self.image_shape = data.image_shape
         self.device = usable_device(config.device, config.backend)
-        self.grey_levels = data.grey_levels
+        self.drawn = data.grey_levels and config.likelihood == "bernoulli"
         train, held_out = split(data, config.validation)
         self.images = train.to(self.device)
         self.validation = Validation(config, data, held_out, self.device)
@@ -139,7 +139,7 @@ class Trainer:
         seed = self.config.seed
         start = self.step % self.steps_per_epoch * self.config.batch_size
         batch = self.images.index_select(0, self.order[start : start + self.config.batch_size])
-        pixels = as_pixels(batch, self.grey_levels, seed, Purpose.PIXELS, self.step)
+        pixels = as_pixels(batch, self.drawn, seed, Purpose.PIXELS, self.step)
         self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * self.protocol.factor(self._epoch())
         self.optimizer.zero_grad()
         latents = derive_seed(seed, Purpose.LATENTS, self.step)
@@ -221,7 +221,7 @@ def initial_model(config: TrainConfig, images: Tensor) -> LatentVariableModel:
     """The untrained model of a run, on the CPU, from the training images (N, D)."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(config.seed, Purpose.MODEL))
-        return build(config, images.shape[1], images.mean(0))
+        return build(config, images.shape[1], images)
 
 
 def train(

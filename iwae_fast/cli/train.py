@@ -13,7 +13,8 @@ from .. import checks, data, training
 from ..checkpoint import Checkpoint
 from ..config import CHANGEABLE, TrainConfig, usable_device
 from ..files import write_json
-from ..networks import NETWORKS
+from ..likelihoods import LIKELIHOODS
+from ..networks import NETWORKS, PRIORS
 from ..protocols import PROTOCOLS, passes
 from ..results import draw_loss_curve, draw_reconstructions, draw_samples
 from ..runs import Run, create_run, default_folder, open_run, trained_model
@@ -48,6 +49,8 @@ def train(
             help=f"{', '.join(NETWORKS)} (random weights, everywhere or in the encoder).", show_default="dense"
         ),
     ] = None,
+    likelihood: Annotated[str | None, typer.Option(help=f"{', '.join(LIKELIHOODS)}.", show_default="bernoulli")] = None,
+    prior: Annotated[str | None, typer.Option(help=f"{', '.join(PRIORS)}.", show_default="standard")] = None,
     bound: Annotated[
         str | None,
         typer.Option(help="iwae, elbo, vr-iwae, jvi, miwae, piwae, ciwae, tvo, cubo or sumo.", show_default="iwae"),
@@ -127,6 +130,8 @@ def train(
         "dataset": dataset if data_file is None else str(data_file.absolute()),
         "protocol": protocol,
         "network": network,
+        "likelihood": likelihood,
+        "prior": prior,
         "validation": validation,
         "bound": bound,
         "alpha": alpha,

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..likelihoods import LIKELIHOODS, LinearLayer
+from ..likelihoods import Likelihood, LinearLayer, as_likelihood
 from ..linear import LinearIWAE, linear_bernoulli_iwae
 from ..sampling import seed_tensor, standard_normal
 
 RESAMPLING_STREAM = 2**31 + 1
 """Of the noise that resampling draws by; latent layers count from 0."""
 
-Posterior = tuple[Tensor, ...]
-"""What an encoder says of q(z | x), each (B, Z)."""
+Posterior = tuple[Any, ...]
+"""What an encoder says of q(z | x): tensors (B, Z), or one :class:`iwae_fast.models.posteriors.SampledPosterior`."""
 
 
 class Density(Enum):
@@ -50,7 +50,8 @@ class Latents(NamedTuple):
     z: Tensor
     """(k, B, Z), as the decoder sees it."""
     log_prior: Tensor | None
-    """The part of log p(z) that has parameters; None where there is none."""
+    """The part of log p(z) that is of the decoder's side, since it has parameters or is the user's; None where there is
+    none."""
     log_ratio: Tensor
     """The rest of log p(z), less log q(z | x): its gradient is the encoder's alone."""
 
@@ -93,17 +94,17 @@ class LatentVariableModel(nn.Module, ABC):
     reparameterized = True
     """Whether a gradient goes through z to the encoder."""
     learned_prior = False
-    """Whether p(z) has parameters of latents that are drawn by reparameterisation."""
+    """Whether there are priors between layers, whose latents could be drawn by their reparameterisation."""
     random_weights = False
     """Whether each sample has its own draw of network weights, whose distribution is learned."""
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: str, backend: str | None) -> None:
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, likelihood: str | Likelihood, backend: str | None
+    ) -> None:
         super().__init__()
-        if likelihood not in LIKELIHOODS:
-            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}")
         self.encoder = encoder
         self.decoder = decoder
-        self.likelihood = LIKELIHOODS[likelihood]()
+        self.likelihood = as_likelihood(likelihood)
         self.backend = backend
 
     @property
@@ -281,8 +282,7 @@ class LatentVariableModel(nn.Module, ABC):
         raise ValueError(f"the divergence of {type(self).__name__} by dimension has no closed form here")
 
     def extra_repr(self) -> str:
-        described: dict[str, Any] = {"likelihood": self.likelihood.name, "backend": self.backend}
-        return ", ".join(f"{key}={value!r}" for key, value in described.items())
+        return f"backend={self.backend!r}"
 
 
 class LinearOutput(nn.Module, ABC):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..functional import bernoulli_log_prob
+from ..likelihoods import Likelihood
 from ..sampling import standard_normal
 from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior
 
@@ -23,7 +24,7 @@ class BernoulliVAE(LatentVariableModel):
         encoder: maps observations (B, ...), and context if any, to logits (B, Z).
         decoder: maps latents (N, Z), and context of N rows, to the parameters of the likelihood, as for
             :class:`iwae_fast.models.VAE`.
-        likelihood: "bernoulli" or "gaussian".
+        likelihood: a name from :data:`iwae_fast.likelihoods.LIKELIHOODS`, or a likelihood.
         latent_dim: Z.
         backend: force a backend of the package by name.
     """
@@ -34,7 +35,7 @@ class BernoulliVAE(LatentVariableModel):
         self,
         encoder: nn.Module,
         decoder: nn.Module,
-        likelihood: str = "bernoulli",
+        likelihood: str | Likelihood = "bernoulli",
         *,
         latent_dim: int,
         backend: str | None = None,

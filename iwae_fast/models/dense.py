@@ -1,13 +1,15 @@
-"""The dense networks of the papers (Burda, Grosse & Salakhutdinov 2016, section 5)."""
+"""The dense networks of the papers (Burda, Grosse & Salakhutdinov 2016, section 5), and their like for other data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
+from ..likelihoods import Likelihood, as_likelihood
 from ..linear import linear_tanh
 from .base import LinearOutput
 from .vae import VAE
@@ -17,17 +19,22 @@ WORTH_A_KERNEL = 2**15
 
 
 class DenseVAE(VAE):
-    """Dense layers with tanh and Bernoulli pixels; for 28x28 data D-200-200-(50)-200-200-D is the paper's one-layer
-    network, and D-200-200-(100), 100-100-100-(50), mirrored, its two-layer one.
+    """Dense layers with tanh, by default for Bernoulli pixels; for 28x28 data D-200-200-(50)-200-200-D is the paper's
+    one-layer network, and D-200-200-(100), 100-100-100-(50), mirrored, its two-layer one.
 
-    Glorot-uniform weights and zero biases; the output bias starts at the logit of the mean pixel.
+    Glorot-uniform weights and zero biases; the output bias starts at the mean of the data. The encoder sees counts as
+    log(1 + x), and class indices as levels from 0 to 1 (:meth:`iwae_fast.likelihoods.Likelihood.encoder_input`).
 
     Args:
         data_dim: D, the number of features of an observation.
         latent_dims: the size of each stochastic layer, the one nearest to the data first.
         hidden_dims: sizes of the deterministic layers below each stochastic one, (h, ...) for one layer,
             ((h, ...), (h, ...)) for two; the way down mirrors them. By default (200, 200), then (100, 100).
-        data_mean: (D,) mean of the training data in [0, 1], for the output bias; 0.5 everywhere if None.
+        likelihood: a name from :data:`iwae_fast.likelihoods.LIKELIHOODS`, or a likelihood; the decoder has an output
+            layer for each of its outputs.
+        prior: as of :class:`VAE`.
+        data_mean: (D,) mean of the training data, at which the output bias lets E[x | z] start; zeros if None. Not used
+            by "categorical" and :class:`iwae_fast.likelihoods.FromDistribution`.
         backend: force a backend of the package by name.
     """
 
@@ -37,6 +44,8 @@ class DenseVAE(VAE):
         latent_dims: Sequence[int] = (50,),
         hidden_dims: Sequence[int] | Sequence[Sequence[int]] | None = None,
         *,
+        likelihood: str | Likelihood = "bernoulli",
+        prior: nn.Module | Distribution | None = None,
         data_mean: Tensor | None = None,
         backend: str | None = None,
     ) -> None:
@@ -44,33 +53,40 @@ class DenseVAE(VAE):
         hidden = _hidden_by_layer(hidden_dims, len(latent_dims))
         if not latent_dims or min(data_dim, *latent_dims, *(size for sizes in hidden for size in sizes)) < 1:
             raise ValueError(f"layer sizes must be at least 1, got {(data_dim, hidden, latent_dims)}")
-        encoder = GaussianNetwork(data_dim, hidden[0], latent_dims[0])
-        decoder = DenseDecoder(latent_dims[0], hidden[0][::-1], data_dim)
+        likelihood = as_likelihood(likelihood)
+        encoder = GaussianNetwork(data_dim, hidden[0], latent_dims[0], likelihood.encoder_input)
+        decoder = dense_decoder(latent_dims[0], hidden[0][::-1], likelihood.output_sizes(data_dim))
         upper = [
             (GaussianNetwork(below, sizes, above), GaussianNetwork(above, sizes[::-1], below))
             for below, above, sizes in zip(latent_dims, latent_dims[1:], hidden[1:], strict=False)
         ]
-        super().__init__(encoder, decoder, "bernoulli", upper=upper, latent_dim=latent_dims[-1], backend=backend)
-        glorot(self)
-        start_at_mean(decoder.output.bias, data_mean)
+        for network in (encoder, decoder, *(module for pair in upper for module in pair)):
+            glorot(network)
+        start_at_mean(likelihood, data_dim, data_mean, lambda name: decoder.layer(name).bias)
+        super().__init__(
+            encoder, decoder, likelihood, upper=upper, prior=prior, latent_dim=latent_dims[-1], backend=backend
+        )
 
 
-def glorot(module: nn.Module) -> None:
+def glorot(network: nn.Module) -> None:
     """Glorot-uniform weights and zero biases in every linear layer."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
 
 
 @torch.no_grad()
-def start_at_mean(logits_bias: Tensor, data_mean: Tensor | None) -> None:
-    """An output bias at the logit of the mean pixel, kept off 0 and 1 (Burda, Grosse & Salakhutdinov 2016)."""
+def start_at_mean(
+    likelihood: Likelihood, data_dim: int, data_mean: Tensor | None, bias_of: Callable[[str], Tensor]
+) -> None:
+    """Let E[x | z] start at the mean of the data, by the biases of the decoder's outputs."""
     if data_mean is None:
         return
-    if data_mean.shape != logits_bias.shape:
-        raise ValueError(f"data_mean must be {tuple(logits_bias.shape)}, got {tuple(data_mean.shape)}")
-    logits_bias.copy_(torch.logit(data_mean.clamp(0.001, 0.999)))
+    if data_mean.shape != (data_dim,):
+        raise ValueError(f"data_mean must be ({data_dim},), got {tuple(data_mean.shape)}")
+    for name, bias in likelihood.initial_biases(data_mean).items():
+        bias_of(name).copy_(bias)
 
 
 def _hidden_by_layer(
@@ -88,22 +104,31 @@ def _hidden_by_layer(
 
 
 class GaussianNetwork(nn.Module):
-    """Observations or latents (N, ...) to mean and log standard deviation, each (N, Z)."""
+    """Observations or latents (N, ...), after ``transform`` if any, to mean and log standard deviation, each (N, Z)."""
 
-    def __init__(self, input_dim: int, hidden_dims: Sequence[int], output_dim: int) -> None:
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dims: Sequence[int],
+        output_dim: int,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
+        self.transform = transform
         self.hidden = tanh_layers((input_dim, *hidden_dims))
         width = (input_dim, *hidden_dims)[-1]
         self.mean = nn.Linear(width, output_dim)
         self.log_std = nn.Linear(width, output_dim)
 
     def forward(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        if self.transform is not None:
+            value = self.transform(value)
         hidden = self.hidden(value.flatten(1))
         return self.mean(hidden), self.log_std(hidden)
 
 
 class DenseDecoder(LinearOutput):
-    """Latents (N, Z) to logits (N, D)."""
+    """Latents (N, Z) to the one output of a likelihood, (N, D)."""
 
     def __init__(self, latent_dim: int, hidden_dims: Sequence[int], data_dim: int) -> None:
         super().__init__()
@@ -112,6 +137,38 @@ class DenseDecoder(LinearOutput):
 
     def features(self, z: Tensor, *context: Tensor) -> Tensor:
         return self.hidden(z, *context)
+
+    def layer(self, name: str) -> nn.Linear:
+        """The last layer of the output of this name."""
+        return self.output
+
+
+class DenseDecoderOfSeveral(nn.Module):
+    """Latents (N, Z) to several outputs of a likelihood, (N, D) each, in the order of their sizes."""
+
+    def __init__(self, latent_dim: int, hidden_dims: Sequence[int], sizes: Mapping[str, int]) -> None:
+        super().__init__()
+        self.hidden = tanh_layers((latent_dim, *hidden_dims))
+        width = (latent_dim, *hidden_dims)[-1]
+        self.outputs = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
+
+    def forward(self, z: Tensor) -> tuple[Tensor, ...]:
+        hidden = self.hidden(z)
+        return tuple(output(hidden) for output in self.outputs.values())
+
+    def layer(self, name: str) -> nn.Linear:
+        """The last layer of the output of this name."""
+        layer = self.outputs[name]
+        return layer  # type: ignore[return-value]
+
+
+def dense_decoder(
+    latent_dim: int, hidden_dims: Sequence[int], sizes: Mapping[str, int]
+) -> DenseDecoder | DenseDecoderOfSeveral:
+    """A decoder with an output layer for each of the outputs of a likelihood."""
+    if len(sizes) == 1:
+        return DenseDecoder(latent_dim, hidden_dims, *sizes.values())
+    return DenseDecoderOfSeveral(latent_dim, hidden_dims, sizes)
 
 
 class TanhLayer(nn.Linear):

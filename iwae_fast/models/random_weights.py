@@ -74,12 +74,13 @@ class RandomWeightsVAE(LatentVariableModel):
         decoder: RandomNetwork | DenseDecoder
         if random == "all":
             decoder = RandomNetwork((latent_dim, *down, data_dim), local, log_std)
-            start_at_mean(decoder.output.bias_mean, data_mean)
+            output_bias = decoder.output.bias_mean
         else:
             decoder = DenseDecoder(latent_dim, down, data_dim)
             glorot(decoder)
-            start_at_mean(decoder.output.bias, data_mean)
+            output_bias = decoder.output.bias
         super().__init__(encoder, decoder, "bernoulli", backend)
+        start_at_mean(self.likelihood, data_dim, data_mean, lambda _: output_bias)
         self.latent_dim = latent_dim
         self.local = local
 

@@ -1,4 +1,4 @@
-"""A variational autoencoder with Gaussian latents around anybody's encoder and decoder."""
+"""A variational autoencoder around anybody's encoder and decoder."""
 
 from __future__ import annotations
 
@@ -7,29 +7,41 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.func import functional_call
 
 from ..functional import gaussian_log_prob, standard_gaussian_log_prob
+from ..likelihoods import Likelihood
 from ..reference import widen
 from ..sampling import sample_gaussian, seed_tensor, standard_normal
+from ..seeds import torch_seeded
 from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, as_parameters
+from .posteriors import SampledPosterior, posterior_of
+from .priors import VampPrior, as_prior
 
 
 class VAE(LatentVariableModel):
-    """Gaussian latents in one layer or several, z_1 nearest to the data.
+    """Latents in one layer or several, z_1 nearest to the data.
 
     One layer: p(z) = N(0, I), q(z | x) = N(mean, exp(log_std)^2) from the encoder, p(x | z) from the decoder. With
     ``upper`` layers p(z) = p(z_L) p(z_{L-1} | z_L) ... p(z_1 | z_2) with p(z_L) = N(0, I), and
     q(z | x) = q(z_1 | x) q(z_2 | z_1) ... q(z_L | z_{L-1}) (Burda, Grosse & Salakhutdinov 2016).
 
     Args:
-        encoder: maps observations (B, ...), and context if any, to (mean, log_std), each (B, Z).
-        decoder: maps latents (N, Z), and context of N rows, to the parameters of the likelihood: logits (N, ...) for
+        encoder: maps observations (B, ...), and context if any, to (mean, log_std), each (B, Z), or to a
+            torch.distributions object over z, (B, Z). A Normal, in Independent or not, is taken as (mean, log_std).
+            With others, such as flows (TransformedDistribution, whose transforms need their inverse), noise is torch's,
+            and estimators that hold parameters fixed inside log q ("stl", "dreg" and theirs) are a ValueError; without
+            rsample only "rws" and "vimco" serve.
+        decoder: maps latents (N, Z), and context of N rows, to what the likelihood takes: logits (N, ...) for
             "bernoulli", (mean, log_std), each (N, ...), for "gaussian".
-        likelihood: "bernoulli" or "gaussian".
+        likelihood: a name from :data:`iwae_fast.likelihoods.LIKELIHOODS`, or a likelihood.
         upper: for each further layer a pair of modules, (encoder, prior): q(z_{l+1} | z_l) from latents (N, Z_l), and
             p(z_l | z_{l+1}) from latents (N, Z_{l+1}), each returning (mean, log_std).
-        latent_dim: the size of the topmost z, needed only by :meth:`sample`.
+        prior: p(z_L) of the topmost layer, in the place of N(0, I): a torch.distributions object over z (Z,), whose
+            tensors are constants; a module with ``log_prob(z (k, B, Z)) -> (k, B)`` and ``sample(n) -> (n, Z)``,
+            such as :class:`MixturePrior`; or a :class:`VampPrior`. Its parameters ascend what the decoder ascends.
+        latent_dim: the size of the topmost z, needed only by :meth:`sample`, and there only for N(0, I).
         backend: force a backend of the package by name.
     """
 
@@ -37,19 +49,23 @@ class VAE(LatentVariableModel):
         self,
         encoder: nn.Module,
         decoder: nn.Module,
-        likelihood: str = "bernoulli",
+        likelihood: str | Likelihood = "bernoulli",
         *,
         upper: Sequence[tuple[nn.Module, nn.Module]] = (),
+        prior: nn.Module | Distribution | None = None,
         latent_dim: int | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(encoder, decoder, likelihood, backend)
         self.upper = nn.ModuleList(UpperLayer(*modules) for modules in upper)
+        self.prior = as_prior(prior)
         self.latent_dim = latent_dim
         self.learned_prior = bool(upper)
 
     def posterior(self, output: Any) -> Posterior:
-        """Mean and log standard deviation of q(z_1 | x), each (B, Z)."""
+        """Mean and log standard deviation of q(z_1 | x), each (B, Z), or a distribution that is no Gaussian."""
+        if isinstance(output, Distribution):
+            return posterior_of(output)
         return _gaussian("encoder", output)
 
     def latents(
@@ -59,8 +75,8 @@ class VAE(LatentVariableModel):
         density: Density = Density.WHOLE,
         passage: Passage | None = None,
     ) -> Latents:
-        if self.upper:
-            return self._several_layers(posterior, draw, density, passage)
+        if self.upper or self.prior is not None or isinstance(posterior[0], SampledPosterior):
+            return self._in_parts(posterior, draw, density, passage)
         z, log_ratio = self._one_layer(posterior, draw, density)
         if passage is not None:
             z, _, _ = passage(z)
@@ -89,11 +105,12 @@ class VAE(LatentVariableModel):
             backend=self.backend,
         )
 
-    def _several_layers(self, posterior: Posterior, draw: Draw, density: Density, passage: Passage | None) -> Latents:
-        """z_1, the sum of log p(z_l | z_{l+1}) below the top, and log p(z_L) - log q(z | x)."""
+    def _in_parts(self, posterior: Posterior, draw: Draw, density: Density, passage: Passage | None) -> Latents:
+        """z_1, the sum of log p(z_l | z_{l+1}) and of the log p(z_L) of a prior of the model's own, and the rest:
+        log p(z_L) where it is standard, less log q(z | x)."""
         latents, conditionals = self._ascend(posterior, draw, density)
         as_parents, as_children, inside_q = self._descend(latents, passage)
-        log_q = self._log_prob(inside_q[0], *_held(posterior, density))
+        log_q = self._log_first_q(inside_q[0], posterior, density)
         log_prior = torch.zeros_like(log_q)
         for layer, conditional, parent, child, below, above in zip(
             self.upper, conditionals, as_parents[1:], as_children, inside_q, inside_q[1:], strict=False
@@ -104,8 +121,52 @@ class VAE(LatentVariableModel):
             log_q = log_q + self._log_prob(above, *conditional)
             prior = _by_row(layer.prior, parent, frozen=passage is not None and passage.doubly)
             log_prior = log_prior + self._log_prob(child, *prior)
+        if self.prior is not None:
+            return Latents(as_parents[0], log_prior + self._log_top_prior(as_children[-1]), -log_q)
         top = standard_gaussian_log_prob(inside_q[-1], backend=self.backend)
         return Latents(as_parents[0], log_prior, top - log_q)
+
+    def _log_first_q(self, z: Tensor, posterior: Posterior, density: Density) -> Tensor:
+        """log q(z_1 | x), (k, B)."""
+        first = posterior[0]
+        if not isinstance(first, SampledPosterior):
+            return self._log_prob(z, *_held(posterior, density))
+        if density is Density.PATH:
+            raise ValueError(
+                "the estimator holds the parameters of log q(z | x) fixed, which cannot be done inside the encoder's "
+                f"{type(first.distribution).__name__}: use 'reparameterized' or 'rws', or return (mean, log_std)"
+            )
+        if density is Density.WHOLE and torch.is_grad_enabled() and not first.has_path:
+            raise ValueError(
+                f"no gradient goes through draws of the encoder's {type(first.distribution).__name__}, which has no "
+                "rsample: use 'vimco' or 'rws'"
+            )
+        return first.log_prob(z)
+
+    def _log_top_prior(self, z: Tensor) -> Tensor:
+        """log p(z_L) of a prior of the model's own, (k, B)."""
+        log_prob = self._top_prior().log_prob(z)
+        if log_prob.shape != z.shape[:2]:
+            raise ValueError(
+                f"the prior's log_prob must return (k, B) = {tuple(z.shape[:2])} for z {tuple(z.shape)}, got "
+                f"{tuple(log_prob.shape)}"
+            )
+        return log_prob
+
+    def _top_prior(self) -> Any:
+        """What has log_prob(z) and sample(n)."""
+        prior = self.prior
+        return prior.mixture(self._encode_top) if isinstance(prior, VampPrior) else prior
+
+    def _encode_top(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q of the topmost layer, from what its encoder takes."""
+        if self.upper:
+            layer: Any = self.upper[-1]
+            return _gaussian("module of an upper layer", layer.encoder(value))
+        posterior = self.encode(value)
+        if isinstance(posterior[0], SampledPosterior):
+            raise ValueError("VampPrior needs a Gaussian encoder: one that returns (mean, log_std)")
+        return posterior[0], posterior[1]
 
     def _ascend(
         self, posterior: Posterior, draw: Draw, density: Density
@@ -113,14 +174,20 @@ class VAE(LatentVariableModel):
         """z_1 .. z_L from q, (k, B, Z_l) each, and the parameters of q(z_{l+1} | z_l)."""
         latents: list[Tensor] = []
         conditionals: list[tuple[Tensor, Tensor]] = []
-        mean, log_std = posterior
         for stream in range(len(self.upper) + 1):
+            parameters = posterior
             if stream:
-                mean, log_std = _by_row(self.upper[stream - 1].encoder, latents[-1])
-                conditionals.append((mean, log_std))
-            z = mean + torch.exp(log_std) * self._noise(draw, mean, stream)
+                parameters = _by_row(self.upper[stream - 1].encoder, latents[-1])
+                conditionals.append(parameters)
+            z = self._draw(parameters, draw, stream)
             latents.append(z.detach() if density is Density.SCORE else z)
         return latents, conditionals
+
+    def _draw(self, parameters: Posterior, draw: Draw, stream: int) -> Tensor:
+        if isinstance(parameters[0], SampledPosterior):
+            return parameters[0].draw(draw)
+        mean, log_std = parameters
+        return mean + torch.exp(log_std) * self._noise(draw, mean, stream)
 
     def _descend(
         self, latents: list[Tensor], passage: Passage | None
@@ -155,18 +222,17 @@ class VAE(LatentVariableModel):
         return gaussian_log_prob(z, mean, log_std, backend=self.backend)
 
     def kl_by_dimension(self, posterior: Posterior) -> Tensor:
-        if self.upper:
+        if self.upper or self.prior is not None or isinstance(posterior[0], SampledPosterior):
             return super().kl_by_dimension(posterior)
         mean, log_std = widen(*posterior)
         return 0.5 * (mean.square() + torch.exp(2.0 * log_std) - 1.0) - log_std
 
     def posterior_mean(self, posterior: Posterior) -> Tensor:
-        return posterior[0]
+        first = posterior[0]
+        return first.mean if isinstance(first, SampledPosterior) else first
 
     @torch.no_grad()
     def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
-        if self.latent_dim is None:
-            raise ValueError("sample() needs to know the size of z: give latent_dim to VAE(...)")
         seed = seed_tensor(seed, next(self.decoder.parameters(), torch.empty(0)).device)
 
         def noise(dimensions: int, stream: int) -> Tensor:
@@ -174,11 +240,24 @@ class VAE(LatentVariableModel):
             return standard_normal(shape, seed, stream=stream, device=seed.device, backend=self.backend)
 
         top = len(self.upper)
-        z = noise(self.latent_dim, top)
+        z = self._draw_top(num_samples, seed) if self.prior is not None else noise(self._size_of_z(), top)
         for stream in reversed(range(top)):
             mean, log_std = _by_row(self.upper[stream].prior, z)
             z = mean + torch.exp(log_std) * noise(mean.shape[-1], stream)
         return z.squeeze(1)
+
+    def _size_of_z(self) -> int:
+        if self.latent_dim is None:
+            raise ValueError("sample() needs to know the size of z: give latent_dim to VAE(...)")
+        return self.latent_dim
+
+    def _draw_top(self, num_samples: int, seed: Tensor) -> Tensor:
+        """z_L from a prior of the model's own, (N, 1, Z)."""
+        prior = self._top_prior()
+        if not callable(getattr(prior, "sample", None)):
+            raise ValueError(f"sample() needs a prior that has a sample(n): {type(prior).__name__} has none")
+        with torch_seeded(seed):
+            return prior.sample(num_samples).unsqueeze(1)
 
 
 class UpperLayer(nn.Module):

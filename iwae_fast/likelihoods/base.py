@@ -1,0 +1,113 @@
+"""What every likelihood p(x | z) offers a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Likelihood(nn.Module, ABC):
+    """p(x | z) of independent features, by what the decoder returns. Its own parameters, if any, are the model's.
+
+    A decoder returns one tensor for each of :attr:`outputs`: the tensor itself where there is one, else a tuple in that
+    order. Whether observations lie in the support is not looked at, since a GPU's would have to be waited for: what
+    comes of others is not specified.
+
+    A subclass sets :attr:`name` and :attr:`outputs` and defines :meth:`log_prob`, :meth:`mean` and, where draws are
+    cheap, :meth:`sample`.
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    """What the decoder returns, by name."""
+    takes_linear_output = False
+    """Whether :meth:`log_prob` takes a :class:`LinearLayer` in place of the decoder's output."""
+
+    @abstractmethod
+    def log_prob(
+        self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None
+    ) -> Tensor:
+        """log p(x | z_i), summed over features.
+
+        Args:
+            value: observations (B, ...), of D features each.
+            output: the decoder's, for k B rows of latents, sample by sample.
+            num_samples: k.
+            mask: bool (B, D), True where observed. What it hides counts nothing, whatever it holds, NaN included.
+            backend: force a backend of the package by name, where its ops serve.
+
+        Returns:
+            (k, B) in nats, float32, or float64 if any input is float64.
+
+        Raises:
+            TypeError, ValueError: the decoder's output is not what :attr:`outputs` says, or does not fit.
+        """
+
+    @abstractmethod
+    def mean(self, output: Any) -> Tensor:
+        """E[x | z], (N, ...), of a decoder's output for N rows of latents."""
+
+    def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
+        """A draw of x for each row of a decoder's output, in the shape of :meth:`mean`."""
+        raise NotImplementedError(f"likelihood {self.name!r} has no sample()")
+
+    def output_sizes(self, data_dim: int) -> dict[str, int]:
+        """How many numbers each of the :attr:`outputs` has, for D features."""
+        return dict.fromkeys(self.outputs, data_dim)
+
+    def initial_biases(self, data_mean: Tensor) -> dict[str, Tensor]:
+        """Biases of output layers at which E[x | z] is the mean of the data (D,), by the output's name; none where
+        there is no simple one."""
+        return {}
+
+    def encoder_input(self, x: Tensor) -> Tensor:
+        """Observations on a scale that suits a dense encoder; as they are where that is theirs."""
+        return x
+
+    def extra_repr(self) -> str:
+        return f"name={self.name!r}"
+
+
+def by_sample(name: str, output: Any, num_samples: int, value: Tensor, per_feature: int = 1) -> Tensor:
+    """(k B, ...) -> (k, B, D per_feature), with D the number of features of the observations (B, ...)."""
+    if not isinstance(output, Tensor):
+        raise TypeError(f"the decoder's {name} must be a tensor, got {type(output).__name__}")
+    features = value.shape[1:].numel() * per_feature if len(value) else output.shape[1:].numel()
+    if output.shape[0] != num_samples * len(value) or output.shape[1:].numel() != features:
+        raise ValueError(
+            f"the decoder's {name} {tuple(output.shape)} do not fit observations {tuple(value.shape)} "
+            f"with k = {num_samples}: expected ({num_samples * len(value)}, ...) with {features} features"
+        )
+    return output.reshape(num_samples, len(value), features)
+
+
+def parts_of(output: Any, likelihood: Likelihood) -> tuple[Any, ...]:
+    """A decoder's output as a tuple, one part for each that the likelihood declares."""
+    names = likelihood.outputs
+    if len(names) == 1:
+        return (output,)
+    if not isinstance(output, tuple) or len(output) != len(names):
+        got = type(output).__name__ + (f" of {len(output)}" if isinstance(output, tuple) else "")
+        raise TypeError(
+            f"a {likelihood.name.replace('-', ' ').capitalize()} decoder must return ({', '.join(names)}), got {got}"
+        )
+    return output
+
+
+def parts_by_sample(likelihood: Likelihood, output: Any, num_samples: int, value: Tensor) -> list[Tensor]:
+    """Each of the decoder's outputs, (k B, ...) -> (k, B, D)."""
+    parts = parts_of(output, likelihood)
+    return [by_sample(name, part, num_samples, value) for name, part in zip(likelihood.outputs, parts, strict=True)]
+
+
+def observed(mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """0 in the place of what a mask hides: a NaN times zero would still be NaN."""
+    return tensors if mask is None else tuple(torch.where(mask, t, 0) for t in tensors)
+
+
+def sum_observed(terms: Tensor, mask: Tensor | None) -> Tensor:
+    """Over the features that a mask lets see."""
+    return observed(mask, terms)[0].sum(-1)

@@ -1,0 +1,49 @@
+"""Binary features, and grey levels taken for their probabilities."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..functional import bernoulli_log_prob
+from ..linear import linear_bernoulli_log_prob
+from .base import Likelihood, by_sample
+
+
+class LinearLayer(NamedTuple):
+    """A decoder's output that is yet to be computed."""
+
+    hidden: Tensor
+    """(k B, H)."""
+    layer: nn.Linear
+
+
+class Bernoulli(Likelihood):
+    """Independent Bernoulli pixels in [0, 1]; the decoder returns logits (N, ...), or its last layer and what that
+    sees. Fused: :func:`iwae_fast.bernoulli_log_prob`."""
+
+    name = "bernoulli"
+    outputs = ("logits",)
+    takes_linear_output = True
+
+    def log_prob(
+        self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None
+    ) -> Tensor:
+        if isinstance(output, LinearLayer):
+            hidden = output.hidden.reshape(num_samples, len(value), output.hidden.shape[-1])
+            weight, bias = output.layer.weight, output.layer.bias
+            flat = value.flatten(1)
+            return linear_bernoulli_log_prob(flat, hidden, weight, bias, mask, recompute=False, backend=backend)
+        logits = by_sample("logits", output, num_samples, value)
+        return bernoulli_log_prob(value.flatten(1), logits, mask, backend=backend)
+
+    def mean(self, output: Any) -> Tensor:
+        return torch.sigmoid(output)
+
+    def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
+        return torch.bernoulli(torch.sigmoid(output), generator=generator)
+
+    def initial_biases(self, data_mean: Tensor) -> dict[str, Tensor]:
+        return {"logits": torch.logit(data_mean.clamp(0.001, 0.999))}

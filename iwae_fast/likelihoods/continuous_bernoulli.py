@@ -1,0 +1,121 @@
+"""Grey levels as what they are: a density on [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..autograd import apply
+from ..functional import bernoulli_log_prob
+from ..reference import widen
+from .base import Likelihood, by_sample, observed, sum_observed
+
+BERNOULLI_NUMBERS = (
+    1 / 6,
+    -1 / 30,
+    1 / 42,
+    -1 / 30,
+    5 / 66,
+    -691 / 2730,
+    7 / 6,
+    -3617 / 510,
+    43867 / 798,
+    -174611 / 330,
+)
+"""B_2, B_4, ..."""
+
+SERIES = tuple(
+    (4**n * (2 ** (2 * n - 1) - 1) * b / (n * math.factorial(2 * n)), 2 * n) for n, b in enumerate(BERNOULLI_NUMBERS, 1)
+)
+"""log(h coth h) = sum of coefficient h^power, for |h| < pi / 2."""
+
+NEAR_ZERO = 0.25
+"""|h| up to which ten terms are exact to float64's rounding; from there on the formula as it stands loses two digits at
+most."""
+
+
+class ContinuousBernoulli(Likelihood):
+    """Independent pixels with density C(s) s^x (1 - s)^(1 - x) on [0, 1], s the sigmoid of the decoder's logits
+    (N, ...) (Loaiza-Ganem & Cunningham 2019).
+
+    Taking grey levels for Bernoulli probabilities leaves C(s) out, and is no density of them. E[x] is not s.
+    """
+
+    name = "continuous-bernoulli"
+    outputs = ("logits",)
+
+    def log_prob(
+        self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None
+    ) -> Tensor:
+        logits = by_sample("logits", output, num_samples, value)
+        unnormalized = bernoulli_log_prob(value.flatten(1), logits, mask, backend=backend)
+        (logits,) = observed(mask, *widen(logits))
+        return unnormalized + sum_observed(log_normalizer(logits), mask)
+
+    def mean(self, output: Any) -> Tensor:
+        (logits,) = widen(output)
+        return (torch.sigmoid(logits) - _slope(logits)).to(output.dtype)
+
+    def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
+        """By the inverse of the distribution function."""
+        (logits,) = widen(output)
+        uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype, device=logits.device)
+        steep = logits.abs().clamp(min=1e-3)  # from the side on which nothing overflows
+        low = torch.log1p(uniform * torch.expm1(-steep)) / -steep
+        low = torch.where(logits.abs() < 1e-3, uniform, low)
+        return torch.where(logits > 0, 1.0 - low, low).to(output.dtype)
+
+    def initial_biases(self, data_mean: Tensor) -> dict[str, Tensor]:
+        """The logit of the mean: E[x] is then nearer to 1/2 than the mean, on the same side of it."""
+        return {"logits": torch.logit(data_mean.clamp(0.001, 0.999))}
+
+
+def log_normalizer(logits: Tensor) -> Tensor:
+    """log C(s) of each pixel, for s = sigmoid(l): log(l / tanh(l / 2)), which is log 2 at l = 0."""
+    return apply(_LogNormalizer, logits)
+
+
+class _LogNormalizer(torch.autograd.Function):
+    """Keeps the logits alone for the backward pass, whose gradient autograd could not take near l = 0."""
+
+    @staticmethod
+    def forward(logits: Tensor) -> Tensor:
+        half = 0.5 * logits
+        near, far = _split(half)
+        series = _polynomial(SERIES, near)
+        return math.log(2.0) + torch.where(half.abs() < NEAR_ZERO, series, torch.log(far / torch.tanh(far)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (logits,) = ctx.saved_tensors
+        return grad * _slope(logits)
+
+
+def _slope(logits: Tensor) -> Tensor:
+    """d log C / dl = (1 / h - 2 / sinh(2 h)) / 2 with h = l / 2."""
+    half = 0.5 * logits
+    near, far = _split(half)
+    series = _polynomial(tuple((power * c, power - 1) for c, power in SERIES), near)
+    return 0.5 * torch.where(half.abs() < NEAR_ZERO, series, 1.0 / far - 2.0 / torch.sinh(2.0 * far))
+
+
+def _split(half: Tensor) -> tuple[Tensor, Tensor]:
+    """h for the series and for the formula, each where it is good, and elsewhere a number that makes no NaN."""
+    near = half.abs() < NEAR_ZERO
+    return torch.where(near, half, 0.0), torch.where(near, 1.0, half)
+
+
+def _polynomial(terms: tuple[tuple[float, int], ...], h: Tensor) -> Tensor:
+    """By Horner's scheme, in powers that rise by two."""
+    square = h.square()
+    total = torch.zeros_like(h)
+    for coefficient, _ in reversed(terms):
+        total = total * square + coefficient
+    return total * (square if terms[0][1] == 2 else h)

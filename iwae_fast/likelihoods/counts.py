@@ -1,0 +1,91 @@
+"""Counts 0, 1, 2, ... with more variance than Poisson's, such as the molecules of each gene in a cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..backends.marshal import accumulation_dtype
+from .base import Likelihood, observed, parts_by_sample, parts_of, sum_observed
+
+
+class NegativeBinomial(Likelihood):
+    """Independent negative binomial counts with mean mu and inverse dispersion theta: the variance is
+    mu + mu^2 / theta, and theta -> inf is Poisson's.
+
+    The decoder returns (log_mean, log_theta), each (N, ...): the logarithms of mu and theta as scVI has them (Lopez et
+    al. 2018). torch.distributions calls theta ``total_count`` and log_mean - log_theta ``logits``. A size factor of a
+    cell is the decoder's to add to log_mean, from its context.
+
+    Computed in float64, whatever the inputs: log-gammas of size x log x cancel, and 1e5 counts would lose a tenth of a
+    nat in float32. Counts may be of any floating or integer dtype.
+    """
+
+    name = "negative-binomial"
+    outputs: tuple[str, ...] = ("log_mean", "log_theta")
+
+    def log_prob(
+        self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None
+    ) -> Tensor:
+        parts = parts_by_sample(self, output, num_samples, value)
+        flat = value.flatten(1)
+        dtype = accumulation_dtype(flat, *parts)
+        terms = self._log_prob(*(t.double() for t in observed(mask, flat, *parts)))
+        return sum_observed(terms, mask).to(dtype)
+
+    def _log_prob(self, value: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
+        """Of each count."""
+        return negative_binomial_log_prob(value, log_mean, log_theta)
+
+    def mean(self, output: Any) -> Tensor:
+        return torch.exp(parts_of(output, self)[0])
+
+    def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
+        """Poisson with a mean that is drawn from a Gamma distribution."""
+        log_mean, log_theta = parts_of(output, self)[:2]
+        theta = torch.exp(log_theta.double())
+        rate = torch._standard_gamma(theta, generator=generator) * torch.exp(log_mean.double()) / theta
+        return torch.poisson(rate, generator=generator).to(log_mean.dtype)
+
+    def initial_biases(self, data_mean: Tensor) -> dict[str, Tensor]:
+        return {"log_mean": torch.log(data_mean.clamp(min=1e-4))}
+
+    def encoder_input(self, x: Tensor) -> Tensor:
+        """log(1 + x): counts range over decades. 0 where x is negative, as the pseudo-inputs of a prior may be."""
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        return torch.log1p(x.clamp(min=0.0))
+
+
+class ZeroInflatedNegativeBinomial(NegativeBinomial):
+    """A :class:`NegativeBinomial` count, or with a probability of its own 0: what a measurement missed.
+
+    The decoder returns (log_mean, log_theta, dropout_logits), each (N, ...); the third are the logits of that
+    probability (Lopez et al. 2018). The mean is (1 - dropout) mu.
+    """
+
+    name = "zero-inflated-negative-binomial"
+    outputs = ("log_mean", "log_theta", "dropout_logits")
+
+    def _log_prob(self, value: Tensor, log_mean: Tensor, log_theta: Tensor, *dropout: Tensor) -> Tensor:
+        (logits,) = dropout
+        counted = negative_binomial_log_prob(value, log_mean, log_theta)
+        return torch.where(value == 0, torch.logaddexp(logits, counted), counted) + F.logsigmoid(-logits)
+
+    def mean(self, output: Any) -> Tensor:
+        log_mean, _, logits = parts_of(output, self)
+        return torch.sigmoid(-logits) * torch.exp(log_mean)
+
+    def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
+        counts = super().sample(output, generator)
+        return counts * torch.bernoulli(torch.sigmoid(-parts_of(output, self)[2]), generator=generator)
+
+
+def negative_binomial_log_prob(value: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
+    """log Gamma(x + t) - log Gamma(t) - log x! + x log(m / (t + m)) + t log(t / (t + m)), of each count."""
+    theta = torch.exp(log_theta)
+    odds = log_mean - log_theta
+    ways = torch.lgamma(value + theta) - torch.lgamma(theta) - torch.lgamma(value + 1.0)
+    return ways + value * F.logsigmoid(odds) + theta * F.logsigmoid(-odds)

@@ -1,0 +1,68 @@
+"""Real features with Gaussian noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..backends.marshal import accumulation_dtype
+from ..functional import gaussian_log_prob
+from .base import Likelihood, parts_by_sample, parts_of
+
+
+class Gaussian(Likelihood):
+    """Independent Gaussian features. Fused: :func:`iwae_fast.gaussian_log_prob`.
+
+    Args:
+        scale: where the standard deviation comes from. "decoder" (by name "gaussian"): of each feature from the
+            decoder, which returns (mean, log_std), each (N, ...). "learned" ("gaussian-learned"): one parameter
+            ``log_std`` of all features, 0 at first. A number above 0 ("gaussian-fixed", which has 1): that number. With
+            the latter two the decoder returns the mean alone.
+    """
+
+    def __init__(self, scale: str | float = "decoder") -> None:
+        super().__init__()
+        if scale == "decoder":
+            self.name, self.outputs = "gaussian", ("mean", "log_std")
+        elif scale == "learned":
+            self.name, self.outputs = "gaussian-learned", ("mean",)
+            self.log_std = nn.Parameter(torch.zeros(1))
+        else:
+            if isinstance(scale, (bool, str)) or not isinstance(scale, (int, float)) or not 0.0 < scale < math.inf:
+                raise ValueError(f"scale must be 'decoder', 'learned' or a number above 0, got {scale!r}")
+            self.name, self.outputs = "gaussian-fixed", ("mean",)
+        self.scale = scale
+
+    def log_prob(
+        self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None
+    ) -> Tensor:
+        parts = parts_by_sample(self, output, num_samples, value)
+        return gaussian_log_prob(value.flatten(1), parts[0], self._log_std(parts), mask, backend=backend)
+
+    def _log_std(self, parts: Sequence[Tensor]) -> Tensor:
+        """Of each feature or of all, (..., D) or (1,)."""
+        if self.scale == "decoder":
+            return parts[1]
+        if self.scale == "learned":
+            return self.log_std
+        dtype = accumulation_dtype(*parts)  # half precision would round it
+        return torch.full((1,), math.log(float(self.scale)), dtype=dtype, device=parts[0].device)
+
+    def mean(self, output: Any) -> Tensor:
+        return parts_of(output, self)[0]
+
+    def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
+        parts = parts_of(output, self)
+        mean: Tensor = parts[0]
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + torch.exp(self._log_std(parts)).to(mean.dtype) * noise
+
+    def initial_biases(self, data_mean: Tensor) -> dict[str, Tensor]:
+        return {"mean": data_mean}
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale!r}"
