@@ -62,7 +62,7 @@ PRIORS: dict[str, Callable[[TrainConfig, int, Tensor | None], nn.Module | None]]
     "mixture": lambda config, *_: MixturePrior(COMPONENTS, config.latent[-1]),
     "vamp": _vamp,
 }
-"""By the names of the command line: standard normal, a learned mixture of Gaussians, the average posterior of pseudo-inputs."""
+"""By the names of the command line: standard normal, a learned mixture, the average posterior of pseudo-inputs."""
 
 
 def check_network(config: TrainConfig) -> None:
