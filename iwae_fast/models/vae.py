@@ -163,6 +163,13 @@ class VAE(LatentVariableModel):
     def posterior_mean(self, posterior: Posterior) -> Tensor:
         return posterior[0]
 
+    def layer_means(self, posterior: Posterior, draw: Draw) -> tuple[Tensor, ...]:
+        first = super().layer_means(posterior, draw)
+        if not self.upper:
+            return first
+        _, conditionals = self._ascend(posterior, draw, Density.SCORE)
+        return (*first, *(mean for mean, _ in conditionals))
+
     @torch.no_grad()
     def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
         if self.latent_dim is None:
