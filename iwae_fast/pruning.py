@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from .models import DenseVAE
 from .models.dense import GaussianNetwork
+from .models.vae import UpperLayer
 
 
 @torch.no_grad()
@@ -32,20 +34,21 @@ def without_units(model: DenseVAE, kept: Sequence[Tensor]) -> DenseVAE:
     if not isinstance(model, DenseVAE):
         raise TypeError(f"model must be a DenseVAE, whose networks are known, got {type(model).__name__}")
     model = copy.deepcopy(model)
-    # By layer of z: the heads of its q, those of its p (the topmost has none), and the networks that see it.
-    posteriors = [model.encoder, *(layer.encoder for layer in model.upper)]
-    priors = [*(layer.prior for layer in model.upper), None]
-    readers = [[model.decoder], *([layer.prior] for layer in model.upper)]
-    for below, layer in zip(readers, model.upper, strict=False):
-        below.append(layer.encoder)
+    upper = [cast(UpperLayer, layer) for layer in model.upper]
+    # By layer of z: the head networks of its q, of its p (the topmost has none), and what sees it from below and above.
+    posteriors = [model.encoder, *(layer.encoder for layer in upper)]
+    priors = [*(layer.prior for layer in upper), None]
+    seen_below = [model.decoder, *(layer.prior for layer in upper)]
+    seen_above = [*(layer.encoder for layer in upper), None]
     if len(kept) != len(posteriors):
         raise ValueError(f"kept must have a mask for each of {len(posteriors)} layers, got {len(kept)}")
-    for index, (mask, posterior, prior, seeing) in enumerate(zip(kept, posteriors, priors, readers, strict=True)):
+    for index, mask in enumerate(kept):
+        posterior, prior = cast(GaussianNetwork, posteriors[index]), cast("GaussianNetwork | None", priors[index])
         off = ~_checked(mask, index, posterior.mean.out_features).to(posterior.mean.weight.device)
-        for network in (posterior, prior):
-            if network is not None:
-                _make_standard_normal(network, off)
-        for network in seeing:
+        for heads in (posterior, prior):
+            if heads is not None:
+                _make_standard_normal(heads, off)
+        for network in (seen_below[index], seen_above[index]):
             for layer in _first_layers(network):
                 layer.weight[:, off] = 0.0
     return model
@@ -65,7 +68,9 @@ def _make_standard_normal(network: GaussianNetwork, units: Tensor) -> None:
         head.bias[units] = 0.0
 
 
-def _first_layers(network: nn.Module) -> list[nn.Linear]:
+def _first_layers(network: nn.Module | None) -> list[nn.Linear]:
     """The linear layers that see the network's input: its first hidden one, or its heads where it has none."""
-    hidden = [module for module in network.hidden if isinstance(module, nn.Linear)]
+    if network is None:
+        return []
+    hidden = [module for module in cast(nn.Sequential, network.hidden) if isinstance(module, nn.Linear)]
     return hidden[:1] or [module for module in network.children() if isinstance(module, nn.Linear)]
