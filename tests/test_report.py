@@ -373,6 +373,8 @@ def test_evaluations_of_earlier_versions(pair):
     summary = compare_runs(pair)[1]
     assert (summary.train_nll, summary.active_units) == (None, None)
     run.evaluation.write_text(json.dumps({"nll": 1.0}))
+    with pytest.raises(ValueError, match=r"evaluation.json is of an earlier version: evaluate the run again"):
+        write_run_report(run, None, None, None)
     with pytest.raises(ValueError, match="second is not the folder of a whole run: 'step' is missing or wrong"):
         compare_runs(pair)
 

@@ -24,6 +24,8 @@ SAMPLE_ROWS, SAMPLE_COLUMNS = 5, 12
 def write_run_report(run: Run, checkpoint: Checkpoint, model: LatentVariableModel, data: ImageData) -> None:
     """Write ``report.html`` of a run that has been evaluated: OSError or ValueError where the folder has no results."""
     evaluation = read_json(run.evaluation)
+    if "left_out" not in evaluation:
+        raise ValueError(f"{run.evaluation} is of an earlier version: evaluate the run again")
     config = checkpoint.config
     epochs = read_metrics(run.metrics)
     page = render(
