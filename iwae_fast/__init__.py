@@ -6,7 +6,7 @@
 Importing compiles nothing and initialises no CUDA; neither Triton nor the C++ extension is required.
 """
 
-from . import backends, bounds, diagnostics, evaluate, likelihoods, models, schedules
+from . import activity, backends, bounds, diagnostics, evaluate, likelihoods, models, schedules
 from ._version import __version__
 from .functional import (
     bernoulli_iwae_loss,
@@ -27,6 +27,7 @@ from .sampling import sample_gaussian, standard_normal
 __all__ = [
     "Objective",
     "__version__",
+    "activity",
     "backends",
     "bernoulli_iwae_loss",
     "bernoulli_log_prob",

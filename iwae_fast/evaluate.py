@@ -16,6 +16,7 @@ from .heap import keep_large_blocks
 from .journal import FIELDS, Journal, digest
 from .models import LatentVariableModel
 from .models.base import observed_features
+from .modes import evaluation_mode
 
 ROWS_A_CHUNK = 4096
 """Decoder rows (samples times observations) evaluated at once by default: large matrix products, warm caches."""
@@ -150,9 +151,7 @@ def log_likelihood(
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (), device="cpu"))
     keep_large_blocks()
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for first in range(done, max(len(x), 1), OBSERVATIONS_A_CHUNK):
             chunk = slice(first, first + OBSERVATIONS_A_CHUNK)
             part = _observations(
@@ -169,9 +168,6 @@ def log_likelihood(
             parts.append(part)
             if kept is not None:
                 kept.add(seed, (getattr(part, name) for name in FIELDS))
-    finally:
-        for module, mode in training.items():
-            module.training = mode
     return LogLikelihood(*(torch.cat([getattr(part, name) for part in parts]) for name in FIELDS))
 
 

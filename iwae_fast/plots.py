@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG bytes: training curves and grids of images.
+"""Pictures of a run as PNG bytes: training curves, histograms and grids of images.
 
 Figures are made through matplotlib's object interface: there is no global state, and no window system is needed.
 """
@@ -6,6 +6,7 @@ Figures are made through matplotlib's object interface: there is no global state
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,26 +22,75 @@ DOTS_PER_INCH = 150
 BLUE, ORANGE, INK, GRID = "#2563a8", "#d9722b", "#333333", "#e3e3e3"
 GAP = 0.12
 """Between images of a grid, in image widths."""
+BINS = 40
+BIN_DECADES, BINS_A_SIDE = 0.25, 40
+"""Of the histogram of variances: the width of a bin, and how many there can be on each side of the threshold."""
+SMALLEST_VARIANCE = 1e-8
+"""What is below is shown as this."""
 
 
 def training_curves(rows: Sequence[EpochMetrics], title: str, k: int) -> bytes:
-    """The training bound and the effective sample size of ``k`` weights over the epochs."""
+    """The training bound, beside it the bound of a validation set where the metrics have one, and the effective sample
+    size of ``k`` weights over the epochs."""
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     bound, size = figure.subplots(1, 2)
     epochs = [row.epoch for row in rows]
     marker = "o" if len(rows) < 3 else None
-    bound.plot(epochs, [row.bound for row in rows], color=BLUE, linewidth=1.8, marker=marker)
+    bound.plot(epochs, [row.bound for row in rows], color=BLUE, linewidth=1.8, marker=marker, label="training")
+    validated = [(row.epoch, value) for row in rows if (value := row.validation) is not None]
+    if validated:
+        bound.plot(*zip(*validated, strict=True), color=ORANGE, linewidth=1.8, marker=marker, label="validation")
+        bound.legend(frameon=False, fontsize=9, labelcolor=INK)
     if len(rows) > 10:
         # The first epochs climb from far below and would flatten all the rest.
         values = np.array([row.bound for row in rows])
         low, high = np.quantile(values, 0.03), values.max()
         bound.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-    _label(bound, "Training bound", "nats per image")
+    _label(bound, "Bound", "epoch", "nats per image")
     size.plot(epochs, [row.ess for row in rows], color=ORANGE, linewidth=1.8, marker=marker)
     size.set_ylim(bottom=0.0)
-    _label(size, f"Effective sample size (of k = {k})", "samples")
+    _label(size, f"Effective sample size (of k = {k})", "epoch", "samples")
+    for axes in (bound, size):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     figure.suptitle(title, color=INK, fontsize=12)
     return _png(figure)
+
+
+def histogram(values: NDArray[np.floating], title: str, unit: str, line: float | None = None) -> bytes:
+    """How many of the values, each of an observation, are where; a dashed line at ``line``. What is not finite is left
+    out."""
+    figure, axes = _panels(1)
+    axes[0].hist(values[np.isfinite(values)], bins=BINS, color=BLUE)
+    _threshold(axes[0], line)
+    _label(axes[0], title, unit, "observations")
+    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
+    return _png(figure)
+
+
+def activity_histogram(layers: Sequence[NDArray[np.floating]], threshold: float) -> bytes:
+    """Variances of posterior means on a logarithmic axis, a panel for each layer, a dashed line at the threshold."""
+    figure, panels = _panels(len(layers))
+    exponents = [np.log10(np.maximum(variances, SMALLEST_VARIANCE)) for variances in layers]
+    low, high = min(map(np.min, exponents)), max(map(np.max, exponents))
+    # Units at the threshold's two sides are in different bins.
+    bins = math.log10(threshold) + np.arange(-BINS_A_SIDE, BINS_A_SIDE + 1) * BIN_DECADES
+    bins = bins[(bins >= low - 1.01 * BIN_DECADES) & (bins <= high + 1.01 * BIN_DECADES)]
+    for number, (axes, values) in enumerate(zip(panels, exponents, strict=True), 1):
+        axes.hist(values, bins=bins.tolist(), color=BLUE)
+        _threshold(axes, math.log10(threshold))
+        _label(axes, f"Layer {number}", "log10 of the variance of the posterior mean", "units")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return _png(figure)
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(max(5.6, 4.5 * count), 3.0), layout="constrained")
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def _threshold(axes: Axes, position: float | None) -> None:
+    if position is not None:
+        axes.axvline(position, color=ORANGE, linewidth=1.6, linestyle="--")
 
 
 def image_grid(images: NDArray[np.floating], labels: Sequence[str] = ()) -> bytes:
@@ -66,11 +116,10 @@ def image_grid(images: NDArray[np.floating], labels: Sequence[str] = ()) -> byte
     return _png(figure, 100)
 
 
-def _label(axes: Axes, title: str, unit: str) -> None:
+def _label(axes: Axes, title: str, below: str, beside: str) -> None:
     axes.set_title(title, color=INK, fontsize=10.5, loc="left")
-    axes.set_xlabel("epoch", color=INK)
-    axes.set_ylabel(unit, color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xlabel(below, color=INK)
+    axes.set_ylabel(beside, color=INK)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,73 +1,89 @@
-"""What a run leaves behind once it is trained: the test likelihood and pictures."""
+"""What a run leaves behind once it is trained: its evaluation in numbers, and pictures."""
 
 from __future__ import annotations
 
 import math
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import evaluate, plots
+from . import activity, backends, evaluate, pictures
 from ._version import __version__
+from .activity import Activity
 from .checkpoint import Checkpoint
-from .data import ImageData, binarize
+from .data import ImageData
 from .diagnostics import FEWEST_SAMPLES
+from .evaluate import LogLikelihood
 from .files import replace_file, write_json
-from .metrics import read_metrics
-from .models import DenseVAE
+from .fixed_pixels import TEST_PIXELS_SEED, fingerprint, fixed_test_images, fixed_training_images
+from .models import DenseVAE, LatentVariableModel
+from .per_observation import PerObservation
+from .pruning import without_units
 from .runs import Run
-from .seeds import Purpose, derive_seed, generator
+from .seeds import Purpose, derive_seed
 
-TEST_PIXELS_SEED = 0
-"""The same for every run, so that all are evaluated on the same binary images."""
+OBSERVATIONS = 1000
+"""How many training images, and how many test images without inactive units, an evaluation takes by default."""
 
-RECONSTRUCTIONS = 12
+TRAINING_NOISE, ACTIVITY_NOISE = 1, 2
+"""Indices of their seeds; that of the test likelihood has none."""
 
-
-def binary_test_set(data: ImageData) -> Tensor:
-    """The test images (M, D) as zeros and ones, always the same draw."""
-    return binarize(data.test, generator(TEST_PIXELS_SEED, Purpose.TEST_PIXELS))
+Progress = Callable[[str, int], Callable[[int], None]]
+"""Called as each estimate begins, with its name and its number of (sample, observation) pairs; returns a function to
+call with the number of pairs just evaluated."""
 
 
 def evaluate_run(
     run: Run,
     checkpoint: Checkpoint,
-    model: DenseVAE,
+    model: LatentVariableModel,
     data: ImageData,
     *,
     k: int,
     observations: int | None = None,
+    train_observations: int = OBSERVATIONS,
+    pruned_observations: int = OBSERVATIONS,
     chunk_size: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = lambda _name, _pairs: lambda _: None,
+    command: str | None = None,
 ) -> dict[str, Any]:
-    """Estimate the negative log-likelihood of the test set and write it to ``evaluation.json``.
+    """Evaluate a run: ``evaluation.json`` and, with the results of each test observation, ``evaluation.npz``.
+
+    What is interrupted goes on where it stopped when called again with the same arguments.
 
     Args:
         run, checkpoint, model: what is evaluated, the model on its device.
         data: the run's data set.
         k: samples of each observation.
         observations: only this many of the test set, from its beginning; all if None.
+        train_observations: so many training images, from their beginning, are evaluated too; 0 for none.
+        pruned_observations: on so many of the test images the model without its inactive units is evaluated, where it
+            has any; 0 leaves it out.
         chunk_size: samples evaluated at once; changes the result by rounding only.
-        progress: called with the number of (sample, observation) pairs just evaluated.
+        progress: is told how it goes.
+        command: the command line that this is done for, to be kept.
 
-    Returns the content of the file, likelihoods in nats.
+    Returns the content of ``evaluation.json``, likelihoods in nats.
     """
-    device = next(model.parameters()).device
-    x = binary_test_set(data)[:observations].to(device)
-    seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION)
     started = time.perf_counter()
-    journal = run.journal(checkpoint.step, k, len(x))
-    result = evaluate.log_likelihood(model, x, k, chunk_size, seed, progress=progress, journal=journal)
-    content = {
-        "nll": -result.mean,
-        "std_error": _finite(result.mean_std_error),
-        "monte_carlo_std_error": _finite(result.std_error.square().sum().sqrt().item() / len(x)),
-        "ess": result.ess.mean().item(),
-        "pareto_k_above_0.7": None if k < FEWEST_SAMPLES else (result.pareto_k > 0.7).double().mean().item(),
+    device = next(model.parameters()).device
+    x = fixed_test_images(data)[:observations].to(device)
+    estimates = _Estimates(run, checkpoint.step, k, chunk_size, progress)
+    seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION)
+    left_out: dict[str, str] = {}
+    test = estimates("evaluation", "test images", model, x, seed)
+    content: dict[str, Any] = {
+        "nll": -test.mean,
+        "std_error": _mean_std_error(test.value),
+        "monte_carlo_std_error": _finite(test.std_error.square().sum().sqrt().item() / len(x)),
+        "ess": test.ess.mean().item(),
+        "pareto_k_above_0.7": None if k < FEWEST_SAMPLES else (test.pareto_k > 0.7).double().mean().item(),
         "k": k,
         "dataset": data.name,
         "observations": len(x),
@@ -75,37 +91,155 @@ def evaluate_run(
         "seed": seed,
         "test_pixels_seed": TEST_PIXELS_SEED,
         "step": checkpoint.step,
-        "seconds": time.perf_counter() - started,
-        "device": str(device),
-        "version": __version__,
     }
+    if k < FEWEST_SAMPLES:
+        left_out["pareto_k"] = f"a tail can be fitted to {FEWEST_SAMPLES} samples or more, and k is {k}"
+    content |= _training(estimates, checkpoint, model, data, train_observations, left_out)
+    found = _activity(checkpoint, model, x, left_out)
+    content |= _activity_numbers(found)
+    content |= _active_units_only(estimates, model, x[:pruned_observations], seed, test, found, left_out)
+    content |= {
+        "left_out": left_out,
+        "seconds": time.perf_counter() - started,
+        "evaluated_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": command,
+        "device": str(device),
+        "backend": backends.choose(model.backend, (x,)),
+        "version": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    PerObservation.of(test, fingerprint(x)).save(run.per_observation)
     write_json(run.evaluation, content)
-    journal.unlink(missing_ok=True)
+    estimates.forget()
     return content
+
+
+@dataclass
+class _Estimates:
+    """Likelihoods of a model, each with a journal that stays until all are done."""
+
+    run: Run
+    step: int
+    k: int
+    chunk_size: int | None
+    progress: Progress
+    journals: list[Path] = field(default_factory=list)
+
+    def __call__(self, name: str, shown: str, model: LatentVariableModel, x: Tensor, seed: int) -> LogLikelihood:
+        journal = self.run.journal(self.step, self.k, len(x), name)
+        self.journals.append(journal)
+        advance = self.progress(shown, self.k * len(x))
+        return evaluate.log_likelihood(model, x, self.k, self.chunk_size, seed, progress=advance, journal=journal)
+
+    def forget(self) -> None:
+        for journal in self.journals:
+            journal.unlink(missing_ok=True)
+
+
+def _training(
+    estimates: _Estimates,
+    checkpoint: Checkpoint,
+    model: LatentVariableModel,
+    data: ImageData,
+    observations: int,
+    left_out: dict[str, str],
+) -> dict[str, Any]:
+    """The likelihood of training images."""
+    result = None
+    if observations:
+        x = fixed_training_images(data, checkpoint.config.validation)[:observations]
+        x = x.to(next(model.parameters()).device)
+        seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION, TRAINING_NOISE)
+        result = estimates("evaluation-training", "training images", model, x, seed)
+    else:
+        left_out["train_nll"] = "not asked for"
+    return {
+        "train_nll": None if result is None else -result.mean,
+        "train_std_error": None if result is None else _mean_std_error(result.value),
+        "train_observations": 0 if result is None else len(result.value),
+    }
+
+
+def _activity(
+    checkpoint: Checkpoint, model: LatentVariableModel, x: Tensor, left_out: dict[str, str]
+) -> Activity | None:
+    if len(x) < 2:
+        left_out["active_units"] = "a variance over observations needs 2 or more"
+        return None
+    seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION, ACTIVITY_NOISE)
+    return activity.active_units(model, x, seed=seed)
+
+
+def _activity_numbers(found: Activity | None) -> dict[str, Any]:
+    return {
+        "active_units": None if found is None else list(found.counts),
+        "units": None if found is None else list(found.sizes),
+        "activity": None if found is None else [variance.tolist() for variance in found.variance],
+        "activity_noise": None if found is None else [noise.tolist() for noise in found.noise],
+        "activity_threshold": activity.THRESHOLD,
+        "activity_samples": activity.NUM_SAMPLES,
+    }
+
+
+def _active_units_only(
+    estimates: _Estimates,
+    model: LatentVariableModel,
+    x: Tensor,
+    seed: int,
+    whole: LogLikelihood,
+    found: Activity | None,
+    left_out: dict[str, str],
+) -> dict[str, Any]:
+    """The likelihood without inactive units, beside that with all of them on the same images and the same noise."""
+    with_all = whole.value[: len(x)]
+    result = None
+    if not len(x):
+        left_out["nll_active_units_only"] = "not asked for"
+    elif found is None:
+        left_out["nll_active_units_only"] = left_out["active_units"]
+    elif found.counts == found.sizes:
+        result = with_all
+    elif not isinstance(model, DenseVAE):
+        left_out["nll_active_units_only"] = f"the networks of a {type(model).__name__} are not known"
+    else:
+        pruned = without_units(model, found.active)
+        result = estimates("evaluation-active", "test images, active units only", pruned, x, seed).value
+    return {
+        "nll_active_units_only": None if result is None else -result.mean().item(),
+        "nll_all_units": None if result is None else -with_all.mean().item(),
+        "active_units_only_difference": None if result is None else (with_all - result).mean().item(),
+        "active_units_only_difference_std_error": None if result is None else _mean_std_error(with_all - result),
+        "active_units_only_observations": 0 if result is None else len(x),
+    }
 
 
 def draw_loss_curve(run: Run, checkpoint: Checkpoint) -> None:
     """Write ``loss-curve.png`` from ``metrics.csv``."""
-    config = checkpoint.config
-    title = f"{config.dataset}: {config.bound.upper()}, k = {config.k}"
-    replace_file(run.loss_curve, plots.training_curves(read_metrics(run.metrics), title, config.k))
+    replace_file(run.loss_curve, pictures.loss_curve(run, checkpoint.config))
 
 
-def draw_reconstructions(run: Run, model: DenseVAE, data: ImageData) -> None:
-    """Write ``reconstructions.png``: binary test images above the mean of p(x | z) at the posterior mean of z."""
-    device = next(model.parameters()).device
-    originals = binary_test_set(data)[:RECONSTRUCTIONS].to(device)
-    rows = torch.stack((originals, model.reconstruct(originals))).unflatten(-1, data.image_shape)
-    replace_file(run.reconstructions, plots.image_grid(rows.cpu().numpy(), labels=("test images", "reconstructions")))
+def draw_reconstructions(run: Run, model: LatentVariableModel, data: ImageData) -> None:
+    """Write ``reconstructions.png``; nothing for data that are no images."""
+    if pictures.are_images(data.image_shape):
+        replace_file(run.reconstructions, pictures.reconstructions(model, data))
 
 
-def draw_samples(path: Path, checkpoint: Checkpoint, model: DenseVAE, rows: int, columns: int, seed: int) -> None:
-    """Write a PNG of samples: the mean of p(x | z) for z from the prior."""
-    images = model.sample(rows * columns, derive_seed(seed, Purpose.SAMPLES))
-    grid = images.reshape(rows, columns, *checkpoint.image_shape)
-    replace_file(path, plots.image_grid(grid.cpu().numpy()))
+def draw_samples(
+    path: Path, checkpoint: Checkpoint, model: LatentVariableModel, rows: int, columns: int, seed: int
+) -> None:
+    """Write a PNG of samples; nothing for data that are no images."""
+    shape: Sequence[int] = checkpoint.image_shape
+    if pictures.are_images(shape):
+        replace_file(path, pictures.samples(model, shape, rows, columns, seed))
+
+
+def _mean_std_error(values: Tensor) -> float | None:
+    """Of the mean of independent values (B,); None of a single one."""
+    return None if len(values) < 2 else (values.std() / math.sqrt(len(values))).item()
 
 
 def _finite(value: float) -> float | None:
-    """JSON knows no NaN, which a standard error from a single observation or sample is."""
+    """JSON knows no NaN, which a standard error from a single sample is."""
     return value if math.isfinite(value) else None

@@ -39,9 +39,17 @@ class Run:
     def evaluation(self) -> Path:
         return self.folder / "evaluation.json"
 
-    def journal(self, step: int, k: int, observations: int) -> Path:
+    @property
+    def per_observation(self) -> Path:
+        return self.folder / "evaluation.npz"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    def journal(self, step: int, k: int, observations: int, of: str = "evaluation") -> Path:
         """Of an evaluation that is under way, or was interrupted."""
-        return self.folder / f"evaluation-step{step}-k{k}-n{observations}.partial.npz"
+        return self.folder / f"{of}-step{step}-k{k}-n{observations}.partial.npz"
 
     @property
     def loss_curve(self) -> Path:

@@ -90,9 +90,11 @@ def test_train_leaves_everything(run):
         "checkpoint.safetensors",
         "config.json",
         "evaluation.json",
+        "evaluation.npz",
         "loss-curve.png",
         "metrics.csv",
         "reconstructions.png",
+        "report.html",
         "samples.png",
     }
     for path in folder.glob("*.png"):

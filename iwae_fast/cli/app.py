@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import typer
 
 from . import INTERRUPTED, USAGE
+from .compare import compare
 from .evaluate import evaluate
 from .info import info
+from .invocation import invoked_with
 from .sample import sample
 from .train import train
 
@@ -18,14 +20,15 @@ UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ i
 app = typer.Typer(
     help="Train and evaluate importance-weighted autoencoders.", add_completion=False, no_args_is_help=True
 )
-for command in (train, evaluate, sample, info):
+for command in (train, evaluate, compare, sample, info):
     app.command()(command)
 
 
 def run_app(arguments: Sequence[str] | None) -> int:
     """Run a command and return its exit code; its exceptions pass, those about arguments as ValueError."""
     try:
-        code = app(arguments, prog_name="iwae-fast", standalone_mode=False)
+        with invoked_with(arguments):
+            code = app(arguments, prog_name="iwae-fast", standalone_mode=False)
     except typer.Abort:  # what older versions of typer make of Ctrl-C
         raise KeyboardInterrupt from None
     except UsageError as error:

@@ -1,39 +1,77 @@
-"""The evaluation of a run with its progress bar and its one line of result."""
+"""The evaluation of a run with its progress bars, its report and its lines of result."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from .. import checks
 from ..checkpoint import Checkpoint
 from ..data import ImageData
-from ..models import DenseVAE
-from ..results import evaluate_run
+from ..models import LatentVariableModel
+from ..report import write_run_report
+from ..results import OBSERVATIONS, evaluate_run
 from ..runs import Run
+from .invocation import command_line
 from .progress import console, evaluation_progress
 
 
 def evaluate_and_print(
     run: Run,
     checkpoint: Checkpoint,
-    model: DenseVAE,
+    model: LatentVariableModel,
     data: ImageData,
     *,
     k: int,
     observations: int | None = None,
+    train_observations: int = OBSERVATIONS,
+    pruned_observations: int = OBSERVATIONS,
     chunk_size: int | None = None,
 ) -> None:
-    """Evaluate on the test set (or its first ``observations``), write ``evaluation.json``, print the likelihood."""
+    """Evaluate on the test set (or its first ``observations``), write numbers and the report, print the likelihood."""
     checks.positive("k", k)
-    count = (
-        len(data.test) if observations is None else min(checks.positive("observations", observations), len(data.test))
-    )
-    with evaluation_progress(k, count) as progress:
+    if observations is not None:
+        checks.positive("observations", observations)
+    for name, value in (
+        ("train-observations", train_observations),
+        ("active-only-observations", pruned_observations),
+    ):
+        if value < 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")
+    with evaluation_progress() as progress:
         result = evaluate_run(
-            run, checkpoint, model, data, k=k, observations=count, chunk_size=chunk_size, progress=progress
+            run,
+            checkpoint,
+            model,
+            data,
+            k=k,
+            observations=observations,
+            train_observations=train_observations,
+            pruned_observations=pruned_observations,
+            chunk_size=chunk_size,
+            progress=progress,
+            command=command_line(),
         )
+    write_run_report(run, checkpoint, model, data)
+    for line in _lines(result):
+        console.print(line)
+    console.print(f"report {run.report}")
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
     heavy = result["pareto_k_above_0.7"]
     tails = "" if heavy is None else f", Pareto k-hat above 0.7 for {heavy:.0%}"
-    error = "" if result["std_error"] is None else f" ± {result['std_error']:.3f}"
-    console.print(
-        f"test NLL {result['nll']:.3f}{error} nats (standard error; k = {k}, {count} of {len(data.test)} test images), "
-        f"mean ESS {result['ess']:.1f}{tails}"
-    )
+    lines = [
+        f"test NLL {_with_error(result['nll'], result['std_error'])} nats (standard error; k = {result['k']}, "
+        f"{result['observations']} of {result['test_observations']} test images), mean ESS {result['ess']:.1f}{tails}"
+    ]
+    if result["train_nll"] is not None:
+        error = _with_error(result["train_nll"], result["train_std_error"])
+        lines.append(f"train NLL {error} nats ({result['train_observations']} training images)")
+    if result["active_units"] is not None:
+        layers = zip(result["active_units"], result["units"], strict=True)
+        lines.append("active units " + ", ".join(f"{active} of {size}" for active, size in layers))
+    return lines
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"

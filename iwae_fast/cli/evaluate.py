@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import data
+from ..results import OBSERVATIONS
 from ..runs import open_run, trained_model
 from .closing import evaluate_and_print
 from .options import Backend, ChunkSize, Device, RunFolder
@@ -14,16 +15,35 @@ from .options import Backend, ChunkSize, Device, RunFolder
 
 def evaluate(
     run_folder: RunFolder,
-    k: Annotated[int, typer.Option("--k", "-k", help="Samples of each test image.")] = 5000,
+    k: Annotated[int, typer.Option("--k", "-k", help="Samples of each image.")] = 5000,
     observations: Annotated[
         int | None, typer.Option(help="Only the first so many test images.", show_default="all")
     ] = None,
+    train_observations: Annotated[
+        int, typer.Option(help="So many training images too, from the first; 0 for none.")
+    ] = OBSERVATIONS,
+    active_only_observations: Annotated[
+        int, typer.Option(help="So many test images again with inactive units switched off, if any are; 0 for none.")
+    ] = OBSERVATIONS,
     chunk_size: ChunkSize = None,
     device: Device = None,
     backend: Backend = None,
 ) -> None:
-    """Estimate the test log-likelihood of a trained model and write evaluation.json."""
+    """Estimate the likelihood of a trained model, count its active units, and write evaluation.json and report.html.
+
+    Interrupted, it goes on where it stopped when called again.
+    """
     run, checkpoint = open_run(run_folder)
     model = trained_model(checkpoint, device, backend)
     images = data.load(checkpoint.config.dataset)
-    evaluate_and_print(run, checkpoint, model, images, k=k, observations=observations, chunk_size=chunk_size)
+    evaluate_and_print(
+        run,
+        checkpoint,
+        model,
+        images,
+        k=k,
+        observations=observations,
+        train_observations=train_observations,
+        pruned_observations=active_only_observations,
+        chunk_size=chunk_size,
+    )

@@ -77,8 +77,9 @@ def training_progress(epochs: int) -> Iterator[Reporter]:
 
 
 @contextmanager
-def evaluation_progress(k: int, observations: int) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of (sample, observation) pairs just evaluated."""
+def evaluation_progress() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
+    """A function that begins a bar, from a name and a number of (sample, observation) pairs, and returns a function to
+    call with the number just evaluated."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -88,9 +89,9 @@ def evaluation_progress(k: int, observations: int) -> Iterator[Callable[[int], N
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("evaluating", total=k * observations)
 
-        def advance(pairs: int) -> None:
-            progress.advance(task, pairs)
+        def begin(name: str, pairs: int) -> Callable[[int], None]:
+            task = progress.add_task(name, total=pairs)
+            return lambda done: progress.advance(task, done)
 
-        yield advance
+        yield begin

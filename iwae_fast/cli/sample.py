@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .. import checks
+from .. import checks, pictures
 from ..results import draw_samples
 from ..runs import open_run, trained_model
 from .options import Backend, Device, RunFolder
@@ -29,6 +29,8 @@ def sample(
     checks.positive("rows", rows)
     checks.positive("columns", columns)
     run, checkpoint = open_run(run_folder)
+    if not pictures.are_images(checkpoint.image_shape):
+        raise ValueError(f"{run_folder} is of {checkpoint.config.dataset}, which are no images: nothing can be drawn")
     model = trained_model(checkpoint, device, backend)
     path = output or run.samples
     draw_samples(path, checkpoint, model, rows, columns, checkpoint.config.seed if seed is None else seed)

@@ -143,6 +143,10 @@ class LatentVariableModel(nn.Module, ABC):
     def posterior_mean(self, posterior: Posterior) -> Tensor:
         """E[z] under q(z | x), (B, Z)."""
 
+    def layer_means(self, posterior: Posterior, draw: Draw) -> tuple[Tensor, ...]:
+        """E[z_l | z_{l-1}] under q for the draws of z_{l-1}, (k, B, Z_l) for each layer; (1, B, Z_1) for the first."""
+        return (self.posterior_mean(posterior)[None],)
+
     def terms(
         self,
         x: Tensor,

@@ -231,6 +231,13 @@ class VAE(LatentVariableModel):
         first = posterior[0]
         return first.mean if isinstance(first, SampledPosterior) else first
 
+    def layer_means(self, posterior: Posterior, draw: Draw) -> tuple[Tensor, ...]:
+        first = super().layer_means(posterior, draw)
+        if not self.upper:
+            return first
+        _, conditionals = self._ascend(posterior, draw, Density.SCORE)
+        return (*first, *(mean for mean, _ in conditionals))
+
     @torch.no_grad()
     def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
         seed = seed_tensor(seed, next(self.decoder.parameters(), torch.empty(0)).device)

@@ -1,0 +1,32 @@
+"""Images with their pixels drawn once and for all, so that every run is evaluated on the same ones."""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import Tensor
+
+from .data import ImageData
+from .pixels import as_pixels
+from .seeds import Purpose
+from .training import split
+
+TEST_PIXELS_SEED = 0
+"""The same for every run."""
+
+
+def fixed_test_images(data: ImageData) -> Tensor:
+    """The test set (M, D) as runs are evaluated on it: always the same draw of zeros and ones, or, of data that are no
+    grey levels, as it is."""
+    return as_pixels(data.test, data.grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS)
+
+
+def fixed_training_images(data: ImageData, validation: int) -> Tensor:
+    """The training set by the same rule, without the last ``validation``, which a run held out."""
+    train, _ = split(data, validation)
+    return as_pixels(train, data.grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS, 1)
+
+
+def fingerprint(images: Tensor) -> str:
+    """The same for the same images in the same order, and for no others."""
+    return hashlib.sha256(f"{tuple(images.shape)}".encode() + images.cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,56 @@
+"""What an evaluation found for every single test observation, kept beside the means so that runs can be paired."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .evaluate import LogLikelihood
+from .files import replace_file
+
+ARRAYS = ("nll", "std_error", "ess", "pareto_k")
+
+
+@dataclass(frozen=True)
+class PerObservation:
+    """Results for M test observations, in their order."""
+
+    nll: NDArray[np.float64]
+    """-log p(x), (M,) in nats."""
+    std_error: NDArray[np.float64]
+    """Of the Monte Carlo estimate, (M,) in nats; NaN with a single sample."""
+    ess: NDArray[np.float64]
+    """Effective sample size, (M,)."""
+    pareto_k: NDArray[np.float64]
+    """Shape of the weights' tail, (M,); NaN with few samples."""
+    images: str
+    """The fingerprint of the observations."""
+
+    @classmethod
+    def of(cls, result: LogLikelihood, images: str) -> PerObservation:
+        parts = (-result.value, result.std_error, result.ess, result.pareto_k)
+        nll, std_error, ess, pareto_k = (part.cpu().numpy() for part in parts)
+        return cls(nll, std_error, ess, pareto_k, images)
+
+    def save(self, path: Path) -> None:
+        """Write an .npz, whole or not at all."""
+        content = io.BytesIO()
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
+        np.savez(content, images=self.images, **arrays)
+        replace_file(path, content.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> PerObservation:
+        """Read what :meth:`save` wrote; ValueError naming the file for anything else, OSError where it is not there."""
+        try:
+            with np.load(path) as file:
+                nll, std_error, ess, pareto_k = (file[name] for name in ARRAYS)
+                return cls(nll, std_error, ess, pareto_k, str(file["images"]))
+        except (ValueError, KeyError, BadZipFile, EOFError) as error:
+            raise ValueError(f"{path} does not hold the results of an evaluation: {error}") from error
