@@ -19,9 +19,9 @@ class Gaussian(Likelihood):
 
     Args:
         scale: where the standard deviation comes from. "decoder" (by name "gaussian"): of each feature from the
-            decoder, which returns (mean, log_std), each (N, ...). "learned" ("gaussian-learned"): one parameter ``log_std`` of
-            all features, 0 at first. A number above 0 ("gaussian-fixed", which has 1): that number. With the latter two
-            the decoder returns the mean alone.
+            decoder, which returns (mean, log_std), each (N, ...). "learned" ("gaussian-learned"): one parameter
+            ``log_std`` of all features, 0 at first. A number above 0 ("gaussian-fixed", which has 1): that number. With
+            the latter two the decoder returns the mean alone.
     """
 
     def __init__(self, scale: str | float = "decoder") -> None:
