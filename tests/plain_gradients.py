@@ -34,10 +34,23 @@ def log_likelihood(model: Model, x: Tensor, zs: Latents) -> Tensor:
 def log_prior(model: Model, zs: Latents) -> Tensor:
     if isinstance(model, iw.models.BernoulliVAE):
         return bernoulli(zs[0], model.prior_logits)
-    total = torch.distributions.Normal(0.0, 1.0).log_prob(zs[-1]).sum(-1)
+    total = log_top_prior(model, zs[-1])
     for layer, below, above in zip(model.upper, zs, zs[1:], strict=False):
         total = total + normal(below, layer.prior(above))
     return total
+
+
+def log_top_prior(model: Model, z: Tensor) -> Tensor:
+    if model.prior is None:
+        return torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    if isinstance(model.prior, iw.models.VampPrior):
+        encoder = model.upper[-1].encoder if model.upper else model.encoder
+        parameters = encoder(model.prior.pseudo_inputs)
+        return torch.logsumexp(normal(z[:, None], parameters), -1) - math.log(len(parameters[0]))
+    if isinstance(model.prior, iw.models.MixturePrior):
+        by_component = normal(z[:, None], (model.prior.mean, model.prior.log_std))
+        return torch.logsumexp(by_component + torch.log_softmax(model.prior.logits, 0), -1)
+    return model.prior.log_prob(z)
 
 
 def log_q(model: Model, x: Tensor, zs: Latents) -> Tensor:
@@ -80,7 +93,8 @@ def encoder_parameters(model: Model) -> list[Tensor]:
 def prior_parameters(model: Model) -> list[Tensor]:
     if isinstance(model, iw.models.BernoulliVAE):
         return [model.prior_logits]
-    return [p for layer in model.upper for p in layer.prior.parameters()]
+    top = [] if model.prior is None else list(model.prior.parameters())
+    return [*(p for layer in model.upper for p in layer.prior.parameters()), *top]
 
 
 def vimco_signal(log_weights: Tensor) -> Tensor:
@@ -144,8 +158,12 @@ def gradients(
                 prior_noise = ((fixed[index] - mean) / log_std.exp()).detach()
                 again = mean + log_std.exp() * prior_noise
                 ascent.append(((of_children - of_weight) * again, prior))
+            if model.prior is not None:
+                ascent.append((g[i] * kl_weight * log_top_prior(model, fixed[-1]), prior))
         elif prior:
             ascent.append((g[i] * kl_weight * log_prior(model, fixed), prior))
+        if isinstance(getattr(model, "prior", None), iw.models.VampPrior):  # whose density is made of the encoder
+            ascent.append((g[i] * kl_weight * log_top_prior(model, fixed[-1]), phi))
     found = {}
     for parameters in (phi, theta, prior):
         total = sum(scaled.sum() for scaled, of in ascent if of is parameters)
