@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
 
 from . import backends, bounds, checks
-from .data import DATASETS, FILES
+from .data import DATASETS, FILES, ImageData, load
 from .estimators import ESTIMATORS
 from .likelihoods import LIKELIHOODS
 from .networks import NETWORKS, PRIORS, check_network
@@ -131,6 +131,14 @@ class TrainConfig:
         self.objective()  # which says so where its settings do not suit each other
         if ESTIMATORS[self.estimator].doubly_in_prior and len(self.latent) == 1:
             raise ValueError(f"estimator {self.estimator!r} is for a prior with parameters: for several latent layers")
+
+    def load_data(self) -> ImageData:
+        """The data set as the likelihood takes it: grey levels are binary pixels' probabilities for "bernoulli" alone.
+
+        Raises DataError where its files are missing or damaged.
+        """
+        found = load(self.dataset)
+        return replace(found, grey_levels=found.grey_levels and self.likelihood == "bernoulli")
 
     def objective(self) -> Objective:
         """What the run maximises, and how."""

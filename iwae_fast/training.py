@@ -72,7 +72,7 @@ class Trainer:
         self.run = run
         self.image_shape = data.image_shape
         self.device = usable_device(config.device, config.backend)
-        self.drawn = data.grey_levels and config.likelihood == "bernoulli"
+        self.grey_levels = data.grey_levels
         train, held_out = split(data, config.validation)
         self.images = train.to(self.device)
         self.validation = Validation(config, data, held_out, self.device)
@@ -139,7 +139,7 @@ class Trainer:
         seed = self.config.seed
         start = self.step % self.steps_per_epoch * self.config.batch_size
         batch = self.images.index_select(0, self.order[start : start + self.config.batch_size])
-        pixels = as_pixels(batch, self.drawn, seed, Purpose.PIXELS, self.step)
+        pixels = as_pixels(batch, self.grey_levels, seed, Purpose.PIXELS, self.step)
         self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * self.protocol.factor(self._epoch())
         self.optimizer.zero_grad()
         latents = derive_seed(seed, Purpose.LATENTS, self.step)
@@ -238,7 +238,7 @@ def train(
     Args:
         config: the settings; those of ``resume_from`` except for epochs, device and backend.
         run: from :func:`iwae_fast.runs.create_run` or :func:`~iwae_fast.runs.open_run`.
-        data: from :func:`iwae_fast.data.load`.
+        data: from :meth:`TrainConfig.load_data`.
         resume_from: the checkpoint to go on from.
         reporter: is told how it goes.
         stop: asked after every step.

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from .. import data
 from ..results import OBSERVATIONS
 from ..runs import open_run, trained_model
 from .closing import evaluate_and_print
@@ -35,7 +34,7 @@ def evaluate(
     """
     run, checkpoint = open_run(run_folder)
     model = trained_model(checkpoint, device, backend)
-    images = data.load(checkpoint.config.dataset)
+    images = checkpoint.config.load_data()
     evaluate_and_print(
         run,
         checkpoint,

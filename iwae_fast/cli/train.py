@@ -156,14 +156,14 @@ def train(
     if resume is None:
         config = TrainConfig.preset(given.pop("dataset", "digits"), **given)
         usable_device(config.device, config.backend)
-        images = data.load(config.dataset)  # before the folder, which a missing file would leave empty
+        images = config.load_data()  # before the folder, which a missing file would leave empty
         run, checkpoint = create_run(output or default_folder(config), config), None
         console.print(f"training in {run.folder}")
     else:
         if output is not None:
             raise ValueError("--output does not go with --resume: the run stays in its folder")
         run, checkpoint, config = _reopen(resume, given)
-        images = data.load(config.dataset)
+        images = config.load_data()
     command = f"iwae-fast train --resume {shlex.quote(str(run.folder))}"
     with stop_on_signals() as stop, training_progress(config.epochs) as reporter:
         done = training.train(config, run, images, resume_from=checkpoint, reporter=reporter, stop=stop)
