@@ -41,7 +41,8 @@ def exact_log_likelihood(model: iw.models.VAE, x: Tensor) -> Tensor:
     for layer in model.upper:  # at most one
         mean = layer.prior.bias
         covariance = layer.prior.weight @ layer.prior.weight.T + torch.diag((2 * layer.prior.log_std).exp())
-    covariance = decoder.weight @ covariance @ decoder.weight.T + torch.diag((2 * decoder.log_std).exp())
+    noise = torch.diag((2 * decoder.log_std).exp().expand_as(decoder.bias))
+    covariance = decoder.weight @ covariance @ decoder.weight.T + noise
     return torch.distributions.MultivariateNormal(decoder.bias + decoder.weight @ mean, covariance).log_prob(x)
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from same_run import assert_same_run
 
 import iwae_fast
 from iwae_fast import backends
 from iwae_fast.checkpoint import load_checkpoint
 from iwae_fast.cli import main
+from iwae_fast.runs import Run
 
 PACKAGE = Path(iwae_fast.__file__).parents[1]
 SMALL = ("--hidden", "20", "--latent", "5", "--k", "5", "--seed", "3")
@@ -40,14 +42,6 @@ def iwae(*arguments, cwd, **changes):
 def rows(folder):
     with (folder / "metrics.csv").open(newline="") as file:
         return [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
-
-
-def assert_same_run(first, second):
-    one, two = (load_checkpoint(folder / "checkpoint.safetensors") for folder in (first, second))
-    assert one.step == two.step
-    torch.testing.assert_close(one.model, two.model, rtol=0, atol=0)
-    torch.testing.assert_close(one.optimizer, two.optimizer, rtol=0, atol=0)
-    assert rows(first) == rows(second)
 
 
 def assert_error(result, message, code=2):
@@ -117,7 +111,7 @@ def test_same_seed_same_numbers_and_default_folder(run, tmp_path):
     assert result.returncode == 0, result.stderr
     (other,) = (tmp_path / "runs").iterdir()
     assert other.name.startswith("digits-iwae-k5-")
-    assert_same_run(folder, other)
+    assert_same_run(Run(folder), Run(other))
     nll = [json.loads((f / "evaluation.json").read_text())["nll"] for f in (folder, other)]
     assert nll[0] == nll[1]
 
@@ -149,7 +143,7 @@ def test_interrupt_and_resume(tmp_path):
     script = f'iwae-fast() {{ "{sys.executable}" -m iwae_fast.cli "$@"; }}; {command} --eval-k 0'
     resumed = subprocess.run(["bash", "-c", script], env=environment(), capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
-    assert_same_run(whole, broken)
+    assert_same_run(Run(whole), Run(broken))
 
 
 def test_more_epochs(run, tmp_path):

@@ -33,10 +33,11 @@ def build_wheel(tmp_path: Path, **environment: str) -> tuple[list[str], str]:
     return zipfile.ZipFile(wheel).namelist(), output
 
 
-def test_wheel_has_the_extension_and_no_top_level_kernels(tmp_path: Path) -> None:
+def test_wheel_has_every_package_and_the_extension_and_no_top_level_kernels(tmp_path: Path) -> None:
     names, _ = build_wheel(tmp_path, IWAE_FAST_REQUIRE_EXTENSION="1")
     assert any(name.startswith("iwae_fast/_C.") for name in names)
-    assert "iwae_fast/kernels/__init__.py" in names
+    packages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "iwae_fast").rglob("__init__.py")}
+    assert packages | {"iwae_fast/kernels/__init__.py"} <= set(names)
     assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == {"iwae_fast"}
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from same_run import assert_same_run
 
 from iwae_fast import data, pixels, training
 from iwae_fast.backends import BackendError
@@ -13,8 +14,6 @@ from iwae_fast.checkpoint import load_checkpoint
 from iwae_fast.config import TrainConfig, usable_device
 from iwae_fast.metrics import COLUMNS, read_metrics
 from iwae_fast.runs import create_run, open_run, trained_model
-
-TIMES = ("seconds", "steps_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +43,6 @@ def stop_after(steps):
 def go_on(run, images, **options):
     run, checkpoint = open_run(run.folder)
     return training.train(checkpoint.config, run, images, resume_from=checkpoint, **options)
-
-
-def assert_same_run(first, second):
-    """The same bits in parameters, optimizer and metrics; only the times may differ."""
-    one, two = load_checkpoint(first.checkpoint), load_checkpoint(second.checkpoint)
-    assert one.step == two.step
-    torch.testing.assert_close(one.model, two.model, rtol=0, atol=0)
-    torch.testing.assert_close(one.optimizer, two.optimizer, rtol=0, atol=0)
-    assert torch.equal(one.epoch_sums, two.epoch_sums)
-    rows = [[replace(row, **dict.fromkeys(TIMES, 0.0)) for row in read_metrics(run.metrics)] for run in (first, second)]
-    assert rows[0] == rows[1]
 
 
 @pytest.fixture(scope="module")
