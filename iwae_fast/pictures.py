@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -45,6 +45,17 @@ def reconstructions(model: LatentVariableModel, data: ImageData) -> bytes:
     with evaluation_mode(model):
         rows = torch.stack((originals, model.reconstruct(originals))).unflatten(-1, data.image_shape)
     return plots.image_grid(rows.cpu().numpy(), labels=("test images", "reconstructions"))
+
+
+def side_by_side(models: Mapping[str, LatentVariableModel], data: ImageData) -> bytes:
+    """Test images above what each of several models, by their labels, makes of them."""
+    originals = fixed_test_images(data)[:RECONSTRUCTIONS]
+    rows = [originals]
+    for model in models.values():
+        with evaluation_mode(model):
+            rows.append(model.reconstruct(originals.to(next(model.parameters()).device)).cpu())
+    images = torch.stack(rows).unflatten(-1, data.image_shape)
+    return plots.image_grid(images.numpy(), labels=("ground truth", *models))
 
 
 def samples(model: LatentVariableModel, shape: Sequence[int], rows: int, columns: int, seed: int) -> bytes:

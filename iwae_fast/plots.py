@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -53,6 +53,21 @@ def training_curves(rows: Sequence[EpochMetrics], title: str, k: int) -> bytes:
     for axes in (bound, size):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     figure.suptitle(title, color=INK, fontsize=12)
+    return _png(figure)
+
+
+def bounds_by_epoch(runs: Mapping[str, Sequence[EpochMetrics]], title: str) -> bytes:
+    """The training bounds of several runs over the epochs, each with its label."""
+    figure, (axes,) = _panels(1)
+    for label, rows in runs.items():
+        axes.plot([row.epoch for row in rows], [row.bound for row in rows], linewidth=1.6, label=label)
+    lasts = [rows[-1].bound for rows in runs.values()]
+    best = max(lasts)
+    firsts = [rows[len(rows) // 6].bound for rows in runs.values()]
+    axes.set_ylim(min(*firsts, *lasts) - 1.0, best + 0.1 * (best - min(firsts)) + 0.5)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    _label(axes, title, "epoch", "training bound, nats")
     return _png(figure)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from .checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from .config import TrainConfig, usable_device
-from .files import read_json, write_json
+from .files import read_json, replace_file, write_json
 from .metrics import start_metrics
 from .models import LatentVariableModel
 from .networks import build
@@ -80,6 +80,14 @@ def create_run(folder: Path, config: TrainConfig) -> Run:
     run = Run(folder)
     write_json(run.config, config.to_json())
     start_metrics(run.metrics)
+    return run
+
+
+def continue_elsewhere(earlier: Run, folder: Path, config: TrainConfig) -> Run:
+    """Begin a run in a new or empty folder where another one is, which stays as it is."""
+    run = create_run(folder, config)
+    for source, target in ((earlier.metrics, run.metrics), (earlier.checkpoint, run.checkpoint)):
+        replace_file(target, source.read_bytes())
     return run
 
 

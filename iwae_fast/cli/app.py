@@ -11,6 +11,7 @@ from .compare import compare
 from .evaluate import evaluate
 from .info import info
 from .invocation import invoked_with
+from .reproduce import reproduce
 from .sample import sample
 from .train import train
 
@@ -20,7 +21,7 @@ UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ i
 app = typer.Typer(
     help="Train and evaluate importance-weighted autoencoders.", add_completion=False, no_args_is_help=True
 )
-for command in (train, evaluate, compare, sample, info):
+for command in (train, evaluate, compare, sample, reproduce, info):
     app.command()(command)
 
 

@@ -17,7 +17,7 @@ from ..likelihoods import LIKELIHOODS
 from ..networks import NETWORKS, PRIORS
 from ..protocols import PROTOCOLS, passes
 from ..results import draw_loss_curve, draw_reconstructions, draw_samples
-from ..runs import Run, create_run, default_folder, open_run, trained_model
+from ..runs import Run, continue_elsewhere, create_run, default_folder, open_run, trained_model
 from . import Interrupted
 from .closing import evaluate_and_print
 from .interrupt import stop_on_signals
@@ -112,6 +112,14 @@ def train(
             show_default=False,
         ),
     ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="As --resume, in a new folder: the earlier run stays as it is.",
+            show_default=False,
+        ),
+    ] = None,
     eval_k: Annotated[
         int, typer.Option(help="Samples of each test image in the closing evaluation; 0 leaves it out.")
     ] = 5000,
@@ -153,17 +161,23 @@ def train(
         "backend": backend,
     }
     given = {name: value for name, value in settings.items() if value is not None}
-    if resume is None:
+    if resume is not None and (output is not None or start_from is not None):
+        raise ValueError("--output and --start-from do not go with --resume: the run stays in its folder")
+    earlier = resume or start_from
+    if earlier is None:
         config = TrainConfig.preset(given.pop("dataset", "digits"), **given)
         usable_device(config.device, config.backend)
         images = config.load_data()  # before the folder, which a missing file would leave empty
         run, checkpoint = create_run(output or default_folder(config), config), None
         console.print(f"training in {run.folder}")
     else:
-        if output is not None:
-            raise ValueError("--output does not go with --resume: the run stays in its folder")
-        run, checkpoint, config = _reopen(resume, given)
+        run, checkpoint, config = _reopen(earlier, given)
         images = config.load_data()
+        if start_from is not None:
+            run = continue_elsewhere(run, output or default_folder(config), config)
+            console.print(f"training in {run.folder}")
+        elif config != checkpoint.config:
+            write_json(run.config, config.to_json())
     command = f"iwae-fast train --resume {shlex.quote(str(run.folder))}"
     with stop_on_signals() as stop, training_progress(config.epochs) as reporter:
         done = training.train(config, run, images, resume_from=checkpoint, reporter=reporter, stop=stop)
@@ -183,12 +197,10 @@ def _reopen(folder: Path, given: dict[str, Any]) -> tuple[Run, Checkpoint, Train
     config = replace(earlier, **given)
     fixed = config.differences(earlier)
     if fixed:
-        raise ValueError(f"--resume cannot change {', '.join(fixed)}: only {', '.join(CHANGEABLE)}")
+        raise ValueError(f"a run cannot go on with another {', '.join(fixed)}: only {', '.join(CHANGEABLE)} may change")
     if config.epochs < earlier.epochs:
-        raise ValueError(f"--resume can only raise epochs: the run has {earlier.epochs}, got {config.epochs}")
+        raise ValueError(f"epochs can only be raised: the run has {earlier.epochs}, got {config.epochs}")
     usable_device(config.device, config.backend)
-    if config != earlier:
-        write_json(run.config, config.to_json())
     return run, checkpoint, config
 
 

@@ -1,0 +1,110 @@
+"""``iwae-fast reproduce TABLE``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table as Printed
+
+from .. import checks
+from ..files import write_json
+from ..report.page import duration, fixed, signed
+from ..reproduce.outcome import Outcome, content, outcome
+from ..reproduce.page import write_page
+from ..reproduce.runner import Runner
+from ..reproduce.scales import SCALES
+from ..reproduce.tables import TABLES, Entry, RunOfTable
+from . import Interrupted
+from .interrupt import stop_on_signals
+from .invocation import command_line
+from .options import Device
+from .progress import console
+
+
+def reproduce(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help=f"{', '.join(TABLES)}.")],
+    scale: Annotated[str, typer.Option(help=f"{', '.join(SCALES)}: how much of it is run.")] = "small",
+    stages: Annotated[int | None, typer.Option(help="Stages, 1 to 8.", show_default="the scale's")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of tables without stages.", show_default="the scale's")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Trials of tables that have several.", show_default="the scale's")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only runs whose name matches this expression.", show_default="all")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Runs side by side, which share the cores, or the GPUs.")] = 1,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of all tables; each scale has its own in it.")
+    ] = Path("reproductions"),
+    device: Device = None,
+) -> None:
+    """Run a paper's table again, and put our figures beside the published ones.
+
+    Runs that are done are kept, and what was interrupted goes on when called again.
+    """
+    for what, name, known in (("table", table, TABLES), ("scale", scale, SCALES)):
+        if name not in known:
+            raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(known)}")
+    checks.positive("jobs", jobs)
+    chosen = SCALES[scale]
+    given = {"stages": stages, "epochs": epochs, "trials": trials}
+    changed = {name: checks.positive(name, value) for name, value in given.items() if value is not None}
+    chosen = replace(chosen, **changed)  # type: ignore[arg-type]
+    name = "-".join([scale, *(f"{setting}{value}" for setting, value in changed.items())])
+    spec = TABLES[table]
+    k = chosen.k if spec.k is None else min(chosen.k, spec.k)
+    entries = spec.entries(chosen)
+    runs = _chosen(entries, only)
+    folder = output / name
+    with stop_on_signals() as stop:
+        options = {} if device is None else {"device": device}
+        runner = Runner(folder, chosen, k, jobs, options, stop)
+        console.print(f"{len(runs)} runs in {folder}, of which {sum(runner.is_done(r) for r in runs)} are done")
+        failures = runner.run_all(runs, lambda run: console.print(f"done: {run.name}"))
+    outcomes = [outcome(entry, folder) for entry in entries]
+    console.print(_printed(spec.title, outcomes))
+    write_json(folder / f"{table}.json", content(table, spec, name, chosen, k, outcomes))
+    write_page(folder / f"{table}.html", spec, name, chosen, k, entries, outcomes, folder, command_line())
+    console.print(str(folder / f"{table}.html"))
+    if failures:
+        raise ValueError("; ".join(map(str, failures)))
+    if stop():
+        raise Interrupted(f"interrupted, everything is saved; go on with: {command_line()}")
+
+
+def _chosen(entries: list[Entry], only: str | None) -> list[RunOfTable]:
+    runs = {run.name: run for entry in entries for run in entry.runs}
+    try:
+        chosen = [run for run in runs.values() if only is None or re.search(only, run.name)]
+    except re.error as error:
+        raise ValueError(f"only must be a regular expression, got {only!r}: {error}") from error
+    if not chosen:
+        raise ValueError(f"no run matches {only!r}: there are {', '.join(runs)}")
+    return chosen
+
+
+def _printed(title: str, outcomes: list[Outcome]) -> Printed:
+    printed = Printed(title=title, title_justify="left")
+    for left in ("", "row"):
+        printed.add_column(left)
+    for right in ("test NLL", "active", "published", "active", "difference", "trials", "training"):
+        printed.add_column(right, justify="right")
+    for each in outcomes:
+        printed.add_row(
+            each.column,
+            each.row,
+            f"{fixed(each.nll, 2)} ± {fixed(each.std_error, 2)}",
+            each.units or "",
+            fixed(each.published, 2),
+            each.published_units or "",
+            signed(each.difference, 2),
+            f"{each.trials} of {len(each.runs)}",
+            duration(each.seconds),
+        )
+    return printed

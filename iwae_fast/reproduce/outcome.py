@@ -1,0 +1,99 @@
+"""A table's entries with what came of their runs, beside the published figures."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..files import read_json
+from ..metrics import read_metrics
+from ..runs import Run
+from .scales import Scale
+from .tables import Entry, Table
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An entry, as far as its runs are done; likelihoods in nats."""
+
+    row: str
+    column: str
+    nll: float | None
+    """Mean over the trials."""
+    std_error: float | None
+    """Over test images, or over trials where there are several."""
+    units: str | None
+    """Active units, by layer: the mean over the trials, rounded."""
+    train_nll: float | None
+    ess: float | None
+    published: float | None
+    published_units: str | None
+    difference: float | None
+    """Ours less the published."""
+    trials: int
+    """That are done."""
+    seconds: float | None
+    """Of training, all trials."""
+    runs: tuple[str, ...]
+
+
+def outcome(entry: Entry, folder: Path) -> Outcome:
+    """What an entry's evaluated runs under ``folder`` say."""
+    runs = [Run(folder / run.name) for run in entry.runs]
+    found = [(run, read_json(run.evaluation)) for run in runs if run.evaluation.exists()]
+    nlls = [evaluation["nll"] for _, evaluation in found]
+    nll = statistics.fmean(nlls) if nlls else None
+    error = None
+    if len(nlls) > 1:
+        error = statistics.stdev(nlls) / math.sqrt(len(nlls))
+    elif nlls:
+        error = found[0][1]["std_error"]
+    figure = entry.published
+    return Outcome(
+        row=entry.row,
+        column=entry.column,
+        nll=nll,
+        std_error=error,
+        units=_units([evaluation["active_units"] for _, evaluation in found]),
+        train_nll=_mean([evaluation["train_nll"] for _, evaluation in found]),
+        ess=_mean([evaluation["ess"] for _, evaluation in found]),
+        published=None if figure is None else figure.nll,
+        published_units=None if figure is None else figure.units,
+        difference=None if figure is None or nll is None else nll - figure.nll,
+        trials=len(nlls),
+        seconds=sum(read_metrics(run.metrics)[-1].seconds for run, _ in found) if found else None,
+        runs=tuple(run.name for run in entry.runs),
+    )
+
+
+def content(
+    name: str, table: Table, scale_name: str, scale: Scale, k: int, outcomes: Sequence[Outcome]
+) -> dict[str, Any]:
+    """All of it, as JSON takes it."""
+    return {
+        "table": name,
+        "title": table.title,
+        "source": table.source,
+        "scale": scale_name,
+        "settings": {**asdict(scale), "k": k},
+        "notes": list(table.notes),
+        "entries": [{**asdict(each), "runs": list(each.runs)} for each in outcomes],
+        "version": __version__,
+    }
+
+
+def _units(counts: Sequence[Sequence[int] | None]) -> str | None:
+    known = [layers for layers in counts if layers is not None]
+    if not known:
+        return None
+    return "+".join(str(round(statistics.fmean(layer))) for layer in zip(*known, strict=True))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None

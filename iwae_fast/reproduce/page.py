@@ -1,0 +1,96 @@
+"""A table's page: our figures beside the published ones, and what the runs look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import pictures, plots
+from ..data import ImageData
+from ..metrics import EpochMetrics, read_metrics
+from ..models import LatentVariableModel
+from ..report.page import Figure, render
+from ..runs import Run, open_run, trained_model
+from .outcome import Outcome
+from .scales import Scale
+from .tables import DATASETS, Entry, Table
+
+
+@dataclass(frozen=True)
+class _Done:
+    """An entry whose first trial is done."""
+
+    entry: Entry
+    run: Run
+
+
+def write_page(
+    path: Path,
+    table: Table,
+    scale_name: str,
+    scale: Scale,
+    k: int,
+    entries: Sequence[Entry],
+    outcomes: Sequence[Outcome],
+    folder: Path,
+    command: str | None,
+) -> None:
+    """Write the page of a table whose runs are under ``folder``."""
+    done = [_Done(entry, run) for entry in entries if (run := Run(folder / entry.runs[0].name)).evaluation.exists()]
+    sources, figures = {}, []
+    for dataset in dict.fromkeys(each.entry.dataset for each in done):
+        of_dataset = [each for each in done if each.entry.dataset == dataset]
+        _, checkpoint = open_run(of_dataset[0].run.folder)
+        data = checkpoint.config.load_data()
+        sources[DATASETS[dataset]] = data.source
+        figures += [_curves(dataset, of_dataset), *_reconstructions(dataset, of_dataset, data)]
+    columns = list(dict.fromkeys(outcome.column for outcome in outcomes))
+    rows = list(dict.fromkeys(outcome.row for outcome in outcomes))
+    page = render(
+        "reproduction.html",
+        table=table,
+        scale_name=scale_name,
+        scale=scale,
+        k=k,
+        columns=columns,
+        rows=rows,
+        cells={(outcome.row, outcome.column): outcome for outcome in outcomes},
+        outcomes=outcomes,
+        sources=sources,
+        figures=figures,
+        command=command,
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _curves(dataset: str, done: Sequence[_Done]) -> Figure:
+    runs: dict[str, list[EpochMetrics]] = {
+        f"{each.entry.column.split(', ')[-1]}, {each.entry.row}": read_metrics(each.run.metrics) for each in done
+    }
+    return Figure(
+        plots.bounds_by_epoch(runs, DATASETS[dataset]),
+        f"Training bounds on {DATASETS[dataset]}",
+        "Mean over each epoch of what the run maximises: another bound for each k, so that only the likelihoods of the "
+        "table can be compared.",
+    )
+
+
+def _reconstructions(dataset: str, done: Sequence[_Done], data: ImageData) -> list[Figure]:
+    """Of the last row of each column: the most samples, the most layers."""
+    if not pictures.are_images(data.image_shape):
+        return []
+    models: dict[str, LatentVariableModel] = {}
+    for each in done:
+        _, checkpoint = open_run(each.run.folder)
+        models[each.entry.column.split(", ")[-1]] = trained_model(checkpoint)
+    shown = {each.entry.column.split(", ")[-1]: each.entry.row for each in done}
+    return [
+        Figure(
+            pictures.side_by_side(models, data),
+            f"Reconstructions of {DATASETS[dataset]} test images",
+            "The mean of p(x | z) at the posterior mean of z. "
+            + "; ".join(f"{column}: {row}" for column, row in shown.items())
+            + ".",
+        )
+    ]
