@@ -12,6 +12,7 @@ import torch
 import iwae_fast as iw
 from iwae_fast import pictures, results, training
 from iwae_fast.cli import main
+from iwae_fast.cli.closing import evaluate_and_print
 from iwae_fast.comparison import compare_runs
 from iwae_fast.config import TrainConfig
 from iwae_fast.data import ImageData
@@ -226,6 +227,16 @@ def test_interrupted_evaluation_goes_on(stage, tmp_path, whole, monkeypatch):
     for name in ("nll", "train_nll", "nll_active_units_only", "active_units", "ess"):
         assert found[name] == pytest.approx(expected[name], rel=1e-6)
     assert not list(run.folder.glob("*.partial.npz"))
+
+
+def test_arguments_are_checked_before_anything_runs():
+    for name, message in (
+        ("train_observations", "train-observations must be at least 0, got -1"),
+        ("pruned_observations", "active-only-observations must be at least 0, got -1"),
+        ("observations", "observations must be at least 1, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate_and_print(None, None, None, None, k=1, **{name: -1})
 
 
 def test_fixed_pixels():
