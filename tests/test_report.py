@@ -370,6 +370,10 @@ def test_a_difference_is_paired_only_on_the_same_images(pair):
     assert compare_runs(pair)[1].difference.std_error is None
     run.per_observation.unlink()
     assert compare_runs(pair)[1].difference.std_error is None
+    settings = read(run.config)
+    run.config.write_text(json.dumps({**settings, "likelihood": "gaussian"}))
+    assert compare_runs(pair)[1].difference is None
+    run.config.write_text(json.dumps(settings))
     content = read(run.evaluation)
     run.evaluation.write_text(json.dumps({**content, "dataset": "other"}))
     assert compare_runs(pair)[1].difference is None
