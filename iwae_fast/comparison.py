@@ -30,6 +30,7 @@ class Summary:
     run: str
     """The folder."""
     dataset: str
+    likelihood: str
     bound: str
     k: int
     """Samples in training."""
@@ -47,7 +48,7 @@ class Summary:
     active_units: list[int] | None
     ess: float
     difference: Difference | None
-    """None for the first run, and for one of another data set."""
+    """None for the first run, and for one of another data set or likelihood: their nats are not of the same thing."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -79,6 +80,7 @@ def _summary(run: Run, evaluation: dict[str, Any], first: Run, first_evaluation:
         return Summary(
             run=str(run.folder),
             dataset=evaluation["dataset"],
+            likelihood=_likelihood(config),
             bound=config["bound"],
             k=config["k"],
             latent=list(config["latent"]),
@@ -97,6 +99,11 @@ def _summary(run: Run, evaluation: dict[str, Any], first: Run, first_evaluation:
         raise ValueError(f"{run.folder} is not the folder of a whole run: {error} is missing or wrong") from error
 
 
+def _likelihood(config: dict[str, Any]) -> str:
+    """Runs of the first versions do not name it."""
+    return config.get("likelihood", "bernoulli")
+
+
 def _last_epoch(run: Run, step: int) -> EpochMetrics | None:
     """The last epoch before the evaluation: the run may have gone on since."""
     rows = [row for row in read_metrics(run.metrics) if row.step <= step]
@@ -106,7 +113,8 @@ def _last_epoch(run: Run, step: int) -> EpochMetrics | None:
 def _difference(
     run: Run, evaluation: dict[str, Any], first: Run, first_evaluation: dict[str, Any]
 ) -> Difference | None:
-    if evaluation["dataset"] != first_evaluation["dataset"]:
+    likelihoods = {_likelihood(read_json(one.config)) for one in (run, first)}
+    if evaluation["dataset"] != first_evaluation["dataset"] or len(likelihoods) > 1:
         return None
     plain = Difference(evaluation["nll"] - first_evaluation["nll"], None)
     if not (run.per_observation.is_file() and first.per_observation.is_file()):

@@ -109,7 +109,10 @@ def _threshold(axes: Axes, position: float | None) -> None:
 
 
 def image_grid(images: NDArray[np.floating], labels: Sequence[str] = ()) -> bytes:
-    """Images (rows, columns, height, width) with values in [0, 1], ink dark on white; a label for each row if given."""
+    """Images (rows, columns, height, width), ink dark on white; a label for each row if given.
+
+    Values are in [0, 1], or from 0 to the largest where that is more, as in images of counts.
+    """
     rows, columns, _, width = images.shape
     # Pixels drawn at a whole multiple of their size stay sharp.
     scale = max(1, round(72 / width))
@@ -123,7 +126,9 @@ def image_grid(images: NDArray[np.floating], labels: Sequence[str] = ()) -> byte
     axes = figure.add_axes(
         (margin / (canvas.shape[1] + margin), 0.0, canvas.shape[1] / (canvas.shape[1] + margin), 1.0)
     )
-    axes.imshow(canvas, cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto")
+    axes.imshow(
+        canvas, cmap="gray_r", vmin=0.0, vmax=max(1.0, float(images.max())), interpolation="nearest", aspect="auto"
+    )
     axes.set_axis_off()
     for row, label in enumerate(labels):
         position = 1.0 - (row + 0.5) / rows

@@ -9,9 +9,18 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .models import DenseVAE
+from .models import DenseVAE, LatentVariableModel, MixturePrior, VampPrior
 from .models.dense import GaussianNetwork
 from .models.vae import UpperLayer
+
+
+def obstacle(model: LatentVariableModel) -> str | None:
+    """Why units of this model cannot be switched off; None where they can."""
+    if not isinstance(model, DenseVAE):
+        return f"the networks of a {type(model).__name__} are not known"
+    if not isinstance(model.prior, MixturePrior | VampPrior | None):
+        return f"what its prior, a {type(model.prior).__name__}, makes of a unit is not known"
+    return None
 
 
 @torch.no_grad()
@@ -22,17 +31,18 @@ def without_units(model: DenseVAE, kept: Sequence[Tensor]) -> DenseVAE:
     the prior of the layer below, and of the encoder of the layer above. And its rows and biases in the heads that give
     its mean and log standard deviation become 0, so that both q and p of it are N(0, 1) whatever the observation: it
     adds log p - log q = 0 to every log-weight (in one layer exactly, in several to rounding). The log-weights are those
-    of a model that was built without it, on the same noise of the kept units.
+    of a model that was built without it, on the same noise of the kept units. A mixture prior of the topmost layer has
+    N(0, 1) for the unit in all of its components; a VampPrior has it from the encoder.
 
     Args:
         model: left as it is.
         kept: bool (Z_l,) for each layer, the one nearest to the data first; True for units that stay.
 
-    Raises TypeError for a model that is no :class:`iwae_fast.models.DenseVAE`, whose networks are known, and for masks
-    that are not bool; ValueError for masks of other shapes.
+    Raises TypeError for what :func:`obstacle` names, and for masks that are not bool; ValueError for masks of other
+    shapes.
     """
-    if not isinstance(model, DenseVAE):
-        raise TypeError(f"model must be a DenseVAE, whose networks are known, got {type(model).__name__}")
+    if (reason := obstacle(model)) is not None:
+        raise TypeError(f"units of the model cannot be switched off: {reason}")
     model = copy.deepcopy(model)
     upper = [cast(UpperLayer, layer) for layer in model.upper]
     # By layer of z: the head networks of its q, of its p (the topmost has none), and what sees it from below and above.
@@ -51,6 +61,9 @@ def without_units(model: DenseVAE, kept: Sequence[Tensor]) -> DenseVAE:
         for network in (seen_below[index], seen_above[index]):
             for layer in _first_layers(network):
                 layer.weight[:, off] = 0.0
+    if isinstance(model.prior, MixturePrior):
+        model.prior.mean[:, off] = 0.0  # of the topmost layer, the last of the loop
+        model.prior.log_std[:, off] = 0.0
     return model
 
 
@@ -73,4 +86,4 @@ def _first_layers(network: nn.Module | None) -> list[nn.Linear]:
     if network is None:
         return []
     hidden = [module for module in cast(nn.Sequential, network.hidden) if isinstance(module, nn.Linear)]
-    return hidden[:1] or [module for module in network.children() if isinstance(module, nn.Linear)]
+    return hidden[:1] or [module for module in network.modules() if isinstance(module, nn.Linear)]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from .files import replace_file, write_json
 from .fixed_pixels import TEST_PIXELS_SEED, fingerprint, fixed_test_images, fixed_training_images
 from .models import DenseVAE, LatentVariableModel
 from .per_observation import PerObservation
-from .pruning import without_units
+from .pruning import obstacle, without_units
 from .runs import Run
 from .seeds import Purpose, derive_seed
 
@@ -201,10 +201,10 @@ def _active_units_only(
         left_out["nll_active_units_only"] = left_out["active_units"]
     elif found.counts == found.sizes:
         result = with_all
-    elif not isinstance(model, DenseVAE):
-        left_out["nll_active_units_only"] = f"the networks of a {type(model).__name__} are not known"
+    elif (reason := obstacle(model)) is not None:
+        left_out["nll_active_units_only"] = reason
     else:
-        pruned = without_units(model, found.active)
+        pruned = without_units(cast(DenseVAE, model), found.active)
         result = estimates("evaluation-active", "test images, active units only", pruned, x, seed).value
     return {
         "nll_active_units_only": None if result is None else -result.mean().item(),

@@ -92,17 +92,17 @@ def test_arguments(x):
 # --- surgery ----------------------------------------------------------------------------------------------------
 
 
-def dense(latent, hidden, seed=0):
+def dense(latent, hidden, seed=0, **settings):
     torch.manual_seed(seed)
-    model = iw.models.DenseVAE(6, latent, hidden).double()
+    model = iw.models.DenseVAE(6, latent, hidden, **settings).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return model
 
 
-def built_smaller(model, latent, hidden):
+def built_smaller(model, latent, hidden, **settings):
     """A model with the first units of each layer alone: noise depends on a unit's index, so the first keep theirs."""
-    smaller = iw.models.DenseVAE(6, latent, hidden).double()
+    smaller = iw.models.DenseVAE(6, latent, hidden, **settings).double()
     state = model.state_dict()
     with torch.no_grad():
         for name, parameter in smaller.named_parameters():
@@ -128,6 +128,28 @@ def test_log_weights_are_those_of_a_model_built_without_the_units(latent, kept, 
         assert variance[~mask].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("prior", ["mixture", "vamp"])
+def test_priors_of_the_topmost_layer(prior):
+    priors = {
+        "mixture": lambda size: iw.models.MixturePrior(3, size),
+        "vamp": lambda _: iw.models.VampPrior(torch.zeros(3, 6)),
+    }
+    model = dense((5,), (7,), prior=priors[prior](5))
+    smaller = built_smaller(model, (3,), (7,), prior=priors[prior](3))
+    x = torch.rand(8, 6, dtype=torch.float64).round()
+    pruned = without_units(model, [torch.arange(5) < 3])
+    torch.testing.assert_close(pruned.log_weights(x, 9, seed=2), smaller.log_weights(x, 9, seed=2))
+
+
+def test_several_outputs_and_no_hidden_layers():
+    """Columns of every layer that sees z become 0."""
+    model = dense((5,), ((),), likelihood="gaussian")
+    x = torch.rand(8, 6, dtype=torch.float64)
+    pruned = without_units(model, [torch.arange(5) < 3])
+    smaller = built_smaller(model, (3,), ((),), likelihood="gaussian")
+    torch.testing.assert_close(pruned.log_weights(x, 9, seed=2), smaller.log_weights(x, 9, seed=2))
+
+
 def test_nothing_to_switch_off():
     model = dense((5,), (7,))
     x = torch.rand(8, 6, dtype=torch.float64).round()
@@ -137,8 +159,10 @@ def test_nothing_to_switch_off():
 
 def test_arguments_of_surgery():
     model = dense((5,), (7,))
+    own = iw.models.DenseVAE(6, (5,), (7,), prior=torch.distributions.Laplace(torch.zeros(5), torch.ones(5)))
     for arguments, error, message in (
-        ((linear_gaussian(4, 3), [torch.ones(3).bool()]), TypeError, "model must be a DenseVAE"),
+        ((linear_gaussian(4, 3), [torch.ones(3).bool()]), TypeError, "the networks of a VAE are not known"),
+        ((own, [torch.ones(5).bool()]), TypeError, "what its prior, a DistributionPrior, makes of a unit is not known"),
         ((model, []), ValueError, "kept must have a mask for each of 1 layers, got 0"),
         ((model, [torch.ones(5)]), TypeError, r"kept\[0\] must be a bool tensor, got torch.float32"),
         ((model, [torch.ones(4).bool()]), ValueError, r"kept\[0\] must be \(5,\), got \(4,\)"),

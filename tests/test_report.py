@@ -12,6 +12,7 @@ import torch
 import iwae_fast as iw
 from iwae_fast import pictures, results, training
 from iwae_fast.cli import main
+from iwae_fast.cli.closing import evaluate_and_print
 from iwae_fast.comparison import compare_runs
 from iwae_fast.config import TrainConfig
 from iwae_fast.data import ImageData
@@ -228,6 +229,16 @@ def test_interrupted_evaluation_goes_on(stage, tmp_path, whole, monkeypatch):
     assert not list(run.folder.glob("*.partial.npz"))
 
 
+def test_arguments_are_checked_before_anything_runs():
+    for name, message in (
+        ("train_observations", "train-observations must be at least 0, got -1"),
+        ("pruned_observations", "active-only-observations must be at least 0, got -1"),
+        ("observations", "observations must be at least 1, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate_and_print(None, None, None, None, k=1, **{name: -1})
+
+
 def test_fixed_pixels():
     grey, real = tiny_data(), tiny_data(grey_levels=False)
     assert set(fixed_test_images(grey).unique().tolist()) == {0.0, 1.0}
@@ -359,6 +370,10 @@ def test_a_difference_is_paired_only_on_the_same_images(pair):
     assert compare_runs(pair)[1].difference.std_error is None
     run.per_observation.unlink()
     assert compare_runs(pair)[1].difference.std_error is None
+    settings = read(run.config)
+    run.config.write_text(json.dumps({**settings, "likelihood": "gaussian"}))
+    assert compare_runs(pair)[1].difference is None
+    run.config.write_text(json.dumps(settings))
     content = read(run.evaluation)
     run.evaluation.write_text(json.dumps({**content, "dataset": "other"}))
     assert compare_runs(pair)[1].difference is None

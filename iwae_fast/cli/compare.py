@@ -39,7 +39,7 @@ def compare(
 
 def _table(summaries: Sequence[Summary]) -> Table:
     table = Table()
-    for left in ("run", "data set", "bound"):
+    for left in ("run", "data set", "likelihood", "bound"):
         table.add_column(left, overflow="fold")
     for right in ("k", "units", "epochs", "test NLL", "difference", "train NLL", "active", "ESS", "training"):
         table.add_column(right, justify="right")
@@ -54,6 +54,7 @@ def _cells(summary: Summary) -> list[str]:
     return [
         summary.run,
         summary.dataset,
+        summary.likelihood,
         summary.bound,
         str(summary.k),
         "+".join(map(str, summary.latent)),
