@@ -40,6 +40,12 @@ def test_digits(name: str, reached: float) -> None:
     assert float(nll) < reached
 
 
+def test_counts() -> None:
+    """Before training 162 nats."""
+    (nll,) = re.findall(r"test NLL ([\d.]+) nats", run("counts.py", "8"))
+    assert float(nll) < 150.0
+
+
 def test_conditional() -> None:
     (found,) = re.findall(r"log p\(x \| y\) (-[\d.]+) nats", run("conditional.py"))
     assert float(found) > -36.0
