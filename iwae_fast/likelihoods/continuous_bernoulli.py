@@ -81,6 +81,8 @@ def log_normalizer(logits: Tensor) -> Tensor:
 class _LogNormalizer(torch.autograd.Function):
     """Keeps the logits alone for the backward pass, whose gradient autograd could not take near l = 0."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(logits: Tensor) -> Tensor:
         half = 0.5 * logits
