@@ -21,6 +21,7 @@ from .tables import RunOfTable, Settings
 
 POLL_SECONDS = 0.2
 INTERRUPTED = 130
+COMMAND = ("-m", "iwae_fast.cli")
 UNEVALUATED = ("--eval-k", "0")
 FREE = ("device", "backend", "chunk_size")
 """Settings that do not make another run of it."""
@@ -155,7 +156,7 @@ class Runner:
         with log.open("a") as output:
             # In a session of its own: Ctrl-C comes to this process alone, which hands it on once.
             process = subprocess.Popen(
-                [sys.executable, "-m", "iwae_fast.cli", *arguments],
+                [sys.executable, *COMMAND, *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self._environment(slot)},

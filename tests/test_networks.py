@@ -1,0 +1,106 @@
+"""What a run can be made of: each network, likelihood and prior trains, comes back and is reported."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from iwae_fast import data, training
+from iwae_fast.config import TrainConfig
+from iwae_fast.data import ImageData
+from iwae_fast.likelihoods import LIKELIHOODS
+from iwae_fast.report import write_run_report
+from iwae_fast.results import evaluate_run
+from iwae_fast.runs import continue_elsewhere, create_run, open_run, trained_model
+
+KINDS = [
+    {"network": "iwaer"},
+    {"network": "iwaer-rec"},
+    {"prior": "vamp"},
+    {"prior": "vamp", "latent": (4, 3), "hidden": ((8,), (6,))},
+    {"prior": "mixture"},
+    *({"likelihood": name} for name in LIKELIHOODS),
+]
+
+REPORTED = ({"network": "iwaer"}, {"likelihood": "negative-binomial"})
+"""A page takes a second."""
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    images = data.load("digits")
+    return replace(images, train=images.train[:50], test=images.test[:15])
+
+
+def config(**changes: object) -> TrainConfig:
+    small = {"hidden": (8,), "latent": 3, "k": 3, "batch_size": 20, "epochs": 2, "seed": 5}
+    return TrainConfig.preset("digits", **{**small, **changes})
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_it_trains_comes_back_and_is_reported(digits: ImageData, tmp_path, kind: dict) -> None:
+    settings = config(**kind)
+    images = digits
+    if settings.likelihood != "bernoulli":  # counts and classes
+        images = replace(digits, train=digits.train * 16, test=digits.test * 16, grey_levels=False)
+    run = create_run(tmp_path / "run", settings)
+    trainer = training.Trainer(settings, run, images)
+    before = {name: parameter.clone() for name, parameter in trainer.model.named_parameters()}
+    assert trainer.fit(training.Reporter())
+    unchanged = [name for name, p in trainer.model.named_parameters() if torch.equal(p, before[name])]
+    assert not unchanged
+    _, checkpoint = open_run(run.folder)
+    model = trained_model(checkpoint)
+    torch.testing.assert_close(dict(model.state_dict()), checkpoint.model, rtol=0, atol=0)
+    found = evaluate_run(run, checkpoint, model, images, k=5, train_observations=5, pruned_observations=5)
+    assert found["nll"] == pytest.approx(-evaluated(model, images, found["seed"]), abs=1e-4)
+    if kind in REPORTED:
+        write_run_report(run, checkpoint, model, images)
+        assert "<h2>Active units</h2>" in run.report.read_text()
+
+
+def evaluated(model: torch.nn.Module, images: ImageData, seed: int) -> float:
+    from iwae_fast.fixed_pixels import fixed_test_images
+
+    log_weights = model.log_weights(fixed_test_images(images), 5, seed).detach().double()
+    return (torch.logsumexp(log_weights, 0) - torch.log(torch.tensor(5.0))).mean().item()
+
+
+def test_other_likelihoods_see_the_data_as_they_are() -> None:
+    assert config().load_data().grey_levels
+    assert not config(likelihood="continuous-bernoulli").load_data().grey_levels
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "transformer"}, "unknown network 'transformer': choose one of dense, iwaer, iwaer-rec"),
+        ({"likelihood": "poisson"}, "unknown likelihood 'poisson'"),
+        ({"prior": "flat"}, "unknown prior 'flat'"),
+        ({"network": "iwaer", "latent": (4, 2), "hidden": ((8,), (6,))}, "has one stochastic layer"),
+        ({"network": "iwaer", "likelihood": "gaussian"}, "has likelihood 'bernoulli', got 'gaussian'"),
+        ({"network": "iwaer-rec", "prior": "vamp"}, "has prior 'standard', got 'vamp'"),
+        ({"dataset": "cifar"}, "unknown data set 'cifar': choose one of digits, .* or a file .npz or .npy"),
+        ({"validation": -1}, "validation must be at least 0"),
+    ],
+)
+def test_settings_that_do_not_go_together(changes: dict, message: str) -> None:
+    changes = {"dataset": "digits", **changes}
+    with pytest.raises(ValueError, match=message):
+        TrainConfig.preset(changes.pop("dataset"), **changes)
+
+
+def test_a_run_goes_on_elsewhere(digits: ImageData, tmp_path) -> None:
+    """With another objective, as Burda, Grosse & Salakhutdinov's (2016) Table 2 has it."""
+    settings = config(bound="elbo", k=1)
+    first = create_run(tmp_path / "first", settings)
+    training.train(settings, first, digits)
+    kept = first.checkpoint.read_bytes()
+    _, checkpoint = open_run(first.folder)
+    switched = replace(settings, bound="iwae", k=6, epochs=4)
+    second = continue_elsewhere(first, tmp_path / "second", switched)
+    assert training.train(switched, second, digits, resume_from=checkpoint)
+    assert first.checkpoint.read_bytes() == kept
+    run, checkpoint = open_run(second.folder)
+    assert (checkpoint.step, checkpoint.config.k) == (12, 6)
+    assert len(run.metrics.read_text().splitlines()) == 5
