@@ -288,9 +288,11 @@ def test_resume_of_another_run(run, tmp_path, here):
     shutil.copytree(run[0], folder)
     config = json.loads((folder / "config.json").read_text())
     for arguments, message in (
-        (("--k", 6), "--resume cannot change k"),
-        (("--epochs", 2), "can only raise epochs"),
-        (("-o", "other"), "--output does not go with --resume"),
+        (("--latent", 6), "a run cannot go on with another latent"),
+        (("--epochs", 2), "epochs can only be raised"),
+        (("-o", "other"), "--output and --start-from do not go with --resume"),
+        (("--stages", 2, "--epochs", 9), "--stages is in place of --epochs"),
+        (("--data", "x.npz", "--dataset", "mnist"), "--data is in place of --dataset"),
     ):
         code, _, error = here("train", "--resume", folder, *arguments)
         assert code == 2
