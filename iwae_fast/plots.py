@@ -58,14 +58,16 @@ def training_curves(rows: Sequence[EpochMetrics], title: str, k: int) -> bytes:
 
 def bounds_by_epoch(runs: Mapping[str, Sequence[EpochMetrics]], title: str) -> bytes:
     """The training bounds of several runs over the epochs, each with its label."""
-    figure, (axes,) = _panels(1)
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    axes = figure.subplots()
     for label, rows in runs.items():
-        axes.plot([row.epoch for row in rows], [row.bound for row in rows], linewidth=1.6, label=label)
-    lasts = [rows[-1].bound for rows in runs.values()]
-    best = max(lasts)
-    firsts = [rows[len(rows) // 6].bound for rows in runs.values()]
-    axes.set_ylim(min(*firsts, *lasts) - 1.0, best + 0.1 * (best - min(firsts)) + 0.5)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+        marker = "o" if len(rows) < 3 else None
+        axes.plot([row.epoch for row in rows], [row.bound for row in rows], linewidth=1.6, marker=marker, label=label)
+    # The first epochs climb from far below and would flatten all the rest.
+    shown = [row.bound for rows in runs.values() for row in rows[len(rows) // 6 :]]
+    margin = 0.05 * (max(shown) - min(shown)) + 0.1
+    axes.set_ylim(min(shown) - margin, max(shown) + margin)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     _label(axes, title, "epoch", "training bound, nats")
     return _png(figure)

@@ -91,20 +91,18 @@ def _chosen(entries: list[Entry], only: str | None) -> list[RunOfTable]:
 
 def _printed(title: str, outcomes: list[Outcome]) -> Printed:
     printed = Printed(title=title, title_justify="left")
-    for left in ("", "row"):
-        printed.add_column(left)
-    for right in ("test NLL", "active", "published", "active", "difference", "trials", "training"):
+    printed.add_column("")
+    for right in ("test NLL", "active", "published", "active", "difference", "paired gain", "training"):
         printed.add_column(right, justify="right")
     for each in outcomes:
         printed.add_row(
-            each.column,
-            each.row,
+            f"{each.column}: {each.row}",
             f"{fixed(each.nll, 2)} ± {fixed(each.std_error, 2)}",
             each.units or "",
             fixed(each.published, 2),
             each.published_units or "",
             signed(each.difference, 2),
-            f"{each.trials} of {len(each.runs)}",
+            "" if each.gain is None else f"{signed(each.gain.nll, 2)} ± {fixed(each.gain.std_error, 2)}",
             duration(each.seconds),
         )
     return printed

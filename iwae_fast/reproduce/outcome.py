@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
+from ..comparison import Difference, compare_runs
 from ..files import read_json
 from ..metrics import read_metrics
 from ..runs import Run
@@ -35,6 +36,10 @@ class Outcome:
     published_units: str | None
     difference: float | None
     """Ours less the published."""
+    beside: str | None
+    """The run that the first trial is compared with ..."""
+    gain: Difference | None
+    """... and its NLL less that one's, image by image."""
     trials: int
     """That are done."""
     seconds: float | None
@@ -65,10 +70,21 @@ def outcome(entry: Entry, folder: Path) -> Outcome:
         published=None if figure is None else figure.nll,
         published_units=None if figure is None else figure.units,
         difference=None if figure is None or nll is None else nll - figure.nll,
+        beside=None if entry.beside is None else entry.beside.name,
+        gain=_gain(entry, folder),
         trials=len(nlls),
         seconds=sum(read_metrics(run.metrics)[-1].seconds for run, _ in found) if found else None,
         runs=tuple(run.name for run in entry.runs),
     )
+
+
+def _gain(entry: Entry, folder: Path) -> Difference | None:
+    if entry.beside is None or entry.beside.name == entry.runs[0].name:
+        return None
+    folders = [folder / entry.beside.name, folder / entry.runs[0].name]
+    if not all(Run(each).evaluation.exists() for each in folders):
+        return None
+    return compare_runs(folders)[1].difference
 
 
 def content(
@@ -82,7 +98,7 @@ def content(
         "scale": scale_name,
         "settings": {**asdict(scale), "k": k},
         "notes": list(table.notes),
-        "entries": [{**asdict(each), "runs": list(each.runs)} for each in outcomes],
+        "entries": [asdict(each) for each in outcomes],
         "version": __version__,
     }
 

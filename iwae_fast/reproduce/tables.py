@@ -41,6 +41,8 @@ class Entry:
     runs: tuple[RunOfTable, ...]
     """Trials of the same, with other seeds."""
     published: Figure | None
+    beside: RunOfTable | None = None
+    """The run that the first trial is compared with, image by image."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,12 @@ def _grid(
                 continue
             column = f"{DATASETS[dataset]}, {model}"
             row = f"{layers} layer{'s' if layers > 1 else ''}, k = {k}"
-            with_budget = run_of(place, scale, protocol, prefix, scale.budget)
-            made.append(Entry(row, column, dataset, (with_budget,), figure))
-            if place == exact and "budget" in with_budget.settings:
+            run = run_of(place, scale, protocol, prefix, scale.budget)
+            with_one = run_of((dataset, model, layers, 1), scale, protocol, prefix)
+            made.append(Entry(row, column, dataset, (run,), figure, with_one))
+            if place == exact and "budget" in run.settings:
                 all_samples = run_of(place, scale, protocol, prefix)
-                made.append(Entry(f"{row}, all samples backward", column, dataset, (all_samples,), figure))
+                made.append(Entry(f"{row}, all samples backward", column, dataset, (all_samples,), figure, run))
         return made
 
     return entries
@@ -110,18 +113,19 @@ def _switched(scale: Scale) -> list[Entry]:
         "IWAE": iwae,
         "IWAE, then VAE": RunOfTable(f"{iwae.name}-then-{vae.name}", {"bound": "elbo", "k": 1, "epochs": longer}, iwae),
     }
-    return [Entry(row, "MNIST, 1 layer", "mnist", (run,), figures[row]) for row, run in runs.items()]
+    return [Entry(row, "MNIST, 1 layer", "mnist", (run,), figures[row], run.after) for row, run in runs.items()]
 
 
 def _iwaer(scale: Scale) -> list[Entry]:
+    def trial(dataset: str, network: str, seed: int) -> RunOfTable:
+        settings = {"dataset": dataset, "protocol": "iwaer", "network": network, "epochs": scale.epochs, "seed": seed}
+        return RunOfTable(f"iwaer-{dataset}-{network}-seed{seed}", settings)
+
     made = []
     for (dataset, network), figure in published.IWAER_TABLE_1.items():
-        settings = {"dataset": dataset, "protocol": "iwaer", "network": network, "epochs": scale.epochs}
-        trials = tuple(
-            RunOfTable(f"iwaer-{dataset}-{network}-seed{seed}", {**settings, "seed": seed})
-            for seed in range(scale.trials)
-        )
-        made.append(Entry(NETWORKS[network], DATASETS[dataset], dataset, trials, figure))
+        trials = tuple(trial(dataset, network, seed) for seed in range(scale.trials))
+        plain = trial(dataset, "dense", 0)
+        made.append(Entry(NETWORKS[network], DATASETS[dataset], dataset, trials, figure, plain))
     return made
 
 
@@ -130,8 +134,11 @@ def _digits(scale: Scale) -> list[Entry]:
     made = []
     for model in (VAE, IWAE):
         for k in scale.ks:
-            run = run_of(("digits", model, 1, k), scale, "paper", budget=scale.budget, latent=(20,))
-            made.append(Entry(f"1 layer, k = {k}", f"digits, {model}", "digits", (run,), None))
+            run, with_one = (
+                run_of(("digits", model, 1, count), scale, "paper", budget=scale.budget, latent=(20,))
+                for count in (k, 1)
+            )
+            made.append(Entry(f"1 layer, k = {k}", f"digits, {model}", "digits", (run,), None, with_one))
     return made
 
 
