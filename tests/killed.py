@@ -9,8 +9,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from iwae_fast import checkpoint, files, metrics, training
+from iwae_fast import files
 from iwae_fast.cli import main
+from iwae_fast.experiments import checkpoint, metrics, training
 
 WATCHED = {module.__file__ for module in (checkpoint, files, metrics, training)}
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from iwae_fast.checkpoint import load_checkpoint
-from iwae_fast.metrics import EpochMetrics, read_metrics
-from iwae_fast.runs import Run
+from iwae_fast.experiments.checkpoint import load_checkpoint
+from iwae_fast.experiments.metrics import EpochMetrics, read_metrics
+from iwae_fast.experiments.runs import Run
 
 
 def assert_same_run(first: Run, second: Run) -> None:

@@ -8,10 +8,10 @@ import safetensors.torch
 import torch
 
 from iwae_fast import files
-from iwae_fast.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from iwae_fast.config import TrainConfig
+from iwae_fast.experiments.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from iwae_fast.experiments.config import TrainConfig
+from iwae_fast.experiments.runs import create_run, fill, open_run, trained_model
 from iwae_fast.files import write_json
-from iwae_fast.runs import create_run, fill, open_run, trained_model
 
 
 def make(**changes):
@@ -74,7 +74,7 @@ def test_foreign_files(tmp_path):
     assert_one_line(path, "damaged")
     safetensors.torch.save_file({"weight": torch.ones(2)}, path)
     assert_one_line(path, "its format is None")
-    safetensors.torch.save_file({"weight": torch.ones(2)}, path, {"format": "iwae_fast.checkpoint.1"})
+    safetensors.torch.save_file({"weight": torch.ones(2)}, path, {"format": "iwae_fast.experiments.checkpoint.1"})
     assert_one_line(path, "not a whole checkpoint")
 
 

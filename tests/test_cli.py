@@ -15,9 +15,9 @@ from same_run import assert_same_run
 
 import iwae_fast
 from iwae_fast import backends
-from iwae_fast.checkpoint import load_checkpoint
 from iwae_fast.cli import main
-from iwae_fast.runs import Run
+from iwae_fast.experiments.checkpoint import load_checkpoint
+from iwae_fast.experiments.runs import Run
 
 PACKAGE = Path(iwae_fast.__file__).parents[1]
 SMALL = ("--hidden", "20", "--latent", "5", "--k", "5", "--seed", "3")

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from iwae_fast import data, training
-from iwae_fast.config import TrainConfig
+from iwae_fast import data
 from iwae_fast.data import ImageData
+from iwae_fast.experiments import training
+from iwae_fast.experiments.config import TrainConfig
+from iwae_fast.experiments.results import evaluate_run
+from iwae_fast.experiments.runs import continue_elsewhere, create_run, open_run, trained_model
 from iwae_fast.likelihoods import LIKELIHOODS
 from iwae_fast.report import write_run_report
-from iwae_fast.results import evaluate_run
-from iwae_fast.runs import continue_elsewhere, create_run, open_run, trained_model
 
 KINDS = [
     {"network": "iwaer"},
@@ -60,7 +61,7 @@ def test_it_trains_comes_back_and_is_reported(digits: ImageData, tmp_path, kind:
 
 
 def evaluated(model: torch.nn.Module, images: ImageData, seed: int) -> float:
-    from iwae_fast.fixed_pixels import fixed_test_images
+    from iwae_fast.experiments.fixed_pixels import fixed_test_images
 
     log_weights = model.log_weights(fixed_test_images(images), 5, seed).detach().double()
     return (torch.logsumexp(log_weights, 0) - torch.log(torch.tensor(5.0))).mean().item()

@@ -9,11 +9,12 @@ from same_run import assert_same_run
 from torch import nn
 
 import iwae_fast as iw
-from iwae_fast import data, training
-from iwae_fast.config import TrainConfig
-from iwae_fast.optimizers import PublishedAdam
-from iwae_fast.protocols import PROTOCOLS, passes, stage, uniform_by_inputs
-from iwae_fast.runs import create_run, open_run
+from iwae_fast import data
+from iwae_fast.experiments import training
+from iwae_fast.experiments.config import TrainConfig
+from iwae_fast.experiments.optimizers import PublishedAdam
+from iwae_fast.experiments.protocols import PROTOCOLS, passes, stage, uniform_by_inputs
+from iwae_fast.experiments.runs import create_run, open_run
 
 
 def test_stages_take_powers_of_three() -> None:

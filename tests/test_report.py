@@ -10,18 +10,18 @@ import pytest
 import torch
 
 import iwae_fast as iw
-from iwae_fast import pictures, results, training
 from iwae_fast.cli import main
 from iwae_fast.cli.closing import evaluate_and_print
-from iwae_fast.comparison import compare_runs
-from iwae_fast.config import TrainConfig
 from iwae_fast.data import ImageData
-from iwae_fast.fixed_pixels import fingerprint, fixed_test_images, fixed_training_images
-from iwae_fast.per_observation import PerObservation
+from iwae_fast.experiments import pictures, results, training
+from iwae_fast.experiments.comparison import compare_runs
+from iwae_fast.experiments.config import TrainConfig
+from iwae_fast.experiments.fixed_pixels import fingerprint, fixed_test_images, fixed_training_images
+from iwae_fast.experiments.per_observation import PerObservation
+from iwae_fast.experiments.runs import Run, create_run, open_run, trained_model
 from iwae_fast.pruning import without_units
 from iwae_fast.report import render, write_run_report
 from iwae_fast.report.page import Figure, duration, fixed, percent, plain, signed
-from iwae_fast.runs import Run, create_run, open_run, trained_model
 
 SECTIONS = ["likelihood", "active-units", "importance-weights", "training", "pictures", "settings", "provenance"]
 VOID = {"meta", "img", "br", "link", "hr"}

@@ -10,8 +10,8 @@ import pytest
 import iwae_fast.cli.train
 from iwae_fast import data
 from iwae_fast.cli import main
-from iwae_fast.config import TrainConfig
-from iwae_fast.protocols import passes
+from iwae_fast.experiments.config import TrainConfig
+from iwae_fast.experiments.protocols import passes
 from iwae_fast.reproduce import runner as runner_module
 from iwae_fast.reproduce.outcome import outcome
 from iwae_fast.reproduce.published import IWAE, VAE, Figure
@@ -98,7 +98,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         return True
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("iwae_fast.config.load", few)
+    monkeypatch.setattr("iwae_fast.experiments.config.load", few)
     monkeypatch.setattr(iwae_fast.cli.train, "stop_on_signals", never)
     monkeypatch.setattr(Runner, "_call", call)
     return called

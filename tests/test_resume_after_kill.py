@@ -12,7 +12,7 @@ import pytest
 from killed import command_line
 from same_run import assert_same_run
 
-from iwae_fast.runs import Run
+from iwae_fast.experiments.runs import Run
 
 SMALL = ("--hidden", 8, "--latent", 2, "--k", 2, "--batch-size", 800, "--epochs", 6, "--eval-k", 0)
 """12 steps, two an epoch, so that many a kill comes between a row of the metrics and its checkpoint."""

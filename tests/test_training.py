@@ -8,12 +8,13 @@ import pytest
 import torch
 from same_run import assert_same_run
 
-from iwae_fast import data, pixels, training
+from iwae_fast import data
 from iwae_fast.backends import BackendError
-from iwae_fast.checkpoint import load_checkpoint
-from iwae_fast.config import TrainConfig, usable_device
-from iwae_fast.metrics import COLUMNS, read_metrics
-from iwae_fast.runs import create_run, open_run, trained_model
+from iwae_fast.experiments import pixels, training
+from iwae_fast.experiments.checkpoint import load_checkpoint
+from iwae_fast.experiments.config import TrainConfig, usable_device
+from iwae_fast.experiments.metrics import COLUMNS, read_metrics
+from iwae_fast.experiments.runs import create_run, open_run, trained_model
 
 
 @pytest.fixture(scope="module")

@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:
     from ..backends import BackendError
-    from ..checkpoint import CheckpointError
     from ..data import DataError
-    from ..training import TrainingError
+    from ..experiments.checkpoint import CheckpointError
+    from ..experiments.training import TrainingError
     from .app import run_app
 
     expected = (BackendError, CheckpointError, DataError, TrainingError, ValueError, TypeError, OSError)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from .. import checks
-from ..checkpoint import Checkpoint
 from ..data import ImageData
+from ..experiments.checkpoint import Checkpoint
+from ..experiments.results import OBSERVATIONS, evaluate_run
+from ..experiments.runs import Run
 from ..models import LatentVariableModel
 from ..report import write_run_report
-from ..results import OBSERVATIONS, evaluate_run
-from ..runs import Run
 from .invocation import command_line
 from .progress import console, evaluation_progress
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..comparison import Summary, compare_runs
+from ..experiments.comparison import Summary, compare_runs
 from ..files import write_json
 from ..report import write_comparison
 from ..report.page import duration, fixed, plain, signed

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ..results import OBSERVATIONS
-from ..runs import open_run, trained_model
+from ..experiments.results import OBSERVATIONS
+from ..experiments.runs import open_run, trained_model
 from .closing import evaluate_and_print
 from .options import Backend, ChunkSize, Device, RunFolder
 

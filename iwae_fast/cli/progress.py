@@ -16,8 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..metrics import EpochMetrics
-from ..training import Live, Reporter
+from ..experiments.metrics import EpochMetrics
+from ..experiments.training import Live, Reporter
 
 console = Console(highlight=False, soft_wrap=True)
 """Standard output; a path printed to it is never broken over lines."""

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from .. import checks, pictures
-from ..results import draw_samples
-from ..runs import open_run, trained_model
+from .. import checks
+from ..experiments import pictures
+from ..experiments.results import draw_samples
+from ..experiments.runs import open_run, trained_model
 from .options import Backend, Device, RunFolder
 from .progress import console
 

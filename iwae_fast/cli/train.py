@@ -9,15 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import checks, data, training
-from ..checkpoint import Checkpoint
-from ..config import CHANGEABLE, TrainConfig, usable_device
+from .. import checks, data
+from ..experiments import training
+from ..experiments.checkpoint import Checkpoint
+from ..experiments.config import CHANGEABLE, TrainConfig, usable_device
+from ..experiments.networks import NETWORKS, PRIORS
+from ..experiments.protocols import PROTOCOLS, passes
+from ..experiments.results import draw_loss_curve, draw_reconstructions, draw_samples
+from ..experiments.runs import Run, continue_elsewhere, create_run, default_folder, open_run, trained_model
 from ..files import write_json
 from ..likelihoods import LIKELIHOODS
-from ..networks import NETWORKS, PRIORS
-from ..protocols import PROTOCOLS, passes
-from ..results import draw_loss_curve, draw_reconstructions, draw_samples
-from ..runs import Run, continue_elsewhere, create_run, default_folder, open_run, trained_model
 from . import Interrupted
 from .closing import evaluate_and_print
 from .interrupt import stop_on_signals

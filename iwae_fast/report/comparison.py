@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..comparison import Summary
+from ..experiments.comparison import Summary
 from ..files import replace_file
 from .page import render
 

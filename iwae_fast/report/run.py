@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import pictures, plots
-from ..checkpoint import Checkpoint
 from ..data import ImageData
 from ..diagnostics import FEWEST_SAMPLES
+from ..experiments import pictures, plots
+from ..experiments.checkpoint import Checkpoint
+from ..experiments.metrics import read_metrics
+from ..experiments.per_observation import PerObservation
+from ..experiments.runs import Run
 from ..files import read_json, replace_file
-from ..metrics import read_metrics
 from ..models import LatentVariableModel
-from ..per_observation import PerObservation
-from ..runs import Run
 from .page import MINUS, Figure, render
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 5, 12

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..comparison import Difference, compare_runs
+from ..experiments.comparison import Difference, compare_runs
+from ..experiments.metrics import read_metrics
+from ..experiments.runs import Run
 from ..files import read_json
-from ..metrics import read_metrics
-from ..runs import Run
 from .scales import Scale
 from .tables import Entry, Table
 

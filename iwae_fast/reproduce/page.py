@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import pictures, plots
 from ..data import ImageData
-from ..metrics import EpochMetrics, read_metrics
+from ..experiments import pictures, plots
+from ..experiments.metrics import EpochMetrics, read_metrics
+from ..experiments.runs import Run, open_run, trained_model
 from ..models import LatentVariableModel
 from ..report.page import Figure, render
-from ..runs import Run, open_run, trained_model
 from .outcome import Outcome
 from .scales import Scale
 from .tables import DATASETS, Entry, Table

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from ..config import TrainConfig
+from ..experiments.config import TrainConfig
+from ..experiments.runs import Run
 from ..files import read_json
-from ..runs import Run
 from .scales import Scale
 from .tables import RunOfTable, Settings
 

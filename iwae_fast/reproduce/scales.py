@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..protocols import STAGES
+from ..experiments.protocols import STAGES
 
 
 @dataclass(frozen=True)

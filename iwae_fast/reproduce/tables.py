@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..protocols import passes
+from ..experiments.protocols import passes
 from . import published
 from .published import IWAE, VAE, Figure, Place
 from .scales import Scale
@@ -17,7 +17,7 @@ NETWORKS = {"dense": "IWAE", "iwaer": "IWAER", "iwaer-rec": "IWAER-rec"}
 DATASETS = {"mnist": "MNIST", "omniglot": "OMNIGLOT", "binarized-mnist": "fixed binarised MNIST", "digits": "digits"}
 
 Settings = Mapping[str, Any]
-"""Of a :class:`iwae_fast.config.TrainConfig`, what is not its preset's."""
+"""Of a :class:`iwae_fast.experiments.config.TrainConfig`, what is not its preset's."""
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..data import ImageData
+from ..models import LatentVariableModel
+from ..modes import evaluation_mode
+from ..seeds import Purpose, derive_seed
 from . import plots
 from .config import TrainConfig
-from .data import ImageData
 from .fixed_pixels import fixed_test_images
 from .metrics import read_metrics
-from .models import LatentVariableModel
-from .modes import evaluation_mode
 from .runs import Run
-from .seeds import Purpose, derive_seed
 
 RECONSTRUCTIONS = 12
 TRAVERSED_UNITS = 8

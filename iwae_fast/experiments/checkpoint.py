@@ -11,9 +11,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from ._version import __version__
+from .._version import __version__
+from ..files import replace_file
 from .config import TrainConfig
-from .files import replace_file
 
 FORMAT = "iwae_fast.checkpoint.1"
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from ..files import read_json, replace_file, write_json
+from ..models import LatentVariableModel
 from .checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from .config import TrainConfig, usable_device
-from .files import read_json, replace_file, write_json
 from .metrics import start_metrics
-from .models import LatentVariableModel
 from .networks import build
 
 

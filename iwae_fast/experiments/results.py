@@ -13,20 +13,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from . import activity, backends, evaluate, pictures
-from ._version import __version__
-from .activity import Activity
+from .. import activity, backends, evaluate
+from .._version import __version__
+from ..activity import Activity
+from ..data import ImageData
+from ..diagnostics import FEWEST_SAMPLES
+from ..evaluate import LogLikelihood
+from ..files import replace_file, write_json
+from ..models import DenseVAE, LatentVariableModel
+from ..pruning import obstacle, without_units
+from ..seeds import Purpose, derive_seed
+from . import pictures
 from .checkpoint import Checkpoint
-from .data import ImageData
-from .diagnostics import FEWEST_SAMPLES
-from .evaluate import LogLikelihood
-from .files import replace_file, write_json
 from .fixed_pixels import TEST_PIXELS_SEED, fingerprint, fixed_test_images, fixed_training_images
-from .models import DenseVAE, LatentVariableModel
 from .per_observation import PerObservation
-from .pruning import obstacle, without_units
 from .runs import Run
-from .seeds import Purpose, derive_seed
 
 OBSERVATIONS = 1000
 """How many training images, and how many test images without inactive units, an evaluation takes by default."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .data import binarize
-from .seeds import Purpose, generator
+from ..data import binarize
+from ..seeds import Purpose, generator
 
 
 def as_pixels(images: Tensor, grey_levels: bool, seed: int, purpose: Purpose, *indices: int) -> Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import evaluate
+from .. import evaluate
+from ..data import ImageData
+from ..models import LatentVariableModel
+from ..seeds import Purpose, derive_seed
 from .config import TrainConfig
-from .data import ImageData
-from .models import LatentVariableModel
 from .pixels import as_pixels
-from .seeds import Purpose, derive_seed
 
 LARGEST = 1000
 """Observations of a validation set that are looked at after each epoch: the first so many."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .models import DenseVAE, LatentVariableModel, MixturePrior, RandomWeightsVAE, VampPrior
+from ..models import DenseVAE, LatentVariableModel, MixturePrior, RandomWeightsVAE, VampPrior
 from .protocols import PROTOCOLS
 
 if TYPE_CHECKING:

@@ -9,17 +9,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..data import ImageData
+from ..models import LatentVariableModel
+from ..seeds import Purpose, derive_seed, generator
 from .checkpoint import Checkpoint, save_checkpoint
 from .config import TrainConfig, usable_device
-from .data import ImageData
 from .metrics import EpochMetrics, Means, RunningMeans, append_metrics, drop_metrics_after
-from .models import LatentVariableModel
 from .networks import build
 from .optimizers import allocate_state
 from .pixels import as_pixels
 from .protocols import PROTOCOLS
 from .runs import Run, fill
-from .seeds import Purpose, derive_seed, generator
 from .validation import Validation
 
 REPORT_SECONDS = 0.1
@@ -237,7 +237,7 @@ def train(
 
     Args:
         config: the settings; those of ``resume_from`` except for epochs, device and backend.
-        run: from :func:`iwae_fast.runs.create_run` or :func:`~iwae_fast.runs.open_run`.
+        run: from :func:`.runs.create_run` or :func:`.runs.open_run`.
         data: from :meth:`TrainConfig.load_data`.
         resume_from: the checkpoint to go on from.
         reporter: is told how it goes.

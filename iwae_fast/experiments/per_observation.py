@@ -11,8 +11,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from .evaluate import LogLikelihood
-from .files import replace_file
+from ..evaluate import LogLikelihood
+from ..files import replace_file
 
 ARRAYS = ("nll", "std_error", "ess", "pareto_k")
 

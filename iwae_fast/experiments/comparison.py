@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import read_json
+from ..files import read_json
 from .metrics import EpochMetrics, read_metrics
 from .per_observation import PerObservation
 from .runs import Run

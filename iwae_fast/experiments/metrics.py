@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .files import replace_file
-from .objective import Diagnostics
+from ..files import replace_file
+from ..objective import Diagnostics
 
 
 class Means(NamedTuple):

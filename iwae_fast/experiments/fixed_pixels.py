@@ -6,9 +6,9 @@ import hashlib
 
 from torch import Tensor
 
-from .data import ImageData
+from ..data import ImageData
+from ..seeds import Purpose
 from .pixels import as_pixels
-from .seeds import Purpose
 from .training import split
 
 TEST_PIXELS_SEED = 0

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from . import backends, bounds, checks
-from .data import DATASETS, FILES, ImageData, load
-from .estimators import ESTIMATORS
-from .likelihoods import LIKELIHOODS
+from .. import backends, bounds, checks
+from ..data import DATASETS, FILES, ImageData, load
+from ..estimators import ESTIMATORS
+from ..likelihoods import LIKELIHOODS
+from ..objective import Objective
+from ..schedules import LinearWarmup
+from ..seeds import SEED_LIMIT
 from .networks import NETWORKS, PRIORS, check_network
-from .objective import Objective
 from .protocols import PROTOCOLS
-from .schedules import LinearWarmup
-from .seeds import SEED_LIMIT
 
 BOUNDS: dict[str, Callable[[TrainConfig], bounds.Bound]] = {
     "iwae": lambda _: bounds.IWAE(),
@@ -67,15 +67,15 @@ class TrainConfig:
     learning_rate: float
     """Of the first stage of the protocol."""
     protocol: str = "constant"
-    """One of :data:`iwae_fast.protocols.PROTOCOLS`: optimiser, learning rate by stage, first weights."""
+    """One of :data:`iwae_fast.experiments.protocols.PROTOCOLS`: optimiser, learning rate by stage, first weights."""
     validation: int = 0
     """Training observations, the last ones, that are held out; a data set's own validation set is used besides."""
     network: str = "dense"
-    """One of :data:`iwae_fast.networks.NETWORKS`."""
+    """One of :data:`iwae_fast.experiments.networks.NETWORKS`."""
     likelihood: str = "bernoulli"
     """One of :data:`iwae_fast.likelihoods.LIKELIHOODS`."""
     prior: str = "standard"
-    """One of :data:`iwae_fast.networks.PRIORS`."""
+    """One of :data:`iwae_fast.experiments.networks.PRIORS`."""
     bound: str = "iwae"
     """One of BOUNDS."""
     alpha: float = 0.5
