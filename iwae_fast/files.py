@@ -9,7 +9,7 @@ from typing import Any
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` by way of a temporary file beside it; a crash leaves the earlier file whole."""
+    """Write ``content`` to ``path`` by way of a hidden file beside it; a crash leaves the earlier file whole."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:

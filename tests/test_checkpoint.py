@@ -23,7 +23,7 @@ def make(**changes):
         for name, t in model.items()
     }
     sums = torch.rand(3, dtype=torch.float64)
-    return replace(Checkpoint(config, (8, 8), 7, 1.5, 0.1, 40, sums, model, optimizer), **changes)
+    return replace(Checkpoint(config, (8, 8), "digest", 7, 1.5, 0.1, 40, sums, model, optimizer), **changes)
 
 
 def assert_same(found, expected):
@@ -74,7 +74,7 @@ def test_foreign_files(tmp_path):
     assert_one_line(path, "damaged")
     safetensors.torch.save_file({"weight": torch.ones(2)}, path)
     assert_one_line(path, "its format is None")
-    safetensors.torch.save_file({"weight": torch.ones(2)}, path, {"format": "iwae_fast.experiments.checkpoint.1"})
+    safetensors.torch.save_file({"weight": torch.ones(2)}, path, {"format": "iwae_fast.checkpoint.1"})
     assert_one_line(path, "not a whole checkpoint")
 
 
@@ -88,8 +88,8 @@ def assert_one_line(path, message):
 def test_checkpoint_of_another_run(tmp_path):
     config = make().config
     run = create_run(tmp_path / "run", config)
-    save_checkpoint(run.checkpoint, make(config=replace(config, k=3, seed=6)))
-    with pytest.raises(CheckpointError, match=r"of another run than .*: k, seed differ"):
+    save_checkpoint(run.checkpoint, make(config=replace(config, batch_size=3, seed=6)))
+    with pytest.raises(CheckpointError, match=r"of another run than .*: batch_size, seed differ"):
         open_run(run.folder)
 
 

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from iwae_fast import data
-from iwae_fast.data import ImageData
+from iwae_fast.data import DataError, ImageData
 from iwae_fast.experiments import training
 from iwae_fast.experiments.config import TrainConfig
 from iwae_fast.experiments.results import evaluate_run
@@ -67,14 +68,53 @@ def evaluated(model: torch.nn.Module, images: ImageData, seed: int) -> float:
     return (torch.logsumexp(log_weights, 0) - torch.log(torch.tensor(5.0))).mean().item()
 
 
+def test_what_would_stop_a_run_is_found_before_it(digits: ImageData) -> None:
+    with pytest.raises(ValueError, match="random weights are learned by a bound"):
+        training.check(config(network="iwaer", bound="jvi"), digits)
+    with pytest.raises(ValueError, match="no gradient for the distribution"):
+        training.check(config(network="iwaer", estimator="rws"), digits)
+    with pytest.raises(ValueError, match="validation must be below"):
+        training.check(config(validation=50), digits)
+    training.check(config(), digits)
+
+
 def test_other_likelihoods_see_the_data_as_they_are() -> None:
     assert config().load_data().grey_levels
     assert not config(likelihood="continuous-bernoulli").load_data().grey_levels
 
 
 @pytest.mark.parametrize(
+    ("values", "likelihood", "message"),
+    [
+        ([[-1.0, 2.5]], "bernoulli", "likelihood 'bernoulli' does not suit .*mine.npy: it holds -1"),
+        ([[0.2, 2.5]], "continuous-bernoulli", "it holds 2.5"),
+        ([[3.0, -2.0]], "negative-binomial", "it holds -2"),
+        ([[3.0, 0.5]], "zero-inflated-negative-binomial", "it holds 0.5"),
+        ([[3.0, 256.0]], "categorical", "it holds 256"),
+    ],
+)
+def test_data_without_a_probability_are_refused(tmp_path, values: list, likelihood: str, message: str) -> None:
+    path = tmp_path / "mine.npy"
+    np.save(path, np.array(values * 12))
+    with pytest.raises(DataError, match=message):
+        TrainConfig.preset(str(path), likelihood=likelihood).load_data()
+
+
+def test_bytes_are_levels_or_whole_numbers(tmp_path) -> None:
+    path = tmp_path / "bytes.npy"
+    np.save(path, np.full((12, 4), 51, np.uint8))
+    taken = {name: TrainConfig.preset(str(path), likelihood=name).load_data() for name in LIKELIHOODS}
+    for name, images in taken.items():
+        whole = name in ("negative-binomial", "zero-inflated-negative-binomial", "categorical")
+        assert (images.train == (51.0 if whole else 0.2)).all()
+        assert images.grey_levels == (name == "bernoulli")
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"network": "iwaer", "protocol": "dd2434"}, "says how weights begin"),
+        ({"stages": 9}, "stages must be at most 8"),
         ({"network": "transformer"}, "unknown network 'transformer': choose one of dense, iwaer, iwaer-rec"),
         ({"likelihood": "poisson"}, "unknown likelihood 'poisson'"),
         ({"prior": "flat"}, "unknown prior 'flat'"),

@@ -34,6 +34,7 @@ def test_learning_rates_are_the_papers() -> None:
         [1e-4 * rate for rate in (10, 7.2, 5.2, 3.7, 2.7, 1.9, 1.4, 1)]
     )
     assert PROTOCOLS["constant"].factor(5000) == 1.0
+    assert paper.factor(14, stages=3) == paper.factor(12) != paper.factor(14)  # of a run with three stages
 
 
 def test_presets_of_protocols() -> None:
@@ -110,6 +111,7 @@ def test_a_stage_has_its_rate(digits: data.ImageData, tmp_path) -> None:
         trainer.take_step()
         rates.append(trainer.optimizer.param_groups[0]["lr"])
     assert rates == [1e-3] * 3 + [1e-3 * 10 ** (-1 / 7)] * 9
+    assert all(stage(epoch) < 2 for epoch in range(settings.epochs))
 
 
 def test_what_is_held_out_is_not_trained_on(digits: data.ImageData, tmp_path) -> None:

@@ -56,6 +56,7 @@ def test_the_tables_are_the_published_ones() -> None:
     assert not any("budget" in e.runs[0].settings for e in full["burda-table-1"])
     switched = full["burda-table-2"][1].runs[0]
     assert (switched.after.name, switched.settings["epochs"]) == ("mnist-iwae-1-k1", 3280 + 2187)
+    assert TABLES["burda-table-2"].entries(SCALES["small"])[1].runs[0].settings["stages"] == 3
 
 
 def test_a_small_scale_has_one_exact_run_more() -> None:
@@ -83,8 +84,8 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     called: list[list[str]] = []
     load = data.load
 
-    def few(name: str) -> data.ImageData:
-        images = load(name)
+    def few(name: str, **options: bool) -> data.ImageData:
+        images = load(name, **options)
         return replace(images, train=images.train[:40], test=images.test[:20])
 
     def call(self: Runner, run: RunOfTable, slot: int, *arguments: str) -> bool:
@@ -152,8 +153,13 @@ def test_what_is_stopped_is_left_for_the_next_time(here: list, tmp_path: Path) -
     assert (here, ended) == ([], [])
     (tmp_path / "runs" / "run").mkdir(parents=True)  # killed before its first checkpoint
     (tmp_path / "runs" / "run" / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
-        Runner(tmp_path / "runs", TINY, 3).is_done(run)
+    (tmp_path / "runs" / "run" / ".checkpoint.safetensors.tmp").write_text("half")
+    assert Runner(tmp_path / "runs", TINY, 3).run_all([run], ended.append) == []
+    assert ended == [run]
+    (tmp_path / "runs" / "run" / "evaluation.json").write_text("{")
+    (failure,) = Runner(tmp_path / "runs", TINY, 3).run_all([run], ended.append)
+    assert "run failed" in str(failure)
+    assert "is not JSON" in str(failure)
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, here: list, tmp_path: Path, capsys) -> None:
@@ -180,6 +186,8 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, here: list, tmp_path: Path
         (("digits", "--only", "k7"), "no run matches 'k7': there are digits-iwae-1-k1"),
         (("digits", "--only", "("), "only must be a regular expression"),
         (("digits", "--jobs", "0"), "jobs must be at least 1"),
+        (("digits", "--jobs", "2", "--device", "cuda:1"), "device must be cpu or cuda"),
+        (("digits", "--stages", "9"), "stages must be at most 8"),
     ):
         capsys.readouterr()
         assert run(*arguments) == 2
@@ -189,13 +197,16 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, here: list, tmp_path: Path
 def test_a_process_is_interrupted_once_and_its_failure_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real call: of a program in the place of the command line."""
     program = tmp_path / "program.sh"
-    program.write_text('trap "exit 130" INT\necho started\nif [ "$2" = fail ]; then echo no such thing; exit 2; fi\n'
+    program.write_text('trap "exit $3" INT\necho started\nif [ "$2" = fail ]; then echo no such thing; exit 2; fi\n'
                        "while true; do sleep 0.05; done\n")  # fmt: skip
     monkeypatch.setattr(runner_module.sys, "executable", "/bin/sh")
     monkeypatch.setattr(runner_module, "COMMAND", (str(program), "x"))
     folder = tmp_path / "runs"
+    folder.mkdir()
     log = folder / "run.log"
     stopping = Runner(folder, TINY, 3, stop=lambda: log.exists() and "started" in log.read_text())
-    assert stopping._call(small("run"), 0, "go") is False
+    for code in ("130", "1"):  # the latter of a process that was still beginning
+        log.unlink(missing_ok=True)
+        assert stopping._call(small("run"), 0, "go", code) is False
     with pytest.raises(RunError, match="run failed: no such thing"):
         Runner(folder, TINY, 3)._call(small("run"), 0, "fail")

@@ -11,10 +11,10 @@ from same_run import assert_same_run
 from iwae_fast import data
 from iwae_fast.backends import BackendError
 from iwae_fast.experiments import pixels, training
-from iwae_fast.experiments.checkpoint import load_checkpoint
+from iwae_fast.experiments.checkpoint import CheckpointError, load_checkpoint
 from iwae_fast.experiments.config import TrainConfig, usable_device
 from iwae_fast.experiments.metrics import COLUMNS, read_metrics
-from iwae_fast.experiments.runs import create_run, open_run, trained_model
+from iwae_fast.experiments.runs import Run, create_run, open_run, sole_trainer, trained_model
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,30 @@ def test_rows_after_the_checkpoint_come_again(digits, whole, tmp_path):
         file.write("3,15,-2")
     assert go_on(run, digits)
     assert_same_run(whole, run)
+
+
+def test_other_data_are_refused(digits, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder, folder)
+    with pytest.raises(CheckpointError, match="is of other training data than digits has now"):
+        go_on(Run(folder), replace(digits, train=digits.train[:100]))
+
+
+def test_two_processes_do_not_train_in_one_folder(whole):
+    """Two holders of the lock stand for them."""
+    with (
+        sole_trainer(whole.folder),
+        pytest.raises(ValueError, match="another process is training in"),
+        sole_trainer(whole.folder),
+    ):
+        pass
+    with sole_trainer(whole.folder):
+        pass
+
+
+def test_what_a_crash_left_half_written_does_not_make_a_folder_a_run(tmp_path):
+    (tmp_path / ".checkpoint.safetensors.tmp").write_bytes(b"half")
+    assert create_run(tmp_path, settings()).config.exists()
 
 
 def test_more_epochs(digits, whole, tmp_path):

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-EXTRA = ("jinja2", "matplotlib", "pooch", "rich", "safetensors", "sklearn", "typer")
+EXTRA = ("filelock", "requests", "jinja2", "matplotlib", "pooch", "rich", "safetensors", "sklearn", "typer")
 """Top-level modules of the optional dependencies ``cli``."""
 
 DEBUG = "IWAE_FAST_DEBUG"

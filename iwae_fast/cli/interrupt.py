@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""The last is that of a terminal that closes, which not every system has."""
 
 
 class StopFlag:
@@ -22,7 +23,7 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Inside, a first SIGINT or SIGTERM sets the flag; a second one acts as usual. Main thread only."""
+    """Inside, a first one of the signals sets the flag; a second one acts as usual. Main thread only."""
     flag = StopFlag()
     earlier: dict[signal.Signals, Any] = {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,8 +21,14 @@ from rich.progress import (
 from ..experiments.metrics import EpochMetrics
 from ..experiments.training import Live, Reporter
 
-console = Console(highlight=False, soft_wrap=True)
-"""Standard output; a path printed to it is never broken over lines."""
+WIDTH_OF_A_FILE = 160
+
+console = Console(
+    highlight=False,
+    soft_wrap=True,
+    width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_A_FILE,
+)
+"""Standard output; a path printed to it is never broken over lines, and a table in a file keeps its numbers."""
 
 
 class PlainReporter(Reporter):

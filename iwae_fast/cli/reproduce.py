@@ -11,6 +11,7 @@ import typer
 from rich.table import Table as Printed
 
 from .. import checks
+from ..experiments.protocols import STAGES
 from ..files import write_json
 from ..report.page import duration, fixed, signed
 from ..reproduce.outcome import Outcome, content, outcome
@@ -51,10 +52,13 @@ def reproduce(
     for what, name, known in (("table", table, TABLES), ("scale", scale, SCALES)):
         if name not in known:
             raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(known)}")
-    checks.positive("jobs", jobs)
+    if checks.positive("jobs", jobs) > 1 and device is not None and ":" in device:
+        raise ValueError(f"with several jobs the GPUs are taken in turn: device must be cpu or cuda, got {device!r}")
     chosen = SCALES[scale]
     given = {"stages": stages, "epochs": epochs, "trials": trials}
     changed = {name: checks.positive(name, value) for name, value in given.items() if value is not None}
+    if stages is not None and stages > STAGES:
+        raise ValueError(f"stages must be at most {STAGES}, got {stages}")
     chosen = replace(chosen, **changed)  # type: ignore[arg-type]
     name = "-".join([scale, *(f"{setting}{value}" for setting, value in changed.items())])
     spec = TABLES[table]

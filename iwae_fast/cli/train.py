@@ -16,7 +16,15 @@ from ..experiments.config import CHANGEABLE, TrainConfig, usable_device
 from ..experiments.networks import NETWORKS, PRIORS
 from ..experiments.protocols import PROTOCOLS, passes
 from ..experiments.results import draw_loss_curve, draw_reconstructions, draw_samples
-from ..experiments.runs import Run, continue_elsewhere, create_run, default_folder, open_run, trained_model
+from ..experiments.runs import (
+    Run,
+    continue_elsewhere,
+    create_run,
+    default_folder,
+    open_run,
+    sole_trainer,
+    trained_model,
+)
 from ..files import write_json
 from ..likelihoods import LIKELIHOODS
 from . import Interrupted
@@ -42,7 +50,10 @@ def train(
     ] = None,
     stages: Annotated[
         int | None,
-        typer.Option(help="In place of --epochs: the first so many stages of a protocol, 1 + 3 + 9 + ... passes."),
+        typer.Option(
+            help="The first so many stages of a protocol: 1 + 3 + 9 + ... passes, unless --epochs says otherwise.",
+            show_default="8",
+        ),
     ] = None,
     network: Annotated[
         str | None,
@@ -133,10 +144,9 @@ def train(
         raise ValueError(f"eval-k must be at least 0, got {eval_k}")
     if data_file is not None and dataset is not None:
         raise ValueError("--data is in place of --dataset: give one")
-    if stages is not None and epochs is not None:
-        raise ValueError("--stages is in place of --epochs: give one")
+    named = dataset if data_file is None else str(data_file)
     settings: dict[str, Any] = {
-        "dataset": dataset if data_file is None else str(data_file.absolute()),
+        "dataset": str(Path(named).absolute()) if named and named.endswith(data.FILES) else named,
         "protocol": protocol,
         "network": network,
         "likelihood": likelihood,
@@ -152,7 +162,8 @@ def train(
         "chunk_size": chunk_size,
         "kl_warmup": kl_warmup,
         "k": k,
-        "epochs": epochs if stages is None else passes(checks.positive("stages", stages)),
+        "stages": stages,
+        "epochs": passes(checks.positive("stages", stages)) if epochs is None and stages is not None else epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "hidden": None if hidden is None else tuple(_sizes("hidden", layer, "200,200") for layer in hidden.split("/")),
@@ -168,7 +179,8 @@ def train(
     if earlier is None:
         config = TrainConfig.preset(given.pop("dataset", "digits"), **given)
         usable_device(config.device, config.backend)
-        images = config.load_data()  # before the folder, which a missing file would leave empty
+        images = config.load_data()
+        training.check(config, images)  # all of it before the folder, which an error would leave empty
         run, checkpoint = create_run(output or default_folder(config), config), None
         console.print(f"training in {run.folder}")
     else:
@@ -180,7 +192,7 @@ def train(
         elif config != checkpoint.config:
             write_json(run.config, config.to_json())
     command = f"iwae-fast train --resume {shlex.quote(str(run.folder))}"
-    with stop_on_signals() as stop, training_progress(config.epochs) as reporter:
+    with sole_trainer(run.folder), stop_on_signals() as stop, training_progress(config.epochs) as reporter:
         done = training.train(config, run, images, resume_from=checkpoint, reporter=reporter, stop=stop)
     if not done:
         raise Interrupted(f"interrupted, everything is saved; go on with: {command}")

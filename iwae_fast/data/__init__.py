@@ -26,13 +26,14 @@ DATASETS: dict[str, Callable[[], ImageData]] = {
 }
 
 
-def load(name: str) -> ImageData:
-    """The data set ``name``: one of DATASETS, or the path of a .npz or .npy file (:func:`.own.load_own`).
+def load(name: str, *, whole_numbers: bool = False) -> ImageData:
+    """The data set ``name``: one of DATASETS, or the path of a .npz or .npy file (:func:`.own.load_own`), whose bytes
+    are taken for grey levels unless ``whole_numbers`` says that they are counts or classes.
 
     Raises ValueError for an unknown name, DataError where its files are missing, damaged or not what they should be.
     """
     if name.endswith(FILES):
-        return load_own(name)
+        return load_own(name, whole_numbers)
     if name not in DATASETS:
         raise ValueError(
             f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or a file's path that ends in "

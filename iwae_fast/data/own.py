@@ -20,17 +20,19 @@ SINGLE = ("", "x", "data")
 PARTS = ("train", "test", "valid")
 
 
-def load_own(name: str) -> ImageData:
+def load_own(name: str, whole_numbers: bool = False) -> ImageData:
     """A data set from a .npz file with ``train``, ``test`` and perhaps ``valid``, or from one array.
 
     One array, in a .npy file or as ``x`` or ``data`` in a .npz file, is split by a fixed permutation: a tenth of the
     observations, but at least one, is the test set.
 
     Arrays are (N, D) or (N, height, width) of bool, integers or floats. Bytes of which one is above 1 are divided by
-    255. Values in [0, 1] that are not all zero or one are then grey levels; anything else is used as it is.
+    255, unless ``whole_numbers``. Values in [0, 1] that are not all zero or one are then grey levels; anything else is
+    used as it is.
 
     Args:
         name: the file's path, which is the data set's name.
+        whole_numbers: take bytes for counts or classes.
 
     Raises DataError where the file is missing, damaged or holds something else than that: objects (which are never
     unpickled), NaN or infinity, no observations, arrays that do not go together, colour images.
@@ -47,7 +49,7 @@ def load_own(name: str) -> ImageData:
                 f"{path} has {part} of {array.dtype} {array.shape}, expected {dtype} (N, {', '.join(map(str, shape))}) "
                 "as for train"
             )
-    rows = _rows(parts, path)
+    rows = _rows(parts, path, whole_numbers)
     unit = all(bool(((values >= 0) & (values <= 1)).all()) for values in rows.values())
     binary = all(bool(((values == 0) | (values == 1)).all()) for values in rows.values())
     return ImageData(
@@ -87,9 +89,9 @@ def _parts(arrays: dict[str, NDArray[Any]], path: Path) -> tuple[dict[str, NDArr
     return {"train": array[train.numpy()], "test": array[test.numpy()]}, source
 
 
-def _rows(parts: dict[str, NDArray[Any]], path: Path) -> dict[str, Tensor]:
+def _rows(parts: dict[str, NDArray[Any]], path: Path, whole_numbers: bool) -> dict[str, Tensor]:
     """Rows of float32, bytes that are grey levels divided by 255."""
-    is_grey = any(array.dtype == np.uint8 and array.max() > 1 for array in parts.values())
+    is_grey = not whole_numbers and any(array.dtype == np.uint8 and array.max() > 1 for array in parts.values())
     rows = {}
     for part, array in parts.items():
         with np.errstate(over="ignore"):  # to an infinity, which the next line finds

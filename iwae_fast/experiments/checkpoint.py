@@ -28,6 +28,8 @@ class Checkpoint:
 
     config: TrainConfig
     image_shape: tuple[int, int]
+    data: str
+    """A fingerprint of the training observations."""
     step: int
     """Steps taken since the start of the run."""
     seconds: float
@@ -60,6 +62,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "version": __version__,
         "config": json.dumps(checkpoint.config.to_json()),
         "image_shape": json.dumps(checkpoint.image_shape),
+        "data": checkpoint.data,
         "progress": json.dumps({name: getattr(checkpoint, name) for name in PROGRESS}),
     }
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -103,6 +106,7 @@ def _assemble(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Checkpoin
     return Checkpoint(
         config=TrainConfig.from_json(json.loads(metadata["config"])),
         image_shape=(height, width),
+        data=metadata["data"],
         epoch_sums=tensors["epoch_sums"],
         model=model,
         optimizer=optimizer,

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from .. import backends, bounds, checks
-from ..data import DATASETS, FILES, ImageData, load
+from ..data import DATASETS, FILES, DataError, ImageData, load
 from ..estimators import ESTIMATORS
 from ..likelihoods import LIKELIHOODS
 from ..objective import Objective
 from ..schedules import LinearWarmup
 from ..seeds import SEED_LIMIT
 from .networks import NETWORKS, PRIORS, check_network
-from .protocols import PROTOCOLS
+from .protocols import PROTOCOLS, STAGES
 
 BOUNDS: dict[str, Callable[[TrainConfig], bounds.Bound]] = {
     "iwae": lambda _: bounds.IWAE(),
@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 OBJECTIVE = ("bound", "k", "alpha", "order", "groups", "beta", "estimator", "budget", "chunk_size", "kl_warmup")
 
-CHANGEABLE = ("epochs", "device", "backend", *OBJECTIVE)
+CHANGEABLE = ("epochs", "stages", "device", "backend", *OBJECTIVE)
 """What may differ when a run is resumed: another objective is Burda, Grosse & Salakhutdinov's (2016) Table 2."""
 
 
@@ -68,8 +68,10 @@ class TrainConfig:
     """Of the first stage of the protocol."""
     protocol: str = "constant"
     """One of :data:`iwae_fast.experiments.protocols.PROTOCOLS`: optimiser, learning rate by stage, first weights."""
+    stages: int = STAGES
+    """Of the protocol; epochs after them have the learning rate of the last."""
     validation: int = 0
-    """Training observations, the last ones, that are held out; a data set's own validation set is used besides."""
+    """Training observations, the last ones, that are held out, in place of a data set's own validation set."""
     network: str = "dense"
     """One of :data:`iwae_fast.experiments.networks.NETWORKS`."""
     likelihood: str = "bernoulli"
@@ -112,6 +114,8 @@ class TrainConfig:
         object.__setattr__(self, "latent", (self.latent,) if isinstance(self.latent, int) else tuple(self.latent))
         for name in ("epochs", "batch_size", "k"):
             checks.positive(name, getattr(self, name))
+        if checks.positive("stages", self.stages) > STAGES:
+            raise ValueError(f"stages must be at most {STAGES}, got {self.stages}")
         for size in self.latent:
             checks.positive("latent", size)
         if len(self.hidden) != len(self.latent) or not all(self.hidden):
@@ -133,11 +137,18 @@ class TrainConfig:
             raise ValueError(f"estimator {self.estimator!r} is for a prior with parameters: for several latent layers")
 
     def load_data(self) -> ImageData:
-        """The data set as the likelihood takes it: grey levels are binary pixels' probabilities for "bernoulli" alone.
+        """The data set as the likelihood takes it: grey levels are binary pixels' probabilities for "bernoulli" alone,
+        and bytes of a file of one's own are numbers from 0 to 255 where it is of whole numbers.
 
-        Raises DataError where its files are missing or damaged.
+        Raises DataError where files are missing or damaged, or hold what the likelihood gives no probability.
         """
-        found = load(self.dataset)
+        support = LIKELIHOODS[self.likelihood]().support
+        found = load(self.dataset, whole_numbers=support.is_discrete)
+        for part in (found.train, found.test, *(() if found.valid is None else (found.valid,))):
+            inside = support.check(part)
+            if not inside.all():
+                value = part[~inside][0].item()
+                raise DataError(f"likelihood {self.likelihood!r} does not suit {self.dataset}: it holds {value:g}")
         return replace(found, grey_levels=found.grey_levels and self.likelihood == "bernoulli")
 
     def objective(self) -> Objective:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from torch import Tensor
 
 from ..data import ImageData
@@ -25,8 +23,3 @@ def fixed_training_images(data: ImageData, validation: int) -> Tensor:
     """The training set by the same rule, without the last ``validation``, which a run held out."""
     train, _ = split(data, validation)
     return as_pixels(train, data.grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS, 1)
-
-
-def fingerprint(images: Tensor) -> str:
-    """The same for the same images in the same order, and for no others."""
-    return hashlib.sha256(f"{tuple(images.shape)}".encode() + images.cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -85,7 +85,7 @@ def append_metrics(path: Path, row: EpochMetrics) -> None:
 
 def read_metrics(path: Path) -> list[EpochMetrics]:
     """All whole rows; a last row that a crash left unfinished is passed over. ValueError for another kind of file."""
-    with path.open(newline="") as file:
+    with path.open(newline="", errors="replace") as file:
         content = file.read()
     rows = list(csv.reader(io.StringIO(content)))
     if not rows or tuple(rows[0]) != COLUMNS:

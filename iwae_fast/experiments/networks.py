@@ -69,6 +69,8 @@ def check_network(config: TrainConfig) -> None:
     """ValueError where a network cannot be what the other settings say."""
     if config.network == "dense":
         return
+    if PROTOCOLS[config.protocol].initialize is not None:
+        raise ValueError(f"protocol {config.protocol!r} says how weights begin that network {config.network!r} has not")
     if len(config.latent) > 1:
         raise ValueError(f"network {config.network!r} has one stochastic layer, got latent {config.latent}")
     for name, only in (("likelihood", "bernoulli"), ("prior", "standard")):

@@ -47,9 +47,9 @@ class Protocol:
     by_dataset: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """The same, for a data set."""
 
-    def factor(self, epoch: int) -> float:
-        """Of the learning rate in a pass, counted from 0."""
-        return self.factors[min(stage(epoch), len(self.factors) - 1)]
+    def factor(self, epoch: int, stages: int = STAGES) -> float:
+        """Of the learning rate in a pass, counted from 0; passes after so many stages have the rate of the last."""
+        return self.factors[min(stage(epoch), stages - 1, len(self.factors) - 1)]
 
 
 def _adam(eps: float) -> Callable[[Iterable[nn.Parameter], float], Optimizer]:

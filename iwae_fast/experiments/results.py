@@ -25,8 +25,9 @@ from ..pruning import obstacle, without_units
 from ..seeds import Purpose, derive_seed
 from . import pictures
 from .checkpoint import Checkpoint
-from .fixed_pixels import TEST_PIXELS_SEED, fingerprint, fixed_test_images, fixed_training_images
+from .fixed_pixels import TEST_PIXELS_SEED, fixed_test_images, fixed_training_images
 from .per_observation import PerObservation
+from .pixels import fingerprint
 from .runs import Run
 
 OBSERVATIONS = 1000
@@ -206,7 +207,8 @@ def _active_units_only(
         left_out["nll_active_units_only"] = reason
     else:
         pruned = without_units(cast(DenseVAE, model), found.active)
-        result = estimates("evaluation-active", "test images, active units only", pruned, x, seed).value
+        units = "_".join(map(str, found.counts))  # another set of units is another evaluation
+        result = estimates(f"evaluation-active-{units}", "test images, active units only", pruned, x, seed).value
     return {
         "nll_active_units_only": None if result is None else -result.mean().item(),
         "nll_all_units": None if result is None else -with_all.mean().item(),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 
 from ..files import read_json, replace_file, write_json
@@ -75,12 +78,24 @@ def create_run(folder: Path, config: TrainConfig) -> Run:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is not a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
+    # Hidden files are locks, and what a crash left half written.
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
         raise FileExistsError(f"the folder {folder} is not empty: choose another, or go on with --resume {folder}")
     run = Run(folder)
-    write_json(run.config, config.to_json())
     start_metrics(run.metrics)
+    write_json(run.config, config.to_json())
     return run
+
+
+@contextmanager
+def sole_trainer(folder: Path) -> Iterator[None]:
+    """Inside, no other process trains in the folder: ValueError where one does."""
+    try:
+        held = filelock.FileLock(folder / ".training.lock").acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise ValueError(f"another process is training in {folder}") from error
+    with held:  # which the end of a process, however it comes, gives back too
+        yield
 
 
 def continue_elsewhere(earlier: Run, folder: Path, config: TrainConfig) -> Run:

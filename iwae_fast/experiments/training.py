@@ -12,12 +12,12 @@ from torch import Tensor
 from ..data import ImageData
 from ..models import LatentVariableModel
 from ..seeds import Purpose, derive_seed, generator
-from .checkpoint import Checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from .config import TrainConfig, usable_device
 from .metrics import EpochMetrics, Means, RunningMeans, append_metrics, drop_metrics_after
 from .networks import build
 from .optimizers import allocate_state
-from .pixels import as_pixels
+from .pixels import as_pixels, fingerprint
 from .protocols import PROTOCOLS
 from .runs import Run, fill
 from .validation import Validation
@@ -71,6 +71,7 @@ class Trainer:
         self.config = config
         self.run = run
         self.image_shape = data.image_shape
+        self.data = fingerprint(data.train)
         self.device = usable_device(config.device, config.backend)
         self.grey_levels = data.grey_levels
         train, held_out = split(data, config.validation)
@@ -91,6 +92,8 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take the place of the run that wrote the checkpoint; CheckpointError where it does not fit."""
+        if checkpoint.data != self.data:
+            raise CheckpointError(f"{self.run.checkpoint} is of other training data than {self.config.dataset} has now")
         fill(self.model.state_dict(), checkpoint.model)
         for entry in ADAM_STATE:
             targets = {name: state[entry] for name, state in self._adam_state().items()}
@@ -140,7 +143,9 @@ class Trainer:
         start = self.step % self.steps_per_epoch * self.config.batch_size
         batch = self.images.index_select(0, self.order[start : start + self.config.batch_size])
         pixels = as_pixels(batch, self.grey_levels, seed, Purpose.PIXELS, self.step)
-        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * self.protocol.factor(self._epoch())
+        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * self.protocol.factor(
+            self._epoch(), self.config.stages
+        )
         self.optimizer.zero_grad()
         latents = derive_seed(seed, Purpose.LATENTS, self.step)
         self.objective(self.model, pixels, seed=latents, step=self.step).backward()
@@ -160,6 +165,7 @@ class Trainer:
             Checkpoint(
                 config=self.config,
                 image_shape=self.image_shape,
+                data=self.data,
                 step=self.step,
                 seconds=self.seconds,
                 epoch_started=self.epoch_started,
@@ -215,6 +221,12 @@ def split(data: ImageData, validation: int) -> tuple[Tensor, Tensor | None]:
     if validation >= len(data.train):
         raise ValueError(f"validation must be below the {len(data.train)} training observations, got {validation}")
     return data.train[:-validation], data.train[-validation:]
+
+
+def check(config: TrainConfig, data: ImageData) -> None:
+    """ValueError for what would stop a run at its first step."""
+    split(data, config.validation)
+    config.objective().check_model(build(config, data.train.shape[1]))
 
 
 def initial_model(config: TrainConfig, images: Tensor) -> LatentVariableModel:

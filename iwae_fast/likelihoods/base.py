@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 
 class Likelihood(nn.Module, ABC):
@@ -23,6 +24,8 @@ class Likelihood(nn.Module, ABC):
     name: str
     outputs: tuple[str, ...]
     """What the decoder returns, by name."""
+    support: constraints.Constraint = constraints.real
+    """Of one feature."""
     takes_linear_output = False
     """Whether :meth:`log_prob` takes a :class:`LinearLayer` in place of the decoder's output."""
 

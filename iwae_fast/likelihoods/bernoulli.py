@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from ..functional import bernoulli_log_prob
 from ..linear import linear_bernoulli_log_prob
@@ -26,6 +27,7 @@ class Bernoulli(Likelihood):
 
     name = "bernoulli"
     outputs = ("logits",)
+    support = constraints.unit_interval
     takes_linear_output = True
 
     def log_prob(

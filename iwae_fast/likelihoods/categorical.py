@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from .. import checks
 from ..reference import widen
@@ -28,6 +29,7 @@ class Categorical(Likelihood):
     def __init__(self, num_classes: int = 256) -> None:
         super().__init__()
         self.num_classes = checks.positive("num_classes", num_classes)
+        self.support = constraints.integer_interval(0, num_classes - 1)
 
     def log_prob(
         self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from ..autograd import apply
 from ..functional import bernoulli_log_prob
@@ -46,6 +47,7 @@ class ContinuousBernoulli(Likelihood):
 
     name = "continuous-bernoulli"
     outputs = ("logits",)
+    support = constraints.unit_interval
 
     def log_prob(
         self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None

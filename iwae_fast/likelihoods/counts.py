@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import constraints
 
 from ..backends.marshal import accumulation_dtype
 from .base import Likelihood, observed, parts_by_sample, parts_of, sum_observed
@@ -26,6 +28,7 @@ class NegativeBinomial(Likelihood):
 
     name = "negative-binomial"
     outputs: tuple[str, ...] = ("log_mean", "log_theta")
+    support = constraints.nonnegative_integer
 
     def log_prob(
         self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None
@@ -77,6 +80,10 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     def mean(self, output: Any) -> Tensor:
         log_mean, _, logits = parts_of(output, self)
         return torch.sigmoid(-logits) * torch.exp(log_mean)
+
+    def initial_biases(self, data_mean: Tensor) -> dict[str, Tensor]:
+        """Dropout starts at one half, so that the counts' mean is twice the data's."""
+        return {"log_mean": super().initial_biases(data_mean)["log_mean"] + math.log(2.0)}
 
     def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
         counts = super().sample(output, generator)

@@ -77,20 +77,21 @@ def _curves(dataset: str, done: Sequence[_Done]) -> Figure:
 
 
 def _reconstructions(dataset: str, done: Sequence[_Done], data: ImageData) -> list[Figure]:
-    """Of the last row of each column: the most samples, the most layers."""
+    """Of the last row of each column, which has the most samples and layers; of each row where there is one column."""
     if not pictures.are_images(data.image_shape):
         return []
+    columns = {each.entry.column for each in done}
+    labelled = {each.entry.row if len(columns) == 1 else each.entry.column.split(", ")[-1]: each for each in done}
     models: dict[str, LatentVariableModel] = {}
-    for each in done:
+    for label, each in labelled.items():
         _, checkpoint = open_run(each.run.folder)
-        models[each.entry.column.split(", ")[-1]] = trained_model(checkpoint)
-    shown = {each.entry.column.split(", ")[-1]: each.entry.row for each in done}
+        models[label] = trained_model(checkpoint)
+    shown = {} if len(columns) == 1 else {label: each.entry.row for label, each in labelled.items()}
     return [
         Figure(
             pictures.side_by_side(models, data),
             f"Reconstructions of {DATASETS[dataset]} test images",
             "The mean of p(x | z) at the posterior mean of z. "
-            + "; ".join(f"{column}: {row}" for column, row in shown.items())
-            + ".",
+            + "; ".join(f"{column}: {row}" for column, row in shown.items()),
         )
     ]

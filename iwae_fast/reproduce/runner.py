@@ -27,7 +27,7 @@ FREE = ("device", "backend", "chunk_size")
 """Settings that do not make another run of it."""
 
 
-class RunError(RuntimeError):
+class RunError(ValueError):
     """A run failed; the message names it and its log."""
 
 
@@ -69,6 +69,7 @@ class Runner:
         pending = list({ancestor.name: ancestor for run in runs for ancestor in _lineage(run)}.values())
         failures: list[RunError] = []
         done: set[str] = set()
+        self.folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.jobs) as pool:
             under_way: dict[Future[bool], RunOfTable] = {}
             while pending or under_way:
@@ -85,6 +86,8 @@ class Runner:
                             ended(run)
                     except RunError as error:
                         failures.append(error)
+                    except (ValueError, KeyError, OSError) as error:  # damaged files of one run
+                        failures.append(RunError(f"{run.name} failed: {error!r}"))
         return failures
 
     def run(self, run: RunOfTable) -> bool:
@@ -102,14 +105,15 @@ class Runner:
     def is_done(self, run: RunOfTable) -> bool:
         """Whether a run is trained and evaluated as the scale wants it. RunError where its folder has another run."""
         files = Run(self.folder / run.name)
-        if not files.config.exists():
+        if not files.checkpoint.exists():
             return False
         self._check_settings(run, files)
         if not self.is_trained(files) or not files.evaluation.exists():
             return False
         found = read_json(files.evaluation)
-        observations = min(self.scale.observations or found["test_observations"], found["test_observations"])
-        return found["k"] == self.k and found["observations"] == observations
+        all_of_them = found.get("test_observations", 0)
+        observations = min(self.scale.observations or all_of_them, all_of_them)
+        return (found.get("k"), found.get("observations")) == (self.k, observations)
 
     @staticmethod
     def is_trained(files: Run) -> bool:
@@ -135,23 +139,25 @@ class Runner:
                 leftover.unlink(missing_ok=True)
             start = [] if run.after is None else ["--start-from", str(self.folder / run.after.name)]
             settings = {**run.settings, **self.options}
-            return self._call(
-                run, slot, "train", *start, *flags(settings), "--output", str(files.folder), "--eval-k", "0"
-            )
-        return self._call(run, slot, "train", "--resume", str(files.folder), "--eval-k", "0")
+            where = ["--output", str(files.folder)]
+            return self._call(run, slot, "train", *start, *flags(settings), *where, *UNEVALUATED)
+        return self._call(run, slot, "train", "--resume", str(files.folder), *self._free(), *UNEVALUATED)
+
+    def _free(self) -> list[str]:
+        """Options of this time, whatever the run had before."""
+        return flags({name: value for name, value in self.options.items() if name in FREE})
 
     def _evaluated(self, run: RunOfTable, slot: int) -> bool:
         observations = [] if self.scale.observations is None else ["--observations", str(self.scale.observations)]
         further = str(self.scale.further)
         wanted = ["--k", str(self.k), *observations]
         wanted += ["--train-observations", further, "--active-only-observations", further]
-        return self._call(run, slot, "evaluate", str(self.folder / run.name), *wanted)
+        return self._call(run, slot, "evaluate", str(self.folder / run.name), *wanted, *self._free())
 
     def _call(self, run: RunOfTable, slot: int, *arguments: str) -> bool:
         """A process of the command line, which its log tells of; False where it was interrupted."""
         if self.stop():
             return False
-        self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / f"{run.name}.log"
         with log.open("a") as output:
             # In a session of its own: Ctrl-C comes to this process alone, which hands it on once.
@@ -171,7 +177,7 @@ class Runner:
                     if self.stop() and not handed_on:
                         process.send_signal(signal.SIGINT)
                         handed_on = True
-        if code == INTERRUPTED:
+        if code == INTERRUPTED or (code and handed_on):  # a process that was still beginning does not know how
             return False
         if code:
             raise RunError(f"{run.name} failed: {_last_line(log)} (see {log})")
