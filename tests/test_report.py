@@ -16,8 +16,9 @@ from iwae_fast.data import ImageData
 from iwae_fast.experiments import pictures, results, training
 from iwae_fast.experiments.comparison import compare_runs
 from iwae_fast.experiments.config import TrainConfig
-from iwae_fast.experiments.fixed_pixels import fingerprint, fixed_test_images, fixed_training_images
+from iwae_fast.experiments.fixed_pixels import fixed_test_images, fixed_training_images
 from iwae_fast.experiments.per_observation import PerObservation
+from iwae_fast.experiments.pixels import fingerprint
 from iwae_fast.experiments.runs import Run, create_run, open_run, trained_model
 from iwae_fast.pruning import without_units
 from iwae_fast.report import render, write_run_report
