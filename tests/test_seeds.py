@@ -22,6 +22,8 @@ def test_purpose_numbers_never_change():
         "EVALUATION": 5,
         "SAMPLES": 6,
         "SPLIT": 7,
+        "VALIDATION_PIXELS": 8,
+        "VALIDATION": 9,
     }
 
 
