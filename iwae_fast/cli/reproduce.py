@@ -101,7 +101,7 @@ def _printed(title: str, outcomes: list[Outcome]) -> Printed:
     for each in outcomes:
         printed.add_row(
             f"{each.column}: {each.row}",
-            f"{fixed(each.nll, 2)} ± {fixed(each.std_error, 2)}",
+            fixed(each.nll, 2) + ("" if each.std_error is None else f" ± {fixed(each.std_error, 2)}"),
             each.units or "",
             fixed(each.published, 2),
             each.published_units or "",

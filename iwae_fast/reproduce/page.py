@@ -57,6 +57,7 @@ def write_page(
         rows=rows,
         cells={(outcome.row, outcome.column): outcome for outcome in outcomes},
         outcomes=outcomes,
+        with_budget=any("budget" in run.settings for entry in entries for run in entry.runs),
         sources=sources,
         figures=figures,
         command=command,
