@@ -36,6 +36,8 @@ class Purpose(IntEnum):
     """Bernoulli pixels of the validation set."""
     VALIDATION = 9
     """Latent noise of its bound."""
+    SUBSET = 10
+    """Which observations of a set stand for all."""
 
 
 def derive_seed(seed: int, purpose: Purpose, *indices: int) -> int:

@@ -116,12 +116,13 @@ def test_a_stage_has_its_rate(digits: data.ImageData, tmp_path) -> None:
 
 def test_what_is_held_out_is_not_trained_on(digits: data.ImageData, tmp_path) -> None:
     settings = config(validation=20, epochs=2)
-    nan = replace(digits, train=torch.cat([digits.train[:40], torch.full((20, 64), 0.5)]))
     run = create_run(tmp_path / "run", settings)
-    trainer = training.Trainer(settings, run, nan)
-    assert len(trainer.images) == 40
-    assert torch.equal(trainer.images, digits.train[:40])
+    trainer = training.Trainer(settings, run, digits)
+    train, held_out = training.split(digits, 20)
+    assert torch.equal(trainer.images, train)
     assert trainer.validation.observations.shape == (20, 64)
+    assert sorted([*train.tolist(), *held_out.tolist()]) == sorted(digits.train.tolist())
+    assert not torch.equal(held_out, digits.train[-20:])  # which may be all of one class
     first = trainer.validation.bound(trainer.model)
     assert first == trainer.validation.bound(trainer.model)  # the same pixels and noise each time
     own = replace(digits, valid=digits.test)

@@ -24,6 +24,7 @@ def test_purpose_numbers_never_change():
         "SPLIT": 7,
         "VALIDATION_PIXELS": 8,
         "VALIDATION": 9,
+        "SUBSET": 10,
     }
 
 

@@ -16,11 +16,9 @@ def evaluate(
     run_folder: RunFolder,
     k: Annotated[int, typer.Option("--k", "-k", help="Samples of each image.")] = 5000,
     observations: Annotated[
-        int | None, typer.Option(help="Only the first so many test images.", show_default="all")
+        int | None, typer.Option(help="Only so many test images, always the same choice.", show_default="all")
     ] = None,
-    train_observations: Annotated[
-        int, typer.Option(help="So many training images too, from the first; 0 for none.")
-    ] = OBSERVATIONS,
+    train_observations: Annotated[int, typer.Option(help="So many training images too; 0 for none.")] = OBSERVATIONS,
     active_only_observations: Annotated[
         int, typer.Option(help="So many test images again with inactive units switched off, if any are; 0 for none.")
     ] = OBSERVATIONS,

@@ -71,7 +71,7 @@ class TrainConfig:
     stages: int = STAGES
     """Of the protocol; epochs after them have the learning rate of the last."""
     validation: int = 0
-    """Training observations, the last ones, that are held out, in place of a data set's own validation set."""
+    """Training observations that are held out, in place of a data set's own validation set."""
     network: str = "dense"
     """One of :data:`iwae_fast.experiments.networks.NETWORKS`."""
     likelihood: str = "bernoulli"

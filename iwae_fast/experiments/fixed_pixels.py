@@ -1,4 +1,4 @@
-"""Images with their pixels drawn once and for all, so that every run is evaluated on the same ones."""
+"""Images with their pixels and their order drawn once and for all, so that every run is evaluated on the same ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..data import ImageData
 from ..seeds import Purpose
-from .pixels import as_pixels
+from .pixels import as_pixels, shuffled
 from .training import split
 
 TEST_PIXELS_SEED = 0
@@ -15,11 +15,11 @@ TEST_PIXELS_SEED = 0
 
 def fixed_test_images(data: ImageData) -> Tensor:
     """The test set (M, D) as runs are evaluated on it: always the same draw of zeros and ones, or, of data that are no
-    grey levels, as it is."""
-    return as_pixels(data.test, data.grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS)
+    grey levels, as it is; shuffled, so that the first so many stand for all where a file has the digits in turn."""
+    return shuffled(as_pixels(data.test, data.grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS))
 
 
 def fixed_training_images(data: ImageData, validation: int) -> Tensor:
-    """The training set by the same rule, without the last ``validation``, which a run held out."""
+    """The training set by the same rule, without those that a run held out."""
     train, _ = split(data, validation)
-    return as_pixels(train, data.grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS, 1)
+    return shuffled(as_pixels(train, data.grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS, 1))

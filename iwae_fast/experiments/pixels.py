@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 
+import torch
 from torch import Tensor
 
 from ..data import binarize
 from ..seeds import Purpose, generator
+
+SUBSET_SEED = 0
+"""The same for every run."""
 
 
 def as_pixels(images: Tensor, grey_levels: bool, seed: int, purpose: Purpose, *indices: int) -> Tensor:
@@ -16,6 +20,16 @@ def as_pixels(images: Tensor, grey_levels: bool, seed: int, purpose: Purpose, *i
     if not grey_levels:
         return images
     return binarize(images, generator(seed, purpose, *indices, device=images.device))
+
+
+def subset_order(observations: int) -> Tensor:
+    """An order of so many observations, always the same one, whose beginnings are random subsets."""
+    return torch.randperm(observations, generator=generator(SUBSET_SEED, Purpose.SUBSET))
+
+
+def shuffled(images: Tensor) -> Tensor:
+    """The rows in that order."""
+    return images[subset_order(len(images)).to(images.device)]
 
 
 def fingerprint(images: Tensor) -> str:

@@ -17,7 +17,7 @@ from .config import TrainConfig, usable_device
 from .metrics import EpochMetrics, Means, RunningMeans, append_metrics, drop_metrics_after
 from .networks import build
 from .optimizers import allocate_state
-from .pixels import as_pixels, fingerprint
+from .pixels import as_pixels, fingerprint, subset_order
 from .protocols import PROTOCOLS
 from .runs import Run, fill
 from .validation import Validation
@@ -215,12 +215,14 @@ class Trainer:
 
 
 def split(data: ImageData, validation: int) -> tuple[Tensor, Tensor | None]:
-    """The training observations, and those held out of them, the last ``validation``; None for none."""
+    """The training observations, and ``validation`` held out of them, always the same ones; None for none."""
     if not validation:
         return data.train, None
     if validation >= len(data.train):
         raise ValueError(f"validation must be below the {len(data.train)} training observations, got {validation}")
-    return data.train[:-validation], data.train[-validation:]
+    held_out = torch.zeros(len(data.train), dtype=torch.bool)
+    held_out[subset_order(len(data.train))[:validation]] = True
+    return data.train[~held_out], data.train[held_out]
 
 
 def check(config: TrainConfig, data: ImageData) -> None:

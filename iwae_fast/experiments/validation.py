@@ -10,10 +10,10 @@ from ..data import ImageData
 from ..models import LatentVariableModel
 from ..seeds import Purpose, derive_seed
 from .config import TrainConfig
-from .pixels import as_pixels
+from .pixels import as_pixels, shuffled
 
 LARGEST = 1000
-"""Observations of a validation set that are looked at after each epoch: the first so many."""
+"""Observations of a validation set that are looked at after each epoch."""
 
 
 class Validation:
@@ -28,7 +28,7 @@ class Validation:
         self.seed = derive_seed(config.seed, Purpose.VALIDATION)
         self.observations = None
         if images is not None:
-            few = images[:LARGEST].to(device)
+            few = shuffled(images)[:LARGEST].to(device)
             self.observations = as_pixels(few, data.grey_levels, config.seed, Purpose.VALIDATION_PIXELS)
 
     def bound(self, model: LatentVariableModel) -> float | None:

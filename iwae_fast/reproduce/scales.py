@@ -23,7 +23,7 @@ class Scale:
     k: int = 5000
     """Samples of the likelihoods, where the table does not say otherwise."""
     observations: int | None = None
-    """Test images, from the first; None for all."""
+    """Test images; None for all."""
     further: int = 1000
     """Training images that are evaluated, and test images without inactive units."""
 
