@@ -190,6 +190,26 @@ def test_a_score_and_shared_draws_with_a_budget_are_refused() -> None:
         iw.models.RandomWeightsVAE(D, hidden_dims=(0,))
 
 
+@pytest.mark.parametrize("draws", ["local", "shared"])
+@pytest.mark.parametrize("random", ["all", "encoder"])
+def test_half_precision_and_autocast(random: str, draws: str) -> None:
+    model, x = build(random, draws, log_std=-4.0).float(), pixels().float()
+    exact = iw.Objective(iw.bounds.IWAE(), num_samples=K)(model, x, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = iw.Objective(iw.bounds.IWAE(), num_samples=K)(model, x, seed=1)
+    cast.backward()
+    half = iw.Objective(iw.bounds.IWAE(), num_samples=K)(model.bfloat16(), x.bfloat16(), seed=1)
+    half.backward()
+    for found in (cast, half):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.detach(), exact.detach(), rtol=0.05, atol=0.2)
+
+
+def test_observations_of_another_width_are_refused() -> None:
+    with pytest.raises(ValueError, match=rf"x must be \(B, ...\) with {D} features, got \({B}, {D - 2}\)"):
+        iw.Objective(iw.bounds.IWAE(), num_samples=K)(build(), pixels()[:, :-2])
+
+
 def test_evaluation_draws_weights_afresh_and_streams() -> None:
     model, x = build(), pixels()
     found = iw.evaluate.log_likelihood(model, x, 30, chunk_size=7, seed=4)

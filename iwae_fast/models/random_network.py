@@ -78,7 +78,8 @@ class RandomNetwork(nn.Sequential):
         for index, module in enumerate(self):
             if isinstance(module, RandomLinear):
                 draw = module.local if self.local else module.shared
-                value = draw(value, partial(noise, index), num_samples)
+                # Latents and noise are float32 at least, whatever the weights are.
+                value = draw(value.to(module.weight_mean.dtype), partial(noise, index), num_samples)
             else:
                 value = module(value)
         return value

@@ -81,6 +81,7 @@ class RandomWeightsVAE(LatentVariableModel):
             output_bias = decoder.output.bias
         super().__init__(encoder, decoder, "bernoulli", backend)
         start_at_mean(self.likelihood, data_dim, data_mean, lambda _: output_bias)
+        self.data_dim = data_dim
         self.latent_dim = latent_dim
         self.local = local
 
@@ -89,6 +90,8 @@ class RandomWeightsVAE(LatentVariableModel):
         q(z | x)."""
         if context:
             raise ValueError(f"{type(self).__name__} takes no context")
+        if x.dim() < 2 or x.shape[1:].numel() != self.data_dim:
+            raise ValueError(f"x must be (B, ...) with {self.data_dim} features, got {tuple(x.shape)}")
         return ((x if mask is None else torch.where(observed_features(mask, x), x, 0.0)).flatten(1),)
 
     def posterior(self, output: Any) -> Posterior:
@@ -106,7 +109,7 @@ class RandomWeightsVAE(LatentVariableModel):
         (x,) = posterior
         weight_noise = self._weight_noise(x, draw, ENCODER_STREAM)
         mean, log_std = self.posterior(self.encoder.drawn(x, weight_noise, draw.num_samples))
-        z = torch.addcmul(mean, torch.exp(log_std), self._noise(mean, draw, mean.shape, 0))
+        z = mean + torch.exp(log_std) * self._noise(mean, draw, mean.shape, 0)
         if density is Density.PATH:
             mean, log_std = mean.detach(), log_std.detach()
         log_q = gaussian_log_prob(z, mean, log_std, backend=self.backend)
