@@ -3,12 +3,18 @@
 The kernels are compiled once for each instruction set and chosen when the module is imported. Without a working
 compiler the package installs all the same and runs on its reference backend; IWAE_FAST_REQUIRE_EXTENSION=1 makes
 that an error.
+
+Where nvcc is found ($CUDA_HOME/bin, or the path) the CUDA kernels are built too, for GPUs that need not be here.
+IWAE_FAST_CUDA=1 makes it an error that they cannot be, IWAE_FAST_CUDA=0 leaves them out.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import shlex
+import shutil
+import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +30,21 @@ X86_ISAS = {
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
 }
 KERNELS = "csrc/cpu/kernels.cpp"
+CUDA_KERNELS = "csrc/cuda/kernels.cu"
+CUDA_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-DIWAE_ISA=cuda",
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "--threads=0",
+    "-Xfatbin=-compress-all",
+]
+# Machine code for two architectures, and what later ones compile for themselves.
+CUDA_TARGETS = [
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_90,code=sm_90",
+    "-gencode=arch=compute_90,code=compute_90",
+]
 HEADERS = sorted(str(path) for path in Path("csrc").rglob("*.h"))
 
 
@@ -50,9 +71,40 @@ class BuildExtension(build_ext):
         ext.extra_link_args = openmp
         ext.define_macros = [("IWAE_HAVE_X86_64", "1")] if x86_64 else []
         with ThreadPoolExecutor() as pool:
+            cuda = pool.submit(self._compile_cuda)
             objects = list(pool.map(lambda isa: self._compile_kernels(isa, [*isas[isa], *openmp]), isas))
         ext.extra_objects = objects
+        if (compiled := cuda.result()) is not None:
+            ext.extra_objects.append(compiled)
+            ext.define_macros.append(("IWAE_HAVE_CUDA", "1"))
+            # Linked statically, so that the extension loads where there is no CUDA.
+            ext.extra_link_args = [*openmp, *cuda_libraries(), "-lcudart_static", "-ldl", "-lpthread", "-lrt"]
         super().build_extension(ext)
+
+    def _compile_cuda(self) -> str | None:
+        """The object of the CUDA kernels, or None where they are left out."""
+        wish, nvcc = os.environ.get("IWAE_FAST_CUDA", ""), find_nvcc()
+        if wish == "0":
+            return None
+        if nvcc is None:
+            if wish == "1":
+                raise CompileError("IWAE_FAST_CUDA=1, but nvcc is neither in $CUDA_HOME/bin nor on the path")
+            return None
+        compiled = os.path.join(self.build_temp, "cuda", "kernels.o")
+        sources = [CUDA_KERNELS, *HEADERS]
+        if os.path.exists(compiled) and not self.force:
+            newest = max(os.path.getmtime(source) for source in sources)
+            if os.path.getmtime(compiled) > newest:
+                return compiled
+        os.makedirs(os.path.dirname(compiled), exist_ok=True)
+        command = [nvcc, *CUDA_FLAGS, *CUDA_TARGETS, "-c", CUDA_KERNELS, "-o", compiled]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode == 0:
+            return compiled
+        if wish == "1":
+            raise CompileError(f"{' '.join(command)} failed:\n{result.stderr}")
+        print(f"warning: iwae_fast is built without CUDA, because {nvcc} failed:\n{result.stderr}", file=sys.stderr)
+        return None
 
     def _compile_kernels(self, isa: str, flags: list[str]) -> str:
         (compiled,) = self.compiler.compile(
@@ -78,6 +130,18 @@ class BuildExtension(build_ext):
         return True
 
 
+def find_nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    return (shutil.which("nvcc", path=os.path.join(home, "bin")) if home else None) or shutil.which("nvcc")
+
+
+def cuda_libraries() -> list[str]:
+    """Where the static runtime is, as options of a linker: what nvcc itself would give it."""
+    told = subprocess.run([find_nvcc() or "nvcc", "--dryrun", "-c", CUDA_KERNELS], capture_output=True, text=True)
+    line = next((line for line in told.stderr.splitlines() if "LIBRARIES=" in line), "LIBRARIES=")
+    return shlex.split(line.split("LIBRARIES=", 1)[1])
+
+
 def extensions() -> list[Extension]:
     import pybind11
 
@@ -86,7 +150,7 @@ def extensions() -> list[Extension]:
             "iwae_fast._C",
             sources=["csrc/bindings.cpp"],
             include_dirs=[pybind11.get_include()],
-            depends=[KERNELS, *HEADERS],
+            depends=[KERNELS, CUDA_KERNELS, *HEADERS],
             language="c++",
             optional=os.environ.get("IWAE_FAST_REQUIRE_EXTENSION") != "1",
         )

@@ -71,11 +71,11 @@ def kernels(k: int, batch: int, features: int) -> dict[str, tuple[Kernel, int]]:
     array, small = 4 * k * batch * features, 4 * batch * features
 
     def tanh() -> None:
-        cpu._C.tanh_layer(False, *hidden.shape, hidden.data_ptr(), 0, torch.get_num_threads())
+        cpu.KERNELS.kernels.tanh_layer(False, *hidden.shape, hidden.data_ptr(), 0, torch.get_num_threads())
 
     def tanh_backward() -> None:
         pointers = (t.data_ptr() for t in (hidden, of_hidden, out, sums))
-        cpu._C.tanh_layer_backward(False, *hidden.shape, *pointers, torch.get_num_threads())
+        cpu.KERNELS.kernels.tanh_layer_backward(False, *hidden.shape, *pointers, torch.get_num_threads())
 
     return {
         "bernoulli_log_prob": (lambda: cpu.bernoulli_log_prob(x, logits, None), array + small),

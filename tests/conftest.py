@@ -18,6 +18,10 @@ sys.path.append(str(Path(__file__).parents[1]))
 if not torch.cuda.is_available():
     # Triton's kernels then run in its interpreter, on CPU tensors. It reads this when they are defined.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    # And those of CUDA C++ are compiled for the CPU, before tests ask which backends there are.
+    import emulated_cuda
+
+    emulated_cuda.install()
 
 # Contracts are inherited by the tests of several ops, which hypothesis takes for one test run by different executors.
 settings.register_profile(

@@ -12,7 +12,7 @@
 #include <type_traits>
 
 #include "../math/gaussian.h"
-#include "calls.h"
+#include "../calls.h"
 #include "rows.h"
 #include "simd.h"
 #include "staging.h"

@@ -1,7 +1,7 @@
 // All CPU kernels for one instruction set. setup.py compiles this file once for each, with IWAE_ISA naming it and the
 // flags that allow it; everything here lives in the namespace of that name, so that no instance replaces another.
 #include "bernoulli_log_prob.h"
-#include "calls.h"
+#include "../calls.h"
 #include "gaussian_log_prob.h"
 #include "iwae_loss.h"
 #include "log_mean_exp.h"
@@ -87,6 +87,7 @@ const Kernels kKernels = {
     run_standard_normal,
     run_sample_gaussian,
     run_sample_gaussian_backward,
+    nullptr,
     run_tanh_layer,
     run_tanh_layer_backward,
 };

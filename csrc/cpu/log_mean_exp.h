@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "calls.h"
+#include "../calls.h"
 #include "rows.h"
 #include "simd.h"
 #include "staging.h"

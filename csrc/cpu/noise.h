@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../math/philox.h"
-#include "calls.h"
+#include "../calls.h"
 #include "noise_math.h"
 #include "simd.h"
 
@@ -40,7 +40,7 @@ struct NoiseRow {
 template <class T>
 class Noise {
  public:
-  explicit Noise(const NoiseCall& call) : call_(call), keys_(philox_keys<NoiseMath<T>>(call.seed)) {
+  explicit Noise(const NoiseCall& call) : call_(call), keys_(philox_keys<NoiseMath<T>>(*call.seed)) {
     const int64_t last = (blocks() - 1) * kSize;
     T exists[kSize];
     for (int i = 0; i < kSize; ++i) exists[i] = last + i < call.dimensions ? T(1) : T(0);

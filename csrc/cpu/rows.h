@@ -4,7 +4,7 @@
 #include <array>
 #include <cstdint>
 
-#include "operand.h"
+#include "../operand.h"
 
 #ifdef _OPENMP
 #include <omp.h>

@@ -118,6 +118,8 @@ struct Simd {
     return x > y ? y : x;
   }
 
+  static Value divide(Value x, Value y) { return x / y; }
+
   // value, and 0 where the flag is 0
   static Value zero_where_zero(Value flag, Value value) { return flag != zero() ? value : zero(); }
 

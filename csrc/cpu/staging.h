@@ -2,7 +2,8 @@
 // read in place; half precision, strides, masks and the ends of rows go through a small buffer in the L1 cache.
 #pragma once
 
-#include "operand.h"
+#include "../math/half.h"
+#include "../operand.h"
 #include "simd.h"
 
 namespace iwae {
@@ -11,50 +12,6 @@ namespace IWAE_ISA {
 // Elements of a tile: whole vectors of every kind, a few KiB, and few enough that a product of as many Bernoulli factors,
 // each at most 2, fits in a double.
 constexpr int kTile = 992;
-
-static inline float bits_to_float(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-static inline uint32_t float_to_bits(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-struct BFloat16 {
-  uint16_t bits;
-  operator float() const { return bits_to_float(uint32_t{bits} << 16); }
-  static BFloat16 from(float x) {
-    const uint32_t bits = float_to_bits(x);
-    if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40)};  // keep a NaN a NaN
-    return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};  // to nearest, ties to even
-  }
-};
-
-struct Float16 {
-  uint16_t bits;
-  operator float() const {
-    const uint32_t sign = uint32_t{bits & 0x8000u} << 16, magnitude = bits & 0x7fffu;
-    if (magnitude >= 0x7c00) return bits_to_float(sign | 0x7f800000u | (magnitude << 13));
-    // The exponents differ by 112: multiplying rebuilds it, subnormal numbers included.
-    return bits_to_float(sign | float_to_bits(bits_to_float(magnitude << 13) * 5.192296858534828e33f));
-  }
-  static Float16 from(float x) {
-    const uint32_t bits = float_to_bits(x), sign = (bits >> 16) & 0x8000u;
-    uint32_t magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
-    if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // 65520 and above round to inf
-    if (magnitude < 0x38800000u) {  // subnormal: adding 1/2 lets the addition round at 2^-24
-      magnitude = float_to_bits(bits_to_float(magnitude) + 0.5f) - float_to_bits(0.5f);
-    } else {
-      magnitude = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-    }
-    return {static_cast<uint16_t>(sign | magnitude)};
-  }
-};
 
 template <class T>
 constexpr DType dtype_of();

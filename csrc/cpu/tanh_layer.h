@@ -1,7 +1,7 @@
 // The elementwise halves of a dense layer with tanh, around somebody else's matrix products.
 #pragma once
 
-#include "calls.h"
+#include "../calls.h"
 #include "rows.h"
 #include "simd.h"
 #include "staging.h"

@@ -26,7 +26,7 @@ IWAE_INLINE typename Math::Value bernoulli_factor(typename Math::Value l) {
 template <class Math>
 IWAE_INLINE typename Math::Value bernoulli_residual(typename Math::Value v, typename Math::Value l) {
   const typename Math::Value u = Math::exp_nonpositive(Math::minus_abs(l));
-  return v - Math::one_where_positive(l, u) / (Math::one() + u);
+  return v - Math::divide(Math::one_where_positive(l, u), Math::one() + u);
 }
 
 }  // namespace IWAE_ISA

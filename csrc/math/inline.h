@@ -1,6 +1,12 @@
-// How the formulas are compiled: within each translation unit; CUDA adds its own words for host and device.
+// How what is shared is compiled: within each translation unit, and under CUDA's compiler for host and device.
 #pragma once
 
+#ifdef __CUDACC__
+#define IWAE_EVERYWHERE __host__ __device__ __forceinline__
+#else
+#define IWAE_EVERYWHERE inline
+#endif
+
 #ifndef IWAE_INLINE
-#define IWAE_INLINE static inline
+#define IWAE_INLINE static IWAE_EVERYWHERE
 #endif

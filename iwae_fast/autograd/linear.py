@@ -10,7 +10,16 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import ops
-from .machinery import gradients_of, log_ratio_gradient, number_of, once, place, stands_in, weighed, with_memory
+from .machinery import (
+    for_incoming,
+    gradients_of,
+    log_ratio_gradient,
+    may_look,
+    number_of,
+    once,
+    place,
+    with_memory,
+)
 
 
 class LinearBernoulli(Function):
@@ -43,7 +52,7 @@ class LinearBernoulli(Function):
         scale = with_memory(grad).to(hidden.dtype).reshape(rows)
         residual, inputs = residual.view(rows), hidden.reshape(rows)
         # A coefficient of zero gives zero, also where the residual is NaN, as the log-probability then is.
-        if stands_in() or math.isnan(log_prob.sum().item()):
+        if not may_look(log_prob) or math.isnan(log_prob.sum().item()):
             residual = residual.masked_fill((scale == 0) & log_prob.isnan().reshape(rows), 0.0)
         _, _, _, of_hidden, of_weight, of_bias = ctx.needs_input_grad
         gradients = (
@@ -77,7 +86,7 @@ class LinearIWAELoss(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, ctx.reduction, _, _, log_ratio, hidden, weight, _ = inputs
+        ctx.backend, ctx.reduction, _, _, log_ratio, hidden, weight, _ = inputs
         loss, bound, weights, gradient = output
         ctx.mark_non_differentiable(bound, weights, gradient)
         ctx.set_materialize_grads(False)
@@ -92,7 +101,7 @@ class LinearIWAELoss(Function):
         grad = with_memory(grad)
         number = number_of(grad)
         if not math.isfinite(number):
-            gradient = weighed(gradient, grad.unsqueeze(-1) if grad.dim() else grad, weights.unsqueeze(-1))
+            (gradient,) = for_incoming(ctx, [gradient], grad, weights)
         rows = (weights.numel(), -1)
         gradient, inputs = gradient.view(rows), hidden.reshape(rows)
         *_, of_log_ratio, of_hidden, of_weight, of_bias = ctx.needs_input_grad

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import ops
-from .machinery import gradients_of, last_pass, log_ratio_gradient, number_of, once, place, weighed, with_memory
+from .machinery import for_incoming, gradients_of, log_ratio_gradient, number_of, once, place, with_memory
 
 
 class IWAELoss(Function):
@@ -67,7 +67,7 @@ class IWAELossAtOnce(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, _, ctx.reduction, _, _, log_ratio, *_ = inputs
+        _, ctx.backend, ctx.reduction, _, _, log_ratio, *_ = inputs
         loss, *others = output
         ctx.mark_non_differentiable(*others)
         ctx.set_materialize_grads(False)
@@ -81,11 +81,7 @@ class IWAELossAtOnce(Function):
         loss, weights, *gradients = ctx.saved_tensors
         grad = with_memory(grad)
         needs = list(ctx.needs_input_grad[6:])
-        number = number_of(grad)
-        of_log_ratio = log_ratio_gradient(ctx, weights, grad, number) if ctx.needs_input_grad[5] else None
-        if not (number == 1.0 and last_pass()):
-            gradients = [
-                weighed(g, grad.unsqueeze(-1) if grad.dim() else grad, weights.unsqueeze(-1)) for g in gradients
-            ]
+        of_log_ratio = log_ratio_gradient(ctx, weights, grad, number_of(grad)) if ctx.needs_input_grad[5] else None
+        gradients = for_incoming(ctx, gradients, grad, weights)
         of_log_ratio, *placed = once((of_log_ratio, *place(gradients, needs)), loss)
         return None, None, None, None, None, of_log_ratio, *placed

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import ops
+from ..backends import NATIVE
 
 
 def apply(function: type[Function], *arguments: Any) -> Any:
@@ -27,9 +28,14 @@ def stands_in() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
+def may_look(tensor: Tensor) -> bool:
+    """Whether its numbers can be looked at, and at no cost: nobody waits for a GPU."""
+    return not stands_in() and tensor.device.type == "cpu"
+
+
 def number_of(grad: Tensor) -> float:
-    """A scalar gradient as a number; NaN where it is no scalar, or its number cannot be looked at."""
-    return math.nan if grad.dim() or stands_in() else grad.item()
+    """A scalar gradient as a number; NaN where it is no scalar, or its number is not to be looked at."""
+    return math.nan if grad.dim() or not may_look(grad) else grad.item()
 
 
 def last_pass() -> bool:
@@ -48,9 +54,23 @@ def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor, number: float) -
 def weighed(kept: Tensor, grad: Tensor, weights: Tensor) -> Tensor:
     """kept * grad, and 0 where the weight is, also if the incoming gradient is not finite."""
     product = kept * grad
-    if stands_in() or not grad.isfinite().all():
+    if not may_look(grad) or not grad.isfinite().all():
         product = torch.where(weights == 0, 0.0, product)
     return product
+
+
+def for_incoming(ctx: Any, kept: list[Tensor], grad: Tensor, weights: Tensor) -> list[Tensor]:
+    """Gradients (k, ..., D) that the forward pass made for an incoming one of 1, times that which came."""
+    number = number_of(grad)
+    if number == 1.0 and last_pass():
+        return kept
+    if not stands_in() and ops.offered("rescale", ctx.backend):  # which sees for itself whether that is 1
+        kept = kept if last_pass() else [k.clone() for k in kept]
+        for gradient in kept:
+            NATIVE[ctx.backend].rescale(gradient, grad, weights)
+        return kept
+    incoming = grad.unsqueeze(-1) if grad.dim() else grad
+    return [weighed(k, incoming, weights.unsqueeze(-1)) for k in kept]
 
 
 def once(gradients: tuple[Tensor | None, ...], result: Tensor) -> tuple[Tensor | None, ...]:

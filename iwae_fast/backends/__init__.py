@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cpu, triton
+from . import cpu, cuda, triton
 from .marshal import refusal
 
 REFERENCE = "reference"
-NATIVE: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
+NATIVE: dict[str, ModuleType] = {"cpu": cpu, "cuda": cuda, "triton": triton}
 """Backends with kernels."""
 
 PREFERRED = {"cpu": ("cpu",), "cuda": ("triton",)}

@@ -13,10 +13,10 @@ DTYPE_CODES = {
     torch.bool: 4,
     torch.int64: 5,
 }
-"""As ``enum class DType`` in csrc/cpu/operand.h."""
+"""As ``enum class DType`` in csrc/operand.h."""
 
 MAX_DIMS = 8
-"""As ``kMaxDims`` in csrc/cpu/operand.h."""
+"""As ``kMaxDims`` in csrc/operand.h."""
 
 PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 

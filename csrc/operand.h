@@ -11,7 +11,11 @@ constexpr int kMaxParameters = 3;
 enum class DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3, kBool = 4, kInt64 = 5 };
 
 // Always inlined, as all that the kernels of several instruction sets share: the linker keeps one copy of the rest.
+#ifdef __CUDACC__
+#define IWAE_SHARED __host__ __device__ __forceinline__
+#else
 #define IWAE_SHARED inline __attribute__((always_inline))
+#endif
 
 IWAE_SHARED int64_t size_of(DType dtype) {
   switch (dtype) {
@@ -28,7 +32,7 @@ struct Operand {
   DType dtype = DType::kFloat32;
   int64_t strides[kMaxDims] = {};  // in elements, one an axis of the call; 0 where it broadcasts
 
-  explicit operator bool() const { return data != nullptr; }
+  IWAE_SHARED explicit operator bool() const { return data != nullptr; }
 };
 
 struct Shape {

@@ -1,0 +1,334 @@
+// The ops as Python sees them, on the CPU or on a GPU: raw pointers, sizes and strides in, nothing out but what was
+// written.
+//
+// Torch's headers are not needed, so one binary serves every version of torch. Arguments are checked in Python
+// (iwae_fast/checks.py, iwae_fast/backends/marshal.py); here only what would overrun a fixed array is.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "calls.h"
+
+namespace iwae {
+
+namespace py = pybind11;
+
+// Where an op runs: what Python says of it with each call, and whether other Python threads may run meanwhile.
+struct OnCPU {
+  using Argument = int;  // threads
+  using Release = py::gil_scoped_release;
+
+  static void take(Place& place, const Argument& threads) { place.threads = threads; }
+};
+
+struct OnGPU {
+  using Argument = std::tuple<uintptr_t, py::function>;  // the stream, and what gives memory: bytes -> pointer
+  struct Release {                               // launches take microseconds, and may ask Python for memory
+    Release() {}
+  };
+
+  static void take(Place& place, const Argument& where) {
+    place.cuda_stream = reinterpret_cast<void*>(std::get<0>(where));
+    place.allocator = const_cast<py::function*>(&std::get<1>(where));
+    place.allocate = [](void* allocator, int64_t bytes) {
+      return reinterpret_cast<void*>((*static_cast<py::function*>(allocator))(bytes).template cast<uintptr_t>());
+    };
+  }
+};
+
+template <class On>
+using Where = typename On::Argument;
+
+template <class On>
+inline const Kernels* kernels_of = nullptr;
+
+using Sizes = std::vector<int64_t>;
+using OperandTuple = std::tuple<uintptr_t, int, Sizes, Sizes>;  // pointer, dtype, sizes, strides
+
+inline Shape shape_from(const Sizes& sizes) {
+  if (sizes.size() > kMaxDims) throw py::value_error("at most 8 axes are supported");
+  Shape shape;
+  shape.dims = static_cast<int>(sizes.size());
+  for (size_t axis = 0; axis < sizes.size(); ++axis) shape.sizes[axis] = sizes[axis];
+  return shape;
+}
+
+// The leading axes of a call, without its features.
+inline Shape leading(Shape shape) {
+  shape.dims -= 1;
+  return shape;
+}
+
+// The operand as it is read in the call's shape: axes are matched from the last, an axis of size 1 or none has stride 0.
+inline Operand operand_from(const OperandTuple& tuple, const Shape& shape) {
+  const auto& [data, dtype, sizes, strides] = tuple;
+  const int missing = shape.dims - static_cast<int>(sizes.size());
+  if (missing < 0) throw py::value_error("an operand has more axes than its call");
+  Operand operand;
+  operand.data = reinterpret_cast<char*>(data);
+  operand.dtype = static_cast<DType>(dtype);
+  for (size_t axis = 0; axis < sizes.size(); ++axis) {
+    const int64_t size = shape.sizes[axis + missing];
+    if (sizes[axis] != 1 && sizes[axis] != size) throw py::value_error("an operand does not broadcast to its call");
+    operand.strides[axis + missing] = sizes[axis] == size ? strides[axis] : 0;
+  }
+  return operand;
+}
+
+inline Operand operand_from(const std::optional<OperandTuple>& tuple, const Shape& shape) {
+  return tuple ? operand_from(*tuple, shape) : Operand{};
+}
+
+template <class Tuple>
+inline void operands_from(const std::vector<Tuple>& tuples, const Shape& shape, Operand* out) {
+  if (tuples.size() > kMaxParameters) throw py::value_error("at most 3 parameters are supported");
+  for (size_t p = 0; p < tuples.size(); ++p) out[p] = operand_from(tuples[p], shape);
+}
+
+inline Reduction reduction_from(const std::string& name) {
+  if (name == "none") return Reduction::kNone;
+  if (name == "mean") return Reduction::kMean;
+  if (name == "sum") return Reduction::kSum;
+  throw py::value_error("unknown reduction: " + name);
+}
+
+inline DensityKind density_from(const std::string& name) {
+  if (name == "gaussian") return DensityKind::kGaussian;
+  if (name == "standard_gaussian") return DensityKind::kStandardGaussian;
+  if (name == "bernoulli") return DensityKind::kBernoulli;
+  if (name == "biased_bernoulli") return DensityKind::kBiasedBernoulli;
+  throw py::value_error("unknown density: " + name);
+}
+
+using Parameters = std::vector<OperandTuple>;
+using Gradients = std::vector<std::optional<OperandTuple>>;
+using Pointers = std::vector<uintptr_t>;  // 0 where there is none
+using Mask = std::optional<OperandTuple>;
+
+template <class On>
+void fill(DensityCall& call, const std::string& density, bool float64, const Sizes& shape,
+          const Parameters& parameters, const Mask& mask, const Where<On>& where) {
+  call.kind = density_from(density);
+  call.float64 = float64;
+  call.shape = shape_from(shape);
+  operands_from(parameters, call.shape, call.parameters);
+  call.mask = operand_from(mask, call.shape);
+  On::take(call, where);
+}
+
+// What a forward pass writes: `kept` has the places of the gradients that it makes too, one a parameter.
+inline void fill(DensityForwardCall& call, uintptr_t log_prob, const Pointers& kept) {
+  if (kept.size() > kMaxParameters) throw py::value_error("at most 3 parameters are supported");
+  call.log_prob = reinterpret_cast<void*>(log_prob);
+  for (size_t p = 0; p < kept.size(); ++p) call.kept[p] = reinterpret_cast<void*>(kept[p]);
+}
+
+template <class On>
+void density(const std::string& name, bool float64, const Sizes& shape, const Parameters& parameters,
+             const Mask& mask, uintptr_t log_prob, const Pointers& kept, const Where<On>& where) {
+  DensityForwardCall call;
+  fill<On>(call, name, float64, shape, parameters, mask, where);
+  fill(call, log_prob, kept);
+  typename On::Release release;
+  kernels_of<On>->density(call);
+}
+
+template <class On>
+void density_backward(const std::string& name, bool float64, const Sizes& shape, const Parameters& parameters,
+                      const Mask& mask, const OperandTuple& grad, const Gradients& gradients, const Where<On>& where) {
+  DensityBackwardCall call;
+  fill<On>(call, name, float64, shape, parameters, mask, where);
+  call.grad = operand_from(grad, leading(call.shape));
+  operands_from(gradients, call.shape, call.gradients);
+  typename On::Release release;
+  kernels_of<On>->density_backward(call);
+}
+
+template <class On>
+void iwae_loss(const std::string& name, bool float64, const Sizes& shape, const Parameters& parameters,
+               const Mask& mask, const OperandTuple& log_ratio, const std::string& reduction, uintptr_t weights,
+               uintptr_t loss, uintptr_t bound, const Pointers& kept, const Where<On>& where) {
+  IWAELossCall call;
+  fill<On>(call, name, float64, shape, parameters, mask, where);
+  fill(call, weights, kept);
+  call.log_ratio = operand_from(log_ratio, leading(call.shape));
+  call.reduction = reduction_from(reduction);
+  call.loss = reinterpret_cast<void*>(loss);
+  call.bound = reinterpret_cast<void*>(bound);
+  typename On::Release release;
+  kernels_of<On>->iwae_loss(call);
+}
+
+template <class On>
+void iwae_loss_backward(const std::string& name, bool float64, const Sizes& shape, const Parameters& parameters,
+                        const Mask& mask, uintptr_t weights, const OperandTuple& grad,
+                        const std::string& reduction, uintptr_t grad_log_ratio, const Gradients& gradients,
+                        const Where<On>& where) {
+  IWAELossBackwardCall call;
+  fill<On>(call, name, float64, shape, parameters, mask, where);
+  call.weights = reinterpret_cast<const void*>(weights);
+  call.grad = operand_from(grad, leading(call.shape));
+  call.reduction = reduction_from(reduction);
+  call.grad_log_ratio = reinterpret_cast<void*>(grad_log_ratio);
+  operands_from(gradients, call.shape, call.gradients);
+  typename On::Release release;
+  kernels_of<On>->iwae_loss_backward(call);
+}
+
+template <class On>
+void rescale(bool float64, const Sizes& shape, uintptr_t gradient, uintptr_t weights, const OperandTuple& grad,
+             const Where<On>& where) {
+  RescaleCall call;
+  call.float64 = float64;
+  call.shape = shape_from(shape);
+  call.gradient = reinterpret_cast<void*>(gradient);
+  call.weights = reinterpret_cast<const void*>(weights);
+  call.grad = operand_from(grad, leading(call.shape));
+  On::take(call, where);
+  typename On::Release release;
+  kernels_of<On>->rescale(call);
+}
+
+template <class On>
+void log_mean_exp(bool float64, const Sizes& shape, const OperandTuple& log_weights, uintptr_t bound,
+                  const Where<On>& where) {
+  LogMeanExpCall call;
+  call.float64 = float64;
+  call.shape = shape_from(shape);
+  call.log_weights = operand_from(log_weights, call.shape);
+  call.bound = reinterpret_cast<void*>(bound);
+  On::take(call, where);
+  typename On::Release release;
+  kernels_of<On>->log_mean_exp(call);
+}
+
+template <class On>
+void log_mean_exp_backward(bool float64, const Sizes& shape, const OperandTuple& log_weights,
+                           const OperandTuple& grad, const OperandTuple& gradient, const Where<On>& where) {
+  LogMeanExpBackwardCall call;
+  call.float64 = float64;
+  call.shape = shape_from(shape);
+  call.log_weights = operand_from(log_weights, call.shape);
+  call.grad = operand_from(grad, call.shape);
+  call.gradient = operand_from(gradient, call.shape);
+  On::take(call, where);
+  typename On::Release release;
+  kernels_of<On>->log_mean_exp_backward(call);
+}
+
+using Triple = std::tuple<int64_t, int64_t, int64_t>;
+using Samples = std::optional<OperandTuple>;
+
+inline Shape shape_of(const NoiseCall& call) { return shape_from({call.samples, call.observations, call.dimensions}); }
+
+// `shape` is (samples, observations, dimensions); `indices` the first sample, the first observation and the stream;
+// `samples` the index of each sample for each observation, if they are not counted from the first.
+template <class On>
+void fill(NoiseCall& call, bool float64, uintptr_t seed, const Samples& samples, const Triple& shape,
+          const Triple& indices, const Where<On>& where) {
+  call.float64 = float64;
+  call.seed = reinterpret_cast<const uint64_t*>(seed);
+  std::tie(call.samples, call.observations, call.dimensions) = shape;
+  std::tie(call.sample_offset, call.observation_offset, call.stream) = indices;
+  call.chosen = operand_from(samples, leading(shape_of(call)));
+  On::take(call, where);
+}
+
+template <class On>
+void standard_normal(bool float64, uintptr_t seed, const Samples& samples, const Triple& shape,
+                     const Triple& indices, uintptr_t noise, const Where<On>& where) {
+  StandardNormalCall call;
+  fill<On>(call, float64, seed, samples, shape, indices, where);
+  call.noise = reinterpret_cast<void*>(noise);
+  typename On::Release release;
+  kernels_of<On>->standard_normal(call);
+}
+
+template <class On>
+void sample_gaussian(bool float64, uintptr_t seed, const Samples& samples, const Triple& shape,
+                     const Triple& indices, const OperandTuple& mean, const OperandTuple& log_std, uintptr_t z,
+                     uintptr_t log_ratio, const Where<On>& where) {
+  SampleGaussianCall call;
+  fill<On>(call, float64, seed, samples, shape, indices, where);
+  call.mean = operand_from(mean, shape_of(call));
+  call.log_std = operand_from(log_std, shape_of(call));
+  call.z = reinterpret_cast<void*>(z);
+  call.log_ratio = reinterpret_cast<void*>(log_ratio);
+  typename On::Release release;
+  kernels_of<On>->sample_gaussian(call);
+}
+
+template <class On>
+void sample_gaussian_backward(bool float64, uintptr_t seed, const Samples& samples, const Triple& shape,
+                              const Triple& indices, const OperandTuple& mean, const OperandTuple& log_std,
+                              const std::optional<OperandTuple>& grad_z,
+                              const std::optional<OperandTuple>& grad_log_ratio, bool path_only,
+                              const OperandTuple& grad_mean, const OperandTuple& grad_log_std, const Where<On>& where) {
+  SampleGaussianBackwardCall call;
+  fill<On>(call, float64, seed, samples, shape, indices, where);
+  call.mean = operand_from(mean, shape_of(call));
+  call.log_std = operand_from(log_std, shape_of(call));
+  call.grad_z = operand_from(grad_z, shape_of(call));
+  call.grad_log_ratio = operand_from(grad_log_ratio, leading(shape_of(call)));
+  call.path_only = path_only;
+  call.grad_mean = operand_from(grad_mean, shape_of(call));
+  call.grad_log_std = operand_from(grad_log_std, shape_of(call));
+  typename On::Release release;
+  kernels_of<On>->sample_gaussian_backward(call);
+}
+
+template <class On>
+void tanh_layer(bool float64, int64_t rows, int64_t columns, uintptr_t values, uintptr_t bias, const Where<On>& where) {
+  TanhLayerCall call;
+  call.float64 = float64;
+  call.rows = rows;
+  call.columns = columns;
+  call.values = reinterpret_cast<void*>(values);
+  call.bias = reinterpret_cast<const void*>(bias);
+  On::take(call, where);
+  typename On::Release release;
+  kernels_of<On>->tanh_layer(call);
+}
+
+template <class On>
+void tanh_layer_backward(bool float64, int64_t rows, int64_t columns, uintptr_t values, uintptr_t grad,
+                         uintptr_t gradient, uintptr_t bias_gradient, const Where<On>& where) {
+  TanhLayerBackwardCall call;
+  call.float64 = float64;
+  call.rows = rows;
+  call.columns = columns;
+  call.values = reinterpret_cast<const void*>(values);
+  call.grad = reinterpret_cast<const void*>(grad);
+  call.gradient = reinterpret_cast<void*>(gradient);
+  call.bias_gradient = reinterpret_cast<void*>(bias_gradient);
+  On::take(call, where);
+  typename On::Release release;
+  kernels_of<On>->tanh_layer_backward(call);
+}
+
+template <class On>
+void define_ops(py::module_& module) {
+  module.def("density", density<On>);
+  module.def("density_backward", density_backward<On>);
+  module.def("iwae_loss", iwae_loss<On>);
+  module.def("iwae_loss_backward", iwae_loss_backward<On>);
+  module.def("log_mean_exp", log_mean_exp<On>);
+  module.def("log_mean_exp_backward", log_mean_exp_backward<On>);
+  module.def("standard_normal", standard_normal<On>);
+  module.def("sample_gaussian", sample_gaussian<On>);
+  module.def("sample_gaussian_backward", sample_gaussian_backward<On>);
+  if (kernels_of<On>->rescale != nullptr) module.def("rescale", rescale<On>);
+  if (kernels_of<On>->tanh_layer != nullptr) {
+    module.def("tanh_layer", tanh_layer<On>);
+    module.def("tanh_layer_backward", tanh_layer_backward<On>);
+  }
+}
+
+}  // namespace iwae

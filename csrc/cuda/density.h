@@ -1,0 +1,227 @@
+// What every density over the last axis shares: the plan of a launch, and rows of elements with their mask.
+//
+// A `Density` (gaussian_log_prob.h and its siblings) gives, per element of a thread,
+//   kParameters             how many tensors it takes
+//   neutral(parameter)      what masked entries are replaced by: they then add nothing
+//   add(p, sum, factors)    the term of a sum, and where kHasFactors a factor between 1 and 2 whose logarithm it lacks
+//   constant()              what each observed feature adds besides
+//   kHalves                 whether parameters of 16 bits are common enough for kernels of their own
+//   gradients(p, slope)     d log p / d each parameter
+// A `Loader` (load.h) says how a thread reads and writes its elements, and for how many rows at most.
+#pragma once
+
+#include <type_traits>
+
+#include "../calls.h"
+#include "load.h"
+#include "walk.h"
+
+namespace iwae {
+namespace IWAE_ISA {
+
+// The operands of a walk: parameters, mask, what is read and what is written once a row, gradients.
+enum { kMaskOperand = kMaxParameters, kRowIn, kRowOut, kGradients, kOperands = kGradients + kMaxParameters };
+
+// How many rows a team takes at most: so many independent loads of each parameter, in registers that leave room for as
+// many warps as hide the latency of memory.
+template <class Density, class Loader>
+constexpr int kBytesARow = Density::kParameters * static_cast<int>(sizeof(typename Loader::Raw));
+template <class Density, class Loader>
+constexpr int kRowsInRegisters = kBytesARow<Density, Loader> <= 32 ? 4 : kBytesARow<Density, Loader> <= 64 ? 2 : 1;
+template <class Density, class Loader>
+constexpr int kRowsATeam = kRowsInRegisters<Density, Loader> < Loader::kMostRows ? kRowsInRegisters<Density, Loader>
+                                                                                 : Loader::kMostRows;
+
+// All of a launch over rows but what its kernel adds.
+struct Rows {
+  Walk<kOperands> walk;
+  View view[kOperands];
+  int64_t features = 0;
+  int lanes_log2 = 5;
+  int rows = 1;       // that a team takes together, along the inner axis
+  int64_t tiles = 0;  // of so many rows, in the inner axis
+
+  // Of parameters and gradients, as a loader made them.
+  void take(const View* views) {
+    for (int p = 0; p < kMaxParameters; ++p) {
+      view[p] = views[p];
+      view[kGradients + p] = views[kGradients + p];
+    }
+  }
+
+  int64_t teams() const { return walk.outer_count * tiles; }
+  int64_t blocks() const { return ceil_divide(teams(), kThreads >> lanes_log2); }
+};
+
+// Some rows along the inner axis: how many, and where the first is.
+struct Tile {
+  int rows = 0;
+  int64_t offset[kOperands];
+
+  __device__ __forceinline__ Tile() {}
+
+  // Of team `number` of a launch; none past the last team.
+  __device__ __forceinline__ Tile(const Rows& plan, int64_t number) {
+    const bool exists = number < plan.walk.outer_count * plan.tiles;
+    const Division at = divide(exists ? number : 0, plan.tiles);
+    take(plan, at.quotient, at.remainder, exists);
+  }
+
+  // Tile `number` of an outer index, of less than 2^31 rows.
+  __device__ __forceinline__ Tile(const Rows& plan, int64_t outer, int number) {
+    const bool exists = number < plan.tiles;
+    take(plan, outer, exists ? number : 0, exists);
+  }
+
+  __device__ __forceinline__ void take(const Rows& plan, int64_t outer, int64_t number, bool exists) {
+    const int64_t first = number * plan.rows, left = plan.walk.inner_count - first;
+    rows = !exists ? 0 : left < plan.rows ? static_cast<int>(left) : plan.rows;
+    plan.walk.offsets(outer, offset);
+#pragma unroll
+    for (int o = 0; o < kOperands; ++o) offset[o] += first * plan.walk.inner_strides[o];
+  }
+
+  __device__ __forceinline__ int64_t row(const Rows& plan, int operand, int number) const {
+    return offset[operand] + number * plan.walk.inner_strides[operand];
+  }
+};
+
+// The elements of a thread: `kWidth` neighbouring features of each parameter, in several rows.
+template <class Density, class Loader>
+struct Elements {
+  using T = typename Density::Scalar;
+  static constexpr int kParameters = Density::kParameters, kWidth = Loader::kWidth;
+  static constexpr int kRows = kRowsATeam<Density, Loader>;
+
+  const Rows& plan;
+  const Tile& tile;
+  int64_t feature;
+  typename Loader::Raw raw[kParameters][kRows];
+
+  __device__ __forceinline__ Elements(const Rows& p, const Tile& t, int64_t f) : plan(p), tile(t), feature(f) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= tile.rows) break;
+#pragma unroll
+      for (int i = 0; i < kParameters; ++i) {
+        // What is broadcast along the rows is read once.
+        if (r == 0 || plan.walk.inner_strides[i] != 0) {
+          raw[i][r] = Loader::load(plan.view[i], tile.row(plan, i, r), feature);
+        } else {
+          raw[i][r] = raw[i][0];
+        }
+      }
+    }
+  }
+
+  // Bit i says whether element i of a row is observed.
+  __device__ __forceinline__ unsigned observed(int row) const {
+    unsigned bits = (1u << kWidth) - 1;
+    const View& mask = plan.view[kMaskOperand];
+    if (mask.data == nullptr) return bits;
+    const char* from = mask.data + tile.row(plan, kMaskOperand, row) + feature * mask.feature_stride;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      if (!from[i * mask.feature_stride]) bits &= ~(1u << i);
+    }
+    return bits;
+  }
+
+  // The parameters of each element of a row; those that are not observed are neutral.
+  __device__ __forceinline__ void parameters(int row, unsigned bits, T (&values)[kParameters][kWidth]) const {
+#pragma unroll
+    for (int p = 0; p < kParameters; ++p) {
+      Loader::convert(plan.view[p], raw[p][row], values[p]);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        if (!(bits >> i & 1)) values[p][i] = Density::neutral(p);
+      }
+    }
+  }
+};
+
+// Lanes for rows of so many loads: a whole warp where that leaves few lanes without work, else as many as waste least.
+inline int lanes_for(int64_t loads) {
+  int best = 5;
+  double most = 0.0;
+  for (int log2 = 5; log2 >= 0; --log2) {
+    const int64_t lanes = int64_t{1} << log2, rounds = loads > 0 ? ceil_divide(loads, lanes) : 1;
+    const double used = static_cast<double>(loads) / static_cast<double>(rounds * lanes);
+    if (used >= 0.85) return log2;
+    if (used > most) {
+      most = used;
+      best = log2;
+    }
+  }
+  return best;
+}
+
+constexpr int64_t kManyThreads = 1 << 17;  // as many as fill a large GPU
+
+// The plan for a density's rows over `axes` of the call; `operands` in the order of the walk.
+template <class Density, class Loader>
+Rows plan_rows(const DensityCall& call, unsigned axes, const Operand* const (&operands)[kOperands],
+               int inner_axis = -1) {
+  Rows plan;
+  const int last = call.shape.dims - 1;
+  plan.walk = walk_over(call.shape, axes, operands, kMaxParameters, inner_axis);
+  for (int o = 0; o < kOperands; ++o) {
+    if (operands[o] != nullptr && *operands[o]) plan.view[o] = view_of(*operands[o], last);
+  }
+  plan.features = call.shape.sizes[last];
+  plan.lanes_log2 = lanes_for(ceil_divide(plan.features, Loader::kWidth));
+  plan.rows = kRowsATeam<Density, Loader>;
+  // Where there are few rows, more teams before more rows a team.
+  const auto threads = [&] {
+    plan.tiles = ceil_divide(plan.walk.inner_count, plan.rows);
+    return plan.teams() << plan.lanes_log2;
+  };
+  while (threads() < kManyThreads && plan.rows > 1) plan.rows /= 2;
+  return plan;
+}
+
+// Whether a loader takes all parameters and the tensors (..., D) that are written; if so, with their views.
+template <class Density, class Loader>
+bool fits(const DensityCall& call, const Operand* outputs, View (&views)[kOperands]) {
+  const int last = call.shape.dims - 1;
+  const auto fit = [&](const Operand& operand, View& view) {
+    view = view_of(operand, last);
+    return Loader::takes(view, call.shape.sizes[last], operand.strides, last);
+  };
+  bool all = true;
+  for (int p = 0; p < Density::kParameters; ++p) {
+    all = all && fit(call.parameters[p], views[p]);
+    if (outputs != nullptr) all = all && fit(outputs[p], views[kGradients + p]);
+  }
+  return all;
+}
+
+// Calls body with the loader for a call: 16 bytes at a time of the dtype of its largest parameter where all rows allow
+// it, else single elements, as of float64, which is not for speed. Without kHalves, 16 bits go one by one.
+template <class Density, bool kHalves = true, class Body>
+void with_loader(const DensityCall& call, const Operand* outputs, const Body& body) {
+  using T = typename Density::Scalar;
+  const auto attempt = [&](auto loader) {
+    View views[kOperands];
+    if (!fits<Density, decltype(loader)>(call, outputs, views)) return false;
+    body(loader, views);
+    return true;
+  };
+  if constexpr (std::is_same<T, float>::value) {
+    bool has_bfloat16 = false, has_float16 = false;
+    for (int p = 0; p < Density::kParameters; ++p) {
+      has_bfloat16 = has_bfloat16 || call.parameters[p].dtype == DType::kBFloat16;
+      has_float16 = has_float16 || call.parameters[p].dtype == DType::kFloat16;
+    }
+    if constexpr (kHalves && Density::kHalves) {
+      // A load of 16 bits brings most elements; beside them float32 is read in two.
+      if (has_bfloat16 && attempt(Vector<BFloat16>{})) return;
+      if (has_float16 && attempt(Vector<Float16>{})) return;
+    }
+    if (!has_bfloat16 && !has_float16 && attempt(Vector<float>{})) return;
+  }
+  attempt(Single<T>{});
+}
+
+}  // namespace IWAE_ISA
+}  // namespace iwae

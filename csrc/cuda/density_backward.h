@@ -1,0 +1,295 @@
+// The gradients of a density's parameters: entry by entry, and summed where a parameter is broadcast. Sums run in a
+// fixed order, so that results are the same bits from run to run.
+#pragma once
+
+#include "density_forward.h"
+
+namespace iwae {
+namespace IWAE_ISA {
+
+// What the gradients of a row are multiplied by: its entry of the incoming gradient (kRowIn), 1 without one. Of a loss it
+// is -share * grad * weight, the gradient of the row's log-weight, with weights and log-weights at kRowOut.
+struct Coefficients {
+  const char* weights = nullptr;
+  char* written = nullptr;  // where they are kept, if anywhere
+  double share = 1.0;
+
+  template <class T>
+  __device__ __forceinline__ T at(const View& grad, int64_t in, int64_t out) const {
+    T coefficient = grad.data ? load_one<T>(grad.data, grad.dtype, in) : T(1);
+    if (weights == nullptr) return coefficient;
+    const T weight = reinterpret_cast<const T*>(weights)[out];
+    return weight == T(0) ? T(0) : -static_cast<T>(share) * coefficient * weight;
+  }
+
+  template <class T>
+  __device__ __forceinline__ void write(int64_t out, T coefficient) const {
+    if (written != nullptr) reinterpret_cast<T*>(written)[out] = coefficient;
+  }
+};
+
+// The gradients of a thread's elements of one row; 0 where not observed, or where the coefficient is 0, also if the
+// slope overflows: 0 * inf would be NaN.
+template <class Density, class Loader>
+__device__ __forceinline__ void row_gradients(const Elements<Density, Loader>& elements, int row,
+                                              typename Density::Scalar coefficient,
+                                              typename Density::Scalar (&made)[Density::kParameters][Loader::kWidth]) {
+  using T = typename Density::Scalar;
+  T values[Density::kParameters][Loader::kWidth];
+  const unsigned bits = coefficient == T(0) ? 0 : elements.observed(row);
+  elements.parameters(row, bits, values);
+#pragma unroll
+  for (int i = 0; i < Loader::kWidth; ++i) {
+    T parameters[Density::kParameters], slopes[Density::kParameters];
+#pragma unroll
+    for (int p = 0; p < Density::kParameters; ++p) parameters[p] = values[p][i];
+    Density::gradients(parameters, slopes);
+#pragma unroll
+    for (int p = 0; p < Density::kParameters; ++p) made[p][i] = bits >> i & 1 ? coefficient * slopes[p] : T(0);
+  }
+}
+
+// Writes the gradients of a tile's rows, of the parameters that `wanted` has as bits.
+template <class Density, class Loader>
+__device__ __forceinline__ void write_gradients(const Rows& plan, const Tile& tile, const Team& team,
+                                                const typename Density::Scalar (&coefficient)[kRowsATeam<Density, Loader>],
+                                                unsigned wanted) {
+  using T = typename Density::Scalar;
+  constexpr int kWidth = Loader::kWidth, kRows = kRowsATeam<Density, Loader>;
+  const int64_t features = tile.rows > 0 ? plan.features : 0, step = int64_t{team.lanes} * kWidth;
+  for (int64_t feature = int64_t{team.lane} * kWidth; feature < features; feature += step) {
+    const Elements<Density, Loader> elements(plan, tile, feature);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= tile.rows) break;
+      T made[Density::kParameters][kWidth];
+      row_gradients(elements, r, coefficient[r], made);
+#pragma unroll
+      for (int p = 0; p < Density::kParameters; ++p) {
+        if (wanted >> p & 1) {
+          Loader::store(plan.view[kGradients + p], tile.row(plan, kGradients + p, r), feature, made[p]);
+        }
+      }
+    }
+  }
+}
+
+template <class Density, class Loader>
+IWAE_KERNEL gradient_kernel(const Rows plan, const Coefficients coefficients, const unsigned wanted) {
+  using T = typename Density::Scalar;
+  constexpr int kRows = kRowsATeam<Density, Loader>;
+  const Team team(plan.lanes_log2);
+  const Tile tile(plan, team.index);
+  T coefficient[kRows] = {};
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (r >= tile.rows) break;
+    const int64_t out = tile.row(plan, kRowOut, r);
+    coefficient[r] = coefficients.template at<T>(plan.view[kRowIn], tile.row(plan, kRowIn, r), out);
+    if (team.lane == 0) coefficients.write(out, coefficient[r]);
+  }
+  write_gradients<Density, Loader>(plan, tile, team, coefficient, wanted);
+}
+
+// Sums over rows: a block takes one row of the kept axes, kWarp loads of features, and one split of the summed rows.
+struct SumPlan {
+  Walk<kOperands> kept, summed;
+  Rows rows;  // its views and features
+  int64_t feature_blocks = 1, splits = 1, rows_a_split = 0;
+  unsigned wanted = 0, is_summed = 0;
+  double* partial[kMaxParameters] = {};  // (splits, kept, features), where there is more than one split
+};
+
+constexpr int kRowLanes = kThreads / kWarp;
+
+template <class Density, class Loader>
+IWAE_KERNEL summed_gradient_kernel(const SumPlan plan, const Coefficients coefficients) {
+  using T = typename Density::Scalar;
+  constexpr int kParameters = Density::kParameters, kWidth = Loader::kWidth, kRowsASum = 16;
+  __shared__ double place[kRowLanes][kWarp * kWidth];
+  const int lane = threadIdx.x % kWarp, row_lane = threadIdx.x / kWarp;
+  const Division by_block = divide(blockIdx.x, plan.feature_blocks), by_split = divide(by_block.quotient, plan.splits);
+  const int64_t kept_row = by_split.quotient, split = by_split.remainder;
+  const int64_t feature = (by_block.remainder * kWarp + lane) * kWidth;
+  const bool inside = feature < plan.rows.features;
+  int64_t kept[kOperands];
+  plan.kept.offsets(kept_row, kept);
+  const int64_t end = (split + 1) * plan.rows_a_split, count = plan.summed.outer_count;
+  const int64_t stop = end < count ? end : count;
+  double total[kParameters][kWidth] = {};
+  for (int64_t first = split * plan.rows_a_split + row_lane; first < stop; first += kRowsASum * kRowLanes) {
+    T part[kParameters][kWidth] = {};
+    for (int turn = 0; turn < kRowsASum; ++turn) {
+      const int64_t row = first + turn * kRowLanes;
+      if (row >= stop) break;
+      Tile tile;
+      tile.rows = 1;
+      plan.summed.offsets(row, tile.offset);
+#pragma unroll
+      for (int o = 0; o < kOperands; ++o) tile.offset[o] += kept[o];
+      const T coefficient =
+          coefficients.template at<T>(plan.rows.view[kRowIn], tile.offset[kRowIn], tile.offset[kRowOut]);
+      if (feature == 0) coefficients.write(tile.offset[kRowOut], coefficient);
+      if (!inside) continue;
+      const Elements<Density, Loader> elements(plan.rows, tile, feature);
+      T made[kParameters][kWidth];
+      row_gradients(elements, 0, coefficient, made);
+#pragma unroll
+      for (int p = 0; p < kParameters; ++p) {
+        if (plan.is_summed >> p & 1) {
+#pragma unroll
+          for (int i = 0; i < kWidth; ++i) part[p][i] += made[p][i];
+        } else if (plan.wanted >> p & 1) {
+          Loader::store(plan.rows.view[kGradients + p], tile.offset[kGradients + p], feature, made[p]);
+        }
+      }
+    }
+#pragma unroll
+    for (int p = 0; p < kParameters; ++p) {
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) total[p][i] += static_cast<double>(part[p][i]);
+    }
+  }
+#pragma unroll
+  for (int p = 0; p < kParameters; ++p) {
+    if (!(plan.is_summed >> p & 1)) continue;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) place[row_lane][lane * kWidth + i] = total[p][i];
+    __syncthreads();
+    if (row_lane != 0 || !inside) continue;
+    const View& gradient = plan.rows.view[kGradients + p];
+    for (int i = 0; i < kWidth && feature + i < plan.rows.features; ++i) {
+      double sum = 0.0;
+      for (int other = 0; other < kRowLanes; ++other) sum += place[other][lane * kWidth + i];
+      if (plan.splits > 1) {
+        plan.partial[p][(split * plan.kept.outer_count + kept_row) * plan.rows.features + feature + i] = sum;
+      } else {
+        store_one(gradient.data, gradient.dtype, kept[kGradients + p] + feature + i, sum);
+      }
+    }
+  }
+}
+
+// Adds up the splits, in order. What is kept is contiguous.
+IWAE_KERNEL split_sum_kernel(const double* partial, const int64_t splits, const int64_t count, const View sums) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (at >= count) return;
+  double sum = 0.0;
+  for (int64_t split = 0; split < splits; ++split) sum += partial[split * count + at];
+  store_one(sums.data, sums.dtype, at, sum);
+}
+
+// Only the coefficients, of `count` contiguous rows.
+template <class T>
+IWAE_KERNEL coefficient_kernel(const Walk<1> grads, const View grad, const Coefficients coefficients) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (row >= grads.outer_count) return;
+  int64_t in[1];
+  grads.offsets(row, in);
+  coefficients.write(row, coefficients.template at<T>(grad, in[0], row));
+}
+
+// One pass over all rows: gradients of `wanted` parameters, of which those of `is_summed` are summed over `axes`.
+template <class Density>
+void gradient_pass(const DensityBackwardCall& call, const Coefficients& coefficients, unsigned wanted,
+                   unsigned is_summed, unsigned axes) {
+  Operand outputs[kMaxParameters];
+  for (int p = 0; p < Density::kParameters; ++p) {
+    if (wanted >> p & 1) outputs[p] = call.gradients[p];
+  }
+  const Operand of_rows =
+      contiguous(const_cast<char*>(coefficients.weights), accumulation(call), call.shape, call.shape.dims - 1);
+  const Operand* operands[kOperands] = {&call.parameters[0], &call.parameters[1], &call.parameters[2],
+                                        &call.mask,          &call.grad,          &of_rows,
+                                        &outputs[0],         &outputs[1],         &outputs[2]};
+  if (is_summed == 0) {
+    with_loader<Density>(call, outputs, [&](auto loader, const View* views) {
+      using Loader = decltype(loader);
+      Rows rows = plan_rows<Density, Loader>(call, leading_axes(call.shape), operands);
+      rows.take(views);
+      launch(gradient_kernel<Density, Loader>, rows.blocks(), 0, call.cuda_stream, rows, coefficients, wanted);
+    });
+    return;
+  }
+  // Sums of 16-bit numbers are rare, and go one by one.
+  with_loader<Density, false>(call, outputs, [&](auto loader, const View* views) {
+    using Loader = decltype(loader);
+    SumPlan plan;
+    plan.rows = plan_rows<Density, Loader>(call, 0, operands);
+    plan.rows.take(views);
+    plan.kept = walk_over(call.shape, leading_axes(call.shape) & ~axes, operands, 0, kNone);
+    plan.summed = walk_over(call.shape, axes, operands, 0, kNone);
+    plan.wanted = wanted;
+    plan.is_summed = is_summed;
+    plan.feature_blocks = ceil_divide(plan.rows.features, int64_t{kWarp} * Loader::kWidth);
+    constexpr int64_t kEnoughBlocks = 1024, kFewestRows = 8 * kRowLanes;
+    const int64_t together = plan.kept.outer_count * plan.feature_blocks, rows = plan.summed.outer_count;
+    if (together == 0) return;
+    plan.rows_a_split = ceil_divide(rows, ceil_divide(kEnoughBlocks, together));
+    if (plan.rows_a_split < kFewestRows) plan.rows_a_split = kFewestRows;
+    plan.splits = rows > plan.rows_a_split ? ceil_divide(rows, plan.rows_a_split) : 1;
+    const int64_t sums = plan.kept.outer_count * plan.rows.features;
+    for (int p = 0; p < Density::kParameters && plan.splits > 1; ++p) {
+      if (!(is_summed >> p & 1)) continue;
+      const int64_t bytes = plan.splits * sums * static_cast<int64_t>(sizeof(double));
+      plan.partial[p] = static_cast<double*>(call.allocate(call.allocator, bytes));
+    }
+    launch(summed_gradient_kernel<Density, Loader>, together * plan.splits, 0, call.cuda_stream, plan, coefficients);
+    for (int p = 0; p < Density::kParameters; ++p) {
+      if (plan.partial[p] == nullptr) continue;
+      launch(split_sum_kernel, ceil_divide(sums, kThreads), 0, call.cuda_stream, plan.partial[p], plan.splits, sums,
+             plan.rows.view[kGradients + p]);
+    }
+  });
+}
+
+// The leading axes along which a gradient is summed, as bits: those along which its tensor is broadcast.
+inline unsigned broadcast_axes(const Shape& shape, const Operand& operand) {
+  unsigned axes = 0;
+  for (int axis = 0; axis < shape.dims - 1; ++axis) {
+    if (operand.strides[axis] == 0 && shape.sizes[axis] != 1) axes |= 1u << axis;
+  }
+  return axes;
+}
+
+// The coefficients alone, where no gradient of a parameter is wanted.
+inline void write_coefficients(const DensityBackwardCall& call, const Coefficients& coefficients) {
+  if (coefficients.written == nullptr) return;
+  const Operand* operands[1] = {&call.grad};
+  const Walk<1> grads = walk_over(call.shape, leading_axes(call.shape), operands, 0, kNone);
+  const auto kernel = call.float64 ? coefficient_kernel<double> : coefficient_kernel<float>;
+  launch(kernel, ceil_divide(grads.outer_count, kThreads), 0, call.cuda_stream, grads,
+         view_of(call.grad, call.shape.dims - 1), coefficients);
+}
+
+// One pass for each distinct set of summed axes; gradients that sum over none ride along with the first, which also
+// writes the coefficients that are to be kept.
+template <class Density>
+void density_backward(const DensityBackwardCall& call, Coefficients coefficients) {
+  unsigned waiting = 0, everywhere = 0, axes[kMaxParameters] = {};
+  for (int p = 0; p < Density::kParameters; ++p) {
+    if (!call.gradients[p]) continue;
+    axes[p] = broadcast_axes(call.shape, call.gradients[p]);
+    (axes[p] == 0 ? everywhere : waiting) |= 1u << p;
+  }
+  if ((waiting | everywhere) == 0 || call.shape.sizes[call.shape.dims - 1] == 0) {
+    write_coefficients(call, coefficients);
+    return;
+  }
+  while (waiting | everywhere) {
+    unsigned is_summed = 0, over = 0;
+    for (int p = 0; p < Density::kParameters; ++p) {
+      if (!(waiting >> p & 1) || (is_summed != 0 && axes[p] != over)) continue;
+      over = axes[p];
+      is_summed |= 1u << p;
+    }
+    gradient_pass<Density>(call, coefficients, is_summed | everywhere, is_summed, over);
+    coefficients.written = nullptr;
+    waiting &= ~is_summed;
+    everywhere = 0;
+  }
+}
+
+}  // namespace IWAE_ISA
+}  // namespace iwae

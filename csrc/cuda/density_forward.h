@@ -1,0 +1,110 @@
+// The sum of a density over its features: a team of lanes takes some rows at a time.
+#pragma once
+
+#include "density.h"
+
+namespace iwae {
+namespace IWAE_ISA {
+
+// The log-densities of a tile's rows, on every lane of the team. All lanes of the warp take part, with rows or without.
+template <class Density, class Loader>
+__device__ __forceinline__ void sum_rows(const Rows& plan, const Tile& tile, const Team& team,
+                                         double (&total)[kRowsATeam<Density, Loader>]) {
+  using T = typename Density::Scalar;
+  constexpr int kWidth = Loader::kWidth, kRows = kRowsATeam<Density, Loader>;
+  // Few additions run in the dtype of the call, the others in double; so many factors of at most 2 fit a float.
+  constexpr int kLoadsASum = 64 / kWidth;
+  T sum[kRows], factors[kRows];
+  int observed[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    total[r] = 0.0;
+    sum[r] = T(0);
+    factors[r] = T(1);
+    observed[r] = 0;
+  }
+  const auto flush = [&] {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      total[r] += static_cast<double>(Density::kHasFactors ? sum[r] - Math<T>::log(factors[r]) : sum[r]);
+      sum[r] = T(0);
+      factors[r] = T(1);
+    }
+  };
+  int loads = 0;
+  const int64_t features = tile.rows > 0 ? plan.features : 0, step = int64_t{team.lanes} * kWidth;
+  for (int64_t feature = int64_t{team.lane} * kWidth; feature < features; feature += step) {
+    const Elements<Density, Loader> elements(plan, tile, feature);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= tile.rows) break;
+      T values[Density::kParameters][kWidth];
+      const unsigned bits = elements.observed(r);
+      elements.parameters(r, bits, values);
+      observed[r] += __popc(bits);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        T parameters[Density::kParameters];
+#pragma unroll
+        for (int p = 0; p < Density::kParameters; ++p) parameters[p] = values[p][i];
+        Density::add(parameters, sum[r], factors[r]);
+      }
+    }
+    if (++loads % kLoadsASum == 0) flush();
+  }
+  flush();
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (Density::constant() != 0.0) total[r] += Density::constant() * observed[r];
+    if (r < plan.rows) total[r] = team.sum(total[r]);  // the same for every lane of the launch
+  }
+}
+
+// What is read once a row, if anything, is added.
+template <class Density, class Loader>
+IWAE_KERNEL log_prob_kernel(const Rows plan) {
+  constexpr int kRows = kRowsATeam<Density, Loader>;
+  const Team team(plan.lanes_log2);
+  const Tile tile(plan, team.index);
+  double total[kRows];
+  sum_rows<Density, Loader>(plan, tile, team, total);
+  const View &addend = plan.view[kRowIn], &result = plan.view[kRowOut];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (r >= tile.rows || team.lane != 0) break;
+    if (addend.data) total[r] += load_one<double>(addend.data, addend.dtype, tile.row(plan, kRowIn, r));
+    store_one(result.data, result.dtype, tile.row(plan, kRowOut, r), total[r]);
+  }
+}
+
+// An operand for a contiguous tensor that has the first `dims` axes of a shape.
+inline Operand contiguous(void* data, DType dtype, const Shape& shape, int dims) {
+  Operand operand;
+  operand.data = static_cast<char*>(data);
+  operand.dtype = dtype;
+  int64_t stride = 1;
+  for (int axis = dims - 1; axis >= 0; --axis) {
+    operand.strides[axis] = stride;
+    stride *= shape.sizes[axis];
+  }
+  return operand;
+}
+
+inline DType accumulation(const DensityCall& call) { return call.float64 ? DType::kFloat64 : DType::kFloat32; }
+
+// Writes log-densities (...) of all leading axes, plus `addend` where there is one.
+template <class Density>
+void log_prob(const DensityCall& call, const Operand& addend, void* log_prob) {
+  const Operand result = contiguous(log_prob, accumulation(call), call.shape, call.shape.dims - 1);
+  const Operand* operands[kOperands] = {&call.parameters[0], &call.parameters[1], &call.parameters[2], &call.mask,
+                                        &addend, &result};
+  with_loader<Density>(call, nullptr, [&](auto loader, const View* views) {
+    using Loader = decltype(loader);
+    Rows rows = plan_rows<Density, Loader>(call, leading_axes(call.shape), operands);
+    rows.take(views);
+    launch(log_prob_kernel<Density, Loader>, rows.blocks(), 0, call.cuda_stream, rows);
+  });
+}
+
+}  // namespace IWAE_ISA
+}  // namespace iwae

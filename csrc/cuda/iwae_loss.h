@@ -1,0 +1,222 @@
+// The fused losses: likelihood and log-ratio to log-weights to weights and loss, and where they are wanted at once, all
+// gradients.
+//
+// With many observations a block takes one of them through all of that in one launch: its log-weights stay in shared
+// memory, and its second look at the likelihood's parameters finds them in the second-level cache. With few, which
+// would leave most of the GPU without work, and for what is not read 16 bytes of float32 at a time, rows, weights and
+// gradients are a launch each.
+#pragma once
+
+#include "columns.h"
+#include "density_backward.h"
+
+namespace iwae {
+namespace IWAE_ISA {
+
+constexpr int64_t kManyObservations = 128;
+constexpr int64_t kMostSamplesABlock = 4096;  // whose log-weights fit 32 KiB of shared memory
+
+using LossLoader = Vector<float, 2>;  // with more rows its two loops together would need more registers than there are
+
+// What a loss writes besides the weights (at kRowOut).
+struct LossOutputs {
+  void* bound = nullptr;      // of each observation, in the dtype of the call; null where not wanted
+  void* losses = nullptr;     // minus the bounds, in the dtype of the call; null where they are reduced
+  double* reduced = nullptr;  // minus the bound, or a block's sum of them, for loss_kernel
+  void* loss = nullptr;       // their sum times the share, where one block has them all
+  double share = 1.0;
+};
+
+template <class T>
+__device__ __forceinline__ void write_bound(const LossOutputs& out, int64_t observation, double bound) {
+  if (out.bound != nullptr) static_cast<T*>(out.bound)[observation] = static_cast<T>(bound);
+  if (out.losses != nullptr) static_cast<T*>(out.losses)[observation] = static_cast<T>(-bound);
+}
+
+// Times a share: the mean or the sum of what is left of a reduction. One block, in a fixed order.
+template <class T>
+IWAE_KERNEL loss_kernel(const double* parts, const int64_t count, const double share, T* loss) {
+  __shared__ double place[kThreads / kWarp];
+  double sum = 0.0;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += parts[i];
+  sum = over_block(sum, place, [](double x, double y) { return x + y; });
+  if (threadIdx.x == 0) *loss = static_cast<T>(sum * share);
+}
+
+// One block an observation: log-weights, weights, bound, and the gradients of `wanted` parameters.
+template <class Density>
+IWAE_KERNEL iwae_loss_kernel(const Rows plan, const Coefficients coefficients, const LossOutputs out,
+                             const unsigned wanted) {
+  using T = float;
+  using Loader = LossLoader;
+  constexpr int kRows = kRowsATeam<Density, Loader>;
+  const Team team(plan.lanes_log2);
+  T* log_weights = dynamic_shared<T>();
+  __shared__ double place[kThreads / kWarp];
+  const int samples = static_cast<int>(plan.walk.inner_count), tiles = static_cast<int>(plan.tiles);
+  const int64_t observation = blockIdx.x;
+  const int teams = kThreads >> plan.lanes_log2, own = threadIdx.x >> plan.lanes_log2;
+  for (int number = own; number - own < tiles; number += teams) {  // all lanes of a warp as often
+    const Tile tile(plan, observation, number);
+    double total[kRows];
+    sum_rows<Density, Loader>(plan, tile, team, total);
+    const View& log_ratio = plan.view[kRowIn];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= tile.rows || team.lane != 0) break;
+      total[r] += load_one<double>(log_ratio.data, log_ratio.dtype, tile.row(plan, kRowIn, r));
+      log_weights[number * plan.rows + r] = static_cast<T>(total[r]);
+    }
+  }
+  __syncthreads();
+  double largest = -INFINITY;
+  for (int i = threadIdx.x; i < samples; i += kThreads) {
+    largest = log_weights[i] > largest ? log_weights[i] : largest;
+  }
+  const T shift = static_cast<T>(finite(over_block(largest, place, [](double x, double y) { return y > x ? y : x; })));
+  double total = 0.0;
+  for (int i = threadIdx.x; i < samples; i += kThreads) {
+    total += static_cast<double>(weight_of(log_weights[i], shift));
+  }
+  total = over_block(total, place, [](double x, double y) { return x + y; });
+  const double scale = normalizer(total);
+  const int64_t weights_offset = Tile(plan, observation, 0).offset[kRowOut];
+  T* weights = reinterpret_cast<T*>(plan.view[kRowOut].data) + weights_offset;
+  for (int i = threadIdx.x; i < samples; i += kThreads) {
+    const T weight = static_cast<T>(weight_of(log_weights[i], shift) * scale);
+    weights[i * plan.walk.inner_strides[kRowOut]] = weight;
+    log_weights[i] = weight;
+  }
+  if (threadIdx.x == 0) {
+    const double bound = log_mean(static_cast<double>(shift), total, samples);
+    write_bound<T>(out, observation, bound);
+    if (out.reduced != nullptr) out.reduced[observation] = -bound;
+  }
+  if (wanted == 0) return;
+  __syncthreads();
+  // Backwards: what was read last is most likely still in the cache.
+  for (int number = tiles - 1 - own; number >= 0; number -= teams) {
+    const Tile tile(plan, observation, number);
+    T coefficient[kRows] = {};
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (r < tile.rows) {
+        coefficient[r] = -static_cast<T>(coefficients.share) * log_weights[number * plan.rows + r];
+      }
+    }
+    write_gradients<Density, Loader>(plan, tile, team, coefficient, wanted);
+  }
+}
+
+// Log-weights (samples, observations), contiguous, to normalised weights in their place, and to bounds; a block's sum
+// of minus the bounds goes to out.reduced.
+template <class T>
+IWAE_KERNEL weights_kernel(T* weights, const int64_t samples, const int64_t observations, const LossOutputs out) {
+  __shared__ double place[kThreads / kWarp];
+  const int64_t observation = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x % kWarp;
+  const bool present = observation < observations;
+  const View view = {reinterpret_cast<char*>(weights), dtype_of<T>(), 0, false, false};
+  const Column<T> column(view, present ? observation : 0, observations, samples, present);
+  const bool first = present && column.sample_lane == 0;
+  if (first) write_bound<T>(out, observation, column.bound());
+  if (out.losses == nullptr) {
+    const double sum = over_block(first ? -column.bound() : 0.0, place, [](double x, double y) { return x + y; });
+    if (threadIdx.x == 0 && out.loss != nullptr) *static_cast<T*>(out.loss) = static_cast<T>(sum * out.share);
+    if (threadIdx.x == 0 && out.reduced != nullptr) out.reduced[blockIdx.x] = sum;
+  }
+  if (!present) return;
+  const double scale = normalizer(column.total);
+  for (int64_t i = column.sample_lane; i < samples; i += kSampleLanes) {
+    weights[i * observations + observation] = static_cast<T>(column.weight(i) * scale);
+  }
+}
+
+inline int64_t observations_of(const DensityCall& call) {
+  int64_t count = 1;
+  for (int axis = 1; axis < call.shape.dims - 1; ++axis) count *= call.shape.sizes[axis];
+  return count;
+}
+
+// What a reduction makes of each observation's part.
+inline double share_of(Reduction reduction, int64_t observations) {
+  return reduction == Reduction::kMean ? 1.0 / static_cast<double>(observations) : 1.0;
+}
+
+// In one launch, if this call can be.
+template <class Density>
+bool iwae_loss_together(const IWAELossCall& call, const Operand* gradients, unsigned wanted,
+                        const Coefficients& coefficients, const LossOutputs& out) {
+  if constexpr (std::is_same<typename Density::Scalar, float>::value) {
+    const int64_t observations = observations_of(call), samples = call.shape.sizes[0];
+    View views[kOperands];
+    if (observations < kManyObservations || samples > kMostSamplesABlock) return false;
+    if (!fits<Density, LossLoader>(call, gradients, views)) return false;
+    const Operand weights = contiguous(call.log_prob, DType::kFloat32, call.shape, call.shape.dims - 1);
+    const Operand* operands[kOperands] = {&call.parameters[0], &call.parameters[1], &call.parameters[2],
+                                          &call.mask,          &call.log_ratio,     &weights,
+                                          &gradients[0],       &gradients[1],       &gradients[2]};
+    Rows rows = plan_rows<Density, LossLoader>(call, leading_axes(call.shape), operands, 0);
+    rows.take(views);
+    launch(iwae_loss_kernel<Density>, observations, samples * static_cast<int64_t>(sizeof(float)), call.cuda_stream,
+           rows, coefficients, out, wanted);
+    return true;
+  }
+  return false;
+}
+
+template <class Density>
+void iwae_loss(const IWAELossCall& call) {
+  using T = typename Density::Scalar;
+  const int64_t observations = observations_of(call);
+  DensityBackwardCall kept;
+  static_cast<DensityCall&>(kept) = call;
+  unsigned wanted = 0;
+  for (int p = 0; p < Density::kParameters; ++p) {
+    if (call.kept[p] == nullptr) continue;
+    kept.gradients[p] = contiguous(call.kept[p], accumulation(call), call.shape, call.shape.dims);
+    wanted |= 1u << p;
+  }
+  Coefficients coefficients;
+  coefficients.share = share_of(call.reduction, observations);
+  LossOutputs out;
+  out.bound = call.bound;
+  out.share = coefficients.share;
+  const int64_t blocks = ceil_divide(observations, kWarp);  // of weights_kernel
+  if (call.reduction == Reduction::kNone) {
+    out.losses = call.loss;
+  } else if (blocks == 1) {
+    out.loss = call.loss;
+  } else {
+    out.reduced = static_cast<double*>(
+        call.allocate(call.allocator, observations * static_cast<int64_t>(sizeof(double))));
+  }
+  const bool together = iwae_loss_together<Density>(call, kept.gradients, wanted, coefficients, out);
+  if (!together) {
+    log_prob<Density>(call, call.log_ratio, call.log_prob);
+    launch(weights_kernel<T>, blocks, 0, call.cuda_stream, static_cast<T*>(call.log_prob), call.shape.sizes[0],
+           observations, out);
+  }
+  if (call.reduction != Reduction::kNone && blocks != 1) {
+    launch(loss_kernel<T>, 1, 0, call.cuda_stream, out.reduced, together ? observations : blocks, coefficients.share,
+           static_cast<T*>(call.loss));
+  }
+  if (together || wanted == 0) return;
+  coefficients.weights = static_cast<const char*>(call.log_prob);
+  density_backward<Density>(kept, coefficients);
+}
+
+template <class Density>
+void iwae_loss_backward(const IWAELossBackwardCall& call) {
+  DensityBackwardCall density;
+  static_cast<DensityCall&>(density) = call;
+  density.grad = call.grad;
+  for (int p = 0; p < kMaxParameters; ++p) density.gradients[p] = call.gradients[p];
+  Coefficients coefficients;
+  coefficients.weights = static_cast<const char*>(call.weights);
+  coefficients.written = static_cast<char*>(call.grad_log_ratio);
+  coefficients.share = share_of(call.reduction, observations_of(call));
+  density_backward<Density>(density, coefficients);
+}
+
+}  // namespace IWAE_ISA
+}  // namespace iwae

@@ -1,0 +1,167 @@
+// How a thread reads and writes its share of a row: 16 bytes at a time of the dtype that most of the memory has, or one
+// element at a time of any dtype and strides.
+#pragma once
+
+#include "../math/half.h"
+#include "../operand.h"
+#include "device.h"
+
+namespace iwae {
+namespace IWAE_ISA {
+
+// An operand as the kernels see it; null data: not given, or not wanted.
+struct View {
+  char* data = nullptr;
+  DType dtype = DType::kFloat32;
+  int64_t feature_stride = 0;
+  bool wide = false;   // twice the bytes of the storage: float32 beside 16 bits
+  bool splat = false;  // one number for all features
+};
+
+inline View view_of(const Operand& operand, int feature_axis) {
+  return {operand.data, operand.dtype, operand.strides[feature_axis], false, false};
+}
+
+template <class T>
+__device__ __forceinline__ T load_one(const char* data, DType dtype, int64_t offset) {
+  switch (dtype) {
+    case DType::kFloat64: return static_cast<T>(reinterpret_cast<const double*>(data)[offset]);
+    case DType::kBFloat16: return static_cast<T>(float(reinterpret_cast<const BFloat16*>(data)[offset]));
+    case DType::kFloat16: return static_cast<T>(float(reinterpret_cast<const Float16*>(data)[offset]));
+    default: return static_cast<T>(reinterpret_cast<const float*>(data)[offset]);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void store_one(char* data, DType dtype, int64_t offset, T value) {
+  switch (dtype) {
+    case DType::kFloat64: reinterpret_cast<double*>(data)[offset] = value; break;
+    case DType::kBFloat16: reinterpret_cast<BFloat16*>(data)[offset] = BFloat16::from(static_cast<float>(value)); break;
+    case DType::kFloat16: reinterpret_cast<Float16*>(data)[offset] = Float16::from(static_cast<float>(value)); break;
+    default: reinterpret_cast<float*>(data)[offset] = static_cast<float>(value); break;
+  }
+}
+
+template <class T>
+IWAE_EVERYWHERE constexpr DType dtype_of();
+template <>
+IWAE_EVERYWHERE constexpr DType dtype_of<float>() { return DType::kFloat32; }
+template <>
+IWAE_EVERYWHERE constexpr DType dtype_of<double>() { return DType::kFloat64; }
+template <>
+IWAE_EVERYWHERE constexpr DType dtype_of<BFloat16>() { return DType::kBFloat16; }
+template <>
+IWAE_EVERYWHERE constexpr DType dtype_of<Float16>() { return DType::kFloat16; }
+
+struct alignas(16) Sixteen {
+  uint32_t word[4];
+};
+
+// 16 bytes of `Storage` at a time. Beside it the rows may be float32 where the storage is 16 bits wide, or one number.
+template <class Storage, int kMost = 4>
+struct Vector {
+  using Scalar = typename std::conditional<sizeof(Storage) == 8, double, float>::type;
+  static constexpr int kWidth = 16 / sizeof(Storage), kMostRows = kMost;
+  static constexpr bool kHalf = sizeof(Storage) == 2;
+
+  // As it comes from memory, so that several loads are under way before the first is waited for.
+  struct Raw {
+    Sixteen part[kHalf ? 2 : 1];
+  };
+
+  // Whether all rows of an operand can be read so, with these strides between them.
+  static bool takes(View& view, int64_t features, const int64_t* strides, int count) {
+    if (!view.data) return true;
+    if (features % kWidth != 0) return false;
+    const bool own = view.dtype == dtype_of<Storage>(), wide = kHalf && view.dtype == DType::kFloat32;
+    if (view.feature_stride == 0 && features != 1) {
+      view.splat = true;
+      return true;
+    }
+    const int64_t bytes = size_of(view.dtype);
+    bool aligned = view.feature_stride == 1 && reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
+    for (int i = 0; i < count; ++i) aligned = aligned && strides[i] * bytes % 16 == 0;
+    view.wide = wide;
+    return (own || wide) && aligned;
+  }
+
+  __device__ __forceinline__ static Raw load(const View& view, int64_t row, int64_t feature) {
+    Raw raw;
+    if (view.splat) {
+      const Scalar one = load_one<Scalar>(view.data, view.dtype, row);
+      memcpy(&raw, &one, sizeof one);
+      return raw;
+    }
+    const int64_t bytes = (row + feature) * static_cast<int64_t>(kHalf && view.wide ? sizeof(float) : sizeof(Storage));
+    const Sixteen* from = reinterpret_cast<const Sixteen*>(view.data + bytes);
+    raw.part[0] = from[0];
+    if (kHalf && view.wide) raw.part[kHalf ? 1 : 0] = from[1];
+    return raw;
+  }
+
+  __device__ __forceinline__ static void convert(const View& view, const Raw& raw, Scalar (&values)[kWidth]) {
+    if (view.splat) {
+      Scalar one;
+      memcpy(&one, &raw, sizeof one);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) values[i] = one;
+      return;
+    }
+    if constexpr (kHalf) {
+      if (view.wide) {
+        memcpy(values, &raw, sizeof values);
+        return;
+      }
+    }
+    Storage stored[kWidth];
+    memcpy(stored, &raw, sizeof stored);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) values[i] = static_cast<Scalar>(stored[i]);
+  }
+
+  __device__ __forceinline__ static void store(const View& view, int64_t row, int64_t feature,
+                                               const Scalar (&values)[kWidth]) {
+    if (kHalf && view.wide) {
+#pragma unroll
+      for (int i = 0; i < kWidth; i += 4) {
+        Sixteen part;
+        memcpy(&part, &values[i], sizeof part);
+        *reinterpret_cast<Sixteen*>(view.data + (row + feature + i) * static_cast<int64_t>(sizeof(float))) = part;
+      }
+      return;
+    }
+    Sixteen part;
+    Storage rounded[kWidth];
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      if constexpr (kHalf) {
+        rounded[i] = Storage::from(values[i]);
+      } else {
+        rounded[i] = values[i];
+      }
+    }
+    memcpy(&part, rounded, sizeof part);
+    *reinterpret_cast<Sixteen*>(view.data + (row + feature) * static_cast<int64_t>(sizeof(Storage))) = part;
+  }
+};
+
+// One element of any dtype at a time, any strides.
+template <class T>
+struct Single {
+  using Scalar = T;
+  static constexpr int kWidth = 1, kMostRows = 2;
+  using Raw = T;
+
+  static bool takes(View&, int64_t, const int64_t*, int) { return true; }
+
+  __device__ __forceinline__ static Raw load(const View& view, int64_t row, int64_t feature) {
+    return load_one<T>(view.data, view.dtype, row + feature * view.feature_stride);
+  }
+  __device__ __forceinline__ static void convert(const View&, const Raw& raw, T (&values)[1]) { values[0] = raw; }
+  __device__ __forceinline__ static void store(const View& view, int64_t row, int64_t feature, const T (&values)[1]) {
+    store_one(view.data, view.dtype, row + feature * view.feature_stride, values[0]);
+  }
+};
+
+}  // namespace IWAE_ISA
+}  // namespace iwae

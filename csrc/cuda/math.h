@@ -1,0 +1,123 @@
+// The elementary functions behind the formulas of csrc/math, on one number of a thread.
+//
+// In float32 they are the GPU's own instructions where these are exact enough: an H200 has time for some 27
+// instructions while its memory brings one float32.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "../math/half.h"
+#include "device.h"
+
+namespace iwae {
+namespace IWAE_ISA {
+
+// 2^x to 2 units in the last place, and 0 where that would be subnormal.
+IWAE_INLINE float exp2_instruction(float x) {
+#ifdef __CUDA_ARCH__
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+#else
+  return x < -126.0f ? 0.0f : std::exp2(x);
+#endif
+}
+
+// 1 / x to 1 unit in the last place, for x that is neither subnormal nor beyond 2^126.
+IWAE_INLINE float reciprocal_instruction(float x) {
+#ifdef __CUDA_ARCH__
+  float reciprocal;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(x));
+  return reciprocal;
+#else
+  return 1.0f / x;
+#endif
+}
+
+template <class T>
+struct Math;
+
+// What both precisions share.
+template <class T>
+struct Numbers {
+  using Scalar = T;
+  using Value = T;
+  using Word = uint64_t;
+  using Bits = uint32_t;
+
+  IWAE_EVERYWHERE static T zero() { return T(0); }
+  IWAE_EVERYWHERE static T one() { return T(1); }
+  IWAE_EVERYWHERE static T half() { return T(0.5); }
+  // A NaN comes back.
+  IWAE_EVERYWHERE static T max(T x, T y) { return x != x || x > y ? x : y; }
+  IWAE_EVERYWHERE static T minus_abs(T x) { return x < T(0) ? x : -x; }
+  IWAE_EVERYWHERE static T one_where_positive(T x, T value) { return x >= T(0) ? T(1) : value; }
+
+  IWAE_EVERYWHERE static Word word(uint32_t x) { return x; }
+  IWAE_EVERYWHERE static Word product(Word x, uint32_t factor) { return uint64_t{static_cast<uint32_t>(x)} * factor; }
+  IWAE_EVERYWHERE static T value(Bits x) { return static_cast<T>(x); }
+
+  // For turns in (0, 1). The reduction to an eighth of a turn is exact, so short series do: no slow path for large
+  // angles, which the library's functions have.
+  IWAE_EVERYWHERE static void cos_sin_of_turns(T turns, T& cosine, T& sine) {
+    constexpr int kTerms = sizeof(T) == sizeof(double) ? 8 : 5;
+    const T quarters = T(4) * turns;
+    const int nearest = static_cast<int>(quarters + T(0.5));
+    const T x = (quarters - static_cast<T>(nearest)) * T(1.57079632679489661923), y = x * x;
+    T c = T(1), s = T(1);
+#pragma unroll
+    for (int degree = 2 * kTerms; degree > 0; degree -= 2) {  // Taylor's, innermost first
+      c = T(1) - y * c * T(1.0 / (degree * (degree - 1.0)));
+      s = T(1) - y * s * T(1.0 / (degree * (degree + 1.0)));
+    }
+    s *= x;
+    const bool odd = nearest & 1;
+    cosine = odd ? s : c;
+    sine = odd ? c : s;
+    if ((nearest + 1) & 2) cosine = -cosine;
+    if (nearest & 2) sine = -sine;
+  }
+};
+
+template <>
+struct Math<float> : Numbers<float> {
+  static constexpr float kLog2E = 1.44269504088896f;
+
+  IWAE_EVERYWHERE static float max(float x, float y) {
+#ifdef __CUDA_ARCH__
+    float larger;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(x), "f"(y));
+    return larger;
+#else
+    return Numbers<float>::max(x, y);
+#endif
+  }
+
+  // For x <= 0; its relative error grows as |x| 2^-24, where the result need not be exact.
+  IWAE_EVERYWHERE static float exp_nonpositive(float x) { return exp2_instruction(x * kLog2E); }
+
+  // Without that growth: what the product with log2(e) rounds away is brought back.
+  IWAE_EVERYWHERE static float exp(float x) {
+    const float rounded = x * kLog2E;
+    const float lost = fmaf(x, kLog2E, -rounded) + x * 1.925963033500e-8f;
+    const float power = exp2_instruction(rounded);
+    return power > 0.0f && power <= 3.4028235e38f ? fmaf(power, lost * 0.6931471805599453f, power) : power;
+  }
+
+  IWAE_EVERYWHERE static float divide(float x, float y) { return x * reciprocal_instruction(y); }
+  IWAE_EVERYWHERE static float log(float x) { return logf(x); }
+  IWAE_EVERYWHERE static float sqrt(float x) { return sqrtf(x); }
+};
+
+template <>
+struct Math<double> : Numbers<double> {
+  IWAE_EVERYWHERE static double exp_nonpositive(double x) { return ::exp(x); }
+  IWAE_EVERYWHERE static double exp(double x) { return ::exp(x); }
+  IWAE_EVERYWHERE static double divide(double x, double y) { return x / y; }
+  IWAE_EVERYWHERE static double log(double x) { return ::log(x); }
+  IWAE_EVERYWHERE static double sqrt(double x) { return ::sqrt(x); }
+};
+
+}  // namespace IWAE_ISA
+}  // namespace iwae

@@ -1,0 +1,39 @@
+// Gradients that a forward pass made for an incoming gradient of 1, times the one that came.
+#pragma once
+
+#include "../calls.h"
+#include "load.h"
+#include "walk.h"
+
+namespace iwae {
+namespace IWAE_ISA {
+
+// A block takes one row of (k, ...). Nearly always the gradient is the number 1, and there is
+// nothing to do: the GPU sees that itself, so that the host need not wait for it.
+template <class T>
+IWAE_KERNEL rescale_kernel(T* gradient, const T* weights, const View grad, const Walk<1> rows, const bool is_number,
+                           const int64_t features) {
+  if (is_number && load_one<T>(grad.data, grad.dtype, 0) == T(1)) return;
+  const int64_t row = blockIdx.x;
+  int64_t at[1];
+  rows.offsets(row, at);
+  const T incoming = load_one<T>(grad.data, grad.dtype, at[0]), weight = weights[row];
+  for (int64_t i = threadIdx.x; i < features; i += kThreads) {
+    T& entry = gradient[row * features + i];
+    entry = weight == T(0) ? T(0) : entry * incoming;
+  }
+}
+
+template <class T>
+void rescale(const RescaleCall& call) {
+  const int last = call.shape.dims - 1;
+  const Operand* operands[1] = {&call.grad};
+  const Walk<1> rows = walk_over(call.shape, leading_axes(call.shape), operands, 0, kNone);
+  bool is_number = true;
+  for (int axis = 0; axis < last; ++axis) is_number = is_number && call.grad.strides[axis] == 0;
+  launch(rescale_kernel<T>, rows.outer_count, 0, call.cuda_stream, static_cast<T*>(call.gradient),
+         static_cast<const T*>(call.weights), view_of(call.grad, last), rows, is_number, call.shape.sizes[last]);
+}
+
+}  // namespace IWAE_ISA
+}  // namespace iwae

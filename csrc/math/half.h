@@ -1,0 +1,79 @@
+// Numbers of 16 bits as they lie in memory: read exactly, and rounded to nearest, ties to even.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "inline.h"
+
+namespace iwae {
+namespace IWAE_ISA {
+
+IWAE_INLINE float bits_to_float(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+IWAE_INLINE uint32_t float_to_bits(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+struct BFloat16 {
+  uint16_t bits;
+
+  IWAE_EVERYWHERE operator float() const { return bits_to_float(uint32_t{bits} << 16); }
+
+  IWAE_EVERYWHERE static BFloat16 from(float x) {
+#ifdef __CUDA_ARCH__
+    BFloat16 rounded;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded.bits) : "f"(x));
+    return rounded;
+#else
+    const uint32_t bits = float_to_bits(x);
+    if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40)};  // keep a NaN a NaN
+    return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+#endif
+  }
+};
+
+struct Float16 {
+  uint16_t bits;
+
+  IWAE_EVERYWHERE operator float() const {
+#ifdef __CUDA_ARCH__
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+#else
+    const uint32_t sign = uint32_t{bits & 0x8000u} << 16, magnitude = bits & 0x7fffu;
+    if (magnitude >= 0x7c00) return bits_to_float(sign | 0x7f800000u | (magnitude << 13));
+    // The exponents differ by 112: multiplying rebuilds it, subnormal numbers included.
+    return bits_to_float(sign | float_to_bits(bits_to_float(magnitude << 13) * 5.192296858534828e33f));
+#endif
+  }
+
+  IWAE_EVERYWHERE static Float16 from(float x) {
+#ifdef __CUDA_ARCH__
+    Float16 rounded;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(rounded.bits) : "f"(x));
+    return rounded;
+#else
+    const uint32_t bits = float_to_bits(x), sign = (bits >> 16) & 0x8000u;
+    uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
+    if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // 65520 and above round to inf
+    if (magnitude < 0x38800000u) {  // subnormal: adding 1/2 lets the addition round at 2^-24
+      magnitude = float_to_bits(bits_to_float(magnitude) + 0.5f) - float_to_bits(0.5f);
+    } else {
+      magnitude = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+    }
+    return {static_cast<uint16_t>(sign | magnitude)};
+#endif
+  }
+};
+
+}  // namespace IWAE_ISA
+}  // namespace iwae

@@ -1,0 +1,96 @@
+"""The CUDA C++ backend: the ops of :mod:`.native` with kernels for NVIDIA GPUs, compiled when the package was built.
+
+It is chosen by name only (IWAE_FAST_BACKEND=cuda or backend="cuda"): Triton serves CUDA tensors until results from a
+GPU show these kernels right and faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import native
+from .extension import MODULE, REASON
+
+DEVICE = "cuda"
+
+EXTRA = frozenset(
+    {
+        "bernoulli_iwae_loss_and_gradients",
+        "gaussian_iwae_loss_and_gradients",
+        "linear_bernoulli_iwae_loss",
+        "linear_bernoulli_log_prob_and_residual",
+        "rescale",
+    }
+)
+
+OLDEST = (8, 0)
+"""Compute capability: machine code is for 8.0 and 9.0, and later GPUs compile it anew from what is for 9.0."""
+
+
+def missing() -> str | None:
+    """What this backend lacks to be used, or None: known without touching a device."""
+    if REASON is not None:
+        return REASON
+    if not hasattr(MODULE, "cuda"):
+        return "the C++ extension was built without CUDA: reinstall where nvcc is found"
+    if torch.version.cuda is None:
+        return f"this build of torch ({torch.__version__}) has no CUDA"
+    return None
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot run here, or None."""
+    if (reason := missing()) is not None:
+        return reason
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    if (capability := torch.cuda.get_device_capability()) < OLDEST:
+        return f"the GPU has compute capability {capability[0]}.{capability[1]}, at least 8.0 is needed"
+    return None
+
+
+def details() -> dict[str, Any]:
+    return {"file": MODULE.__file__} if missing() is None else {}
+
+
+def _stream_and_memory(tensor: Tensor) -> tuple[int, Callable[[int], int]]:
+    """The current stream of the tensor's device, and memory for a call's own use.
+
+    The memory may be given away when the call returns: torch hands it out again in the order of the stream.
+    """
+    taken = []
+
+    def allocate(size: int) -> int:
+        taken.append(torch.empty(size, dtype=torch.uint8, device=tensor.device))
+        return taken[-1].data_ptr()
+
+    return torch._C._cuda_getCurrentRawStream(tensor.device.index), allocate
+
+
+def _on_its_device(op: Callable[..., Any]) -> Callable[..., Any]:
+    """The op with the device of its tensors made current, where that is another."""
+
+    @wraps(op)
+    def run(*arguments: Any) -> Any:
+        device = next(a.device for a in arguments if isinstance(a, Tensor))
+        if device.index == torch.cuda.current_device():
+            return op(KERNELS, *arguments)
+        with torch.cuda.device(device):
+            return op(KERNELS, *arguments)
+
+    return run
+
+
+KERNELS = native.Native(getattr(MODULE, "cuda", None), _stream_and_memory)
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    """The op of this name."""
+    if name not in native.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, _on_its_device(getattr(native, name)))

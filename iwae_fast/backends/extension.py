@@ -1,0 +1,21 @@
+"""The C++ extension, if it was built and loads."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch  # noqa: F401 - before the extension, so that both share one OpenMP runtime
+
+MODULE: Any = None
+"""``iwae_fast._C``, or None."""
+
+REASON: str | None = None
+"""Why there is none."""
+
+try:
+    MODULE = importlib.import_module("iwae_fast._C")
+except ModuleNotFoundError as error:
+    REASON = f"the C++ extension is not there ({error}); reinstall with a C++17 compiler to build it"
+except ImportError as error:
+    REASON = f"the C++ extension does not load: {error}"
