@@ -55,7 +55,8 @@ def exact_exp(x):
         rounded = x * 1.44269504088896
         lost = tl.fma(x, tl.full(x.shape, 1.44269504088896, tl.float32), -rounded) + x * 1.925963033500e-8
         power = exp2_float32(rounded)
-        return power + power * (lost * 0.6931471805599453)
+        # Where it is 0 or infinite there is nothing to bring back, and inf - inf would be NaN.
+        return tl.where((power > 0.0) & (power < float("inf")), power + power * (lost * 0.6931471805599453), power)
 
 
 @triton.jit

@@ -10,6 +10,7 @@ import torch
 
 import iwae_fast as iw
 from iwae_fast.backends import NATIVE, cpu, triton
+from iwae_fast.backends.extension import MODULE
 
 needs_extension = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
@@ -83,6 +84,28 @@ def test_triton_says_why_it_cannot_serve() -> None:
     assert "'cuda': 'reference'" in best
     missing = run("import sys; sys.modules['triton'] = None\n" + FORCE_TRITON, TRITON_INTERPRET="1")
     assert "Triton is not installed; it comes with CUDA builds of torch" in missing.stdout
+
+
+@pytest.mark.skipif(not hasattr(MODULE, "cuda"), reason="the extension was built without CUDA")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_kernels_load_without_a_driver_and_say_so_when_called() -> None:
+    noise = torch.empty(1, 1, 4)
+    with pytest.raises(RuntimeError, match="CUDA: .*(driver|device)"):
+        MODULE.cuda.standard_normal(False, 0, None, (1, 1, 4), (0, 0, 0), noise.data_ptr(), (0, int))
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this build of torch has CUDA")
+def test_cuda_says_why_it_cannot_serve() -> None:
+    code = (
+        "import iwae_fast as iw, torch\n"
+        "try: iw.standard_gaussian_log_prob(torch.ones(3), backend='cuda')\n"
+        "except iw.backends.BackendError as error: print(error)\n"
+    )
+    told = run(code).stdout
+    assert "'cuda' was asked for but cannot serve this call" in told
+    assert "has no CUDA" in told or "was built without CUDA" in told
+    missing = run("import sys; sys.modules['iwae_fast._C'] = None\n" + code).stdout
+    assert "the C++ extension is not there" in missing
 
 
 def test_an_old_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

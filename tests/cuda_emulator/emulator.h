@@ -10,11 +10,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <stdexcept>
-#include <type_traits>
-#include <vector>
+#include <utility>
 
 #define __device__
 #define __host__
