@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def build() -> Path:
     target = ROOT / "build" / "emulated-cuda" / version / f"emulated_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        made = target.with_suffix(f".{id(target)}")  # another process may be building it too
+        made = target.with_suffix(f".{os.getpid()}")  # another process may be building it too
         includes = [f"-I{folder}" for folder in (*FOLDERS, pybind11.get_include(), sysconfig.get_path("include"))]
         subprocess.run(["g++", *FLAGS, *includes, "-o", made, SOURCE], check=True)
         made.rename(target)

@@ -43,22 +43,6 @@ def last_pass() -> bool:
     return not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
-def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor, number: float) -> Tensor:
-    """Minus the normalised weights, shared out by a mean, times the incoming gradient or its number."""
-    share = 1.0 / max(weights[0].numel(), 1) if ctx.reduction == "mean" else 1.0
-    if math.isfinite(number):
-        return (weights * (-share * number)).to(ctx.log_ratio_dtype)
-    return weighed(weights * -share, grad, weights).to(ctx.log_ratio_dtype)
-
-
-def weighed(kept: Tensor, grad: Tensor, weights: Tensor) -> Tensor:
-    """kept * grad, and 0 where the weight is, also if the incoming gradient is not finite."""
-    product = kept * grad
-    if not may_look(grad) or not grad.isfinite().all():
-        product = torch.where(weights == 0, 0.0, product)
-    return product
-
-
 def for_incoming(ctx: Any, kept: list[Tensor], grad: Tensor, weights: Tensor) -> list[Tensor]:
     """Gradients (k, ..., D) that the forward pass made for an incoming one of 1, times that which came."""
     number = number_of(grad)
@@ -71,6 +55,23 @@ def for_incoming(ctx: Any, kept: list[Tensor], grad: Tensor, weights: Tensor) ->
         return kept
     incoming = grad.unsqueeze(-1) if grad.dim() else grad
     return [weighed(k, incoming, weights.unsqueeze(-1)) for k in kept]
+
+
+def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor, number: float) -> Tensor:
+    """Minus the normalised weights, shared out by a mean, times the incoming gradient or its number."""
+    share = 1.0 / max(weights[0].numel(), 1) if ctx.reduction == "mean" else 1.0
+    if math.isfinite(number):
+        return (weights * (-share * number)).to(ctx.log_ratio_dtype)
+    (gradient,) = for_incoming(ctx, [(weights * -share).unsqueeze(-1)], grad, weights)
+    return gradient.squeeze(-1).to(ctx.log_ratio_dtype)
+
+
+def weighed(kept: Tensor, grad: Tensor, weights: Tensor) -> Tensor:
+    """kept * grad, and 0 where the weight is, also if the incoming gradient is not finite."""
+    product = kept * grad
+    if not may_look(grad) or not grad.isfinite().all():
+        product = torch.where(weights == 0, 0.0, product)
+    return product
 
 
 def once(gradients: tuple[Tensor | None, ...], result: Tensor) -> tuple[Tensor | None, ...]:
