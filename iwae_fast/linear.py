@@ -14,7 +14,7 @@ from torch import Tensor
 from . import autograd, checks, ops, reference
 from .backends import REFERENCE, choose
 from .backends.marshal import accumulation_dtype
-from .functional import WIDE, bernoulli_log_prob, log_mean_exp, normalized_weights, reduced
+from .functional import WIDE, bernoulli_log_prob, reduced
 
 
 def linear_bernoulli_log_prob(
@@ -129,10 +129,16 @@ def linear_bernoulli_iwae(
             autograd.LinearIWAELoss, chosen, reduction, value, mask, log_ratio, hidden, weight, bias
         )
         return LinearIWAE(loss, bound, weights)
-    log_prob = linear_bernoulli_log_prob(value, hidden, weight, bias, mask, recompute=False, backend=backend)
-    log_weights = log_prob + log_ratio
-    bound = log_mean_exp(log_weights, backend=backend)
-    return LinearIWAE(reduced(-bound, reduction), bound.detach(), normalized_weights(log_weights.detach()))
+    logits = F.linear(hidden, weight, bias)
+    if chosen != REFERENCE:
+        losses, weights = autograd.apply(
+            autograd.IWAELoss, "bernoulli_iwae_loss", chosen, "none", mask, log_ratio, value, logits
+        )
+        return LinearIWAE(reduced(losses, reduction), -losses.detach(), weights)
+    log_weights = reference.bernoulli_log_prob(value, logits, mask) + log_ratio
+    bound = reference.log_mean_exp(log_weights, 0)
+    weights = reference.normalized_weights(log_weights.detach(), 0)
+    return LinearIWAE(reduced(-bound, reduction), bound.detach(), weights)
 
 
 def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
