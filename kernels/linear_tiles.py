@@ -100,14 +100,12 @@ FORWARD = {
     "half": Tiling(64, 64, 64, num_warps=4, num_stages=3),
     "tf32": Tiling(128, 64, 32, num_warps=8, num_stages=3),
     "tf32x3": Tiling(128, 64, 16, num_warps=8, num_stages=3),
-    "float64": Tiling(32, 32, 16, num_warps=4, num_stages=2),
 }
 # A gradient's program has besides the sums of `kept` rows and COLUMNS columns, 64 registers a thread for 64 rows.
 HIDDEN_GRADIENT = {
     "half": Tiling(64, 64, 32, num_warps=8, num_stages=3),
     "tf32": Tiling(64, 32, 32, num_warps=8, num_stages=2),
     "tf32x3": Tiling(64, 16, 16, num_warps=8, num_stages=2),
-    "float64": Tiling(32, 16, 16, num_warps=8, num_stages=2),
 }
 # And that of the weight, whose rows are other ones in each tile, their offsets.
 WEIGHT_GRADIENT = HIDDEN_GRADIENT | {"tf32x3": Tiling(32, 16, 32, num_warps=8, num_stages=2)}
@@ -115,8 +113,10 @@ COLUMNS = 256
 """Of the layer's input: how many a gradient's program sums at most. More are shared among programs, each of which makes
 the logits again."""
 
-if INTERPRETED:  # few, large programs
-    FORWARD = HIDDEN_GRADIENT = WEIGHT_GRADIENT = dict.fromkeys(FORWARD, Tiling(64, 64, 64, num_warps=4, num_stages=1))
+if INTERPRETED:  # few, large programs; and float64, in which the tests compare most
+    FORWARD = HIDDEN_GRADIENT = WEIGHT_GRADIENT = dict.fromkeys(
+        (*FORWARD, "ieee"), Tiling(64, 64, 64, num_warps=4, num_stages=1)
+    )
 
 
 def precision_of(dtype: torch.dtype) -> str:
@@ -128,4 +128,4 @@ def precision_of(dtype: torch.dtype) -> str:
 
 
 def tiling_of(tilings: dict[str, Tiling], dtype: torch.dtype, precision: str) -> Tiling:
-    return tilings[{2: "half", 4: precision, 8: "float64"}[dtype.itemsize]]
+    return tilings["half" if dtype.itemsize == 2 else precision]

@@ -44,8 +44,8 @@ FIELDS = (
 )
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
-TENSOR_CORES = ("HMMA", "HGMMA", "DMMA")
-"""Their instructions: of half precision and TF32 by a warp, the same by four warps, of float64."""
+TENSOR_CORES = ("HMMA", "HGMMA")
+"""Their instructions: by a warp, and by four."""
 
 Launch = tuple[str, Any]
 
