@@ -30,7 +30,8 @@ def linear_bernoulli_log_prob(
     """:func:`bernoulli_log_prob` of value and a linear layer's output, whose logits are never stored.
 
     log p(value | hidden @ weight.T + bias), a tile of rows at a time; the backward pass makes the logits again: a
-    fourth matrix product for memory that does not grow with k B D. Without ``recompute`` the forward pass leaves the
+    fourth matrix product (on a GPU a fifth too) for memory that does not grow with k B D. On a GPU float32 is
+    multiplied as ``torch.set_float32_matmul_precision`` says. Without ``recompute`` the forward pass leaves the
     residuals value - sigmoid(logits) where the logits were, all that the backward pass needs: three matrix products,
     and one array of k B D.
 

@@ -1,21 +1,461 @@
-"""The last linear layer and its Bernoulli likelihood: torch's matrix products and the kernels of bernoulli_log_prob, a
-tile of rows at a time."""
+"""log Bernoulli(value; hidden @ weight.T + bias), summed over the features, and its gradients. The logits are never
+stored: each kernel makes them a tile at a time, on tensor cores.
+
+With R rows, D features and H columns of ``hidden``, the forward pass is a matrix product of 2 R D H operations, and
+each of two gradients makes it again for one of its own: five, where stored logits need three. For R = 51,200, D = 784
+and H = 200 each is 16 GFLOP, and the logits would be 161 MB of float32. Blocks of 64 features are 6 % more than 784, of
+16 none; blocks of 32 columns are 12 % more than 200, of 16 4 %, and the 256 of a gradient's sums 28 %.
+"""
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from ..backends import linear
-from .bernoulli_log_prob import bernoulli_log_prob, bernoulli_log_prob_backward
+from ..backends.marshal import accumulation_dtype
+from .bernoulli_log_prob import accumulate, bernoulli_log_prob, bernoulli_log_prob_backward, gradients
+from .launch import (
+    INTERPRETED,
+    Layout,
+    alignment,
+    broadcast_strides,
+    device_of,
+    layout,
+    leading_sizes,
+    power_of_two,
+    rows,
+    scalar,
+)
+from .linear_tiles import (
+    CERTAIN_LOGIT,
+    COLUMNS,
+    FORWARD,
+    HIDDEN_GRADIENT,
+    WEIGHT_GRADIENT,
+    Tiling,
+    add_product,
+    load_block,
+    load_observed,
+    precision_of,
+    products,
+    tiling_of,
+)
+from .memory import multiple, row_offset, store
+from .sums import product
+
+FORWARD_PROGRAMS, GRADIENT_PROGRAMS = (4, 4) if INTERPRETED else (8 * 132, 2 * 132)
+"""Where rows or features alone make fewer, the sum over the other is split among several programs, but into no more
+than these: a few beyond what an H200's 132 multiprocessors take at a time would take as long again. The forward pass's
+parts are small, so that it is split finely; a gradient has a copy for each split."""
+
+VARYING = ["count", "blocks_a_split"]
+
+
+@triton.jit(do_not_specialize=VARYING)
+def log_prob_kernel(
+    result,
+    value,
+    hidden,
+    weight,
+    bias,
+    mask,
+    count,
+    blocks_a_split,
+    features,
+    width,
+    inner_sizes,
+    row_strides,
+    column_strides,
+    weight_strides,
+    bias_stride,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    ALIGNMENTS: tl.constexpr,
+    FEATURE_ALIGNMENT: tl.constexpr,
+    WIDTH_ALIGNMENT: tl.constexpr,
+    WEIGHT_ALIGNMENT: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INNER: tl.constexpr,
+):
+    """result[split, row] = the sum over the features of a split; a program takes ROWS rows of one split."""
+    features = multiple(features, FEATURE_ALIGNMENT)
+    width = multiple(width, WIDTH_ALIGNMENT)
+    row_blocks = tl.cdiv(count, ROWS)
+    split = tl.program_id(0) // row_blocks
+    row = (tl.program_id(0) % row_blocks).to(count.dtype) * ROWS + tl.arange(0, ROWS)
+    present = row < count
+    value_offset = row_offset(row, inner_sizes, row_strides[0], ALIGNMENTS[0])[:, None]
+    hidden_offset = row_offset(row, inner_sizes, row_strides[1], ALIGNMENTS[1])
+    mask_offset = row_offset(row, inner_sizes, row_strides[2], ALIGNMENTS[2])[:, None]
+    weight_stride = multiple(weight_strides[0], WEIGHT_ALIGNMENT)
+
+    total = tl.zeros((ROWS,), tl.float64)
+    stop = tl.minimum((split + 1) * blocks_a_split, tl.cdiv(features, BLOCK))
+    for block in range(split * blocks_a_split, stop):
+        feature = block * BLOCK + tl.arange(0, BLOCK)
+        exists = feature < features
+        inside = present[:, None] & exists[None, :]
+        observed, counted = load_observed(
+            value, mask, value_offset, mask_offset, feature[None, :], column_strides[0], column_strides[2], inside, ACC
+        )
+        logits = products(
+            hidden,
+            hidden_offset,
+            column_strides[1],
+            present,
+            weight,
+            feature.to(tl.int64) * weight_stride,
+            weight_strides[1],
+            exists,
+            width,
+            PRECISION,
+            ACC,
+            INNER,
+        )
+        if bias is not None:
+            logits += tl.load(bias + feature * bias_stride, exists, other=0.0).to(ACC)[None, :]
+        terms, factors = accumulate((observed, tl.where(counted, logits, CERTAIN_LOGIT)), 0.0, 1.0)
+        # A block's factors, each at most 2, share a logarithm: 64 of them do not overflow. Its sum runs in a tree, and
+        # the rest in double.
+        total += tl.sum(terms, 1).to(tl.float64) - tl.log(product(factors, 1)).to(tl.float64)
+    store(result + split.to(tl.int64) * count + row, total, present)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def hidden_gradient_kernel(
+    gradient,
+    grad,
+    value,
+    hidden,
+    weight,
+    bias,
+    mask,
+    count,
+    blocks_a_split,
+    features,
+    width,
+    inner_sizes,
+    row_strides,
+    column_strides,
+    weight_strides,
+    bias_stride,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    ALIGNMENTS: tl.constexpr,
+    FEATURE_ALIGNMENT: tl.constexpr,
+    WIDTH_ALIGNMENT: tl.constexpr,
+    WEIGHT_ALIGNMENT: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INNER: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """gradient[split, row] = grad[row] times a split's sum over features of (value - sigmoid(logit)) weight[feature].
+
+    A program takes ROWS rows, COLUMNS columns and one split.
+    """
+    features = multiple(features, FEATURE_ALIGNMENT)
+    width = multiple(width, WIDTH_ALIGNMENT)
+    row_blocks = tl.cdiv(count, ROWS)
+    parts = tl.maximum(tl.cdiv(width, COLUMNS), 1)
+    part = tl.program_id(0) % parts
+    split = tl.program_id(0) // parts // row_blocks
+    row = (tl.program_id(0) // parts % row_blocks).to(count.dtype) * ROWS + tl.arange(0, ROWS)
+    present = row < count
+    column = part * COLUMNS + tl.arange(0, COLUMNS)
+    value_offset = row_offset(row, inner_sizes, row_strides[0], ALIGNMENTS[0])[:, None]
+    hidden_offset = row_offset(row, inner_sizes, row_strides[1], ALIGNMENTS[1])
+    mask_offset = row_offset(row, inner_sizes, row_strides[2], ALIGNMENTS[2])[:, None]
+    weight_stride = multiple(weight_strides[0], WEIGHT_ALIGNMENT)
+
+    total = tl.zeros((ROWS, COLUMNS), ACC)
+    stop = tl.minimum((split + 1) * blocks_a_split, tl.cdiv(features, BLOCK))
+    for block in range(split * blocks_a_split, stop):
+        feature = block * BLOCK + tl.arange(0, BLOCK)
+        exists = feature < features
+        inside = present[:, None] & exists[None, :]
+        weight_offset = feature.to(tl.int64) * weight_stride
+        observed, counted = load_observed(
+            value, mask, value_offset, mask_offset, feature[None, :], column_strides[0], column_strides[2], inside, ACC
+        )
+        logits = products(
+            hidden,
+            hidden_offset,
+            column_strides[1],
+            present,
+            weight,
+            weight_offset,
+            weight_strides[1],
+            exists,
+            width,
+            PRECISION,
+            ACC,
+            INNER,
+        )
+        if bias is not None:
+            logits += tl.load(bias + feature * bias_stride, exists, other=0.0).to(ACC)[None, :]
+        slopes = tl.where(counted, gradients((observed, logits))[1], 0.0).to(weight.dtype.element_ty)
+        weight_block = load_block(weight, weight_offset, column, weight_strides[1], exists, width)
+        total = add_product(total, slopes, weight_block, PRECISION)
+
+    coefficient = tl.load(grad + row_offset(row, inner_sizes, row_strides[3], 1), present, other=0.0).to(ACC)[:, None]
+    # The slopes are at most 1, and their sum takes the coefficient: nothing of half precision is lost to small ones.
+    # One of zero gives zero, also where the logits overflow.
+    total = tl.where(coefficient != 0.0, coefficient * total, 0.0)
+    address = gradient + (split.to(tl.int64) * count + row)[:, None] * width + column[None, :]
+    store(address, total, present[:, None] & (column < width)[None, :])
+
+
+@triton.jit(do_not_specialize=VARYING)
+def weight_gradient_kernel(
+    weight_gradient,
+    bias_gradient,
+    grad,
+    value,
+    hidden,
+    weight,
+    bias,
+    mask,
+    count,
+    blocks_a_split,
+    features,
+    width,
+    inner_sizes,
+    row_strides,
+    column_strides,
+    weight_strides,
+    bias_stride,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    ALIGNMENTS: tl.constexpr,
+    FEATURE_ALIGNMENT: tl.constexpr,
+    WIDTH_ALIGNMENT: tl.constexpr,
+    WEIGHT_ALIGNMENT: tl.constexpr,
+    FEATURES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INNER: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """weight_gradient[split, feature] = a split's sum over rows of grad[row] (value - sigmoid(logit)) hidden[row], and
+    bias_gradient[split, feature] that without the last factor; either may be None.
+
+    A program takes FEATURES features, COLUMNS columns and one split. Programs of the same rows are neighbours, so that
+    these come from memory once. Tiles lie on their side, rows along the second axis: the products are then, as they
+    come, the left operand of the next.
+    """
+    features = multiple(features, FEATURE_ALIGNMENT)
+    width = multiple(width, WIDTH_ALIGNMENT)
+    feature_blocks = tl.cdiv(features, FEATURES)
+    parts = tl.maximum(tl.cdiv(width, COLUMNS), 1)
+    part = tl.program_id(0) % parts
+    split = (tl.program_id(0) // parts // feature_blocks).to(count.dtype)
+    feature = (tl.program_id(0) // parts % feature_blocks) * FEATURES + tl.arange(0, FEATURES)
+    exists = feature < features
+    column = part * COLUMNS + tl.arange(0, COLUMNS)
+    weight_offset = feature.to(tl.int64) * multiple(weight_strides[0], WEIGHT_ALIGNMENT)
+    if bias is not None:
+        shift = tl.load(bias + feature * bias_stride, exists, other=0.0).to(ACC)[:, None]
+
+    total = tl.zeros((FEATURES, COLUMNS), ACC)
+    slopes_total = tl.zeros((FEATURES,), tl.float64)
+    stop = tl.minimum((split + 1) * blocks_a_split, tl.cdiv(count, BLOCK))
+    for block in range(split * blocks_a_split, stop):
+        row = block * BLOCK + tl.arange(0, BLOCK)
+        present = row < count
+        coefficient = tl.load(grad + row_offset(row, inner_sizes, row_strides[3], 1), present, other=0.0).to(ACC)
+        # A coefficient of zero gives zero, whatever the row holds: 0 * NaN would be NaN.
+        present = present & (coefficient != 0.0)
+        value_offset = row_offset(row, inner_sizes, row_strides[0], ALIGNMENTS[0])[None, :]
+        hidden_offset = row_offset(row, inner_sizes, row_strides[1], ALIGNMENTS[1])
+        mask_offset = row_offset(row, inner_sizes, row_strides[2], ALIGNMENTS[2])[None, :]
+        inside = exists[:, None] & present[None, :]
+        observed, counted = load_observed(
+            value, mask, value_offset, mask_offset, feature[:, None], column_strides[0], column_strides[2], inside, ACC
+        )
+        logits = products(
+            weight,
+            weight_offset,
+            weight_strides[1],
+            exists,
+            hidden,
+            hidden_offset,
+            column_strides[1],
+            present,
+            width,
+            PRECISION,
+            ACC,
+            INNER,
+        )
+        if bias is not None:
+            logits += shift
+        slopes = tl.where(counted, coefficient[None, :] * gradients((observed, logits))[1], 0.0)
+        if bias_gradient is not None:
+            slopes_total += tl.sum(slopes, 1).to(tl.float64)
+        if weight_gradient is not None:
+            hidden_block = load_block(hidden, hidden_offset, column, column_strides[1], present, width)
+            total = add_product(total, slopes.to(weight.dtype.element_ty), hidden_block, PRECISION)
+
+    row_of_result = split.to(tl.int64) * features + feature
+    if weight_gradient is not None:
+        address = weight_gradient + row_of_result[:, None] * width + column[None, :]
+        store(address, total, exists[:, None] & (column < width)[None, :])
+    if bias_gradient is not None:
+        if part == 0:
+            store(bias_gradient + row_of_result, slopes_total, exists)
+
+
+def linear_bernoulli_log_prob(
+    value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    if _by_tiles(value, hidden):
+        return linear.log_prob(TILES, value, hidden, weight, bias, mask)
+    plan = _plan(hidden.dtype, precision_of(hidden.dtype), *map(layout, (value, hidden, weight, bias, mask, None)))
+    splits, grid, numbers, constants = plan.forward
+    dtype = accumulation_dtype(hidden)
+    result = hidden.new_empty((splits, *plan.leading), dtype=torch.float64 if splits > 1 else dtype)
+    with device_of(result):
+        log_prob_kernel[grid](result, value, hidden, weight, bias, mask, *numbers, **constants)
+    return _added(result, dtype)
+
+
+def linear_bernoulli_log_prob_backward(
+    grad: Tensor,
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    needs: list[bool],
+) -> list[Tensor]:
+    """The gradients of value, hidden, weight and bias, of which those that are needed."""
+    if _by_tiles(value, hidden):
+        return linear.log_prob_backward(TILES, grad, value, hidden, weight, bias, mask, needs)
+    of_value, of_hidden, of_weight, of_bias = needs
+    found = []
+    if of_value:  # seldom asked for, and summed over the samples
+        found = linear.log_prob_backward(TILES, grad, value, hidden, weight, bias, mask, [True, False, False, False])
+    operands = (value, hidden, weight, bias, mask)
+    plan = _plan(hidden.dtype, precision_of(hidden.dtype), *map(layout, (*operands, grad)))
+    dtype = accumulation_dtype(hidden)
+    with device_of(grad):
+        if of_hidden:
+            splits, grid, numbers, constants = plan.hidden
+            summed = splits > 1 or hidden.shape[:-1] != plan.leading
+            gradient = hidden.new_empty(
+                (splits, *plan.leading, hidden.shape[-1]), dtype=dtype if summed else hidden.dtype
+            )
+            hidden_gradient_kernel[grid](gradient, grad, *operands, *numbers, **constants)
+            found.append(_added(gradient, gradient.dtype).sum_to_size(hidden.shape).to(hidden.dtype))
+        if of_weight or of_bias:
+            splits, grid, numbers, constants = plan.weight
+            # Copies of a weight's size: one for each split, as wide as the sums that they are.
+            weight_gradient = weight.new_empty((splits, *weight.shape), dtype=dtype) if of_weight else None
+            bias_gradient = weight.new_empty((splits, len(weight)), dtype=torch.float64) if of_bias else None
+            weight_gradient_kernel[grid](weight_gradient, bias_gradient, grad, *operands, *numbers, **constants)
+            found += [_added(g, weight.dtype) for g in (weight_gradient, bias_gradient) if g is not None]
+    return found
 
 
 def _biased(value: Tensor, products: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
     return bernoulli_log_prob(value, products if bias is None else products.add_(bias), mask)
 
 
-BERNOULLI = linear.Likelihood(_biased, bernoulli_log_prob_backward)
+TILES = linear.Likelihood(_biased, bernoulli_log_prob_backward)
+"""For what the kernels leave: torch's products, and the density's own kernels, a tile of rows at a time."""
 
-linear_bernoulli_log_prob = partial(linear.log_prob, BERNOULLI)
-linear_bernoulli_log_prob_backward = partial(linear.log_prob_backward, BERNOULLI)
+
+def _by_tiles(value: Tensor, hidden: Tensor) -> bool:
+    """Whether anything is float64: Triton 3.7's compiler fails on some of its products, depending on where their
+    operands come from. The interpreter does not, and the tests compare most in float64."""
+    if INTERPRETED and hidden.dtype == torch.float64:
+        return False
+    return torch.float64 in (value.dtype, hidden.dtype)
+
+
+def _added(parts: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum over the first axis, of splits, in double and in order."""
+    return parts[0].to(dtype) if len(parts) == 1 else parts.sum(0, dtype=torch.float64).to(dtype)
+
+
+class _Launch(NamedTuple):
+    """All of a launch but its tensors."""
+
+    splits: int
+    grid: tuple[int]
+    numbers: tuple[Any, ...]
+    """As the kernels take them, from ``count`` on."""
+    constants: dict[str, Any]
+
+
+class _Plan(NamedTuple):
+    leading: tuple[int, ...]
+    forward: _Launch
+    hidden: _Launch
+    weight: _Launch
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    dtype: torch.dtype,
+    precision: str,
+    value: Layout,
+    hidden: Layout,
+    weight: Layout,
+    bias: Layout | None,
+    mask: Layout | None,
+    grad: Layout | None,
+) -> _Plan:
+    leading = leading_sizes((value, hidden))
+    features, width = weight.sizes
+    *strides, mask_strides = (
+        broadcast_strides(o, (*leading, size)) for o, size in ((value, features), (hidden, width), (mask, features))
+    )
+    of_rows = (*(s[:-1] for s in (*strides, mask_strides)), broadcast_strides(grad, leading))
+    walk = rows(leading, of_rows)
+    numbers = (
+        features,
+        width,
+        walk.inner_sizes,
+        walk.strides,
+        (*(s[-1] for s in strides), mask_strides[-1]),
+        weight.strides,
+        0 if bias is None else bias.strides[0],
+    )
+    constants = {
+        "PRECISION": precision,
+        "ACC": scalar(torch.float64 if dtype == torch.float64 else torch.float32),
+        "ALIGNMENTS": tuple(alignment(*s) for s in walk.strides[:3]),
+        "FEATURE_ALIGNMENT": alignment(features),
+        "WIDTH_ALIGNMENT": alignment(width),
+        "WEIGHT_ALIGNMENT": alignment(weight.strides[0]),
+    }
+    columns = {"COLUMNS": min(max(power_of_two(width), 16), COLUMNS)}
+    parts = max(triton.cdiv(width, COLUMNS), 1)
+
+    def launch(enough: int, tiling: Tiling, kept: int, walked: int, name: str, parts: int, **more: int) -> _Launch:
+        """Of programs for the blocks of the kept axis, and splits of those of the walked one."""
+        programs = triton.cdiv(kept, tiling.kept) * parts
+        blocks = triton.cdiv(walked, tiling.walked)
+        splits = max(min(enough // max(programs, 1), blocks), 1)
+        blocks_a_split = triton.cdiv(blocks, splits)
+        splits = max(triton.cdiv(blocks, max(blocks_a_split, 1)), 1)  # the sum over none is zero, and is written too
+        sizes = {name: tiling.kept, "BLOCK": tiling.walked, "INNER": tiling.inner}
+        options = {**constants, **sizes, **more, **tiling.options, "enable_fp_fusion": True}
+        return _Launch(splits, (programs * splits,), (walk.count, blocks_a_split, *numbers), options)
+
+    forward, of_hidden, of_weight = (
+        tiling_of(tilings, dtype, precision) for tilings in (FORWARD, HIDDEN_GRADIENT, WEIGHT_GRADIENT)
+    )
+    return _Plan(
+        leading,
+        forward=launch(FORWARD_PROGRAMS, forward, walk.count, features, "ROWS", 1),
+        hidden=launch(GRADIENT_PROGRAMS, of_hidden, walk.count, features, "ROWS", parts, **columns),
+        weight=launch(GRADIENT_PROGRAMS, of_weight, features, walk.count, "FEATURES", parts, **columns),
+    )

@@ -19,3 +19,14 @@ def kahan(total, error, term):
 def over_rows(total, error):
     """What a tile of Kahan sums adds up to over its first axis, in double."""
     return tl.sum(total.to(tl.float64) - error.to(tl.float64), 0)
+
+
+@triton.jit
+def product(factors, axis: tl.constexpr):
+    """The product over an axis."""
+    return tl.reduce(factors, axis, _times)
+
+
+@triton.jit
+def _times(left, right):
+    return left * right

@@ -1,4 +1,4 @@
-"""Two mends of Triton's interpreter, so that tests in it are quick and hold kernels to the GPU's rounding."""
+"""Three mends of Triton's interpreter, so that tests in it are quick and hold kernels to the GPU's rounding."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from triton.runtime import interpreter
 def mend() -> None:
     _search_once()
     _round_to_nearest()
+    _reduce_in_a_tree()
 
 
 def _search_once() -> None:
@@ -38,3 +39,20 @@ def _round_to_nearest() -> None:
         return torch.from_numpy(np.ascontiguousarray(values)).bfloat16().view(torch.int16).numpy().view(np.uint16)
 
     interpreter._convert_float = rounded
+
+
+def _reduce_in_a_tree() -> None:
+    """It reduces by a function of two numbers one element after the other; halves of the axis at a time are as good."""
+
+    def tree(self: interpreter.ReduceOps, inputs: tuple[tl.tensor, ...]) -> list[tl.tensor]:
+        parts = list(inputs)
+        while (size := parts[0].handle.data.shape[self.axis]) > 1:
+            low, high = (
+                [self.to_tensor(np.take(p.handle.data, half, self.axis), p.dtype) for p in parts]
+                for half in (range(size // 2), range(size // 2, size))
+            )
+            combined = self.combine_fn.fn(*low, *high)
+            parts = list(combined) if isinstance(combined, tuple) else [combined]
+        return [self.to_tensor(p.handle.data.squeeze(self.axis), p.dtype) for p in parts]
+
+    interpreter.ReduceOps.generic_reduce = tree

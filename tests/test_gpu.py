@@ -84,6 +84,56 @@ def test_captured_training_step() -> None:
     torch.testing.assert_close(captured, eager, rtol=0, atol=0)
 
 
+def linear_inputs(k: int = 50, batch: int = 20, width: int = 200, features: int = 784) -> list[torch.Tensor]:
+    value = torch.rand(batch, features, device="cuda").round()
+    hidden = torch.randn(k, batch, width, device="cuda").tanh()
+    weight, bias = torch.randn(features, width, device="cuda") / width**0.5, torch.randn(features, device="cuda")
+    return [value, *(t.requires_grad_() for t in (hidden, weight, bias))]
+
+
+def linear_step(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    result = iw.linear_bernoulli_log_prob(*inputs)
+    return [result.detach(), *torch.autograd.grad(result.sum(), inputs[1:])]
+
+
+@pytest.mark.parametrize("batch", [20, 1024])
+@pytest.mark.parametrize(("precision", "allowed"), [("ieee", 2e-6), ("tf32", 2e-3)])
+def test_linear_layer_keeps_the_digits_that_torch_is_told_to(precision: str, allowed: float, batch: int) -> None:
+    inputs = linear_inputs(batch=batch)
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = precision
+    try:
+        ours = linear_step(inputs)
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    doubles = [t.detach().double().requires_grad_() for t in inputs]
+    exact = iw.linear_bernoulli_log_prob(*doubles, backend="reference")
+    exact_grads = torch.autograd.grad(exact.sum(), doubles[1:])
+    for our, exa in zip(ours, (exact, *exact_grads), strict=True):
+        assert (our.double() - exa).abs().max() <= allowed * exa.abs().max()
+
+
+def test_linear_layer_never_waits_for_the_device(synchronization_is_an_error: None) -> None:
+    linear_step(linear_inputs())
+
+
+def test_captured_linear_layer_without_memory_for_its_logits() -> None:
+    inputs = linear_inputs(batch=1024)
+    eager = linear_step(inputs)
+    torch.testing.assert_close(linear_step(inputs), eager, rtol=0, atol=0)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    linear_step(inputs)
+    beside_results = torch.cuda.max_memory_allocated() - before - sum(t.nbytes for t in eager)
+    logits = 50 * 1024 * 784 * 4
+    assert beside_results < logits / 8
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = linear_step(inputs)
+    graph.replay()
+    torch.testing.assert_close(captured, eager, rtol=0, atol=0)
+
+
 def test_another_stream() -> None:
     inputs = loss_inputs()
     expected = iw.bernoulli_iwae_loss(*inputs)

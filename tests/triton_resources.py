@@ -1,5 +1,5 @@
 """What Triton's compiler makes of the kernels for two GPUs, as a table: registers, spills, shared memory, widths of
-loads and stores. It compiles what the launch wrappers would launch, and needs no GPU.
+loads and stores, instructions of tensor cores. It compiles what the launch wrappers would launch, and needs no GPU.
 
     python tests/triton_resources.py [--write]
 
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import triton
+from sass import widths
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
@@ -30,8 +31,22 @@ from iwae_fast.backends import triton as ops
 
 TABLE = Path(__file__).parent.parent / "benchmarks" / "results" / f"triton-{triton.__version__}-resources.csv"
 ARCHITECTURES = (80, 90)
-FIELDS = ("case", "kernel", "sm", "registers", "spill_bytes", "shared_bytes", "loads", "stores")
+FIELDS = (
+    "case",
+    "kernel",
+    "sm",
+    "registers",
+    "spill_bytes",
+    "shared_bytes",
+    "loads",
+    "stores",
+    "tensor_cores",
+    "products",
+)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+TENSOR_CORES = ("HMMA", "HGMMA")
+"""Their instructions: by a warp, and by four."""
 
 Launch = tuple[str, Any]
 
@@ -119,6 +134,35 @@ def cases() -> dict[str, Callable[[], Any]]:
             random(k, b, z), log_ratio, mean, log_std, seed, chosen, k, 0, 0, 0, False
         ),
     }
+    return result | linear_cases()
+
+
+def linear_cases() -> dict[str, Callable[[], Any]]:
+    """A linear layer and its likelihood at the size of 50 samples of 1024 observations."""
+    k, b, h, d = 50, 1024, 200, 784
+    grad, mask = random(k, b), torch.ones(d, dtype=torch.bool)
+    result: dict[str, Callable[[], Any]] = {}
+
+    def add(name: str, dtype: torch.dtype, precision: str = "ieee", mask: Tensor | None = None) -> None:
+        shapes = ((b, d), (k, b, h), (d, h), (d,))
+        operands = (*(torch.empty(shape, dtype=dtype) for shape in shapes), mask)
+
+        def at(precision: str, op: Callable[..., Any], *arguments: Any) -> Any:
+            torch.backends.cuda.matmul.fp32_precision = precision
+            try:
+                return op(*arguments)
+            finally:
+                torch.backends.cuda.matmul.fp32_precision = "ieee"
+
+        needs = [False, True, True, True]
+        result[f"linear_bernoulli_log_prob {name}"] = lambda: at(precision, ops.linear_bernoulli_log_prob, *operands)
+        result[f"linear_bernoulli_log_prob_backward {name}"] = lambda: at(
+            precision, ops.linear_bernoulli_log_prob_backward, grad, *operands, needs
+        )
+
+    add("float32", torch.float32)
+    add("tf32", torch.float32, "tf32")
+    add("bfloat16 masked", torch.bfloat16, mask=mask)
     return result
 
 
@@ -149,22 +193,19 @@ def resources(kernel: Any) -> dict[str, Any]:
         "registers": int(used["REG"]),
         "spill_bytes": int(used["STACK"]) + int(used["LOCAL"]),
         "shared_bytes": kernel.metadata.shared,
-        "loads": widths(code, "LDG"),
+        "loads": widths(code, "LDG(?:STS)?"),  # to registers or, asynchronous, to shared memory
         "stores": widths(code, "STG"),
+        "tensor_cores": " ".join(name for name in TENSOR_CORES if re.search(rf"\b{name}\b", code)),
+        "products": products(kernel.asm["ttir"]),
     }
 
 
-def widths(code: str, instruction: str) -> str:
-    """How many loads or stores of global memory have how many bytes a thread, widest first: "8x16 2x4"."""
-    counts = Counter(bytes_of(suffix) for suffix in re.findall(rf"\b{instruction}\.E((?:\.\w+)*)", code))
-    return " ".join(f"{count}x{size}" for size, count in sorted(counts.items(), reverse=True))
-
-
-def bytes_of(suffix: str) -> int:
-    for part, size in (("128", 16), ("64", 8), ("U16", 2), ("S16", 2), ("U8", 1), ("S8", 1)):
-        if part in suffix.split("."):
-            return size
-    return 4
+def products(code: str) -> str:
+    """How many products of tiles begin with zero, and how many go on with the sum of those before: "1 zero 1 sum"."""
+    starts = Counter(
+        "zero" if start.startswith("%cst") else "sum" for start in re.findall(r"tt\.dot \S+ \S+ (%\w+)", code)
+    )
+    return " ".join(f"{count} {start}" for start, count in sorted(starts.items(), reverse=True))
 
 
 def tool(name: str, *arguments: str) -> str:

@@ -1,0 +1,131 @@
+"""What the kernels of a linear layer and its likelihood share: products on tensor cores, tiles of logits, tilings."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from .bernoulli_log_prob import BERNOULLI
+from .elementary import PORTABLE
+from .launch import INTERPRETED
+
+CERTAIN_VALUE, CERTAIN_LOGIT = map(tl.constexpr, BERNOULLI.neutral)
+
+
+@triton.jit
+def add_product(total, left, right, PRECISION: tl.constexpr):
+    """total + left @ right, on tensor cores.
+
+    These cut off the digits that a sum loses, where others round. With tf32x3 that would be its largest error (Ootomo &
+    Yokota 2022), so such sums take place outside: a selection is between them that the compiler does not see through.
+    """
+    if PORTABLE and left.dtype.primitive_bitwidth == 16:  # bfloat16 is an integer to the interpreter
+        left = left.to(tl.float32)
+        right = right.to(tl.float32)
+    if PRECISION == "tf32x3":
+        product = tl.dot(left, right, input_precision=PRECISION)
+        return total + tl.where(tl.arange(0, left.shape[0])[:, None] >= 0, product, 0.0)
+    else:
+        return tl.dot(left, right, total, input_precision=PRECISION, out_dtype=total.dtype)
+
+
+@triton.jit
+def load_block(pointer, offset, column, stride, inside, width):
+    """Some columns of rows of a matrix at these offsets, 0 outside."""
+    return tl.load(
+        pointer + (offset[:, None] + column[None, :] * stride),
+        inside[:, None] & (column < width)[None, :],
+        other=0.0,
+    )
+
+
+@triton.jit
+def products(
+    left,
+    left_offset,
+    left_stride,
+    left_inside,
+    right,
+    right_offset,
+    right_stride,
+    right_inside,
+    width,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The products of each row of ``left`` and each of ``right``, ``width`` numbers long."""
+    total = tl.zeros((left_offset.shape[0], right_offset.shape[0]), ACC)
+    for first in range(0, width, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        left_block = load_block(left, left_offset, column, left_stride, left_inside, width)
+        right_block = load_block(right, right_offset, column, right_stride, right_inside, width)
+        total = add_product(total, left_block, tl.trans(right_block), PRECISION)
+    return total
+
+
+@triton.jit
+def load_observed(
+    value, mask, value_offset, mask_offset, feature, value_stride, mask_stride, inside, ACC: tl.constexpr
+):
+    """A tile of observations, and which of them count. Rows may run along either axis, as offsets and features say."""
+    counted = inside
+    if mask is not None:
+        counted = inside & (tl.load(mask + (mask_offset + feature * mask_stride), inside, other=0) != 0)
+    tile = tl.load(value + (value_offset + feature * value_stride), inside, other=0.0).to(ACC)
+    return tl.where(counted, tile, CERTAIN_VALUE), counted
+
+
+class Tiling(NamedTuple):
+    """Of the logits a program makes a tile at a time: ``kept`` along the axis of its result, ``walked`` along the
+    other; their products run over ``inner`` columns at a time."""
+
+    kept: int
+    walked: int
+    inner: int
+    num_warps: int
+    num_stages: int
+
+    @property
+    def options(self) -> dict[str, int]:
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages}
+
+
+# By what tests/triton_resources.py finds for sm_80 and sm_90: no spilled register, and at most 74 KB of shared memory
+# (of 163 on sm_80). Operands in registers, with tf32x3 two for each, are what limits the tiles.
+FORWARD = {
+    "half": Tiling(64, 64, 64, num_warps=4, num_stages=3),
+    "tf32": Tiling(128, 64, 32, num_warps=8, num_stages=3),
+    "tf32x3": Tiling(128, 64, 16, num_warps=8, num_stages=3),
+}
+# A gradient's program has besides the sums of `kept` rows and COLUMNS columns, 64 registers a thread for 64 rows.
+HIDDEN_GRADIENT = {
+    "half": Tiling(64, 64, 32, num_warps=8, num_stages=3),
+    "tf32": Tiling(64, 32, 32, num_warps=8, num_stages=2),
+    "tf32x3": Tiling(64, 16, 16, num_warps=8, num_stages=2),
+}
+# And that of the weight, whose rows are other ones in each tile, their offsets.
+WEIGHT_GRADIENT = HIDDEN_GRADIENT | {"tf32x3": Tiling(32, 16, 32, num_warps=8, num_stages=2)}
+COLUMNS = 256
+"""Of the layer's input: how many a gradient's program sums at most. More are shared among programs, each of which makes
+the logits again."""
+
+if INTERPRETED:  # few, large programs; and float64, in which the tests compare most
+    FORWARD = HIDDEN_GRADIENT = WEIGHT_GRADIENT = dict.fromkeys(
+        (*FORWARD, "ieee"), Tiling(64, 64, 64, num_warps=4, num_stages=1)
+    )
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """How tensor cores multiply numbers of this dtype: float32 as torch is told to (``torch.backends.cuda.matmul``,
+    ``torch.set_float32_matmul_precision``), in one product of TF32, or in three that keep its digits."""
+    if dtype != torch.float32:
+        return "ieee"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
+
+
+def tiling_of(tilings: dict[str, Tiling], dtype: torch.dtype, precision: str) -> Tiling:
+    return tilings["half" if dtype.itemsize == 2 else precision]
