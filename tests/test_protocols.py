@@ -108,7 +108,7 @@ def test_a_stage_has_its_rate(digits: data.ImageData, tmp_path) -> None:
     trainer = training.Trainer(settings, create_run(tmp_path / "run", settings), digits)
     rates = []
     for _ in range(trainer.steps_per_epoch * settings.epochs):
-        trainer.take_step()
+        trainer.take_steps()
         rates.append(trainer.optimizer.param_groups[0]["lr"])
     assert rates == [1e-3] * 3 + [1e-3 * 10 ** (-1 / 7)] * 9
     assert all(stage(epoch) < 2 for epoch in range(settings.epochs))

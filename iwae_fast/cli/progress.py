@@ -37,6 +37,9 @@ class PlainReporter(Reporter):
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
 
+    def decided(self, how: str) -> None:
+        print(f"steps {how}", flush=True)
+
     def epoch_ended(self, row: EpochMetrics) -> None:
         print(
             f"epoch {row.epoch}/{self.epochs}: bound {row.bound:.3f} nats, ess {row.ess:.2f}, "
@@ -55,6 +58,9 @@ class BarReporter(Reporter):
 
     def started(self, step: int, total_steps: int) -> None:
         self.progress.update(self.task, completed=step, total=total_steps)
+
+    def decided(self, how: str) -> None:
+        self.progress.console.print(f"steps {how}")
 
     def progressed(self, live: Live) -> None:
         self._show(live.step, live.epoch, live.means.bound, live.means.ess, live.steps_per_second)
