@@ -261,7 +261,7 @@ def test_a_setting_that_graphs_hold_fixed() -> None:
 def test_gradients_are_clipped_in_a_hook() -> None:
     pair = Pair(objective)
     for each in (pair.step, pair.loop):
-        clip = partial(torch.nn.utils.clip_grad_norm_, each.model.parameters(), 1e-3)
+        clip = partial(torch.nn.utils.clip_grad_norm_, list(each.model.parameters()), 1e-3)
         each.optimizer.register_step_pre_hook(lambda *_, clip=clip: (clip(), None)[1])
     for x in batches(*[5] * 5):
         pair.both(x)
