@@ -11,9 +11,9 @@ from typing import Any
 
 from iwae_fast import files
 from iwae_fast.cli import main
-from iwae_fast.experiments import checkpoint, metrics, steps, training
+from iwae_fast.experiments import checkpoint, metrics, training
 
-WATCHED = {module.__file__ for module in (checkpoint, files, metrics, steps, training)}
+WATCHED = {module.__file__ for module in (checkpoint, files, metrics, training)}
 
 
 def command_line(arguments: list[str], lines: int | None) -> None:

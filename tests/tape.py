@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from iwae_fast.capture import Recording
 
-READS_ON_THE_CPU = ("iwae_fast/autograd/", "torch/optim/")
+READS_ON_THE_CPU = ("iwae_fast/autograd/",)
 """Where numbers are looked at that only CPU tensors have at hand: no such code runs on a GPU, or it is the same number
 each time."""
 

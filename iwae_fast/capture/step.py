@@ -93,7 +93,7 @@ class CapturedStep:
         optimizer.register_load_state_dict_post_hook(self._forget)
         reason = (unavailable(self.device) if recorder is None else None) or obstacle(objective, model, optimizer)
         if reason is not None:
-            self._give_up(reason, stacklevel=3)
+            self._give_up(reason)
         elif recorder is None:
             self._recorder = CudaGraphs(self.device)
 
@@ -163,10 +163,10 @@ class CapturedStep:
         self._kinds.clear()
         self._settings = settings(self.optimizer)
 
-    def _give_up(self, reason: str, stacklevel: int = 4) -> None:
+    def _give_up(self, reason: str) -> None:
         self.reason = reason
         self._kinds.clear()
-        warnings.warn(f"training steps are run one by one, not captured: {reason}", stacklevel=stacklevel)
+        warnings.warn(f"training steps are run one by one, not captured: {reason}", stacklevel=3)
 
 
 class _Batch(NamedTuple):
