@@ -7,6 +7,7 @@ the one in millions whose noise is within rounding of its grey level), and a CUD
 from __future__ import annotations
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def batches_as_pixels(grey_levels: Tensor, seed: Tensor, steps: Tensor) -> Tenso
     once, it is the same.
 
     Args:
-        grey_levels: (S, B, D) float32 in [0, 1].
+        grey_levels: (S, B, D) in [0, 1], float32, which pixels are too.
         seed: int64 scalar on their device.
         steps: (S,) int64 on their device, each in [0, 2^32).
     """
@@ -63,8 +64,9 @@ def _drawn(grey_levels: Tensor, seed: Tensor, *, samples: Tensor | None = None, 
         device=grey_levels.device,
         backend=BEST.get(grey_levels.device.type, REFERENCE),  # whichever is forced for models
     )
-    # Above, and not below the level itself: so that levels of 0 and 1 are certain, whatever is rounded.
-    return (torch.special.ndtr(noise) > 1.0 - grey_levels).to(grey_levels.dtype)
+    # Twice the normal distribution function of the noise, by erfc since it stays above 0 at the noise's lower end: so
+    # that levels of 0 and 1 are certain, whatever is rounded.
+    return noise.mul_(-math.sqrt(0.5)).erfc_().gt_(2.0 - 2.0 * grey_levels)
 
 
 def subset_order(observations: int) -> Tensor:

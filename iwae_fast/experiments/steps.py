@@ -61,15 +61,11 @@ class Steps:
         self._ahead = torch.arange(MOST_STEPS, device=device)[:, None].repeat(1, 2)
         self._step_of_schedule = 0
         self._programs: dict[tuple[int, int], Program] = {}
-        self._reason = _reason(config, self.objective, model, optimizer, device, recorder)
-        self._recorder = None if self._reason is not None else recorder or CudaGraphs(device)
+        self.reason = _reason(config, self.objective, model, optimizer, device, recorder)
+        """Why steps are taken one by one; None where they are captured, or will be."""
+        self._recorder = None if self.reason is not None else recorder or CudaGraphs(device)
         self.at_once = max(1, min(MOST_STEPS, MOST_ROWS // config.batch_size, self.whole))
         """Steps in the largest graph."""
-
-    @property
-    def reason(self) -> str | None:
-        """Why steps are taken one by one; None where they are captured, or will be."""
-        return self._reason
 
     @property
     def how(self) -> str | None:
@@ -100,7 +96,7 @@ class Steps:
         if program.recorded:
             self.objective.seen = seen._replace(passing=True)
         if program.reason is not None:
-            self._reason, self._recorder = program.reason, None
+            self.reason, self._recorder = program.reason, None
             self._programs.clear()
         self.means.count += count * size
         return count
