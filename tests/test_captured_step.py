@@ -316,6 +316,17 @@ def test_a_model_on_the_cpu_takes_the_same_steps_one_by_one() -> None:
     torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=0, atol=0)
 
 
+def test_a_schedule_is_asked_for_the_number_of_the_call() -> None:
+    asked: list[int] = []
+    made = iw.Objective(IWAE, num_samples=4, kl_weight=lambda step: asked.append(step) or 0.5)
+    model = dense()
+    with pytest.warns(UserWarning, match="kl_weight is a schedule"):
+        step = iw.CapturedStep(made, model, adam(model.parameters()), recorder=TapeRecorder())
+    for x in batches(5, 5, 5):
+        step(x)
+    assert asked == [0, 1, 2]
+
+
 class Waiting(TapeRecorder):
     """Sees in every rehearsal that the host waits."""
 

@@ -37,7 +37,7 @@ class CapturedStep:
     and one more for the seed: the same updates as a loop of these. For each kind of batch (shapes, dtypes, with or
     without a mask, autocast, training mode, which parameters are trained) the first two calls run so; the third
     captures a graph, in memory that all graphs share, and from then on calls copy the batch into the graph's own memory
-    and replay it.
+    and replay it. Beyond 16 kinds, further ones go without a graph.
 
     Learning rates are followed: change ``optimizer.param_groups[i]["lr"]`` or let a scheduler do so. Everything else
     that Python does happens in the first calls of a kind only. So hooks of the optimizer must do their work with
@@ -84,6 +84,8 @@ class CapturedStep:
         self.seed = seed_tensor(first_seed(run_seed, Purpose.LATENTS), self.device)
         """Of the next call's noise, an int64 scalar on the device; each call adds one. Save it and copy it back to go
         on with a run."""
+        self.calls = 0
+        """So far, by which a schedule of kl_weight is asked. Set it to go on with a run."""
         self.reason: str | None = None
         """Why steps are run one by one; None as long as nothing is known against capturing them."""
         self._recorder = recorder
@@ -105,6 +107,7 @@ class CapturedStep:
         """
         batch = _Batch(x, context, mask)
         batch.check(self.device)
+        self.calls += 1
         if self.reason is None and self._settings != settings(self.optimizer):
             self._give_up("a setting of the optimizer other than its learning rate changed, which graphs hold fixed")
         if self.reason is not None:
@@ -152,7 +155,9 @@ class CapturedStep:
                 enabled=torch.is_autocast_enabled(device),
                 cache_enabled=False,
             ):
-                loss = self.objective(self.model, batch.x, *batch.context, mask=batch.mask, seed=self.seed)
+                loss = self.objective(
+                    self.model, batch.x, *batch.context, mask=batch.mask, seed=self.seed, step=self.calls - 1
+                )
             loss.backward()
         self.optimizer.step()
         self.seed.add_(1)
