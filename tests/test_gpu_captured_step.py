@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +13,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR
 
 import iwae_fast as iw
-from iwae_fast import data
-from iwae_fast.experiments import training
-from iwae_fast.experiments.checkpoint import load_checkpoint
-from iwae_fast.experiments.config import TrainConfig
-from iwae_fast.experiments.metrics import read_metrics
 from iwae_fast.experiments.optimizers import PublishedAdam
 from iwae_fast.experiments.pixels import as_pixels, batches_as_pixels
-from iwae_fast.experiments.runs import Run, create_run, open_run
 from iwae_fast.seeds import Purpose
 
 pytestmark = [
@@ -253,71 +245,3 @@ def test_both_devices_train_on_the_same_pixels() -> None:
     assert (drawn != on_gpu).double().mean() < 1e-5  # whose noise is within rounding of their level
     fixed = as_pixels(levels[0], True, 0, Purpose.TEST_PIXELS)
     assert (fixed != as_pixels(levels[0].cuda(), True, 0, Purpose.TEST_PIXELS).cpu()).double().mean() < 1e-4
-
-
-@pytest.fixture(scope="module")
-def digits() -> data.ImageData:
-    images = data.load("digits")
-    return replace(images, train=images.train[:1010], test=images.test[:20])
-
-
-def settings(**changes: Any) -> TrainConfig:
-    small = {"hidden": (32,), "latent": 8, "k": 8, "batch_size": 20, "epochs": 4, "seed": 11, "device": "cuda"}
-    return TrainConfig.preset("digits", **{**small, **changes})
-
-
-def train(folder: Path, images: data.ImageData, config: TrainConfig) -> Run:
-    run = create_run(folder, config)
-    assert training.train(config, run, images)
-    return run
-
-
-def assert_same_run(first: Run, second: Run) -> None:
-    """The same bits in parameters and optimizer; means to the order of their sums."""
-    one, two = load_checkpoint(first.checkpoint), load_checkpoint(second.checkpoint)
-    assert one.step == two.step
-    torch.testing.assert_close(one.model, two.model, **SAME_BITS)
-    torch.testing.assert_close(one.optimizer, two.optimizer, **SAME_BITS)
-    for row, other in zip(read_metrics(first.metrics), read_metrics(second.metrics), strict=True):
-        assert row.bound == pytest.approx(other.bound, rel=1e-6)
-        assert row.ess == pytest.approx(other.ess, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    "changes", [{}, {"protocol": "code", "epochs": 13}, {"budget": 3, "estimator": "dreg"}], ids=str
-)
-def test_training_is_captured_and_the_same(digits: data.ImageData, tmp_path: Path, changes: dict) -> None:
-    captured = train(tmp_path / "captured", digits, settings(**{"batch_size": 20, **changes}))
-    single = train(tmp_path / "single", digits, settings(**{"batch_size": 20, **changes, "capture": False}))
-    assert load_checkpoint(captured.checkpoint).how == "captured as CUDA graphs of up to 32"
-    assert load_checkpoint(single.checkpoint).how == "one by one: capture is switched off"
-    assert_same_run(captured, single)
-    rows = read_metrics(captured.metrics)
-    assert rows[-1].bound > rows[0].bound
-
-
-@pytest.mark.parametrize("captured_first", [True, False])
-def test_going_on_with_and_without_capture(digits: data.ImageData, tmp_path: Path, captured_first: bool) -> None:
-    whole = train(tmp_path / "whole", digits, settings())
-    config = settings(capture=captured_first)
-    broken = training.Trainer(config, create_run(tmp_path / "broken", config), digits)
-    assert not broken.fit(training.Reporter(), stop=lambda: broken.step >= 130)
-    run, checkpoint = open_run(broken.run.folder)
-    config = replace(checkpoint.config, capture=not captured_first)
-    assert training.train(config, run, digits, resume_from=checkpoint)
-    assert_same_run(whole, run)
-
-
-def test_training_replays_without_waiting(digits: data.ImageData, tmp_path: Path) -> None:
-    config = settings(epochs=9)
-    trainer = training.Trainer(config, create_run(tmp_path / "run", config), digits)
-    for _ in range(4):
-        while trainer.step % trainer.steps_per_epoch or not trainer.step:
-            trainer.take_steps()
-        trainer._end_epoch()
-        trainer.take_steps()
-    assert trainer.steps.reason is None
-    with waiting_is_an_error():
-        while trainer.step % trainer.steps_per_epoch:
-            trainer.take_steps()
-    assert trainer.means.means().ess >= 1.0

@@ -19,8 +19,8 @@ from .metrics import RunningMeans
 from .pixels import batches_as_pixels
 
 MOST_STEPS = 32
-"""In one graph. A graph's launch takes about as long as a few kernels of a step, and a run can stop, report and save
-only between graphs: so many steps make the one negligible, and keep the other to some milliseconds."""
+"""In one graph. A graph's launch takes some microseconds, and a run can stop, report and save only between graphs: so
+many steps make the one a small part of a step, and keep the other to some milliseconds."""
 
 MOST_ROWS = 4096
 """Observations of the steps of one graph, drawn all at once: beyond that a step is not bound by launches."""
