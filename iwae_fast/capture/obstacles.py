@@ -56,7 +56,7 @@ def settings(optimizer: Optimizer) -> tuple[Any, ...]:
     """The optimizer's own settings by group, without learning rates: what a graph holds fixed, comparable."""
     names = [name for name in optimizer.defaults if name != "lr"]
     return tuple(
-        (len(group["params"]), *(_comparable(group[name]) for name in names)) for group in optimizer.param_groups
+        (len(group["params"]), *(_comparable(group.get(name)) for name in names)) for group in optimizer.param_groups
     )
 
 
