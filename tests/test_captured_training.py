@@ -16,6 +16,7 @@ from iwae_fast import data
 from iwae_fast.experiments import training
 from iwae_fast.experiments.config import TrainConfig
 from iwae_fast.experiments.protocols import passes
+from iwae_fast.experiments.reporter import Reporter
 from iwae_fast.experiments.runs import Run, create_run, open_run
 
 
@@ -37,7 +38,7 @@ def trainer(folder: Path, images: data.ImageData, config: TrainConfig, recorder:
 
 def train(folder: Path, images: data.ImageData, config: TrainConfig, recorder: TapeRecorder | None = None) -> Run:
     made = trainer(folder, images, config, recorder)
-    assert made.fit(training.Reporter())
+    assert made.fit(Reporter())
     return made.run
 
 
@@ -76,7 +77,7 @@ def test_rates_by_stage(digits, tmp_path, protocol: str) -> None:
     """The second stage begins when there are recordings, and is in them."""
     config, recorder = settings(protocol=protocol, epochs=passes(3), batch_size=10), TapeRecorder()
     recorded = trainer(tmp_path / "recorded", digits, config, recorder)
-    assert recorded.fit(training.Reporter())
+    assert recorded.fit(Reporter())
     assert recorder.recorded == 2
     assert_same_run(train(tmp_path / "eager", digits, config), recorded.run)
     constant = train(tmp_path / "constant", digits, replace(config, stages=1))
@@ -90,11 +91,11 @@ def test_going_on_in_the_middle_with_and_without_recordings(digits, tmp_path, mo
     monkeypatch.setattr("iwae_fast.experiments.steps.MOST_STEPS", 3)
     whole = train(tmp_path / "whole", digits, settings())
     broken = trainer(tmp_path / "broken", digits, settings(), first and first())
-    assert not broken.fit(training.Reporter(), stop=lambda: broken.step >= taken)
+    assert not broken.fit(Reporter(), stop=lambda: broken.step >= taken)
     run, checkpoint = open_run(broken.run.folder)
     again = training.Trainer(checkpoint.config, run, digits, None if first else TapeRecorder())
     again.restore(checkpoint)
-    assert again.fit(training.Reporter())
+    assert again.fit(Reporter())
     assert_same_run(whole, run)
 
 
@@ -116,7 +117,7 @@ def test_how_steps_are_taken_is_told(digits, tmp_path) -> None:
     assert checkpoint.how == "one by one: the model is on cpu: CUDA graphs are for CUDA devices"
     made = trainer(tmp_path / "recorded", digits, settings(), TapeRecorder())
     assert made.steps.how is None
-    made.fit(training.Reporter())
+    made.fit(Reporter())
     assert open_run(made.run.folder)[1].how == "captured as CUDA graphs of up to 6"
     off = trainer(tmp_path / "off", digits, settings(capture=False), TapeRecorder())
     assert off.steps.reason == "capture is switched off"
@@ -132,12 +133,12 @@ class Failing(TapeRecorder):
 
 def test_what_cannot_be_recorded_is_taken_step_by_step(digits, tmp_path) -> None:
     made = trainer(tmp_path / "failing", digits, settings(), Failing())
-    assert made.fit(training.Reporter())
+    assert made.fit(Reporter())
     assert made.steps.how == "one by one: RuntimeError: no more"
     assert_same_run(train(tmp_path / "eager", digits, settings()), made.run)
     warming = trainer(tmp_path / "warming", digits, settings(kl_warmup=9), TapeRecorder())
     assert warming.steps.reason == "kl_weight is a schedule: its numbers are the host's"
-    assert warming.fit(training.Reporter())
+    assert warming.fit(Reporter())
 
 
 def test_means_and_diagnostics_are_those_of_the_replay(digits, tmp_path, monkeypatch) -> None:

@@ -14,6 +14,7 @@ from iwae_fast.experiments import steps, training
 from iwae_fast.experiments.checkpoint import CheckpointError, load_checkpoint
 from iwae_fast.experiments.config import TrainConfig, usable_device
 from iwae_fast.experiments.metrics import COLUMNS, read_metrics
+from iwae_fast.experiments.reporter import Reporter
 from iwae_fast.experiments.runs import Run, create_run, open_run, sole_trainer, trained_model
 
 
@@ -186,7 +187,7 @@ def test_not_finite_keeps_the_last_good_checkpoint(digits, tmp_path):
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(float("nan"))
     with pytest.raises(training.TrainingError, match="not finite at step 7"):
-        trainer.fit(training.Reporter())
+        trainer.fit(Reporter())
     assert run.checkpoint.read_bytes() == good
     assert len(read_metrics(run.metrics)) == 1
 

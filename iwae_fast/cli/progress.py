@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from ..experiments.metrics import EpochMetrics
-from ..experiments.training import Live, Reporter
+from ..experiments.reporter import Live, Reporter
 
 WIDTH_OF_A_FILE = 160
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from .networks import build
 from .optimizers import allocate_state
 from .pixels import fingerprint, subset_order
 from .protocols import PROTOCOLS
+from .reporter import Live, Reporter
 from .runs import Run, fill
 from .steps import Steps
 from .validation import Validation
@@ -35,34 +35,6 @@ ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 class TrainingError(RuntimeError):
     """Training cannot go on."""
-
-
-class Live(NamedTuple):
-    """How training goes, between the ends of epochs."""
-
-    step: int
-    epoch: int
-    """Counted from 1."""
-    means: Means
-    """Over the epoch so far."""
-    steps_per_second: float
-    """Since training began or resumed."""
-
-
-class Reporter:
-    """Is told how training goes; this one keeps it to itself."""
-
-    def started(self, step: int, total_steps: int) -> None:
-        """Training begins after ``step`` earlier steps."""
-
-    def decided(self, how: str) -> None:
-        """On a GPU, how steps are taken: captured or one by one, and why; once it is known."""
-
-    def progressed(self, live: Live) -> None:
-        """Some steps were taken; called about ten times a second."""
-
-    def epoch_ended(self, row: EpochMetrics) -> None:
-        """An epoch is complete and its row written."""
 
 
 class Trainer:
