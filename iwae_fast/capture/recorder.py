@@ -74,7 +74,8 @@ class CudaGraphs:
         """End what a failed capture leaves under way: its stream, the allocator's part, the generator's part."""
         FAILED.append(graph)
         torch.cuda.set_stream(stream)
-        with suppress(RuntimeError):  # where the capture had ended by itself, and an exception was all that failed
+        # Of no use where the capture ended by itself and an exception was all that failed; not in every torch.
+        with suppress(RuntimeError, AttributeError):
             torch._C._cuda_endAllocateToPool(self.stream.device.index, self.pool)
         graph.reset()
         generator = torch.cuda.default_generators[self.stream.device.index]
