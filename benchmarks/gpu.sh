@@ -20,10 +20,11 @@ export PYTHONSAFEPATH=1 PYTHONPATH="$BUILD/lib:$PWD" PYTHONUNBUFFERED=1 TORCHIND
 WORKERS=$("$PYTHON" -c 'import os, xdist; print("-n", min(12, os.cpu_count()))' 2>/dev/null)
 # shellcheck disable=SC2046,SC2086
 timeout "${TEST_SECONDS:-270}" "$PYTHON" -m pytest -q -p no:cacheprovider $WORKERS -m "not slow" -k "gpu or triton or cuda" \
-  tests/test_gpu.py $(grep -l '^from devices import' tests/test_*.py) >"$RESULTS/gpu-tests.log" 2>&1
+  tests/test_gpu*.py $(grep -l '^from devices import' tests/test_*.py) >"$RESULTS/gpu-tests.log" 2>&1
 TESTS=$?
 tail -n 15 "$RESULTS/gpu-tests.log"
 
+"$PYTHON" -m benchmarks.captured_step | tee "$RESULTS/captured-step.txt"
 timeout "${BENCHMARK_SECONDS:-240}" "$PYTHON" -m benchmarks --device cuda --output "$RESULTS/${NAME:-gpu}.csv"
 BENCHMARKS=$?
 echo "tests: exit $TESTS, benchmarks: exit $BENCHMARKS"

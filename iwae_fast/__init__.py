@@ -8,6 +8,7 @@ Importing compiles nothing and initialises no CUDA; neither Triton nor the C++ e
 
 from . import activity, backends, bounds, diagnostics, evaluate, likelihoods, models, schedules
 from ._version import __version__
+from .capture import CapturedStep
 from .functional import (
     bernoulli_iwae_loss,
     bernoulli_log_prob,
@@ -25,6 +26,7 @@ from .objective import Objective
 from .sampling import sample_gaussian, standard_normal
 
 __all__ = [
+    "CapturedStep",
     "Objective",
     "__version__",
     "activity",

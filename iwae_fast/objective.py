@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class Diagnostics(NamedTuple):
     """What log p(z) - log q(z | x) was weighted by."""
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """What diagnostics are made of when they are asked for."""
 
     value: Tensor
@@ -62,6 +63,24 @@ class _Seen(NamedTuple):
     weights: Tensor
     """(k, B), normalised, or their logarithms as they are."""
     normalized: bool
+    passing: bool = False
+    """Whether a later step writes into these tensors, so that what is handed out must be a copy."""
+
+    def diagnostics(self) -> Diagnostics:
+        """What is to be known of it; runs several operations."""
+        return _diagnose(self)
+
+
+def joined(seen: Sequence[Seen]) -> Seen:
+    """Several calls of one objective as one, over the observations of all."""
+    first = seen[0]
+    if len(seen) == 1:
+        return first
+    num_backward = first.num_backward
+    if isinstance(num_backward, Tensor):
+        num_backward = torch.cat([cast(Tensor, each.num_backward) for each in seen])
+    value, weights = torch.cat([each.value for each in seen]), torch.cat([each.weights for each in seen], 1)
+    return first._replace(value=value, num_backward=num_backward, weights=weights)
 
 
 class Objective:
@@ -136,7 +155,9 @@ class Objective:
         self.free_bits = free_bits
         self.reduction = reduction
         self.dataset_size = None if dataset_size is None else checks.positive("dataset_size", dataset_size)
-        self._seen: Diagnostics | _Seen | None = None
+        self.seen: Seen | None = None
+        """Of the last call: what :attr:`last` is computed from."""
+        self._last: tuple[Seen, Diagnostics] | None = None
 
     def __call__(
         self,
@@ -169,15 +190,17 @@ class Objective:
         if (loss := call.loss_in_one_op()) is not None:
             return loss
         value, log_weights, ran = call.run()
-        self._seen = _Seen(value.detach(), ran, call.kl_weight, log_weights.detach(), normalized=False)
+        self.seen = Seen(value.detach(), ran, call.kl_weight, log_weights.detach(), normalized=False)
         return self._reduced(-value)
 
     @property
     def last(self) -> Diagnostics | None:
         """What the last call saw; None before it. Computed when first asked for."""
-        if isinstance(self._seen, _Seen):
-            self._seen = _diagnose(self._seen)
-        return self._seen
+        if self.seen is None:
+            return None
+        if self._last is None or self._last[0] is not self.seen:
+            self._last = self.seen, self.seen.diagnostics()
+        return self._last[1]
 
     def bind(self, model: LatentVariableModel) -> BoundObjective:
         """A module whose forward(x) is the loss: what DDP, torch.compile and Lightning wrap."""
@@ -290,7 +313,7 @@ class _Call:
             context=self.context,
             mask=self.mask,
         )
-        objective._seen = _Seen(made.bound, self.num_samples, self.kl_weight, made.weights, normalized=True)
+        objective.seen = Seen(made.bound, self.num_samples, self.kl_weight, made.weights, normalized=True)
         return objective._for_the_data_set(made.loss, len(self.x))
 
     def run(self) -> tuple[Tensor, Tensor, int | Tensor]:
@@ -342,18 +365,27 @@ class _Call:
 
         step = self.objective.chunk_size or self.num_samples
         if step >= self.num_samples:
-            joined = terms(0, self.num_samples, *posterior)
+            whole = terms(0, self.num_samples, *posterior)
         else:
-            # Checkpointed: only the terms of a chunk are kept, and its backward pass makes the rest again.
-            joined = _joined(
+            # Checkpointed: only the terms of a chunk are kept, and its backward pass makes the rest again. While a CUDA
+            # graph is captured torch's generators have no state to keep; noise here is none of theirs.
+            keeps_generators = not (self.x.is_cuda and torch.cuda.is_current_stream_capturing())
+            whole = _concatenated(
                 [
-                    checkpoint(terms, first, min(step, self.num_samples - first), *posterior, use_reentrant=False)
+                    checkpoint(
+                        terms,
+                        first,
+                        min(step, self.num_samples - first),
+                        *posterior,
+                        use_reentrant=False,
+                        preserve_rng_state=keeps_generators,
+                    )
                     for first in range(0, self.num_samples, step)
                 ]
             )
-        log_weights = joined.log_weights(self.kl_weight).detach()
+        log_weights = whole.log_weights(self.kl_weight).detach()
         value, scales = self._scaled(log_weights)
-        return self._with_gradient(value, scales, junction, joined), log_weights
+        return self._with_gradient(value, scales, junction, whole), log_weights
 
     def _chosen_samples(self, posterior: Posterior) -> tuple[Tensor, Tensor, Tensor]:
         """Weights first, gradient second: all samples without a graph, then those that matter with one."""
@@ -416,7 +448,7 @@ class _Call:
         return autograd.apply(Ascended, value, *(part for pair in weighed for part in pair))
 
 
-def _joined(parts: list[Terms]) -> Terms:
+def _concatenated(parts: list[Terms]) -> Terms:
     log_priors = [part.log_prior for part in parts if part.log_prior is not None]
     return Terms(
         torch.cat([part.log_likelihood for part in parts]),
@@ -426,13 +458,15 @@ def _joined(parts: list[Terms]) -> Terms:
 
 
 @torch.no_grad()
-def _diagnose(seen: _Seen) -> Diagnostics:
+def _diagnose(seen: Seen) -> Diagnostics:
     weights = seen.weights if seen.normalized else normalized_weights(seen.weights)
-    num_backward = seen.num_backward
+    value, num_backward = seen.value, seen.num_backward
     if isinstance(num_backward, int):
         num_backward = torch.full(weights.shape[1:], num_backward, dtype=torch.int64, device=weights.device)
+    elif seen.passing:
+        num_backward = num_backward.clone()
     ess = effective_sample_size_of_weights(weights)
-    return Diagnostics(seen.value, ess, weights.amax(0), num_backward, seen.kl_weight)
+    return Diagnostics(value.clone() if seen.passing else value, ess, weights.amax(0), num_backward, seen.kl_weight)
 
 
 def _not_negative(name: str, value: float) -> float:

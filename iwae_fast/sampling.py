@@ -120,4 +120,4 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
         raise TypeError(f"seed must be an int, an int64 scalar tensor or None, got {type(seed).__name__}")
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must be in [0, 2^63), got {seed}")
-    return torch.tensor(seed, device=device)
+    return torch.full((), seed, dtype=torch.int64, device=device)  # torch.tensor would wait for a GPU

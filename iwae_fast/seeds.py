@@ -21,9 +21,9 @@ class Purpose(IntEnum):
     ORDER = 1
     """Permutation of an epoch; index: epoch."""
     PIXELS = 2
-    """Bernoulli pixels of a training batch; index: step."""
+    """Bernoulli pixels of training batches; the step is an index of their noise."""
     LATENTS = 3
-    """Latent noise of a training batch; index: step."""
+    """Latent noise of training batches, by :func:`first_seed` plus the step."""
     TEST_PIXELS = 4
     """Bernoulli pixels of the test set."""
     EVALUATION = 5
@@ -58,6 +58,15 @@ def derive_seed(seed: int, purpose: Purpose, *indices: int) -> int:
             raise ValueError(f"an index of a seed must be in [0, 2^32), got {index}")
     sequence = np.random.SeedSequence(seed, spawn_key=(int(purpose), *indices))
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def first_seed(seed: int, purpose: Purpose) -> int:
+    """Where the seeds of steps begin: that of step t is this plus t, which a GPU can add by itself.
+
+    In [0, 2^62), so that no sum leaves 64 bits. Seeds that follow each other are as independent as any two: they are
+    keys of Philox.
+    """
+    return derive_seed(seed, purpose) >> 1
 
 
 def generator(seed: int, purpose: Purpose, *indices: int, device: torch.device | str = "cpu") -> torch.Generator:

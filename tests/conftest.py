@@ -15,7 +15,10 @@ from hypothesis import HealthCheck, settings
 # benchmarks/ is beside the package and not installed. Last, so that an installed package is found before its sources.
 sys.path.append(str(Path(__file__).parents[1]))
 
-if not torch.cuda.is_available():
+if torch.cuda.is_available():
+    # What deterministic algorithms ask for before the first matrix product.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+else:
     # Triton's kernels then run in its interpreter, on CPU tensors. It reads this when they are defined.
     os.environ.setdefault("TRITON_INTERPRET", "1")
     # And those of CUDA C++ are compiled for the CPU, before tests ask which backends there are.

@@ -20,13 +20,13 @@ def command_line(arguments: list[str], lines: int | None) -> None:
     """Run it with a checkpoint after every step; dead after so many lines from the first step on, unless None."""
     training.SAVE_SECONDS = training.SAVE_WITHIN_EPOCH_SECONDS = 0.0
     if lines is not None:
-        take_step, trace = training.Trainer.take_step, kill_after(lines)
+        take_steps, trace = training.Trainer.take_steps, kill_after(lines)
 
-        def watched_step(trainer: training.Trainer) -> None:
+        def watched_steps(trainer: training.Trainer) -> None:
             sys.settrace(trace)
-            take_step(trainer)
+            take_steps(trainer)
 
-        training.Trainer.take_step = watched_step  # type: ignore[method-assign]
+        training.Trainer.take_steps = watched_steps  # type: ignore[method-assign]
     main(arguments)
 
 

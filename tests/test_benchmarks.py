@@ -23,6 +23,7 @@ from benchmarks import (
     agreement,
     bernoulli_iwae_loss,
     bernoulli_log_prob,
+    captured_step,
     catalogue,
     copy,
     cuda,
@@ -318,3 +319,8 @@ def test_a_run_needs_no_more_than_torch() -> None:
 
 def test_slug() -> None:
     assert run.slug("AMD EPYC family 25") == "amd-epyc-family-25"
+
+
+def test_steps_are_timed_captured_and_not() -> None:
+    ways = (captured_step.one_by_one, captured_step.captured, partial(captured_step.training, images=50))
+    assert all(captured_step.microseconds(make(1, "cpu"), "cpu", 0.0) > 0.0 for make in ways)

@@ -102,12 +102,13 @@ def test_train_leaves_everything(run):
     assert 0.0 < evaluation["std_error"] < 1.0
     assert f"test NLL {evaluation['nll']:.3f} ± {evaluation['std_error']:.3f} nats" in printed
     assert printed.splitlines()[-1] == f"run folder {folder}"
+    assert "one by one: the model is on cpu" in (folder / "report.html").read_text()
     assert sum(line.startswith("epoch ") for line in printed.splitlines()) == 4
 
 
 def test_same_seed_same_numbers_and_default_folder(run, tmp_path):
     folder, _ = run
-    result = iwae("train", *SMALL, "--epochs", 4, "--eval-k", 20, cwd=tmp_path)
+    result = iwae("train", *SMALL, "--epochs", 4, "--eval-k", 20, "--no-capture", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (other,) = (tmp_path / "runs").iterdir()
     assert other.name.startswith("digits-iwae-k5-")
@@ -223,6 +224,7 @@ def test_info(tmp_path):
     assert content["torch"] == torch.__version__
     assert content["backends"].keys() == backends.info()["backends"].keys()
     assert content["chosen"]["cpu"] in content["backends"]
+    assert ("CUDA graphs" in content["training_steps"]) == torch.cuda.is_available()
 
 
 def test_info_table(here):

@@ -67,6 +67,34 @@ def test_published_adam_written_out() -> None:
     assert optimizer.step(lambda: torch.tensor(3.0)) == 3.0
 
 
+def test_published_adam_goes_on_from_a_loaded_state_and_where_a_gradient_is_missing() -> None:
+    """Parameters count their steps together, unless they took different ones."""
+    gradients = torch.randn(6, 2, 3)
+
+    def run(loaded: bool, together: bool) -> list[torch.Tensor]:
+        parameters = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+        optimizer = PublishedAdam(parameters, lr=0.01)
+        for index, pair in enumerate(gradients):
+            if loaded and index == 3:
+                state = optimizer.state_dict()
+                optimizer = PublishedAdam(parameters)
+                optimizer.load_state_dict(state)
+            for parameter, gradient in zip(parameters, pair, strict=True):
+                parameter.grad = gradient.clone()
+            if not together and index == 0:
+                parameters[1].grad = None
+            optimizer.step()
+        return [parameter.detach() for parameter in parameters]
+
+    for together in (True, False):
+        torch.testing.assert_close(run(True, together), run(False, together), rtol=0, atol=0)
+    late = PublishedAdam([nn.Parameter(torch.ones(3))], lr=0.01)
+    for gradient in gradients[1:, 1]:
+        late.param_groups[0]["params"][0].grad = gradient.clone()
+        late.step()
+    torch.testing.assert_close(run(False, False)[1], late.param_groups[0]["params"][0].detach(), rtol=0, atol=0)
+
+
 def test_uniform_by_inputs() -> None:
     torch.manual_seed(0)
     model = iw.models.DenseVAE(64, (16,), (100,))
@@ -108,7 +136,7 @@ def test_a_stage_has_its_rate(digits: data.ImageData, tmp_path) -> None:
     trainer = training.Trainer(settings, create_run(tmp_path / "run", settings), digits)
     rates = []
     for _ in range(trainer.steps_per_epoch * settings.epochs):
-        trainer.take_step()
+        trainer.take_steps()
         rates.append(trainer.optimizer.param_groups[0]["lr"])
     assert rates == [1e-3] * 3 + [1e-3 * 10 ** (-1 / 7)] * 9
     assert all(stage(epoch) < 2 for epoch in range(settings.epochs))

@@ -10,10 +10,11 @@ from same_run import assert_same_run
 
 from iwae_fast import data
 from iwae_fast.backends import BackendError
-from iwae_fast.experiments import pixels, training
+from iwae_fast.experiments import steps, training
 from iwae_fast.experiments.checkpoint import CheckpointError, load_checkpoint
 from iwae_fast.experiments.config import TrainConfig, usable_device
 from iwae_fast.experiments.metrics import COLUMNS, read_metrics
+from iwae_fast.experiments.reporter import Reporter
 from iwae_fast.experiments.runs import Run, create_run, open_run, sole_trainer, trained_model
 
 
@@ -67,20 +68,20 @@ def test_other_seed_other_run(digits, whole, tmp_path):
     assert read_metrics(other.metrics)[0].bound != read_metrics(whole.metrics)[0].bound
 
 
-@pytest.mark.parametrize("steps", [1, 4, 5, 7, 14, 15])
-def test_resuming_leaves_no_trace(digits, whole, tmp_path, steps):
-    run, done = train(tmp_path / "run", digits, stop=stop_after(steps))
+@pytest.mark.parametrize("taken", [1, 4, 5, 7, 14, 15])
+def test_resuming_leaves_no_trace(digits, whole, tmp_path, taken):
+    run, done = train(tmp_path / "run", digits, stop=stop_after(taken))
     assert not done
-    assert load_checkpoint(run.checkpoint).step == steps
-    assert len(read_metrics(run.metrics)) == steps // 5
+    assert load_checkpoint(run.checkpoint).step == taken
+    assert len(read_metrics(run.metrics)) == taken // 5
     assert go_on(run, digits)
     assert_same_run(whole, run)
 
 
 def test_resuming_again_and_again(digits, whole, tmp_path):
     run, _ = train(tmp_path / "run", digits, stop=stop_after(3))
-    for steps in (1, 4, 2):
-        assert not go_on(run, digits, stop=stop_after(steps))
+    for taken in (1, 4, 2):
+        assert not go_on(run, digits, stop=stop_after(taken))
     assert go_on(run, digits)
     assert_same_run(whole, run)
 
@@ -131,8 +132,8 @@ def test_more_epochs(digits, whole, tmp_path):
 
 def test_every_observation_counts_once_an_epoch(digits, tmp_path, monkeypatch):
     seen = []
-    binarize = pixels.binarize
-    monkeypatch.setattr(pixels, "binarize", lambda x, g: seen.append(x) or binarize(x, g))
+    drawn = steps.batches_as_pixels
+    monkeypatch.setattr(steps, "batches_as_pixels", lambda x, *rest: seen.extend(x) or drawn(x, *rest))
     train(tmp_path / "run", digits, settings(epochs=2))
     assert [len(batch) for batch in seen] == [25, 25, 25, 25, 10] * 2
     for epoch in (seen[:5], seen[5:]):
@@ -142,9 +143,9 @@ def test_every_observation_counts_once_an_epoch(digits, tmp_path, monkeypatch):
 
 def test_pixels_are_fresh_and_binary(digits, tmp_path, monkeypatch):
     drawn = []
-    binarize = pixels.binarize
+    draw = steps.batches_as_pixels
     one = replace(digits, train=digits.train[:1].expand(25, 64))
-    monkeypatch.setattr(pixels, "binarize", lambda x, g: drawn.append(binarize(x, g)) or drawn[-1])
+    monkeypatch.setattr(steps, "batches_as_pixels", lambda *batch: drawn.append(draw(*batch)) or drawn[-1])
     train(tmp_path / "run", one, settings(epochs=2))
     assert set(torch.cat(drawn).unique().tolist()) == {0.0, 1.0}
     assert not torch.equal(drawn[0], drawn[1])
@@ -167,8 +168,8 @@ def test_metrics_are_means_over_the_epoch(digits, whole):
     trainer = training.Trainer(config, whole, digits)
     values = []
     for _ in range(5):
-        trainer.take_step()
-        values.append(trainer.objective.last.value.double())
+        trainer.take_steps()
+        values.append(trainer.steps.objective.last.value.double())
     assert read_metrics(whole.metrics)[0].bound == pytest.approx(torch.cat(values).mean().item(), rel=1e-12)
 
 
@@ -186,7 +187,7 @@ def test_not_finite_keeps_the_last_good_checkpoint(digits, tmp_path):
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(float("nan"))
     with pytest.raises(training.TrainingError, match="not finite at step 7"):
-        trainer.fit(training.Reporter())
+        trainer.fit(Reporter())
     assert run.checkpoint.read_bytes() == good
     assert len(read_metrics(run.metrics)) == 1
 

@@ -37,6 +37,7 @@ def collect() -> dict[str, Any]:
         "triton": _version("triton"),
         "threads": torch.get_num_threads(),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "training_steps": "captured as CUDA graphs" if torch.cuda.is_available() else "one by one: no CUDA device",
         **backends.info(),
     }
 
@@ -55,6 +56,7 @@ def _table(content: dict[str, Any]) -> Table:
     for name in ("iwae_fast", "python", "platform", "torch", "triton", "threads"):
         table.add_row(name, "not installed" if content[name] is None else str(content[name]))
     table.add_row("CUDA devices", ", ".join(content["cuda_devices"]) or "none")
+    table.add_row("training steps", content["training_steps"])
     table.add_section()
     for name, backend in content["backends"].items():
         table.add_row(f"backend {name}", _describe(backend))

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from ..experiments.metrics import EpochMetrics
-from ..experiments.training import Live, Reporter
+from ..experiments.reporter import Live, Reporter
 
 WIDTH_OF_A_FILE = 160
 
@@ -36,6 +36,9 @@ class PlainReporter(Reporter):
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
+
+    def decided(self, how: str) -> None:
+        print(f"steps {how}", flush=True)
 
     def epoch_ended(self, row: EpochMetrics) -> None:
         print(
@@ -55,6 +58,9 @@ class BarReporter(Reporter):
 
     def started(self, step: int, total_steps: int) -> None:
         self.progress.update(self.task, completed=step, total=total_steps)
+
+    def decided(self, how: str) -> None:
+        self.progress.console.print(f"steps {how}")
 
     def progressed(self, live: Live) -> None:
         self._show(live.step, live.epoch, live.means.bound, live.means.ess, live.steps_per_second)

@@ -1,7 +1,7 @@
 """Runs in folders: what one is, its training, what it leaves behind, and what is seen of it.
 
 ``config.py`` (settings), ``protocols.py``, ``optimizers.py`` and ``networks.py`` say what is trained; ``training.py``
-trains it, with ``pixels.py``, ``validation.py`` and ``metrics.py``, and ``checkpoint.py`` and ``runs.py`` keep it;
-``results.py`` evaluates it, on ``fixed_pixels.py``, into ``per_observation.py`` too; ``comparison.py``,
-``pictures.py`` and ``plots.py`` show it. The library outside of this needs torch and numpy alone.
+trains it, by ``steps.py``, with ``pixels.py``, ``validation.py`` and ``metrics.py``, and ``checkpoint.py`` and
+``runs.py`` keep it; ``results.py`` evaluates it, on ``fixed_pixels.py``, into ``per_observation.py`` too;
+``comparison.py``, ``pictures.py`` and ``plots.py`` show it. The library outside of this needs torch and numpy alone.
 """

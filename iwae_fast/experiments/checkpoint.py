@@ -44,6 +44,8 @@ class Checkpoint:
     """Parameters and buffers by name."""
     optimizer: dict[str, dict[str, Tensor]]
     """For each parameter's name, the optimizer's tensors by theirs."""
+    how: str | None = None
+    """How steps were last taken, for people; None where that was not decided."""
 
     @property
     def data_dim(self) -> int:
@@ -64,8 +66,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "image_shape": json.dumps(checkpoint.image_shape),
         "data": checkpoint.data,
         "progress": json.dumps({name: getattr(checkpoint, name) for name in PROGRESS}),
+        "how": json.dumps(checkpoint.how),
     }
-    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Scalars are copied: an optimizer may count the steps of several parameters in one, which the format refuses.
+    cpu = {name: (t if t.dim() else t.clone()).detach().cpu().contiguous() for name, t in tensors.items()}
     replace_file(path, safetensors.torch.save(cpu, metadata))
 
 
@@ -110,5 +114,6 @@ def _assemble(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Checkpoin
         epoch_sums=tensors["epoch_sums"],
         model=model,
         optimizer=optimizer,
+        how=json.loads(metadata.get("how", "null")),
         **{name: progress[name] for name in PROGRESS},
     )

@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 OBJECTIVE = ("bound", "k", "alpha", "order", "groups", "beta", "estimator", "budget", "chunk_size", "kl_warmup")
 
-CHANGEABLE = ("epochs", "stages", "device", "backend", *OBJECTIVE)
+CHANGEABLE = ("epochs", "stages", "device", "backend", "capture", *OBJECTIVE)
 """What may differ when a run is resumed: another objective is Burda, Grosse & Salakhutdinov's (2016) Table 2."""
 
 
@@ -102,6 +102,8 @@ class TrainConfig:
     device: str = "cpu"
     backend: str | None = None
     """Force a backend by name; None chooses."""
+    capture: bool = True
+    """Whether steps are captured as CUDA graphs where they can be; a run's results are the same."""
 
     def __post_init__(self) -> None:
         _known_or_file(self.dataset)

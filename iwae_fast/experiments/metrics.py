@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..files import replace_file
-from ..objective import Diagnostics
+from ..objective import Seen, joined
 
 
 class Means(NamedTuple):
@@ -33,10 +34,12 @@ class RunningMeans:
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(len(Means._fields), dtype=torch.float64, device=device)
         self.count = 0
+        """Of observations."""
 
-    def add(self, seen: Diagnostics) -> None:
-        self.sums += torch.stack((seen.value, seen.ess, seen.max_weight)).sum(1, dtype=torch.float64)
-        self.count += len(seen.value)
+    def add(self, seen: Sequence[Seen]) -> None:
+        """Take in what an objective saw in some steps; in a graph :attr:`count` is the caller's to keep."""
+        found = joined(seen).diagnostics()
+        self.sums += torch.stack((found.value, found.ess, found.max_weight)).sum(1, dtype=torch.float64)
 
     def means(self) -> Means:
         """The means so far; waits for the device."""
@@ -45,6 +48,11 @@ class RunningMeans:
     def restore(self, sums: Tensor, count: int) -> None:
         self.sums.copy_(sums)
         self.count = count
+
+    def start_again(self) -> None:
+        """With no observations."""
+        self.sums.zero_()
+        self.count = 0
 
 
 @dataclass(frozen=True)

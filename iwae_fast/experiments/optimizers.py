@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -16,16 +15,19 @@ class PublishedAdam(Optimizer):
 
     step = lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps): the form before section 2.1 of Kingma & Ba (2015)
     is rearranged, of which ``torch.optim.Adam`` has the other.
+
+    Nothing of it is the host's: steps are counted on the device, and the learning rate may be a tensor there, so that a
+    CUDA graph can hold it.
     """
 
     def __init__(
         self,
         params: Iterable[nn.Parameter],
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.99, 0.999),
         eps: float = 1e-4,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "capturable": True})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -36,48 +38,60 @@ class PublishedAdam(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            if parameters:
-                self._update(parameters, group["lr"], group["betas"], group["eps"])
+            self.allocate([p for p in parameters if not self.state[p]])
+            for step, together in self._by_count(parameters):
+                self._update(step, together, group["lr"], group["betas"], group["eps"])
         return loss
 
-    def _update(self, parameters: list[nn.Parameter], rate: float, betas: tuple[float, float], eps: float) -> None:
-        states = [self._state(p) for p in parameters]
+    def allocate(self, parameters: Sequence[nn.Parameter]) -> None:
+        """State before a first step; these parameters share a count of steps as long as nothing is loaded into it."""
+        counts: dict[torch.device, Tensor] = {}
+        for parameter in parameters:
+            device = parameter.device
+            self.state[parameter] = {
+                "step": counts.setdefault(device, torch.zeros((), device=device)),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.ones_like(parameter),
+            }
+
+    def _by_count(self, parameters: Sequence[nn.Parameter]) -> Iterable[tuple[Tensor, list[nn.Parameter]]]:
+        found: dict[int, tuple[Tensor, list[nn.Parameter]]] = {}
+        for parameter in parameters:
+            step = self.state[parameter]["step"]
+            found.setdefault(id(step), (step, []))[1].append(parameter)
+        return found.values()
+
+    def _update(
+        self,
+        step: Tensor,
+        parameters: list[nn.Parameter],
+        rate: float | Tensor,
+        betas: tuple[float, float],
+        eps: float,
+    ) -> None:
         gradients = [p.grad for p in parameters if p.grad is not None]
-        first, second = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
+        first = [self.state[p]["exp_avg"] for p in parameters]
+        second = [self.state[p]["exp_avg_sq"] for p in parameters]
+        step += 1
+        # In double: 1 - beta^t has few digits at first.
+        steps = step.double()
+        corrected = torch.sqrt(1.0 - betas[1] ** steps) / (1.0 - betas[0] ** steps) * rate
         torch._foreach_lerp_(first, gradients, 1.0 - betas[0])
         torch._foreach_mul_(second, betas[1])
         torch._foreach_addcmul_(second, gradients, gradients, 1.0 - betas[1])
         denominators = torch._foreach_sqrt(second)
         torch._foreach_add_(denominators, eps)
-        for parameter, state, moment, denominator in zip(parameters, states, first, denominators, strict=True):
-            state["step"] += 1
-            steps = state["step"].item()
-            corrected = rate * math.sqrt(1.0 - betas[1] ** steps) / (1.0 - betas[0] ** steps)
-            parameter.addcdiv_(moment, denominator, value=-corrected)
-
-    def _state(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-        state = self.state[parameter]
-        if not state:
-            state.update(self.initial_state(parameter))
-        return state
-
-    @staticmethod
-    def initial_state(parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-        """Before the first step."""
-        return {
-            "step": torch.zeros(()),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.ones_like(parameter),
-        }
+        torch._foreach_div_(denominators, -corrected.to(denominators[0].dtype))
+        torch._foreach_addcdiv_(cast(list[Tensor], parameters), first, denominators)
 
 
 def allocate_state(optimizer: Optimizer) -> None:
     """What an Adam would allocate at its first step, so that restoring can copy into it."""
     for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if isinstance(optimizer, PublishedAdam):
-                optimizer.state[parameter] = optimizer.initial_state(parameter)
-            else:
+        if isinstance(optimizer, PublishedAdam):
+            optimizer.allocate(group["params"])
+        else:
+            for parameter in group["params"]:
                 optimizer.state[parameter] = {
                     "step": torch.zeros((), device=parameter.device),
                     "exp_avg": torch.zeros_like(parameter),

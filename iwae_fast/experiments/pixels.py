@@ -1,25 +1,72 @@
-"""What a model is shown of an image."""
+"""What a model is shown of an image.
+
+Pixels are a function of (seed, index) by the package's own noise, so that a CPU and a GPU draw the same ones (but for
+the one in millions whose noise is within rounding of its grey level), and a CUDA graph draws fresh ones.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
 
-from ..data import binarize
-from ..seeds import Purpose, generator
+from ..backends import BEST, REFERENCE
+from ..sampling import seed_tensor, standard_normal
+from ..seeds import Purpose, derive_seed, generator
 
 SUBSET_SEED = 0
 """The same for every run."""
 
+PIXEL_STREAM = 2**31 + 2
+"""Of the noise that pixels are drawn by; latent layers count from 0, a budget and resampling have 2^31 and the next."""
+
+ROWS_AT_ONCE = 4096
+"""Of a whole data set: their noise takes as much memory as they."""
+
+
+def batches_as_pixels(grey_levels: Tensor, seed: Tensor, steps: Tensor) -> Tensor:
+    """A fresh draw of every pixel of the batches (S, B, D) of S steps as Bernoulli(grey level), zeros and ones.
+
+    Each pixel is a function of the seed, the step, and where it is in the batch: of steps one by one, or of several at
+    once, it is the same.
+
+    Args:
+        grey_levels: (S, B, D) in [0, 1], float32, which pixels are too.
+        seed: int64 scalar on their device.
+        steps: (S,) int64 on their device, each in [0, 2^32).
+    """
+    return _drawn(grey_levels, seed, samples=steps[:, None].expand(grey_levels.shape[:2]))
+
 
 def as_pixels(images: Tensor, grey_levels: bool, seed: int, purpose: Purpose, *indices: int) -> Tensor:
-    """A fresh draw of every pixel as Bernoulli(grey level), the same for the same seed, purpose and indices; rows that
+    """A draw of every pixel (N, D) as Bernoulli(grey level), the same for the same seed, purpose and indices; rows that
     are no grey levels are what they are."""
     if not grey_levels:
         return images
-    return binarize(images, generator(seed, purpose, *indices, device=images.device))
+    key = seed_tensor(derive_seed(seed, purpose, *indices), images.device)
+    pixels = torch.empty_like(images)
+    for first in range(0, len(images), ROWS_AT_ONCE):
+        rows = slice(first, first + ROWS_AT_ONCE)
+        pixels[rows] = _drawn(images[None, rows], key, observation_offset=first).squeeze(0)
+    return pixels
+
+
+def _drawn(grey_levels: Tensor, seed: Tensor, *, samples: Tensor | None = None, observation_offset: int = 0) -> Tensor:
+    count, observations, dimensions = grey_levels.shape
+    noise = standard_normal(
+        (count, observations, dimensions),
+        seed,
+        samples=samples,
+        observation_offset=observation_offset,
+        stream=PIXEL_STREAM,
+        device=grey_levels.device,
+        backend=BEST.get(grey_levels.device.type, REFERENCE),  # whichever is forced for models
+    )
+    # Twice the normal distribution function of the noise, by erfc since it stays above 0 at the noise's lower end: so
+    # that levels of 0 and 1 are certain, whatever is rounded.
+    return noise.mul_(-math.sqrt(0.5)).erfc_().gt_(2.0 - 2.0 * grey_levels)
 
 
 def subset_order(observations: int) -> Tensor:

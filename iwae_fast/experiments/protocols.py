@@ -53,7 +53,7 @@ class Protocol:
 
 
 def _adam(eps: float) -> Callable[[Iterable[nn.Parameter], float], Optimizer]:
-    return lambda parameters, rate: Adam(parameters, lr=rate, betas=(0.9, 0.999), eps=eps, fused=True)
+    return lambda parameters, rate: Adam(parameters, lr=rate, betas=(0.9, 0.999), eps=eps, fused=True, capturable=True)
 
 
 @torch.no_grad()

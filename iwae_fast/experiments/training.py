@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..capture import Recorder
 from ..data import ImageData
 from ..models import LatentVariableModel
 from ..seeds import Purpose, derive_seed, generator
 from .checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from .config import TrainConfig, usable_device
-from .metrics import EpochMetrics, Means, RunningMeans, append_metrics, drop_metrics_after
+from .metrics import EpochMetrics, Means, append_metrics, drop_metrics_after
 from .networks import build
 from .optimizers import allocate_state
-from .pixels import as_pixels, fingerprint, subset_order
+from .pixels import fingerprint, subset_order
 from .protocols import PROTOCOLS
+from .reporter import Live, Reporter
 from .runs import Run, fill
+from .steps import Steps
 from .validation import Validation
 
 REPORT_SECONDS = 0.1
 SAVE_SECONDS = 10.0
 """A checkpoint is due at the end of an epoch if the last one is this old ..."""
 SAVE_WITHIN_EPOCH_SECONDS = 120.0
-"""... and after any step if it is this old."""
+"""... and between any steps, or graphs of steps, if it is this old."""
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -35,60 +37,38 @@ class TrainingError(RuntimeError):
     """Training cannot go on."""
 
 
-class Live(NamedTuple):
-    """How training goes, between the ends of epochs."""
-
-    step: int
-    epoch: int
-    """Counted from 1."""
-    means: Means
-    """Over the epoch so far."""
-    steps_per_second: float
-    """Since training began or resumed."""
-
-
-class Reporter:
-    """Is told how training goes; this one keeps it to itself."""
-
-    def started(self, step: int, total_steps: int) -> None:
-        """Training begins after ``step`` earlier steps."""
-
-    def progressed(self, live: Live) -> None:
-        """Some steps were taken; called about ten times a second."""
-
-    def epoch_ended(self, row: EpochMetrics) -> None:
-        """An epoch is complete and its row written."""
-
-
 class Trainer:
     """A run in progress: model, optimizer and position.
 
     The order of an epoch, the pixels and the noise of a step are functions of the run's seed and the position
     (:mod:`iwae_fast.seeds`), so a checkpoint of these three is all that an exact continuation needs.
+
+    Args:
+        config, run, data: as of :func:`train`.
+        recorder: what captures steps, in the place of CUDA graphs.
     """
 
-    def __init__(self, config: TrainConfig, run: Run, data: ImageData) -> None:
+    def __init__(self, config: TrainConfig, run: Run, data: ImageData, recorder: Recorder | None = None) -> None:
         self.config = config
         self.run = run
         self.image_shape = data.image_shape
         self.data = fingerprint(data.train)
         self.device = usable_device(config.device, config.backend)
-        self.grey_levels = data.grey_levels
         train, held_out = split(data, config.validation)
         self.images = train.to(self.device)
         self.validation = Validation(config, data, held_out, self.device)
-        self.steps_per_epoch = -(-len(train) // config.batch_size)
         self.model = initial_model(config, train).to(self.device)
         self.protocol = PROTOCOLS[config.protocol]
         self.optimizer = self.protocol.optimizer(self.model.parameters(), config.learning_rate)
         allocate_state(self.optimizer)
-        self.objective = config.objective()
+        self.steps = Steps(config, self.model, self.optimizer, self.images, data.grey_levels, recorder)
+        self.means = self.steps.means
+        self.steps_per_epoch = self.steps.in_epoch
         self.step = 0
         self.seconds = 0.0
         self._origin = 0.0
         self.epoch_started = 0.0
-        self.means = RunningMeans(self.device)
-        self.order = self._epoch_order()
+        self._begin_epoch()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take the place of the run that wrote the checkpoint; CheckpointError where it does not fit."""
@@ -101,12 +81,12 @@ class Trainer:
         self.step = checkpoint.step
         self.seconds = checkpoint.seconds
         self.epoch_started = checkpoint.epoch_started
+        self._begin_epoch()
         self.means.restore(checkpoint.epoch_sums, checkpoint.epoch_count)
-        self.order = self._epoch_order()
         drop_metrics_after(self.run.metrics, self.step // self.steps_per_epoch)
 
     def fit(self, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> bool:
-        """Train to the end of the last epoch, or until ``stop()`` after a step; a checkpoint is written either way.
+        """Train to the end of the last epoch, or until ``stop()`` between steps; a checkpoint is written either way.
 
         Returns whether the end was reached. TrainingError if the loss is no longer finite; the checkpoint is then
         the last one that was.
@@ -117,9 +97,13 @@ class Trainer:
         self.save()
         self._origin = time.perf_counter() - self.seconds
         saved = reported = self.seconds
+        told = self.device.type == "cpu"
         while self.step < total_steps:
-            self.take_step()
+            self.take_steps()
             self._read_clock()
+            if not told and self.steps.how is not None:
+                reporter.decided(self.steps.how)
+                told = True
             epoch_ended = self.step % self.steps_per_epoch == 0
             if epoch_ended:
                 reporter.epoch_ended(self._end_epoch())
@@ -137,28 +121,18 @@ class Trainer:
         self.save()
         return True
 
-    def take_step(self) -> None:
-        """One batch: fresh pixels, bound, gradient, update."""
-        seed = self.config.seed
-        start = self.step % self.steps_per_epoch * self.config.batch_size
-        batch = self.images.index_select(0, self.order[start : start + self.config.batch_size])
-        pixels = as_pixels(batch, self.grey_levels, seed, Purpose.PIXELS, self.step)
-        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * self.protocol.factor(
-            self._epoch(), self.config.stages
-        )
-        self.optimizer.zero_grad()
-        latents = derive_seed(seed, Purpose.LATENTS, self.step)
-        self.objective(self.model, pixels, seed=latents, step=self.step).backward()
-        self.optimizer.step()
-        if self.objective.last is not None:
-            self.means.add(self.objective.last)
-        self.step += 1
+    def take_steps(self) -> None:
+        """One step, or as many as a graph holds: fresh pixels, bound, gradient, update."""
+        rate = self.config.learning_rate * self.protocol.factor(self._epoch(), self.config.stages)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.step += self.steps.take(self.step)
 
     def save(self) -> None:
         """Write the checkpoint, unless training has come to something that is not finite: TrainingError."""
         if self.means.count:
             self._finite_means()
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+        finite = [parameter.isfinite().all() for parameter in self.model.parameters()]
+        if not torch.stack(finite).all():
             raise self._not_finite()
         save_checkpoint(
             self.run.checkpoint,
@@ -173,6 +147,7 @@ class Trainer:
                 epoch_sums=self.means.sums,
                 model=self.model.state_dict(),
                 optimizer=self._adam_state(),
+                how=self.steps.how,
             ),
         )
 
@@ -183,9 +158,11 @@ class Trainer:
         """Whole epochs done."""
         return self.step // self.steps_per_epoch
 
-    def _epoch_order(self) -> Tensor:
+    def _begin_epoch(self) -> None:
+        """At the present step, which may be in the middle of it; its means have seen nothing yet."""
         order = generator(self.config.seed, Purpose.ORDER, self._epoch())
-        return torch.randperm(len(self.images), generator=order).to(self.device)
+        self.steps.move_to(self.step, torch.randperm(len(self.images), generator=order))
+        self.means.start_again()
 
     def _end_epoch(self) -> EpochMetrics:
         means = self._finite_means()
@@ -194,8 +171,7 @@ class Trainer:
         row = EpochMetrics(self._epoch(), self.step, *means, self.seconds, rate, self.validation.bound(self.model))
         append_metrics(self.run.metrics, row)
         self.epoch_started = self.seconds
-        self.means = RunningMeans(self.device)
-        self.order = self._epoch_order()
+        self._begin_epoch()
         return row
 
     def _finite_means(self) -> Means:
@@ -247,15 +223,15 @@ def train(
     reporter: Reporter | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Train a run, or go on with one, until its last epoch or until ``stop()`` after a step.
+    """Train a run, or go on with one, until its last epoch or until ``stop()`` between steps.
 
     Args:
-        config: the settings; those of ``resume_from`` except for epochs, device and backend.
+        config: the settings; those of ``resume_from`` but for what :data:`.config.CHANGEABLE` names.
         run: from :func:`.runs.create_run` or :func:`.runs.open_run`.
         data: from :meth:`TrainConfig.load_data`.
         resume_from: the checkpoint to go on from.
         reporter: is told how it goes.
-        stop: asked after every step.
+        stop: asked after every step, or every graph of some steps.
 
     Returns whether the end was reached. Either way the checkpoint holds the state as it is.
     """

@@ -35,6 +35,7 @@ def write_run_report(run: Run, checkpoint: Checkpoint, model: LatentVariableMode
         thing="image" if pictures.are_images(data.image_shape) else "observation",
         config=config,
         settings=config.to_json(),
+        how=checkpoint.how,
         evaluation=evaluation,
         left_out=evaluation["left_out"],
         last_epoch=epochs[-1] if epochs else None,

@@ -23,7 +23,7 @@ POLL_SECONDS = 0.2
 INTERRUPTED = 130
 COMMAND = ("-m", "iwae_fast.cli")
 UNEVALUATED = ("--eval-k", "0")
-FREE = ("device", "backend", "chunk_size")
+FREE = ("device", "backend", "capture", "chunk_size")
 """Settings that do not make another run of it."""
 
 
