@@ -17,6 +17,9 @@ BACKENDS = [
 ]
 """Each backend with kernels, as a parameter of a test; skipped, with the reason, where it cannot run."""
 
+COMPILED = [backend for backend in BACKENDS if backend.values[0] != "triton"]
+"""Without Triton's, whose interpreter takes seconds for what these do in milliseconds."""
+
 ALL = [*BACKENDS, "reference"]
 
 

@@ -9,7 +9,7 @@ import strategies
 import tolerances
 import torch
 from contract import Contract, gradients
-from devices import BACKENDS
+from devices import BACKENDS, COMPILED
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -91,10 +91,35 @@ class FusedLossContract(Contract):
     @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
     def test_many_observations(self, backend: str, reduction: str) -> None:
         """More than one program of a kernel, or part of a thread, reduces."""
-        inputs = [*(torch.randn(2, 300, 3) for _ in self.names[:-1]), torch.randn(2, 300)]
+        inputs = [*(torch.randn(2, 150, 3) for _ in self.names[:-1]), torch.randn(2, 150)]
         ours = gradients(lambda *t: self.call(*t, reduction=reduction, backend=backend), inputs, 1)
         exact = gradients(lambda *t: self.call(*t, reduction=reduction, backend="reference"), inputs, 1)
         torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("backend", COMPILED)
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_an_observation_a_block(self, backend: str, reduction: str, masked: bool) -> None:
+        """Which a GPU takes from the likelihood to all gradients, where there are many and rows allow wide loads."""
+        value, *others = (
+            torch.randn(150, 20),
+            *(torch.randn(11, 150, 20) for _ in self.names[1:-1]),
+            torch.randn(11, 150),
+        )
+        others[-1][3, :] = -math.inf
+        mask = torch.rand(20) > 0.3 if masked else None
+        exact, exact_grads = gradients(
+            lambda *t: self.call(value.double(), *t, mask=mask, reduction=reduction, backend="reference"),
+            [t.double() for t in others],
+            1,
+        )
+        ours, grads = gradients(
+            lambda *t: self.call(value, *t, mask=mask, reduction=reduction, backend=backend), others, 1
+        )
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
+        for grad, exact_grad in zip(grads, exact_grads, strict=True):
+            allowed = 1e-5 * float(exact_grad.abs().max())
+            torch.testing.assert_close(grad.double(), exact_grad, rtol=1e-4, atol=allowed)
 
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     def test_impossible_samples_weigh_nothing(self, backend: str) -> None:

@@ -1,10 +1,12 @@
 // CUDA's words for a CPU's compiler, so that the kernels of csrc/cuda run where there is no GPU.
 //
-// Blocks run one after another. The threads of a block are fibers that take turns: each runs until it waits, at a barrier
-// or in an exchange between lanes. Turns go in an order that changes, so that a barrier that is missing shows; one that
-// not every thread comes to is an error. Shared memory is filled with NaN before each block.
+// Blocks run one after another. The threads of a block are fibers: each runs until it waits, at a barrier or in an
+// exchange between lanes. A warp runs as far ahead of the others as it can, and their order changes, so that a barrier
+// that is missing shows; one that not every thread comes to is an error. Dynamic shared memory is filled with NaN before
+// each block.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -33,16 +35,17 @@ struct Barrier {
 };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t context;  // where it begins,
+  jmp_buf place;       // and where it waits: coming back to it costs no system call
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
-  bool done = true;
+  bool begun = false, done = true;
   const Barrier* waits_at = nullptr;
   int64_t generation = 0;
 };
 
 struct Machine {
   Fiber fibers[kThreads];
-  ucontext_t scheduler;
+  jmp_buf scheduler;
   Barrier block, warps[kThreads / kWarp];
   uint64_t exchanged[kThreads];
   alignas(16) char shared[kSharedBytes];
@@ -67,7 +70,7 @@ inline void wait(Barrier& barrier) {
   Fiber& self = m.fibers[m.current];
   self.waits_at = &barrier;
   self.generation = barrier.generation;
-  swapcontext(&self.context, &m.scheduler);
+  if (_setjmp(self.place) == 0) _longjmp(m.scheduler, 1);
 }
 
 inline void enter() {
@@ -78,7 +81,15 @@ inline void enter() {
     m.error = std::current_exception();
   }
   m.fibers[m.current].done = true;
-  swapcontext(&m.fibers[m.current].context, &m.scheduler);
+  _longjmp(m.scheduler, 1);
+}
+
+// Until it waits, or is done.
+__attribute__((noinline)) inline void resume(Fiber& fiber) {
+  if (_setjmp(machine().scheduler) != 0) return;
+  if (fiber.begun) _longjmp(fiber.place, 1);
+  fiber.begun = true;
+  setcontext(&fiber.context);
 }
 
 }  // namespace emulator
@@ -90,6 +101,25 @@ inline Index threadIdx, blockIdx;
 
 namespace emulator {
 
+// Lets each thread of a warp that need not wait run until it does; whether there was one.
+inline bool run_warp(int warp, uint64_t turn, int& left) {
+  Machine& m = machine();
+  bool moved = false;
+  for (int i = 0; i < kWarp; ++i) {
+    const int lane = static_cast<int>((i * (2 * (turn % 11) + 1) + turn) % kWarp);  // an odd stride: all come
+    m.current = warp * kWarp + lane;
+    Fiber& fiber = m.fibers[m.current];
+    if (fiber.done || (fiber.waits_at != nullptr && fiber.waits_at->generation == fiber.generation)) continue;
+    moved = true;
+    fiber.waits_at = nullptr;
+    threadIdx.x = static_cast<unsigned>(m.current);
+    resume(fiber);
+    left -= fiber.done;
+    if (m.error) std::rethrow_exception(std::exchange(m.error, nullptr));
+  }
+  return moved;
+}
+
 inline void run_block(int64_t shared_bytes) {
   Machine& m = machine();
   std::memset(m.shared, 0xff, static_cast<size_t>(shared_bytes));
@@ -100,24 +130,19 @@ inline void run_block(int64_t shared_bytes) {
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStackBytes;
     makecontext(&fiber.context, enter, 0);
-    fiber.done = false;
+    fiber.begun = fiber.done = false;
     fiber.waits_at = nullptr;
   }
   for (int left = kThreads; left > 0;) {
     bool moved = false;
-    const uint64_t turn = m.turn++, stride = 2 * (turn % 61) + 1;
-    for (int i = 0; i < kThreads; ++i) {
-      m.current = static_cast<int>((i * stride + turn) % kThreads);  // the stride is odd, so all come
-      Fiber& fiber = m.fibers[m.current];
-      if (fiber.done || (fiber.waits_at != nullptr && fiber.waits_at->generation == fiber.generation)) continue;
-      moved = true;
-      fiber.waits_at = nullptr;
-      threadIdx.x = static_cast<unsigned>(m.current);
-      swapcontext(&m.scheduler, &fiber.context);
-      left -= fiber.done;
-      if (m.error) std::rethrow_exception(std::exchange(m.error, nullptr));
+    const uint64_t turn = m.turn++;
+    for (int i = 0; i < kThreads / kWarp; ++i) {
+      const int warp = (kThreads / kWarp) - 1 - static_cast<int>((i + turn) % (kThreads / kWarp));
+      while (run_warp(warp, turn, left)) moved = true;
     }
-    if (!moved) throw std::logic_error("threads of a block wait at a barrier that the others do not come to");
+    if (!moved) {
+      throw std::logic_error("threads of a block wait at a barrier that the others do not come to");
+    }
   }
 }
 
