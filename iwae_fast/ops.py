@@ -24,7 +24,7 @@ Fake = Callable[..., Any]
 
 def call(name: str, *arguments: Any, backend: str) -> Any:
     """Run the op ``name`` on ``backend``."""
-    if _traced_or_transformed():
+    if traced_or_transformed():
         return getattr(torch.ops.iwae_fast, name)(*arguments, backend)
     return getattr(NATIVE[backend], name)(*arguments)
 
@@ -34,7 +34,7 @@ def offered(name: str, backend: str) -> bool:
     return name in NATIVE[backend].EXTRA
 
 
-def _traced_or_transformed() -> bool:
+def traced_or_transformed() -> bool:
     """Whether tensors may be stand-ins, which only the dispatcher can turn into plain ones."""
     return bool(
         torch.compiler.is_compiling()

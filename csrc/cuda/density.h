@@ -64,18 +64,17 @@ struct Tile {
   __device__ __forceinline__ Tile(const Rows& plan, int64_t number) {
     const bool exists = number < plan.walk.outer_count * plan.tiles;
     const Division at = divide(exists ? number : 0, plan.tiles);
-    take(plan, at.quotient, at.remainder, exists);
+    take(plan, at.quotient, at.remainder * plan.rows, exists ? plan.rows : 0);
   }
 
-  // Tile `number` of an outer index, of less than 2^31 rows.
-  __device__ __forceinline__ Tile(const Rows& plan, int64_t outer, int number) {
-    const bool exists = number < plan.tiles;
-    take(plan, outer, exists ? number : 0, exists);
+  // At most `most` rows of an outer index from the first on; none from the last on.
+  __device__ __forceinline__ Tile(const Rows& plan, int64_t outer, int64_t first, int most) {
+    take(plan, outer, first < plan.walk.inner_count ? first : 0, first < plan.walk.inner_count ? most : 0);
   }
 
-  __device__ __forceinline__ void take(const Rows& plan, int64_t outer, int64_t number, bool exists) {
-    const int64_t first = number * plan.rows, left = plan.walk.inner_count - first;
-    rows = !exists ? 0 : left < plan.rows ? static_cast<int>(left) : plan.rows;
+  __device__ __forceinline__ void take(const Rows& plan, int64_t outer, int64_t first, int most) {
+    const int64_t left = plan.walk.inner_count - first;
+    rows = left < most ? static_cast<int>(left) : most;
     plan.walk.offsets(outer, offset);
 #pragma unroll
     for (int o = 0; o < kOperands; ++o) offset[o] += first * plan.walk.inner_strides[o];

@@ -13,10 +13,12 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-constexpr int64_t kManyObservations = 128;
+constexpr int64_t kManyObservations = 256;  // two blocks for each multiprocessor of a large GPU
 constexpr int64_t kMostSamplesABlock = 4096;  // whose log-weights fit 32 KiB of shared memory
 
-using LossLoader = Vector<float, 2>;  // with more rows its two loops together would need more registers than there are
+// Its second loop writes as much as it reads, and has the first one's numbers to hold: fewer rows at a time.
+using ForwardLoader = Vector<float>;
+using BackwardLoader = Vector<float, 2>;
 
 // What a loss writes besides the weights (at kRowOut).
 struct LossOutputs {
@@ -48,24 +50,25 @@ template <class Density>
 IWAE_KERNEL iwae_loss_kernel(const Rows plan, const Coefficients coefficients, const LossOutputs out,
                              const unsigned wanted) {
   using T = float;
-  using Loader = LossLoader;
-  constexpr int kRows = kRowsATeam<Density, Loader>;
+  constexpr int kRows = kRowsATeam<Density, ForwardLoader>, kFewRows = kRowsATeam<Density, BackwardLoader>;
   const Team team(plan.lanes_log2);
   T* log_weights = dynamic_shared<T>();
   __shared__ double place[kThreads / kWarp];
-  const int samples = static_cast<int>(plan.walk.inner_count), tiles = static_cast<int>(plan.tiles);
+  const int samples = static_cast<int>(plan.walk.inner_count);
   const int64_t observation = blockIdx.x;
   const int teams = kThreads >> plan.lanes_log2, own = threadIdx.x >> plan.lanes_log2;
-  for (int number = own; number - own < tiles; number += teams) {  // all lanes of a warp as often
-    const Tile tile(plan, observation, number);
+  // From the first sample of the block's first team, so that all lanes of a warp turn as often.
+  for (int first = 0; first < samples; first += teams * plan.rows) {
+    const int own_first = first + own * plan.rows;
+    const Tile tile(plan, observation, own_first, plan.rows);
     double total[kRows];
-    sum_rows<Density, Loader>(plan, tile, team, total);
+    sum_rows<Density, ForwardLoader>(plan, tile, team, total);
     const View& log_ratio = plan.view[kRowIn];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (r >= tile.rows || team.lane != 0) break;
       total[r] += load_one<double>(log_ratio.data, log_ratio.dtype, tile.row(plan, kRowIn, r));
-      log_weights[number * plan.rows + r] = static_cast<T>(total[r]);
+      log_weights[own_first + r] = static_cast<T>(total[r]);
     }
   }
   __syncthreads();
@@ -80,7 +83,7 @@ IWAE_KERNEL iwae_loss_kernel(const Rows plan, const Coefficients coefficients, c
   }
   total = over_block(total, place, [](double x, double y) { return x + y; });
   const double scale = normalizer(total);
-  const int64_t weights_offset = Tile(plan, observation, 0).offset[kRowOut];
+  const int64_t weights_offset = Tile(plan, observation, 0, 1).offset[kRowOut];
   T* weights = reinterpret_cast<T*>(plan.view[kRowOut].data) + weights_offset;
   for (int i = threadIdx.x; i < samples; i += kThreads) {
     const T weight = static_cast<T>(weight_of(log_weights[i], shift) * scale);
@@ -95,16 +98,14 @@ IWAE_KERNEL iwae_loss_kernel(const Rows plan, const Coefficients coefficients, c
   if (wanted == 0) return;
   __syncthreads();
   // Backwards: what was read last is most likely still in the cache.
-  for (int number = tiles - 1 - own; number >= 0; number -= teams) {
-    const Tile tile(plan, observation, number);
-    T coefficient[kRows] = {};
+  for (int number = static_cast<int>(ceil_divide(samples, kFewRows)) - 1 - own; number >= 0; number -= teams) {
+    const Tile tile(plan, observation, number * kFewRows, kFewRows);
+    T coefficient[kFewRows] = {};
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      if (r < tile.rows) {
-        coefficient[r] = -static_cast<T>(coefficients.share) * log_weights[number * plan.rows + r];
-      }
+    for (int r = 0; r < kFewRows; ++r) {
+      if (r < tile.rows) coefficient[r] = -static_cast<T>(coefficients.share) * log_weights[number * kFewRows + r];
     }
-    write_gradients<Density, Loader>(plan, tile, team, coefficient, wanted);
+    write_gradients<Density, BackwardLoader>(plan, tile, team, coefficient, wanted);
   }
 }
 
@@ -150,12 +151,12 @@ bool iwae_loss_together(const IWAELossCall& call, const Operand* gradients, unsi
     const int64_t observations = observations_of(call), samples = call.shape.sizes[0];
     View views[kOperands];
     if (observations < kManyObservations || samples > kMostSamplesABlock) return false;
-    if (!fits<Density, LossLoader>(call, gradients, views)) return false;
+    if (!fits<Density, ForwardLoader>(call, gradients, views)) return false;
     const Operand weights = contiguous(call.log_prob, DType::kFloat32, call.shape, call.shape.dims - 1);
     const Operand* operands[kOperands] = {&call.parameters[0], &call.parameters[1], &call.parameters[2],
                                           &call.mask,          &call.log_ratio,     &weights,
                                           &gradients[0],       &gradients[1],       &gradients[2]};
-    Rows rows = plan_rows<Density, LossLoader>(call, leading_axes(call.shape), operands, 0);
+    Rows rows = plan_rows<Density, ForwardLoader>(call, leading_axes(call.shape), operands, 0);
     rows.take(views);
     launch(iwae_loss_kernel<Density>, observations, samples * static_cast<int64_t>(sizeof(float)), call.cuda_stream,
            rows, coefficients, out, wanted);

@@ -8,19 +8,20 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// A block takes one row of (k, ...). Nearly always the gradient is the number 1, and there is
-// nothing to do: the GPU sees that itself, so that the host need not wait for it.
+// A block takes some rows of (k, ...). Nearly always the gradient is the number 1, and there is nothing to do: the GPU
+// sees that itself, so that the host need not wait for it. So there are no more blocks than run at once.
 template <class T>
 IWAE_KERNEL rescale_kernel(T* gradient, const T* weights, const View grad, const Walk<1> rows, const bool is_number,
-                           const int64_t features) {
+                           const int64_t features, const int64_t blocks) {
   if (is_number && load_one<T>(grad.data, grad.dtype, 0) == T(1)) return;
-  const int64_t row = blockIdx.x;
-  int64_t at[1];
-  rows.offsets(row, at);
-  const T incoming = load_one<T>(grad.data, grad.dtype, at[0]), weight = weights[row];
-  for (int64_t i = threadIdx.x; i < features; i += kThreads) {
-    T& entry = gradient[row * features + i];
-    entry = weight == T(0) ? T(0) : entry * incoming;
+  for (int64_t row = blockIdx.x; row < rows.outer_count; row += blocks) {
+    int64_t at[1];
+    rows.offsets(row, at);
+    const T incoming = load_one<T>(grad.data, grad.dtype, at[0]), weight = weights[row];
+    for (int64_t i = threadIdx.x; i < features; i += kThreads) {
+      T& entry = gradient[row * features + i];
+      entry = weight == T(0) ? T(0) : entry * incoming;
+    }
   }
 }
 
@@ -31,8 +32,10 @@ void rescale(const RescaleCall& call) {
   const Walk<1> rows = walk_over(call.shape, leading_axes(call.shape), operands, 0, kNone);
   bool is_number = true;
   for (int axis = 0; axis < last; ++axis) is_number = is_number && call.grad.strides[axis] == 0;
-  launch(rescale_kernel<T>, rows.outer_count, 0, call.cuda_stream, static_cast<T*>(call.gradient),
-         static_cast<const T*>(call.weights), view_of(call.grad, last), rows, is_number, call.shape.sizes[last]);
+  constexpr int64_t kMostBlocks = 1024;
+  const int64_t blocks = rows.outer_count < kMostBlocks ? rows.outer_count : kMostBlocks;
+  launch(rescale_kernel<T>, blocks, 0, call.cuda_stream, static_cast<T*>(call.gradient),
+         static_cast<const T*>(call.weights), view_of(call.grad, last), rows, is_number, call.shape.sizes[last], blocks);
 }
 
 }  // namespace IWAE_ISA
