@@ -97,8 +97,7 @@ class FusedLossContract(Contract):
         torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-5)
 
     @pytest.mark.parametrize("backend", COMPILED)
-    @pytest.mark.parametrize("reduction", ["mean", "none"])
-    @pytest.mark.parametrize("masked", [False, True])
+    @pytest.mark.parametrize(("reduction", "masked"), [("mean", False), ("none", True)])
     def test_an_observation_a_block(self, backend: str, reduction: str, masked: bool) -> None:
         """Which a GPU takes from the likelihood to all gradients, where there are many and rows allow wide loads."""
         value, *others = (

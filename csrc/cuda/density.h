@@ -155,8 +155,6 @@ inline int lanes_for(int64_t loads) {
   return best;
 }
 
-constexpr int64_t kManyThreads = 1 << 17;  // as many as fill a large GPU
-
 // The plan for a density's rows over `axes` of the call; `operands` in the order of the walk.
 template <class Density, class Loader>
 Rows plan_rows(const DensityCall& call, unsigned axes, const Operand* const (&operands)[kOperands],

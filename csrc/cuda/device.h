@@ -28,6 +28,9 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 namespace iwae {
 namespace IWAE_ISA {
 
+// Of a call: as many threads as fill a large GPU, and observations of which each has a block, two for each multiprocessor.
+constexpr int64_t kManyThreads = 1 << 17, kManyObservations = 256;
+
 // With two blocks a multiprocessor, of 128 registers a thread, enough loads are under way to fill its memory.
 #define IWAE_KERNEL static __global__ void __launch_bounds__(kThreads, 2)
 

@@ -13,7 +13,6 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-constexpr int64_t kManyObservations = 256;  // two blocks for each multiprocessor of a large GPU
 constexpr int64_t kMostSamplesABlock = 4096;  // whose log-weights fit 32 KiB of shared memory
 
 // Its second loop writes as much as it reads, and has the first one's numbers to hold: fewer rows at a time.

@@ -177,6 +177,9 @@ inline int __popc(unsigned x) { return __builtin_popcount(x); }
 namespace iwae {
 namespace IWAE_ISA {
 
+// Few are many here, so that small tests go all ways.
+constexpr int64_t kManyThreads = 128, kManyObservations = 3;
+
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int64_t shared_bytes, void*,
             const Arguments&... arguments) {
