@@ -48,7 +48,7 @@ def for_incoming(ctx: Any, kept: list[Tensor], grad: Tensor, weights: Tensor) ->
     number = number_of(grad)
     if number == 1.0 and last_pass():
         return kept
-    if not ops.traced_or_transformed() and ops.offered("rescale", ctx.backend):  # which sees for itself whether that is 1
+    if not ops.traced_or_transformed() and ops.offered("rescale", ctx.backend):  # which sees for itself whether it is 1
         kept = kept if last_pass() else [k.clone() for k in kept]
         for gradient in kept:
             NATIVE[ctx.backend].rescale(gradient, grad, weights)
