@@ -101,7 +101,7 @@ class LinearIWAELoss(Function):
         grad = with_memory(grad)
         number = number_of(grad)
         if not math.isfinite(number):
-            (gradient,) = for_incoming(ctx, [gradient], grad, weights)
+            (gradient,) = for_incoming(ctx, [gradient], grad, number, weights)
         rows = (weights.numel(), -1)
         gradient, inputs = gradient.view(rows), hidden.reshape(rows)
         *_, of_log_ratio, of_hidden, of_weight, of_bias = ctx.needs_input_grad

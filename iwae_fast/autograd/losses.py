@@ -81,7 +81,8 @@ class IWAELossAtOnce(Function):
         loss, weights, *gradients = ctx.saved_tensors
         grad = with_memory(grad)
         needs = list(ctx.needs_input_grad[6:])
-        of_log_ratio = log_ratio_gradient(ctx, weights, grad, number_of(grad)) if ctx.needs_input_grad[5] else None
-        gradients = for_incoming(ctx, gradients, grad, weights)
+        number = number_of(grad)
+        of_log_ratio = log_ratio_gradient(ctx, weights, grad, number) if ctx.needs_input_grad[5] else None
+        gradients = for_incoming(ctx, gradients, grad, number, weights)
         of_log_ratio, *placed = once((of_log_ratio, *place(gradients, needs)), loss)
         return None, None, None, None, None, of_log_ratio, *placed

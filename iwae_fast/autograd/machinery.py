@@ -43,9 +43,8 @@ def last_pass() -> bool:
     return not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
-def for_incoming(ctx: Any, kept: list[Tensor], grad: Tensor, weights: Tensor) -> list[Tensor]:
-    """Gradients (k, ..., D) that the forward pass made for an incoming one of 1, times that which came."""
-    number = number_of(grad)
+def for_incoming(ctx: Any, kept: list[Tensor], grad: Tensor, number: float, weights: Tensor) -> list[Tensor]:
+    """Gradients (k, ..., D) that the forward pass made for an incoming one of 1, times the one that came."""
     if number == 1.0 and last_pass():
         return kept
     if not ops.traced_or_transformed() and ops.offered("rescale", ctx.backend):  # which sees for itself whether it is 1
@@ -62,7 +61,7 @@ def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor, number: float) -
     share = 1.0 / max(weights[0].numel(), 1) if ctx.reduction == "mean" else 1.0
     if math.isfinite(number):
         return (weights * (-share * number)).to(ctx.log_ratio_dtype)
-    (gradient,) = for_incoming(ctx, [(weights * -share).unsqueeze(-1)], grad, weights)
+    (gradient,) = for_incoming(ctx, [(weights * -share).unsqueeze(-1)], grad, number, weights)
     return gradient.squeeze(-1).to(ctx.log_ratio_dtype)
 
 
