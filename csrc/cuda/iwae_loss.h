@@ -142,26 +142,29 @@ inline double share_of(Reduction reduction, int64_t observations) {
   return reduction == Reduction::kMean ? 1.0 / static_cast<double>(observations) : 1.0;
 }
 
-// In one launch, if this call can be.
+// Whether a call is taken in one launch; if so, with the views of its loader.
 template <class Density>
-bool iwae_loss_together(const IWAELossCall& call, const Operand* gradients, unsigned wanted,
+bool goes_together(const IWAELossCall& call, const Operand* gradients, View (&views)[kOperands]) {
+  if constexpr (std::is_same<typename Density::Scalar, float>::value) {
+    return observations_of(call) >= kManyObservations && call.shape.sizes[0] <= kMostSamplesABlock &&
+           fits<Density, ForwardLoader>(call, gradients, views);
+  }
+  return false;
+}
+
+template <class Density>
+void iwae_loss_together(const IWAELossCall& call, const View* views, const Operand* gradients, unsigned wanted,
                         const Coefficients& coefficients, const LossOutputs& out) {
   if constexpr (std::is_same<typename Density::Scalar, float>::value) {
-    const int64_t observations = observations_of(call), samples = call.shape.sizes[0];
-    View views[kOperands];
-    if (observations < kManyObservations || samples > kMostSamplesABlock) return false;
-    if (!fits<Density, ForwardLoader>(call, gradients, views)) return false;
     const Operand weights = contiguous(call.log_prob, DType::kFloat32, call.shape, call.shape.dims - 1);
     const Operand* operands[kOperands] = {&call.parameters[0], &call.parameters[1], &call.parameters[2],
                                           &call.mask,          &call.log_ratio,     &weights,
                                           &gradients[0],       &gradients[1],       &gradients[2]};
     Rows rows = plan_rows<Density, ForwardLoader>(call, leading_axes(call.shape), operands, 0);
     rows.take(views);
-    launch(iwae_loss_kernel<Density>, observations, samples * static_cast<int64_t>(sizeof(float)), call.cuda_stream,
-           rows, coefficients, out, wanted);
-    return true;
+    launch(iwae_loss_kernel<Density>, observations_of(call), call.shape.sizes[0] * int64_t{sizeof(float)},
+           call.cuda_stream, rows, coefficients, out, wanted);
   }
-  return false;
 }
 
 template <class Density>
@@ -176,29 +179,31 @@ void iwae_loss(const IWAELossCall& call) {
     kept.gradients[p] = contiguous(call.kept[p], accumulation(call), call.shape, call.shape.dims);
     wanted |= 1u << p;
   }
+  View views[kOperands];
+  const bool together = goes_together<Density>(call, kept.gradients, views);
+  const int64_t parts = together ? observations : ceil_divide(observations, kWarp);  // of a reduced loss: a block each
   Coefficients coefficients;
   coefficients.share = share_of(call.reduction, observations);
   LossOutputs out;
   out.bound = call.bound;
   out.share = coefficients.share;
-  const int64_t blocks = ceil_divide(observations, kWarp);  // of weights_kernel
+  const bool in_parts = call.reduction != Reduction::kNone && (together || parts != 1);
   if (call.reduction == Reduction::kNone) {
     out.losses = call.loss;
-  } else if (blocks == 1) {
-    out.loss = call.loss;
+  } else if (in_parts) {
+    out.reduced = static_cast<double*>(call.allocate(call.allocator, parts * int64_t{sizeof(double)}));
   } else {
-    out.reduced = static_cast<double*>(
-        call.allocate(call.allocator, observations * static_cast<int64_t>(sizeof(double))));
+    out.loss = call.loss;
   }
-  const bool together = iwae_loss_together<Density>(call, kept.gradients, wanted, coefficients, out);
-  if (!together) {
+  if (together) {
+    iwae_loss_together<Density>(call, views, kept.gradients, wanted, coefficients, out);
+  } else {
     log_prob<Density>(call, call.log_ratio, call.log_prob);
-    launch(weights_kernel<T>, blocks, 0, call.cuda_stream, static_cast<T*>(call.log_prob), call.shape.sizes[0],
+    launch(weights_kernel<T>, parts, 0, call.cuda_stream, static_cast<T*>(call.log_prob), call.shape.sizes[0],
            observations, out);
   }
-  if (call.reduction != Reduction::kNone && blocks != 1) {
-    launch(loss_kernel<T>, 1, 0, call.cuda_stream, out.reduced, together ? observations : blocks, coefficients.share,
-           static_cast<T*>(call.loss));
+  if (in_parts) {
+    launch(loss_kernel<T>, 1, 0, call.cuda_stream, out.reduced, parts, coefficients.share, static_cast<T*>(call.loss));
   }
   if (together || wanted == 0) return;
   coefficients.weights = static_cast<const char*>(call.log_prob);
