@@ -52,7 +52,7 @@ export PYTHONSAFEPATH=1 PYTHONPATH="$BUILD/lib:$PWD" PYTHONUNBUFFERED=1 TORCHIND
 "$PYTHON" -c 'import iwae_fast, json; print(json.dumps(iwae_fast.backends.info(), indent=1))'
 
 # Each kernel is compiled for the dtypes and layouts that hypothesis draws: on all cores, where pytest-xdist is there.
-WORKERS=$("$PYTHON" -c 'import os, xdist; print("-n", min(12, os.cpu_count()))' 2>/dev/null)
+WORKERS=$("$PYTHON" -c 'import os, xdist; print("-n", min(16, os.cpu_count()))' 2>/dev/null)
 # Deterministic algorithms, which the tests ask for, want the workspace of matrix products fixed.
 # shellcheck disable=SC2046,SC2086
 CUBLAS_WORKSPACE_CONFIG=:4096:8 part tests 150 "$PYTHON" -m pytest -q -p no:cacheprovider $WORKERS -m "not slow" \
@@ -64,7 +64,7 @@ tail -n 15 "$RESULTS/tests.log"
 rm -f "$CSV"
 FIRST='^(copy|bernoulli_iwae_loss B=1024|step)'
 part timings 80 "$PYTHON" -m benchmarks --device cuda --output "$CSV" --seconds 50 --only "$FIRST"
-part timings-more 100 "$PYTHON" -m benchmarks --device cuda --output "$CSV" --append --seconds 85 --only "(?!$FIRST)^"
+part timings-more 110 "$PYTHON" -m benchmarks --device cuda --output "$CSV" --append --seconds 95 --only "(?!$FIRST)^"
 part training 45 "$PYTHON" -m benchmarks.training --seconds 24 --output "$CSV"
 LEFT=$((DEADLINE - SECONDS))
 part sanitizer $LEFT bash benchmarks/sanitize.sh $((LEFT - 8))

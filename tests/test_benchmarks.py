@@ -462,9 +462,11 @@ def test_table() -> None:
 
 def test_table_beside_a_copy_has_bandwidths() -> None:
     copied = replace(ROW, op="copy", bytes=8000, median=1e-6)
-    lines = table([copied, replace(ROW, bytes=4000, median=1e-6)]).splitlines()
+    timed = replace(ROW, bytes=4000, median=1e-6)
+    lines = table([copied, timed, replace(timed, metric="peak bytes"), replace(timed, bytes=0)]).splitlines()
     assert lines[0].endswith("| dtype | GB/s | of copy |")
     assert lines[3].endswith("| float32 | 4 | 50% |")
+    assert [line.endswith("| float32 |  |  |") for line in lines[4:]] == [True, True]
 
 
 def test_summary_has_a_line_for_each_of_ours_and_a_column_for_each_rival() -> None:
