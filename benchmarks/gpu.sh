@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Everything that a machine with an NVIDIA GPU can show, in under 9 minutes: builds the package, runs the tests of the GPU
-# and of every op on the GPU's backends, then the benchmarks and some seconds of training, then every kernel under
+# Everything that a machine with an NVIDIA GPU can show, in under 9 minutes: builds the package, runs the tests of the
+# GPU and of every op on the GPU's backends, then the benchmarks and some seconds of training, then every kernel under
 # compute-sanitizer. What it all comes to is printed last.
 #
 # It needs python3 with torch, triton, numpy, pybind11, setuptools, pytest and hypothesis (for training filelock and
-# safetensors too), nvcc and a C++ compiler: no virtual environment, no network; it installs nothing. Logs and results go
-# to $OUT, else to benchmarks/results/. docs/benchmarks.md says how long each part may take.
+# safetensors too), nvcc and a C++ compiler: no virtual environment, no network; it installs nothing. Logs and results
+# go to $OUT, else to benchmarks/results/. docs/benchmarks.md says how long each part may take.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export PYTHON="${PYTHON:-python3}"
@@ -29,7 +29,8 @@ part() {
   echo "== $name, at most $limit s"
   timeout --signal=INT --kill-after=5 "$limit" "$@" >"$RESULTS/$name.log" 2>&1
   code=$?
-  ENDED+=("$name: exit $code after $((SECONDS - started)) of at most $limit s$([ $code -ge 124 ] && echo ', CUT SHORT')")
+  ENDED+=("$name: exit $code after $((SECONDS - started)) of at most $limit s")
+  [ $code -ge 124 ] && ENDED[-1]+=", CUT SHORT"
   [ $code -ne 0 ] && STATUS=1
   return $code
 }
@@ -59,8 +60,8 @@ CUBLAS_WORKSPACE_CONFIG=:4096:8 part tests 150 "$PYTHON" -m pytest -q -p no:cach
   -k "gpu or triton or cuda" tests/test_gpu*.py $(grep -l '^from devices import' tests/test_*.py)
 tail -n 15 "$RESULTS/tests.log"
 
-# In two processes: what a kernel breaks, such as the CUDA context, is broken for one of them. No work begins in the last
-# seconds of either.
+# In two processes: what a kernel breaks, such as the CUDA context, is broken for one of them. No work begins in the
+# last seconds of either.
 rm -f "$CSV"
 FIRST='^(copy|bernoulli_iwae_loss B=1024|step)'
 part timings 80 "$PYTHON" -m benchmarks --device cuda --output "$CSV" --seconds 50 --only "$FIRST"

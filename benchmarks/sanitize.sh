@@ -2,8 +2,8 @@
 # Every kernel of the CUDA backend under compute-sanitizer: accesses out of bounds, races in shared memory, and reads of
 # memory that nothing wrote. The three tools run side by side. It runs the iwae_fast that PYTHONPATH says.
 #
-# Usage: sanitize.sh [SECONDS], after which a tool is stopped. Exits with 0 where none found anything, and where there is
-# no compute-sanitizer, which it then says.
+# Usage: sanitize.sh [SECONDS], after which a tool is stopped. Exits with 0 where none found anything, and where there
+# is no compute-sanitizer, which it then says.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON="${PYTHON:-python3}"

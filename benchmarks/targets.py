@@ -62,11 +62,13 @@ def of_copy(part: float) -> Judge:
     return judge
 
 
-def times(factor: float, rival: str = BASELINE) -> Judge:
-    """The rival takes at least so many times longer, or needs so many times more memory."""
+def times(factor: float, rival: str = BASELINE, op: str | None = None) -> Judge:
+    """The rival takes at least so many times longer, or needs so many times more memory: in the same work, or in that
+    of an ``op``."""
 
     def judge(row: Row, rows: Sequence[Row]) -> Verdict | None:
-        other = next((other for other in rows if other.work == row.work and other.provider == rival), None)
+        held = [other for other in rows if (other.op == op if op else other.work == row.work)]
+        other = next((other for other in held if other.provider == rival), None)
         if other is None:
             return None
         found = other.median / row.median if row.median else float("inf")

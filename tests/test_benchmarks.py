@@ -361,13 +361,14 @@ COPY = replace(ROW, op="copy", provider="torch", bytes=8_000_000, median=1e-3)
         (targets.of_copy(0.85), 2.4e-3, False, "83% of 8 GB/s"),
         (targets.times(4.0), 5e-4, True, "4.00 (0.500 ms; torch eager 2.000 ms)"),
         (targets.times(4.1), 5e-4, False, "4.00 (0.500 ms; torch eager 2.000 ms)"),
+        (targets.times(3.0, "theirs", op="step"), 5e-4, True, "6.00 (0.500 ms; theirs 3.000 ms)"),
         (targets.at_most(1.0), 0.9, True, "900.000 ms"),
         (targets.at_most(1200.0, 9_840_000), 125e-6, False, "20.5 min"),
     ],
 )
 def test_a_target_is_met_or_not(judge: targets.Judge, median: float, met: bool, figures: str) -> None:
     ours = replace(OURS, median=median, bytes=16_000_000)
-    verdict = judge(ours, [COPY, ROW, ours])
+    verdict = judge(ours, [COPY, ROW, ours, replace(ROW, op="step", provider="theirs", median=3e-3)])
     assert verdict == targets.Verdict(met, figures)
 
 
