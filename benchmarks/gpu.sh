@@ -7,7 +7,7 @@
 # safetensors too), nvcc and a C++ compiler: no virtual environment, no network; it installs nothing. Logs and results
 # go to $OUT, else to benchmarks/results/. docs/benchmarks.md says how long each part may take.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 export PYTHON="${PYTHON:-python3}"
 RESULTS="$(mkdir -p "${OUT:-benchmarks/results}" && cd "${OUT:-benchmarks/results}" && pwd)"
 CSV="$RESULTS/${NAME:-gpu}.csv"

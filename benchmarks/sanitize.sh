@@ -5,7 +5,7 @@
 # Usage: sanitize.sh [SECONDS], after which a tool is stopped. Exits with 0 where none found anything, and where there
 # is no compute-sanitizer, which it then says.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 PYTHON="${PYTHON:-python3}"
 LIMIT="${1:-600}"
 
