@@ -29,7 +29,7 @@ SECONDS_A_WORK = 4.0
 """No further round begins after so long ..."""
 
 FEWEST_ROUNDS = 3
-"""... unless there were fewer than these."""
+"""... unless there were fewer than these; of a whole work one is enough, which may take seconds itself."""
 
 BURST_SECONDS = 0.01
 """Of a whole work, so long or one call, before the host waits for the device: a loop does not wait after every step."""
@@ -67,15 +67,17 @@ def measure(work: Work, rounds: int, report: Callable[[str], None] = print) -> l
         notes = {provider: task.note for provider, task in tasks.items()}
         found: list[Row] = []
 
-        def time_by(clock: Callable[[Callable[[], Any]], Clock], metric: str, warmup: int = WARMUP_ROUNDS) -> None:
+        def time_by(clock: Callable[[Callable[[], Any]], Clock], metric: str) -> None:
             clocks = each(lambda provider: clock(tasks[provider].run))
-            found.extend(rows.make(work, alternating(clocks, rounds, warmup), notes, metric))
+            # What is whole is warm: its evidence went before, and a burst that says how long the others are to be.
+            warmup, fewest = (0, 1) if work.whole else (WARMUP_ROUNDS, FEWEST_ROUNDS)
+            found.extend(rows.make(work, alternating(clocks, rounds, warmup, fewest), notes, metric))
 
         if work.metric == "peak bytes":
             peaks = each(lambda provider: [float(peak_bytes(tasks[provider].run))])
             found.extend(rows.make(work, peaks, notes))
         elif work.whole:
-            time_by(BurstClock, "seconds", warmup=0)  # bursts are long, and the evidence went before
+            time_by(BurstClock, "seconds")
         else:
             time_by(DeviceClock, "seconds")
             if work.bytes < SMALL:
@@ -96,11 +98,11 @@ def on_its_stream(work: Work) -> torch.cuda.StreamContext:
     return torch.cuda.stream(None if work.whole or work.device.type != "cuda" else torch.cuda.Stream())
 
 
-def alternating(clocks: dict[Provider, Clock], rounds: int, warmup: int) -> dict[Provider, list[float]]:
+def alternating(clocks: dict[Provider, Clock], rounds: int, warmup: int, fewest: int) -> dict[Provider, list[float]]:
     seconds: dict[Provider, list[float]] = {provider: [] for provider in clocks}
     started = time.monotonic()
     for index in range(rounds + warmup):
-        if index >= warmup + FEWEST_ROUNDS and time.monotonic() - started > SECONDS_A_WORK:
+        if index >= warmup + fewest and time.monotonic() - started > SECONDS_A_WORK:
             break
         for provider, clock in clocks.items():
             elapsed = clock()

@@ -165,7 +165,7 @@ def test_on_a_gpu_others_are_timed_where_one_is_wrong_or_fails(monkeypatch: pyte
 def test_slow_works_have_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "SECONDS_A_WORK", 0.0)
     (provider,) = given.work().providers[:1]
-    assert cuda.alternating({provider: lambda: 1.0}, 200, warmup=2) == {provider: [1.0] * cuda.FEWEST_ROUNDS}
+    assert cuda.alternating({provider: lambda: 1.0}, 200, warmup=2, fewest=3) == {provider: [1.0] * 3}
 
 
 ALIVE = """
