@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import benchmark_providers as given
 import every_kernel
@@ -160,6 +161,20 @@ def test_on_a_gpu_others_are_timed_where_one_is_wrong_or_fails(monkeypatch: pyte
     assert [row.provider for row in caught.value.rows] == [BASELINE, "iwae_fast"] * 2
     assert [line.split(" is left out")[0] for line in said] == ["missing", "failing"]
     assert said[1].endswith("ValueError: cannot run")
+
+
+def test_a_burst_is_as_many_calls_as_take_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def run() -> None:
+        now[0] += cuda.BURST_SECONDS / 7.5
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(cuda, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    clock = cuda.BurstClock(run)
+    before = now[0]
+    assert clock() == pytest.approx(cuda.BURST_SECONDS / 7.5)
+    assert now[0] - before == pytest.approx(7 * cuda.BURST_SECONDS / 7.5)
 
 
 def test_slow_works_have_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
