@@ -74,7 +74,8 @@ echo
 grep -hE 'left out|error:|not begun' "$RESULTS"/timings*.log "$RESULTS/training.log" 2>/dev/null
 tail -n 12 "$RESULTS/sanitizer.log" 2>/dev/null
 echo
-"$PYTHON" -m benchmarks summary "$CSV"
+# Without the intervals, which the results have: few lines of output may be all that is seen.
+"$PYTHON" -m benchmarks summary "$CSV" | sed -E 's/ \([0-9.]+ - [0-9.]+\)//g'
 echo
 "$PYTHON" -m benchmarks targets "$CSV"
 echo
