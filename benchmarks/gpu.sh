@@ -56,7 +56,7 @@ export PYTHONSAFEPATH=1 PYTHONPATH="$BUILD/lib:$PWD" PYTHONUNBUFFERED=1 TORCHIND
 WORKERS=$("$PYTHON" -c 'import os, xdist; print("-n", min(16, os.cpu_count()))' 2>/dev/null)
 # Deterministic algorithms, which the tests ask for, want the workspace of matrix products fixed.
 # shellcheck disable=SC2046,SC2086
-CUBLAS_WORKSPACE_CONFIG=:4096:8 part tests 150 "$PYTHON" -m pytest -q -p no:cacheprovider $WORKERS -m "not slow" \
+CUBLAS_WORKSPACE_CONFIG=:4096:8 part tests 165 "$PYTHON" -m pytest -q -p no:cacheprovider $WORKERS -m "not slow" \
   -k "gpu or triton or cuda" tests/test_gpu*.py $(grep -l '^from devices import' tests/test_*.py)
 tail -n 15 "$RESULTS/tests.log"
 
