@@ -6,12 +6,15 @@ that an error.
 
 Where nvcc is found ($CUDA_HOME/bin, or the path) the CUDA kernels are built too, for GPUs that need not be here.
 IWAE_FAST_CUDA=1 makes it an error that they cannot be, IWAE_FAST_CUDA=0 leaves them out.
+IWAE_FAST_CUDA_ARCHITECTURES says for which compute capabilities they are compiled, as in "90" or "80 90" (the default);
+GPUs that are newer than the last of them compile it anew for themselves.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -39,12 +42,7 @@ CUDA_FLAGS = [
     "--threads=0",
     "-Xfatbin=-compress-all",
 ]
-# Machine code for two architectures, and what later ones compile for themselves.
-CUDA_TARGETS = [
-    "-gencode=arch=compute_80,code=sm_80",
-    "-gencode=arch=compute_90,code=sm_90",
-    "-gencode=arch=compute_90,code=compute_90",
-]
+CUDA_ARCHITECTURES = "80 90"
 HEADERS = sorted(str(path) for path in Path("csrc").rglob("*.h"))
 
 
@@ -90,14 +88,15 @@ class BuildExtension(build_ext):
             if wish == "1":
                 raise CompileError("IWAE_FAST_CUDA=1, but nvcc is neither in $CUDA_HOME/bin nor on the path")
             return None
-        compiled = os.path.join(self.build_temp, "cuda", "kernels.o")
+        architectures = cuda_architectures()
+        compiled = os.path.join(self.build_temp, f"cuda-{'-'.join(architectures)}", "kernels.o")
         sources = [CUDA_KERNELS, *HEADERS]
         if os.path.exists(compiled) and not self.force:
             newest = max(os.path.getmtime(source) for source in sources)
             if os.path.getmtime(compiled) > newest:
                 return compiled
         os.makedirs(os.path.dirname(compiled), exist_ok=True)
-        command = [nvcc, *CUDA_FLAGS, *CUDA_TARGETS, "-c", CUDA_KERNELS, "-o", compiled]
+        command = [nvcc, *CUDA_FLAGS, *cuda_targets(architectures), "-c", CUDA_KERNELS, "-o", compiled]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode == 0:
             return compiled
@@ -133,6 +132,22 @@ class BuildExtension(build_ext):
 def find_nvcc() -> str | None:
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     return (shutil.which("nvcc", path=os.path.join(home, "bin")) if home else None) or shutil.which("nvcc")
+
+
+def cuda_architectures() -> list[str]:
+    """Compute capabilities without their point; CompileError for what is none."""
+    given = os.environ.get("IWAE_FAST_CUDA_ARCHITECTURES") or CUDA_ARCHITECTURES
+    architectures = re.split(r"[\s,;]+", given.strip())
+    if not all(re.fullmatch(r"\d+[af]?", architecture) for architecture in architectures):
+        raise CompileError(f"IWAE_FAST_CUDA_ARCHITECTURES must be numbers as in {CUDA_ARCHITECTURES!r}, got {given!r}")
+    return architectures
+
+
+def cuda_targets(architectures: list[str]) -> list[str]:
+    """nvcc's options for machine code of each architecture, and for what later ones than the last compile."""
+    codes = [(architecture, f"sm_{architecture}") for architecture in architectures]
+    codes.append((architectures[-1], f"compute_{architectures[-1]}"))
+    return [f"-gencode=arch=compute_{architecture},code={code}" for architecture, code in codes]
 
 
 def cuda_libraries() -> list[str]:

@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import rows, run
+from . import catalogue, rows, run, targets
 from .compare import compare
 from .summary import summary
 from .table import table
 
-COMMANDS = ("run", "compare", "table", "summary", "plot")
+COMMANDS = ("run", "compare", "table", "summary", "targets", "plot")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,13 +20,16 @@ def main(arguments: list[str] | None = None) -> int:
         given.insert(0, "run")  # the command that need not be named
     chosen = parser().parse_args(given)
     if chosen.command == "run":
-        return run.run(chosen.device, chosen.output, chosen.rounds, chosen.only, chosen.quick)
+        limits = (chosen.rounds, chosen.only, chosen.quick, chosen.append, chosen.seconds)
+        return run.run(chosen.device, chosen.output, *limits)
     if chosen.command == "compare":
         print(compare(rows.read(chosen.old), rows.read(chosen.new)))
     elif chosen.command == "table":
         print(table(rows.read(chosen.results)))
     elif chosen.command == "summary":
         print(summary(rows.read(chosen.results)))
+    elif chosen.command == "targets":
+        print(targets.table(catalogue.GPU_TARGETS, rows.read(chosen.results)))
     else:
         from .plot import draw
 
@@ -43,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
     measuring.add_argument("--rounds", type=int, help="at most, of each work")
     measuring.add_argument("--only", default="", metavar="REGEX", help="works whose names match")
     measuring.add_argument("--quick", action="store_true", help="fewer works and rounds, two minutes")
+    measuring.add_argument("--append", action="store_true", help="keep the rows that the output has")
+    measuring.add_argument("--seconds", type=float, help="after which no further work begins")
     comparing = commands.add_parser("compare", help="two results side by side")
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
@@ -50,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     tabulating.add_argument("results", type=Path)
     summarising = commands.add_parser("summary", help="the same at a glance: one line a work, one column a rival")
     summarising.add_argument("results", type=Path)
+    judging = commands.add_parser("targets", help="what a GPU's results should be, and whether they are")
+    judging.add_argument("results", type=Path)
     plotting = commands.add_parser("plot", help="speed-ups over torch eager as a picture")
     plotting.add_argument("results", type=Path)
     plotting.add_argument("picture", type=Path)

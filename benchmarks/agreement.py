@@ -13,7 +13,7 @@ def of_entries(found: Evidence, truth: Evidence, tolerance: float) -> str:
     """Errors relative to the largest entry, where they are above the tolerance: for the same inputs and noise."""
     wrong = []
     for name, expected in truth.items():
-        error = np.abs(found[name] - expected).max() / np.abs(expected).max()
+        error = float(abs(found[name] - expected).max() / abs(expected).max())
         if not error <= tolerance:
             wrong.append(f"{name} by {error:.1e} (relative; {tolerance:.0e} allowed)")
     return ", ".join(wrong)

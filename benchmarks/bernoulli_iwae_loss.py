@@ -38,5 +38,6 @@ def works(device: torch.device, k: int, batch: int, features: int = 784) -> list
             eager,
             partial(inputs, device, k, batch, features),
             leaves=[1, 2],
+            at_once=True,
         )
     ]

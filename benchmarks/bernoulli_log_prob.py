@@ -10,7 +10,7 @@ from torch import Tensor
 
 import iwae_fast as iw
 
-from .ops import op_work
+from .ops import modes, op_work
 from .work import Work
 
 
@@ -31,5 +31,5 @@ def works(
     shape = f"k={k} B={batch} D={features}"
     return [
         op_work("bernoulli_log_prob", mode, shape, k, iw.bernoulli_log_prob, eager, made, leaves=[1])
-        for mode in ("forward", "forward+backward")
+        for mode in modes(device)
     ]

@@ -8,20 +8,26 @@ from functools import partial
 
 import torch
 
+from iwae_fast.experiments.protocols import STAGES, passes
+
 from . import (
     bernoulli_iwae_loss,
     bernoulli_log_prob,
     copy,
     evaluation,
+    gaussian_iwae_loss,
     gaussian_log_prob,
     linear_bernoulli_iwae_loss,
     linear_bernoulli_log_prob,
     log_mean_exp,
     memory,
     sample_gaussian,
+    standard_gaussian_log_prob,
+    training,
     training_step,
 )
 from .networks import Setting
+from .targets import Target, at_most, of_copy, times
 from .work import Work
 
 Catalogue = dict[str, Callable[[], list[Work]]]
@@ -52,15 +58,82 @@ def cpu(quick: bool = False) -> Catalogue:
 
 
 def gpu(quick: bool = False) -> Catalogue:  # noqa: ARG001 - a GPU's works are all quick
-    """Sizes several times the second-level cache, where memory sets the pace, and the papers' batch of 20."""
+    """Sizes several times the second-level cache, where memory sets the pace, and the papers' batch of 20. What says
+    most comes first: a run may be cut short."""
     device = torch.device("cuda")
+    paper = Setting(50, device=device)
     return {
         "copy": partial(copy.works, device, 2**30),
         "bernoulli_iwae_loss B=1024": partial(bernoulli_iwae_loss.works, device, 50, 1024),
-        "bernoulli_iwae_loss B=20": partial(bernoulli_iwae_loss.works, device, 50, 20),
+        "step k=50": partial(training_step.gpu_works, paper),
         "bernoulli_log_prob float32": partial(bernoulli_log_prob.works, device, 50, 2048),
-        "bernoulli_log_prob bfloat16": partial(bernoulli_log_prob.works, device, 50, 2048, dtype=torch.bfloat16),
+        "linear_bernoulli_log_prob B=1024": partial(linear_bernoulli_log_prob.gpu_works, device, 50, 1024),
+        "evaluation k=5000": partial(evaluation.test_set_works, replace(paper, k=5000, batch=10_000)),
+        "gaussian_iwae_loss B=1024": partial(gaussian_iwae_loss.works, device, 50, 1024),
         "gaussian_log_prob": partial(gaussian_log_prob.works, device, 50, 2048),
+        "bernoulli_log_prob bfloat16": partial(bernoulli_log_prob.works, device, 50, 2048, dtype=torch.bfloat16),
+        "standard_gaussian_log_prob": partial(standard_gaussian_log_prob.works, device, 50, 2048),
         "log_mean_exp": partial(log_mean_exp.works, device, 50, 2**20),
         "sample_gaussian": partial(sample_gaussian.works, device, 50, 1024),
+        "bernoulli_iwae_loss B=20": partial(bernoulli_iwae_loss.works, device, 50, 20),
+        "linear_bernoulli_iwae_loss B=1024": partial(linear_bernoulli_iwae_loss.works, device, 50, 1024),
     }
+
+
+BURDA_STEPS = passes(STAGES) * (60_000 // 20)
+"""Of Burda, Grosse & Salakhutdinov (2016) on MNIST, in batches of 20."""
+
+LOSS = ("bernoulli_iwae_loss", "forward+backward", "k=50 B=1024")
+STEP = ("step", "training", "k=50")
+LINEAR = "linear_bernoulli_log_prob"
+
+GPU_TARGETS = (
+    *(
+        Target(f"{op}, {mode}: 85 % of the copy's bandwidth", of_copy(0.85), op, mode, shape)
+        for op, mode, shape in (
+            LOSS,
+            ("gaussian_iwae_loss", "forward+backward", "k=50 B=1024"),
+            *(
+                (op, mode, "")
+                for op in ("bernoulli_log_prob", "gaussian_log_prob", "standard_gaussian_log_prob", "log_mean_exp")
+                for mode in ("forward", "backward")
+            ),
+        )
+    ),
+    Target("loss: 4 times as fast as torch eager", times(4.0), *LOSS),
+    Target("loss: as fast as torch.compile", times(1.0, "torch.compile"), *LOSS),
+    Target("loss: CUDA as fast as Triton", times(1.0, "iwae_fast triton"), *LOSS, providers="iwae_fast cuda"),
+    *(
+        Target(f"{name}: {what}", judge, *work, suffix=suffix)
+        for name, work, suffix in (("step", STEP, "captured"), ("step of a run", (training.OP, "training"), ""))
+        for what, judge in (
+            ("8 times as fast as torch eager", times(8.0, op="step")),
+            ("twice as fast as reduce-overhead", times(2.0, training_step.REPLAYED, op="step")),
+            ("at most 120 us", at_most(120e-6)),
+        )
+    ),
+    *(
+        Target(
+            f"linear layer and density, {mode}: {what} with {backend}",
+            times(factor, f"{linear_bernoulli_log_prob.UNFUSED} {backend}"),
+            LINEAR,
+            mode,
+            metric=metric,
+            providers=f"iwae_fast {backend}",
+        )
+        for what, factor, metric in (
+            ("as fast as cuBLAS and the density", 1.0, "seconds"),
+            ("a tenth of the memory", 10.0, "peak bytes"),
+        )
+        for mode in ("forward", "forward+backward")
+        for backend in ("cuda", "triton")
+    ),
+    Target("log p(x) of 10,000 images, k = 5000: at most 1 s", at_most(1.0), "evaluation", "forward", "k=5000 B=10000"),
+    Target(
+        f"the paper's schedule at k = 50 ({BURDA_STEPS / 1e6:.2f} million steps): at most 20 minutes",
+        at_most(1200.0, BURDA_STEPS),
+        training.OP,
+        "training",
+    ),
+)
+"""What the works of :func:`gpu` should come to. Of all providers of this package, unless said otherwise."""

@@ -1,7 +1,7 @@
 """On a GPU: the providers alternate in one process.
 
 The kernels of a call are captured in a CUDA graph, whose replays are timed by device events: the time of the device's
-work, without Python's. Small works are timed by the clock too, with Python's part.
+work, without Python's. Small works are timed by the clock too, with Python's part, and *whole* ones only so.
 """
 
 from __future__ import annotations
@@ -11,43 +11,116 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from . import rows
 from .rows import Row
-from .work import Provider, Task, Work, refuse_if_wrong
+from .work import Provider, Task, Work, WrongResultError, refuse_if_wrong
 
 Clock = Callable[[], float]
-"""Does the work once and returns the seconds that it took."""
+"""Does the work and returns the seconds that it took once."""
 
 WARMUP_ROUNDS = 5
 
 SMALL = 2**24
 """Bytes: below these, Python's part shows."""
 
+SECONDS_A_WORK = 4.0
+"""No further round begins after so long ..."""
 
-def measure(work: Work, rounds: int) -> list[Row]:
-    """Check and time all providers in turn, ``rounds`` times, and give their memory back."""
-    tasks: dict[Provider, Task] = {}
-    for provider in work.providers:
-        tasks[provider] = provider.prepare()
-        refuse_if_wrong(work, provider, tasks[provider].evidence())
-    clocks: dict[Provider, Clock] = {provider: DeviceClock(task.run) for provider, task in tasks.items()}
-    found = rows.make(work, alternating(clocks, rounds))
-    if work.bytes < SMALL:
-        clocks = {provider: host_clock(task.run) for provider, task in tasks.items()}
-        found += rows.make(work, alternating(clocks, rounds), metric="seconds with Python")
+FEWEST_ROUNDS = 3
+"""... unless there were fewer than these; of a whole work one is enough, which may take seconds itself."""
+
+BURST_SECONDS = 0.01
+"""Of a whole work, so long or one call, before the host waits for the device: a loop does not wait after every step."""
+
+
+def measure(work: Work, rounds: int, report: Callable[[str], None] = print) -> list[Row]:
+    """Check and time all providers in turn, ``rounds`` times at most. One that fails is reported and left out.
+
+    Raises WrongResultError, with the rows of the others, where one is wrong.
+    """
+    wrong: list[str] = []
+    failed: set[Provider] = set()
+
+    def each(question: Callable[[Provider], Any]) -> dict[Provider, Any]:
+        """What the providers answer that have not failed so far."""
+        answers = {}
+        for provider in (provider for provider in work.providers if provider not in failed):
+            try:
+                answers[provider] = question(provider)
+            except WrongResultError as error:
+                wrong.append(str(error))
+                failed.add(provider)
+            except Exception as error:  # whatever a rival raises, its compiler included
+                report(f"{provider.name} is left out of {work}: {one_line(error)}")
+                failed.add(provider)
+        return answers
+
+    def ready(provider: Provider) -> Task:
+        task = provider.prepare()
+        refuse_if_wrong(work, provider, task.evidence())
+        return task
+
+    with on_its_stream(work):
+        tasks = each(ready)
+        notes = {provider: task.note for provider, task in tasks.items()}
+        found: list[Row] = []
+
+        def time_by(clock: Callable[[Callable[[], Any]], Clock], metric: str) -> None:
+            clocks = each(lambda provider: clock(tasks[provider].run))
+            # What is whole is warm: its evidence went before, and a burst that says how long the others are to be.
+            warmup, fewest = (0, 1) if work.whole else (WARMUP_ROUNDS, FEWEST_ROUNDS)
+            found.extend(rows.make(work, alternating(clocks, rounds, warmup, fewest), notes, metric))
+
+        if work.metric == "peak bytes":
+            peaks = each(lambda provider: [float(peak_bytes(tasks[provider].run))])
+            found.extend(rows.make(work, peaks, notes))
+        elif work.whole:
+            time_by(BurstClock, "seconds")
+        else:
+            time_by(DeviceClock, "seconds")
+            if work.bytes < SMALL:
+                time_by(host_clock, "seconds with Python")
     torch._dynamo.reset()
+    if wrong:
+        raise WrongResultError("; ".join(wrong), found)
     return found
 
 
-def alternating(clocks: dict[Provider, Clock], rounds: int) -> dict[Provider, list[float]]:
+def one_line(error: Exception) -> str:
+    first, *_ = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {first}"
+
+
+def on_its_stream(work: Work) -> torch.cuda.StreamContext:
+    """What is captured must have run on that stream from the start: a backward pass runs where its forward pass did."""
+    return torch.cuda.stream(None if work.whole or work.device.type != "cuda" else torch.cuda.Stream())
+
+
+def alternating(clocks: dict[Provider, Clock], rounds: int, warmup: int, fewest: int) -> dict[Provider, list[float]]:
     seconds: dict[Provider, list[float]] = {provider: [] for provider in clocks}
-    for index in range(rounds + WARMUP_ROUNDS):
+    started = time.monotonic()
+    for index in range(rounds + warmup):
+        if index >= warmup + fewest and time.monotonic() - started > SECONDS_A_WORK:
+            break
         for provider, clock in clocks.items():
             elapsed = clock()
-            if index >= WARMUP_ROUNDS:
+            if index >= warmup:
                 seconds[provider].append(elapsed)
     return seconds
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """Of the device's memory at most during a call, above what was taken before and what the call returns."""
+    run()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    results = run()
+    torch.cuda.synchronize()
+    returned = sum(t.nbytes for t in tree_leaves(results) if isinstance(t, torch.Tensor))
+    return torch.cuda.max_memory_allocated() - before - returned
 
 
 def host_clock(run: Callable[[], Any]) -> Clock:
@@ -63,18 +136,31 @@ def host_clock(run: Callable[[], Any]) -> Clock:
     return clock
 
 
+class BurstClock:
+    """A call's seconds by the clock, of as many in a row as take a while."""
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self.run = run
+        self.calls = 1
+        self.calls = max(1, int(BURST_SECONDS / self()))
+
+    def __call__(self) -> float:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(self.calls):
+            self.run()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - start) / self.calls
+
+
 class DeviceClock:
     """The seconds of a call's kernels, replayed from a CUDA graph."""
 
     def __init__(self, run: Callable[[], Any]) -> None:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                run()
-        torch.cuda.current_stream().wait_stream(side)
+        for _ in range(3):
+            run()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream()):
             self.results = run()  # kept, since the graph writes to their memory
         self.start, self.stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 

@@ -17,13 +17,20 @@ from torch import Tensor, nn
 import iwae_fast as iw
 
 from . import agreement
+from .images import mnist
 from .networks import Encoder, Setting, dense_vae, networks, observations
+from .ops import backends
 from .rivals.eager import log_weights
 from .work import BASELINE, Check, Evidence, Provider, Task, Work
 
 EVALUATIONS = 12
 CHUNKS = (10, 25, 50, 100, 200, 400)
 """Samples of each observation at a time."""
+
+LARGE_CHUNK = 1000
+"""Samples of each of the 256 observations that an evaluation takes at a time: rows enough to fill a GPU."""
+
+FEW = 20
 
 
 def works(setting: Setting) -> list[Work]:
@@ -40,6 +47,39 @@ def eager(setting: Setting) -> Task:
     encoder, decoder = networks(setting)
     x = observations(setting)
     return fastest(partial(log_likelihood, encoder, decoder, x), setting.k)
+
+
+def test_set_works(setting: Setting) -> list[Work]:
+    """On a GPU: of a whole test set, the setting's batch, in chunks as they are chosen and in larger ones. What is
+    compared with the reference is a few images' mean."""
+    images, source = test_set(setting)
+    few = images[:FEW]
+    check = Check(partial(truth, setting, few), agreement.of_means)
+    providers = []
+    for name in backends(setting.device):
+        for chunk in (None, LARGE_CHUNK):
+            run = partial(our_test_set, dense_vae(setting, name), setting.k, chunk)
+            task = Task(partial(run, images), partial(means, partial(run, few)), source)
+            label = f"iwae_fast {name}" + ("" if chunk is None else f", chunk_size={chunk}")
+            providers.append(Provider(label, partial(given, task), check, "ours", "iwae_fast"))
+    return [Work("evaluation", "forward", str(setting), tuple(providers), setting.k, device=setting.device, whole=True)]
+
+
+def given(task: Task) -> Task:
+    return task
+
+
+def test_set(setting: Setting) -> tuple[Tensor, str]:
+    """As many images as the setting has, on its device, and what they are: MNIST's where its files are, else noise,
+    which takes as long."""
+    found = mnist()
+    if found is None:
+        return observations(setting), "random pixels"
+    return (found.test[: setting.batch] > 0.5).float().to(setting.device), "MNIST"
+
+
+def our_test_set(model: iw.models.DenseVAE, k: int, chunk: int | None, images: Tensor) -> Tensor:
+    return iw.evaluate.log_likelihood(model, images, k, chunk).value
 
 
 @torch.no_grad()
@@ -63,9 +103,10 @@ def ours(setting: Setting) -> Task:
 
 
 @cache
-def truth(setting: Setting) -> Evidence:
+def truth(setting: Setting, images: Tensor | None = None) -> Evidence:
     """The reference's in float64, in chunks for the sake of memory."""
-    model, x = dense_vae(setting, backend="reference").double(), observations(setting).double()
+    model = dense_vae(setting, backend="reference").double()
+    x = (observations(setting) if images is None else images).double()
     chunk = 50
 
     @torch.no_grad()

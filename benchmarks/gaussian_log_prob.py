@@ -9,7 +9,7 @@ from torch import Tensor
 
 import iwae_fast as iw
 
-from .ops import op_work
+from .ops import modes, op_work
 from .work import Work
 
 
@@ -28,5 +28,5 @@ def works(device: torch.device, k: int, batch: int, features: int = 784) -> list
     shape = f"k={k} B={batch} D={features}"
     return [
         op_work("gaussian_log_prob", mode, shape, k, iw.gaussian_log_prob, eager, made, leaves=[1, 2])
-        for mode in ("forward", "forward+backward")
+        for mode in modes(device)
     ]

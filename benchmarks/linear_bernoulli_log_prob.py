@@ -1,10 +1,12 @@
 """A linear layer and the Bernoulli density of its output, beside the two one after the other.
 
-Ours without recomputation, as models use it: what recomputation is for is memory.
+On the CPU ours is without recomputation, as models use it: what recomputation is for is memory. On a GPU it recomputes,
+and stands beside torch's linear layer and our density of its output too, in time and in memory.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -13,8 +15,11 @@ from torch import Tensor
 
 import iwae_fast as iw
 
-from .ops import op_work
+from .ops import backends, op_work
 from .work import Work
+
+UNFUSED = "linear, then"
+"""What the name of a provider begins with that stores logits, and has their density by one of our backends."""
 
 
 def eager(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -28,6 +33,23 @@ def inputs(device: torch.device, k: int, batch: int, hidden: int, features: int)
     activations = torch.tanh(torch.randn(k, batch, hidden, device=device))
     weight = torch.randn(features, hidden, device=device) / hidden**0.5
     return [value, activations, weight, torch.zeros(features, device=device)]
+
+
+def unfused(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
+    """Logits by torch, all of them at a time."""
+    return iw.bernoulli_log_prob(value, F.linear(hidden, weight, bias), backend=backend)
+
+
+def gpu_works(device: torch.device, k: int, batch: int, hidden: int = 200, features: int = 784) -> list[Work]:
+    made = partial(inputs, device, k, batch, hidden, features)
+    shape = f"k={k} B={batch} H={hidden} D={features}"
+    ours = partial(iw.linear_bernoulli_log_prob, recompute=True)
+    rivals = {f"{UNFUSED} {name}": partial(unfused, backend=name) for name in backends(device)}
+    timed = [
+        op_work("linear_bernoulli_log_prob", mode, shape, k, ours, eager, made, [1, 2, 3], rivals=rivals)
+        for mode in ("forward", "forward+backward")
+    ]
+    return [*timed, *(replace(work, metric="peak bytes") for work in timed)]
 
 
 def works(device: torch.device, k: int, batch: int, hidden: int = 200, features: int = 784) -> list[Work]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import iwae_fast as iw
 
-from .ops import op_work
+from .ops import modes, op_work
 from .work import Work
 
 
@@ -27,5 +27,5 @@ def works(device: torch.device, k: int, batch: int) -> list[Work]:
     made = partial(inputs, device, k, batch)
     return [
         op_work("log_mean_exp", mode, f"k={k} B={batch}", k, iw.log_mean_exp, eager, made, leaves=[0])
-        for mode in ("forward", "forward+backward")
+        for mode in modes(device)
     ]

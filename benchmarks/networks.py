@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 import iwae_fast as iw
 
+from .work import CPU
+
 LEARNING_RATE = 1e-7
 
 
@@ -27,6 +29,7 @@ class Setting:
     features: int = 784
     hidden: int = 200
     latents: int = 50
+    device: torch.device = CPU
 
     def __str__(self) -> str:
         sizes = f"{self.features}-{self.hidden}-{self.hidden}-{self.latents}"
@@ -58,7 +61,7 @@ def tanh_layers(size: int, hidden: int) -> nn.Sequential:
 
 def networks(setting: Setting) -> tuple[Encoder, nn.Sequential]:
     """Encoder and decoder with the weights that all providers start from."""
-    encoder, decoder = Encoder(setting), decoder_layers(setting)
+    encoder, decoder = Encoder(setting).to(setting.device), decoder_layers(setting).to(setting.device)
     with torch.no_grad():
         for own, given in zip(parameters(encoder, decoder), dense_vae(setting).parameters(), strict=True):
             own.copy_(given)
@@ -76,9 +79,11 @@ def weight_matrices(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
 
 def dense_vae(setting: Setting, backend: str | None = None) -> iw.models.DenseVAE:
     torch.manual_seed(0)
-    return iw.models.DenseVAE(setting.features, (setting.latents,), (setting.hidden, setting.hidden), backend=backend)
+    hidden = (setting.hidden, setting.hidden)
+    return iw.models.DenseVAE(setting.features, (setting.latents,), hidden, backend=backend).to(setting.device)
 
 
 def observations(setting: Setting) -> Tensor:
     """(B, D): a fifth of the pixels is on, about as on MNIST."""
-    return (torch.rand(setting.batch, setting.features, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+    pixels = torch.rand(setting.batch, setting.features, generator=torch.Generator().manual_seed(0)) < 0.2
+    return pixels.float().to(setting.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,17 +38,21 @@ def op_work(
     inputs: Inputs,
     leaves: Sequence[int],
     own_noise: Measurement | None = None,
+    at_once: bool = False,
+    rivals: Mapping[str, Op] | None = None,
 ) -> Work:
-    """``ours`` takes ``backend=`` besides; ``eager`` is timed as it is, and through torch.compile.
+    """``ours`` takes ``backend=`` besides; ``eager`` is timed as it is, and through torch.compile. That of a backward
+    pass alone is left out: what is compiled keeps what it likes for it, and gives it away.
 
     ``leaves`` are the indices of the inputs that get a gradient. With ``own_noise`` the rivals draw theirs, and are
-    checked by the figures that it measures.
+    checked by the figures that it measures. ``at_once`` says that one look at the inputs is enough for both passes.
+    ``rivals`` are further ones, by name.
     """
     tensors = inputs()
     device, dtype = tensors[0].device, tensors[0].dtype
     results = call(partial(ours, backend=backends(device)[0]), tensors, mode, leaves)()
-    read = sum(t.numel() * t.element_size() for t in tensors) * (1 if mode == "forward" else 2)
-    written = sum(t.numel() * t.element_size() for t in results)
+    read = sum(t.nbytes for t in tensors) * (2 if mode == "forward+backward" and not at_once else 1)
+    written = sum(t.nbytes for t in results)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     exact = Check(
         partial(truth, ours, inputs, mode, leaves, entries), partial(agreement.of_entries, tolerance=tolerance)
@@ -57,6 +61,10 @@ def op_work(
     if own_noise is not None:
         theirs = Check(partial(truth, ours, inputs, mode, leaves, own_noise), agreement.of_means)
     measured = own_noise or entries
+    plain = {BASELINE: (prepare, eager), "torch.compile": (prepare_compiled, eager)}
+    if mode == "backward":
+        del plain["torch.compile"]
+    plain |= {name: (prepare, function) for name, function in (rivals or {}).items()}
     return Work(
         op=op,
         mode=mode,
@@ -66,8 +74,10 @@ def op_work(
         device=device,
         bytes=read + written,
         providers=(
-            Provider(BASELINE, partial(prepare, eager, inputs, mode, leaves, measured), theirs),
-            Provider("torch.compile", partial(prepare_compiled, eager, inputs, mode, leaves, measured), theirs),
+            *(
+                Provider(name, partial(ready, function, inputs, mode, leaves, measured), theirs)
+                for name, (ready, function) in plain.items()
+            ),
             *(
                 Provider(
                     f"iwae_fast {name}",
@@ -106,14 +116,20 @@ def truth(ours: Op, inputs: Inputs, mode: str, leaves: Sequence[int], measure: M
 def entries(run: Call, tensors: list[Tensor]) -> Evidence:  # noqa: ARG001 - a Measurement has these arguments
     """All that is returned; numpy has no bfloat16."""
     results = (result if result.dtype in WIDE else result.float() for result in run())
-    return {f"result {index}": result.cpu().numpy() for index, result in enumerate(results)}
+    return {f"result {index}": result if result.is_cuda else result.numpy() for index, result in enumerate(results)}
+
+
+def modes(device: torch.device) -> tuple[str, ...]:
+    """Of a density: on a GPU each pass has its own bandwidth."""
+    return ("forward", "backward") if device.type == "cuda" else ("forward", "forward+backward")
 
 
 def call(function: Op, inputs: Sequence[Tensor], mode: str, leaves: Sequence[int]) -> Call:
-    return forward(function, inputs) if mode == "forward" else forward_backward(function, inputs, leaves)
+    ways = {"forward": forward, "backward": backward, "forward+backward": forward_backward}
+    return ways[mode](function, inputs, leaves)
 
 
-def forward(function: Op, inputs: Sequence[Tensor]) -> Call:
+def forward(function: Op, inputs: Sequence[Tensor], leaves: Sequence[int]) -> Call:  # noqa: ARG001 - as the others
     def run() -> Sequence[Tensor]:
         with torch.no_grad():
             return _tuple(function(*inputs))
@@ -123,17 +139,38 @@ def forward(function: Op, inputs: Sequence[Tensor]) -> Call:
 
 def forward_backward(function: Op, inputs: Sequence[Tensor], leaves: Sequence[int]) -> Call:
     """The results under incoming gradients of one, and the gradients of the leaves."""
-    own = [t.detach().requires_grad_() if index in leaves else t for index, t in enumerate(inputs)]
+    own, wanted = _with_leaves(inputs, leaves)
     incoming: list[Tensor] = []
 
     def run() -> Sequence[Tensor]:
         results = _tuple(function(*own))
         if not incoming:
             incoming.extend(torch.ones_like(r) for r in results)
-        gradients = torch.autograd.grad(results, [own[index] for index in leaves], incoming)
+        gradients = torch.autograd.grad(results, wanted, incoming)
         return [*(r.detach() for r in results), *gradients]
 
     return run
+
+
+def backward(function: Op, inputs: Sequence[Tensor], leaves: Sequence[int]) -> Call:
+    """The gradients of the leaves under incoming gradients of one. The forward pass is run once, at the first call."""
+    own, wanted = _with_leaves(inputs, leaves)
+    results: list[Tensor] = []
+    incoming: list[Tensor] = []
+
+    def run() -> Sequence[Tensor]:
+        if not results:
+            results.extend(_tuple(function(*own)))
+            incoming.extend(torch.ones_like(r) for r in results)
+        return torch.autograd.grad(results, wanted, incoming, retain_graph=True)
+
+    return run
+
+
+def _with_leaves(inputs: Sequence[Tensor], leaves: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """The inputs, of which some require gradients, and these."""
+    own = [t.detach().requires_grad_() if index in leaves else t for index, t in enumerate(inputs)]
+    return own, [own[index] for index in leaves]
 
 
 def _tuple(results: Any) -> tuple[Tensor, ...]:

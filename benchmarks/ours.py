@@ -1,16 +1,25 @@
-"""How this package takes a training step: all samples, those that matter to a tolerance, or an unbiased budget."""
+"""How this package takes a training step: all samples, those that matter to a tolerance, or an unbiased budget; on a
+GPU by the kernels of a backend, launched one by one or captured as a CUDA graph."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 import iwae_fast as iw
 
-from .networks import Setting, dense_vae, observations
+from .networks import LEARNING_RATE, Setting, dense_vae, observations, weight_matrices
 from .step import Step, minimise
 
 BUDGET = 8
 CHUNK = 25
+CALLS_TO_CAPTURE = 4
+"""After so many a step is a graph."""
+
+
+class NotCapturedError(RuntimeError):
+    """There is no captured step to time."""
 
 
 def exact(setting: Setting) -> Step:
@@ -32,7 +41,24 @@ def in_chunks(setting: Setting) -> Step:
     return objective_step(setting, chunk_size=CHUNK)
 
 
-def objective_step(setting: Setting, **options: Any) -> Step:
-    model, x = dense_vae(setting), observations(setting)
+def by_backend(setting: Setting, backend: str) -> Step:
+    return objective_step(setting, backend=backend)
+
+
+def captured(setting: Setting, backend: str) -> Step:
+    """A step that a GPU repeats by itself."""
+    model, x = dense_vae(setting, backend), observations(setting)
+    objective = iw.Objective(iw.bounds.IWAE(), num_samples=setting.k)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True, capturable=True)
+    step = iw.CapturedStep(objective, model, optimizer, seed=0)
+    for _ in range(CALLS_TO_CAPTURE):
+        step(x)
+    if step.reason is not None:
+        raise NotCapturedError(f"steps are run one by one: {step.reason}")
+    return Step(lambda: step(x), weight_matrices(model.parameters()))
+
+
+def objective_step(setting: Setting, backend: str | None = None, **options: Any) -> Step:
+    model, x = dense_vae(setting, backend), observations(setting)
     objective = iw.Objective(iw.bounds.IWAE(), num_samples=setting.k, **options)
     return minimise(lambda: objective(model, x), list(model.parameters()))

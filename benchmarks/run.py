@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -20,8 +21,19 @@ BUSY = 0.5
 """Load a core, from which on the other work shows in the times."""
 
 
-def run(device: str, output: Path | None, rounds: int | None, only: str, quick: bool) -> int:
-    """The exit status: not 0 where a provider was wrong, or nothing was measured."""
+def run(
+    device: str,
+    output: Path | None,
+    rounds: int | None,
+    only: str,
+    quick: bool,
+    append: bool = False,
+    seconds: float | None = None,
+) -> int:
+    """The exit status: not 0 where a provider was wrong, a work could not be made, or nothing was measured.
+
+    ``append`` keeps the rows that are there; after so many ``seconds`` no further work begins.
+    """
     measure = cuda.measure if device == "cuda" else driver.measure
     chosen = catalogue.gpu(quick) if device == "cuda" else catalogue.cpu(quick)
     rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS[device])
@@ -30,21 +42,33 @@ def run(device: str, output: Path | None, rounds: int | None, only: str, quick: 
     load = os.getloadavg()[0]
     if load > BUSY * (os.cpu_count() or 1):
         print(f"warning: the machine is busy (load {load:.1f}), and threads will wait for it", file=sys.stderr)
+    earlier = rows.read(output) if append and output.exists() else []
     found: list[Row] = []
     status = 0
+    started = time.monotonic()
     for name in (name for name in chosen if re.search(only, name)):
-        print(name, file=sys.stderr, flush=True)
-        for work in chosen[name]():
+        if seconds is not None and time.monotonic() - started > seconds:
+            print(f"not begun, since {seconds:g} s are over: {name}", file=sys.stderr, flush=True)
+            continue
+        print(f"{time.monotonic() - started:5.1f} s: {name}", file=sys.stderr, flush=True)
+        try:
+            works = chosen[name]()
+        except RuntimeError as error:  # to make a work runs our op
+            print(f"error: {name}: {cuda.one_line(error)}", file=sys.stderr)
+            status = 1
+            continue
+        for work in works:
             try:
                 found += measure(work, rounds)
-                rows.write(found, output)
             except WrongResultError as error:
+                found += error.rows
                 print(f"error: {error}", file=sys.stderr)
                 status = 1
+            rows.write([*earlier, *found], output)
     if not found:
         print(f"error: nothing was measured: --only {only!r} of {', '.join(chosen)}", file=sys.stderr)
         return 1
-    print(table(found))
+    print(table([*earlier, *found]))
     print(f"\nwritten to {output}")
     return status
 

@@ -67,7 +67,8 @@ def prepare(make: Callable[[Setting], Step], setting: Setting) -> Task:
 
 
 def figures(step: Step) -> Evidence:
-    """Loss and derivatives of repeated steps, whose gradients are caught as they arrive: a step may clear them."""
+    """Loss and derivatives of repeated steps. Gradients are caught as they arrive, since a step may clear them, and
+    looked at after it, since a step that is replayed runs no hooks."""
     found: dict[str, list[float]] = defaultdict(list)
     along = [0.0] * len(step.weights)
 
@@ -81,6 +82,8 @@ def figures(step: Step) -> Evidence:
     ]
     for _ in range(EVALUATIONS):
         found[step.value].append(float(step.take()))
+        for index, weight in enumerate(step.weights):
+            catch(index, weight)
         for index, derivative in enumerate(along):
             found[along_name(index)].append(derivative)
     for hook in hooks:

@@ -22,8 +22,9 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         cells = [row.op, row.shape, row.mode, row.provider, median(row), quantiles(row), ratio(row)]
         if copy:
-            bandwidth = row.bytes / row.median
-            cells += [row.dtype, f"{bandwidth / 1e9:.0f}", f"{bandwidth / copy:.0%}"]
+            told = row.bytes > 0 and row.metric == "seconds"
+            bandwidth = row.bytes / row.median if told else 0.0
+            cells += [row.dtype, *((f"{bandwidth / 1e9:.0f}", f"{bandwidth / copy:.0%}") if told else ("", ""))]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

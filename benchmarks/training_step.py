@@ -7,13 +7,36 @@ from functools import partial
 
 from . import agreement, ours
 from .networks import Setting
+from .ops import backends
 from .rivals import distributions, eager, pyro, pythae
 from .step import Step, prepare, truth
-from .work import BASELINE, Check, Provider, Task, Work
+from .work import BASELINE, Check, Provider, Role, Task, Work
+
+REPLAYED = "torch.compile, reduce-overhead"
+"""Its graphs."""
 
 
 def works(setting: Setting) -> list[Work]:
     return [Work("step", "training", str(setting), providers(setting), k=setting.k)]
+
+
+def gpu_works(setting: Setting) -> list[Work]:
+    """With the backends of the setting's device."""
+    check = Check(partial(truth, setting), agreement.of_means)
+
+    def provider(name: str, make: Callable[[Setting], Step], role: Role = "rival", package: str = "torch") -> Provider:
+        return Provider(name, partial(prepare, make, setting), check, role, package)
+
+    everybody = [
+        provider(BASELINE, eager.step),
+        provider("torch.compile", eager.compiled_step),
+        provider(REPLAYED, eager.replayed_step),
+    ]
+    for name in backends(setting.device):
+        everybody.append(provider(f"iwae_fast {name}", partial(ours.by_backend, backend=name), "ours", "iwae_fast"))
+        make = partial(ours.captured, backend=name)
+        everybody.append(provider(f"iwae_fast {name} captured", make, "ours", "iwae_fast"))
+    return [Work("step", "training", str(setting), tuple(everybody), setting.k, device=setting.device, whole=True)]
 
 
 def providers(setting: Setting) -> tuple[Provider, ...]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 
-Evidence = dict[str, np.ndarray]
-"""What a provider computes, by name: its results, or figures of repeated evaluations, one entry each."""
+Evidence = dict[str, Any]
+"""What a provider computes, by name: its results, or figures of repeated evaluations, one entry each. NumPy arrays,
+which cross to another process; from a GPU tensors that stay there, since to compare them is to read them all."""
 
 Role = Literal["ours", "rival", "estimate", "bound"]
 """A ratio is a rival's time over that of the best of "ours". An "estimate" is ours too, whose gradient has the same
@@ -74,6 +74,9 @@ class Work:
     device: torch.device = CPU
     metric: str = "seconds"
     """Or "peak bytes"."""
+    whole: bool = False
+    """On a GPU: timed as it is called, Python's part and waiting included, and not as the kernels of one call. For what
+    has graphs of its own, or waits for the device."""
     bytes: int = 0
     """What must cross the memory at least, each input read once a pass and each result written; 0 where untold."""
 
@@ -82,7 +85,11 @@ class Work:
 
 
 class WrongResultError(RuntimeError):
-    """A provider's result disagrees with the reference."""
+    """Providers' results disagree with the reference. ``rows`` are what was measured of others, where any were."""
+
+    def __init__(self, message: str, rows: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 def refuse_if_wrong(work: Work, provider: Provider, evidence: Evidence) -> None:

@@ -1,0 +1,30 @@
+"""The standard Gaussian density beside torch.distributions."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import iwae_fast as iw
+
+from .ops import modes, op_work
+from .work import Work
+
+
+def eager(value: Tensor) -> Tensor:
+    standard = torch.distributions.Normal(torch.zeros_like(value), torch.ones_like(value), validate_args=False)
+    return standard.log_prob(value).sum(-1)
+
+
+def inputs(device: torch.device, k: int, batch: int, features: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(k, batch, features, device=device)]
+
+
+def works(device: torch.device, k: int, batch: int, features: int = 784) -> list[Work]:
+    made = partial(inputs, device, k, batch, features)
+    shape = f"k={k} B={batch} D={features}"
+    ours = iw.standard_gaussian_log_prob
+    return [op_work("standard_gaussian_log_prob", mode, shape, k, ours, eager, made, [0]) for mode in modes(device)]

@@ -1,0 +1,122 @@
+"""``python -m benchmarks.training``: some seconds of training as a run does it, with fresh pixels, an order of each
+epoch, metrics and checkpoints; and how long the whole schedule of Burda, Grosse & Salakhutdinov (2016) would take.
+
+On MNIST where its files are ($IWAE_FAST_DATA), else on as many random images, with which a step takes as long. Rows are
+added to the results of ``python -m benchmarks``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import rows
+from .cuda import one_line
+from .images import mnist
+from .ops import backends
+from .table import median
+from .work import Provider, Task, Work
+
+OP = "schedule"
+WARMUP = 0.25
+"""The part of the time before which steps do not count: kernels are compiled, and steps captured."""
+PARTS = 10
+"""Of the rest, each with its seconds a step: the rounds of the results."""
+
+
+def dataset(folder: Path, images: int = 60_000) -> str:
+    """The name of MNIST where it is, else of a file with random images."""
+    if mnist() is not None:
+        return "mnist"
+    path = folder / "random-images.npz"
+    generator = np.random.default_rng(0)
+    train, test = (generator.integers(0, 256, (size, 28, 28), dtype=np.uint8) for size in (images, images // 6))
+    np.savez(path, train=train, test=test)
+    return str(path)
+
+
+class Watch:
+    """Notes time and step after each step, and says when it is time to stop."""
+
+    def __init__(self, seconds: float, step: Callable[[], int]) -> None:
+        self.step = step
+        self.started = time.perf_counter()
+        self.marks = [self.started + seconds * (WARMUP + (1 - WARMUP) * part / PARTS) for part in range(PARTS + 1)]
+        self.seen: list[tuple[float, int]] = []
+
+    def __call__(self) -> bool:
+        now = time.perf_counter()
+        if now >= self.marks[len(self.seen)]:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # ten times in all: what was launched is done
+            self.seen.append((time.perf_counter(), self.step()))
+        return len(self.seen) == len(self.marks)
+
+    def seconds_a_step(self) -> list[float]:
+        """Of each part."""
+        return [(b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(self.seen, self.seen[1:], strict=False) if b[1] > a[1]]
+
+
+def measure(backend: str, device: str, seconds: float, **settings: Any) -> tuple[list[float], str]:
+    """Seconds a step of a run, and what happened in a few words."""
+    from iwae_fast.experiments.config import TrainConfig
+    from iwae_fast.experiments.reporter import Reporter
+    from iwae_fast.experiments.runs import create_run
+    from iwae_fast.experiments.training import Trainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = TrainConfig.preset(
+            dataset(Path(folder)), protocol="paper", k=50, device=device, backend=backend, **settings
+        )
+        trainer = Trainer(config, create_run(Path(folder) / "run", config), config.load_data())
+        watch = Watch(seconds, lambda: trainer.step)
+        trainer.fit(Reporter(), watch)
+        how = trainer.steps.how or "one by one"
+        bounds = trainer.run.metrics.read_text().splitlines()[1:]
+        told = f"{Path(config.dataset).stem}, {trainer.step} steps, {how}"
+        if bounds:
+            told += f", bound of the last whole epoch {float(bounds[-1].split(',')[2]):.1f} nats"
+    return watch.seconds_a_step(), told
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
+    parser.add_argument("--seconds", type=float, default=60.0, help="in all, shared by the backends")
+    parser.add_argument("--output", type=Path, required=True, help="a .csv, whose rows stay")
+    chosen = parser.parse_args(arguments)
+    device = torch.device(chosen.device)
+    names = backends(device)
+    found: dict[Provider, list[float]] = {}
+    notes: dict[Provider, str] = {}
+    status = 0
+    for name in names:
+        provider = Provider(f"iwae_fast {name}", lambda: Task(lambda: None, dict), None, "ours", "iwae_fast")
+        try:
+            found[provider], notes[provider] = measure(name, chosen.device, chosen.seconds / len(names))
+        except Exception as error:
+            print(f"error: training with {name}: {one_line(error)}", file=sys.stderr)
+            status = 1
+            continue
+        if not found[provider]:
+            print(f"error: training with {name}: {chosen.seconds / len(names):g} s were too short", file=sys.stderr)
+            del found[provider]
+            status = 1
+    work = Work(OP, "training", "k=50 B=20 784-200-200-50", tuple(found), k=50, device=device, whole=True)
+    made = rows.make(work, found, notes)
+    rows.write([*(rows.read(chosen.output) if chosen.output.exists() else []), *made], chosen.output)
+    for row in made:
+        print(f"{row.provider}: {median(row)} a step; {row.note}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
