@@ -102,7 +102,7 @@ def binary_latents() -> iw.models.BernoulliVAE:
         (IWAE, "gdreg", {}, two_layers),
         (IWAE, "vimco", {}, binary_latents),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_replays_leave_the_bits_of_a_loop(bound: Any, estimator: str, options: dict, build: Any) -> None:
     pair = Pair(lambda: iw.Objective(bound, estimator, 4, **options), build)
