@@ -70,10 +70,10 @@ def given(task: Task) -> Task:
 
 
 def test_set(setting: Setting) -> tuple[Tensor, str]:
-    """As many images as the setting has, on its device, and what they are: MNIST's where its files are, else noise,
-    which takes as long."""
+    """As many images as the setting has, on its device, and what they are: MNIST's where its files are and they have the
+    setting's features, else noise, which takes as long."""
     found = mnist()
-    if found is None:
+    if found is None or found.test.shape[1] != setting.features:
         return observations(setting), "random pixels"
     return (found.test[: setting.batch] > 0.5).float().to(setting.device), "MNIST"
 
