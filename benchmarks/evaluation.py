@@ -70,8 +70,8 @@ def given(task: Task) -> Task:
 
 
 def test_set(setting: Setting) -> tuple[Tensor, str]:
-    """As many images as the setting has, on its device, and what they are: MNIST's where its files are and they have the
-    setting's features, else noise, which takes as long."""
+    """As many images as the setting has, on its device, and what they are: MNIST's where its files are, if they have
+    the setting's features, else noise, which takes as long."""
     found = mnist()
     if found is None or found.test.shape[1] != setting.features:
         return observations(setting), "random pixels"
