@@ -52,20 +52,31 @@ build || exit 1
 export PYTHONSAFEPATH=1 PYTHONPATH="$BUILD/lib:$PWD" PYTHONUNBUFFERED=1 TORCHINDUCTOR_CACHE_DIR="$BUILD/inductor"
 "$PYTHON" -c 'import iwae_fast, json; print(json.dumps(iwae_fast.backends.info(), indent=1))'
 
-# Each kernel is compiled for the dtypes and layouts that hypothesis draws: on all cores, where pytest-xdist is there.
+# What only a GPU shows comes first; then the contracts of every op, whose kernels are compiled for the dtypes and layouts
+# that hypothesis draws. On all cores, where pytest-xdist is there, with a thread for each process.
 WORKERS=$("$PYTHON" -c 'import os, xdist; print("-n", min(16, os.cpu_count()))' 2>/dev/null)
 # Deterministic algorithms, which the tests ask for, want the workspace of matrix products fixed.
-# shellcheck disable=SC2046,SC2086
-CUBLAS_WORKSPACE_CONFIG=:4096:8 part tests 165 "$PYTHON" -m pytest -q -p no:cacheprovider $WORKERS -m "not slow" \
-  -k "gpu or triton or cuda" tests/test_gpu*.py $(grep -l '^from devices import' tests/test_*.py)
-tail -n 15 "$RESULTS/tests.log"
+# shellcheck disable=SC2086
+tests() {
+  local name=$1 limit=$2
+  shift 2
+  CUBLAS_WORKSPACE_CONFIG=:4096:8 OMP_NUM_THREADS=1 part "$name" "$limit" \
+    "$PYTHON" -m pytest -q -p no:cacheprovider $WORKERS -m "not slow" "$@"
+  tail -n 15 "$RESULTS/$name.log"
+}
+tests tests 90 tests/test_gpu*.py
+# shellcheck disable=SC2046
+tests tests-of-ops 90 -k "triton or cuda" $(grep -l '^from devices import' tests/test_*.py | grep -v test_gpu)
+if [ -f "$RESULTS/tests-of-ops.log" ]; then  # fewer files to bring home
+  cat "$RESULTS/tests-of-ops.log" >>"$RESULTS/tests.log" && rm "$RESULTS/tests-of-ops.log"
+fi
 
 # In two processes: what a kernel breaks, such as the CUDA context, is broken for one of them. No work begins in the
 # last seconds of either.
 rm -f "$CSV"
 FIRST='^(copy|bernoulli_iwae_loss B=1024|step)'
-part timings 80 "$PYTHON" -m benchmarks --device cuda --output "$CSV" --seconds 50 --only "$FIRST"
-part timings-more 110 "$PYTHON" -m benchmarks --device cuda --output "$CSV" --append --seconds 95 --only "(?!$FIRST)^"
+part timings 105 "$PYTHON" -m benchmarks --device cuda --output "$CSV" --seconds 75 --only "$FIRST"
+part timings-more 85 "$PYTHON" -m benchmarks --device cuda --output "$CSV" --append --seconds 70 --only "(?!$FIRST)^"
 part training 45 "$PYTHON" -m benchmarks.training --seconds 24 --output "$CSV"
 LEFT=$((DEADLINE - SECONDS))
 part sanitizer $LEFT bash benchmarks/sanitize.sh $((LEFT - 8))

@@ -28,6 +28,7 @@ trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$LOGS"' EXIT
 
 # Each allocation is its own, so that what is beyond it belongs to nobody.
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"  # of each of three processes
 check() {
   local tool=$1
   shift
@@ -36,7 +37,7 @@ check() {
 }
 # Races and bounds of our own kernels alone. Who wrote what is known only where all kernels are watched.
 OURS=()
-"$TOOL" --help 2>&1 | grep -q -- --kernel-regex && OURS=(--kernel-regex kns=iwae)
+[[ "$("$TOOL" --help 2>&1)" == *--kernel-regex* ]] && OURS=(--kernel-regex kns=iwae)
 check memcheck "${OURS[@]}" &
 MEMCHECK=$!
 check racecheck "${OURS[@]}" &

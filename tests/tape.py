@@ -48,7 +48,7 @@ class TapeRecorder:
     """Records on tapes; what a recording does, its first replay has done already."""
 
     def __init__(self) -> None:
-        self.rehearsed = self.recorded = self.replayed = 0
+        self.rehearsed = self.recorded = self.replayed = self.forgotten = 0
 
     def rehearse(self, function: Callable[[], Any]) -> tuple[Any, str | None]:
         self.rehearsed += 1
@@ -68,6 +68,9 @@ class TapeRecorder:
                 tape.replay()
 
         return Recording(replay, result)
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
 
 def _callers() -> list[str]:

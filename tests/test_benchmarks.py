@@ -557,19 +557,21 @@ def test_parts_on_a_gpu_do_not_stop_each_other_and_each_ends_in_time(tmp_path: P
     environment = {**os.environ, **environment, "IWAE_FAST_CUDA_ARCHITECTURES": ""}
     told = subprocess.run(["bash", ROOT / "benchmarks" / "gpu.sh"], env=environment, capture_output=True, text=True)
     assert told.returncode == 1
-    *_, target, _, build, without, tests, few, more, trained, watched, closing = told.stdout.splitlines()
+    *_, target, _, build, without, tests, of_ops, few, more, trained, watched, closing = told.stdout.splitlines()
     assert "error: a provider is wrong" in told.stdout
     assert target == "| a target |"
     assert build.startswith("build: exit 1 ")
     assert without.startswith("build-without-cuda: exit 0 ")
     assert tests.startswith("tests: exit 1 ")
+    assert of_ops.startswith("tests-of-ops: exit 1 ")
     assert few.startswith("timings: exit 0 ")
     assert more.startswith("timings-more: exit 0 ")
     assert trained.startswith("training: exit 124 ")
     assert trained.endswith(", CUT SHORT")
     assert watched == "sanitizer: not begun, there was no time left"
     assert closing.endswith(f"logs and results are in {out}")
-    assert (out / "tests.log").read_text() == "3 passed, 1 failed\n"
+    assert (out / "tests.log").read_text() == "3 passed, 1 failed\n" * 2
+    assert not (out / "tests-of-ops.log").exists()
     made = [line for line in calls.read_text().splitlines() if "setup.py" in line]
     assert [line.split()[:2] for line in made] == [["IWAE_FAST_CUDA=1", "90"], ["IWAE_FAST_CUDA=0", "90"]]
 

@@ -151,10 +151,11 @@ def test_a_ragged_batch_has_a_recording_of_its_own() -> None:
 def test_too_many_kinds_of_batches_are_run_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("iwae_fast.capture.step.MOST_GRAPHS", 1)
     pair = Pair(objective)
-    for x in batches(*(5, 3) * 4):
+    for x in batches(*(5, 3, 4) * 4):
         pair.both(x)
     pair.agree()
     assert pair.recorder.recorded == 1
+    assert len(pair.step._kinds) == 1  # and nothing is kept for the others
 
 
 def test_context_and_masks() -> None:
@@ -256,6 +257,7 @@ def test_a_saved_seed_and_optimizer_go_on() -> None:
     step.seed.copy_(seed)
     for _ in range(5):
         assert torch.equal(step(x), pair.loop(x))
+    assert step._recorder.forgotten == 1
 
 
 def test_a_setting_that_graphs_hold_fixed() -> None:
@@ -290,6 +292,12 @@ def test_what_schedulers_keep_in_the_groups_is_no_setting() -> None:
     assert pair.step.reason is None
 
 
+def with_a_hooked_parameter() -> iw.models.DenseVAE:
+    model = dense()
+    model.decoder.output.bias.register_post_accumulate_grad_hook(lambda _: None)
+    return model
+
+
 class Hooked(iw.models.DenseVAE):
     def __init__(self) -> None:
         super().__init__(10, (3,), (6,))
@@ -301,6 +309,7 @@ REASONS = {
     "sumo": ({"bound": iw.bounds.SUMO()}, dense, adam, r"SUMO\(80\) draws its number of samples on the host"),
     "schedule": ({"kl_weight": iw.schedules.LinearWarmup(5)}, dense, adam, "kl_weight is a schedule"),
     "hooks": ({}, Hooked, adam, r"decoder \(DenseDecoder\) has hooks"),
+    "hook": ({}, with_a_hooked_parameter, adam, "the parameter decoder.output.bias has hooks"),
     "adam": ({}, dense, lambda p: torch.optim.Adam(p), "Adam counts its steps .* capturable=True"),
     "sgd": ({}, dense, lambda p: torch.optim.SGD(p, 0.1), "SGD reads its learning rate .* fused=True"),
     "lbfgs": ({}, dense, lambda p: torch.optim.LBFGS(p), "LBFGS has no setting 'capturable'"),

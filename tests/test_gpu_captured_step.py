@@ -139,6 +139,21 @@ def test_a_ragged_batch() -> None:
     pair.agree()
 
 
+def test_a_loaded_state_is_captured_anew() -> None:
+    """While what earlier replays left is still held, in memory of graphs that are gone."""
+    pair = Pair(objective)
+    for x in batches(*[20] * 5):
+        pair.both(x)
+    held = pair.step.objective.last, [parameter.grad for parameter in pair.models[0].parameters()]
+    for optimizer in pair.optimizers:
+        optimizer.load_state_dict(optimizer.state_dict())
+    for x in batches(*[20] * 6):
+        pair.both(x)
+    assert pair.step.reason is None
+    assert held[0].value.isfinite().all()
+    pair.agree()
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [adam, lambda p: torch.optim.SGD(p, lr=RATE, momentum=0.5, fused=True), lambda p: PublishedAdam(p, lr=RATE)],

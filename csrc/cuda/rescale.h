@@ -8,20 +8,18 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// A block takes some rows of (k, ...). Nearly always the gradient is the number 1, and there is nothing to do: the GPU
+// Of shape (k, ..., D), with rows (k, ...). Nearly always the gradient is the number 1, and there is nothing to do: the GPU
 // sees that itself, so that the host need not wait for it. So there are no more blocks than run at once.
 template <class T>
 IWAE_KERNEL rescale_kernel(T* gradient, const T* weights, const View grad, const Walk<1> rows, const bool is_number,
                            const int64_t features, const int64_t blocks) {
   if (is_number && load_one<T>(grad.data, grad.dtype, 0) == T(1)) return;
-  for (int64_t row = blockIdx.x; row < rows.outer_count; row += blocks) {
+  const int64_t entries = rows.outer_count * features, stride = blocks * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < entries; i += stride) {
+    const int64_t row = divide(i, features).quotient;
     int64_t at[1];
     rows.offsets(row, at);
-    const T incoming = load_one<T>(grad.data, grad.dtype, at[0]), weight = weights[row];
-    for (int64_t i = threadIdx.x; i < features; i += kThreads) {
-      T& entry = gradient[row * features + i];
-      entry = weight == T(0) ? T(0) : entry * incoming;
-    }
+    gradient[i] = weights[row] == T(0) ? T(0) : gradient[i] * load_one<T>(grad.data, grad.dtype, at[0]);
   }
 }
 
@@ -33,7 +31,8 @@ void rescale(const RescaleCall& call) {
   bool is_number = true;
   for (int axis = 0; axis < last; ++axis) is_number = is_number && call.grad.strides[axis] == 0;
   constexpr int64_t kMostBlocks = 1024;
-  const int64_t blocks = rows.outer_count < kMostBlocks ? rows.outer_count : kMostBlocks;
+  const int64_t needed = ceil_divide(rows.outer_count * call.shape.sizes[last], kThreads);
+  const int64_t blocks = needed < kMostBlocks ? needed : kMostBlocks;
   launch(rescale_kernel<T>, blocks, 0, call.cuda_stream, static_cast<T*>(call.gradient),
          static_cast<const T*>(call.weights), view_of(call.grad, last), rows, is_number, call.shape.sizes[last], blocks);
 }

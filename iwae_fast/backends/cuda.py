@@ -49,8 +49,9 @@ def unavailable() -> str | None:
         return reason
     if not torch.cuda.is_available():
         return "there is no CUDA device"
-    if (capability := torch.cuda.get_device_capability()) < OLDEST:
-        return f"the GPU has compute capability {capability[0]}.{capability[1]}, at least 8.0 is needed"
+    device = torch.cuda.get_device_properties(0)
+    if (device.major, device.minor) < OLDEST:
+        return f"the GPU has compute capability {device.major}.{device.minor}, at least 8.0 is needed"
     return None
 
 

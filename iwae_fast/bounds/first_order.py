@@ -96,7 +96,7 @@ def derivatives_of(parts: Parts) -> tuple[Tensor, Tensor]:
     D = torch.addcmul(D, shares.square(), c * (of_others.square() * (1.0 + squares) + of_top))
     D = torch.addcmul(D, weights, odds.square(), value=-c)
     D_top = of_top * of_others * slope + c * of_top.square() * squares
-    return _gradient(parts, *common), D.scatter_(0, parts.top, D_top.unsqueeze(0))
+    return _gradient(parts, *common), _at_top(parts, D_top, D)
 
 
 def _common(parts: Parts) -> tuple[float, Tensor, Tensor, Tensor, Tensor]:
@@ -109,4 +109,10 @@ def _common(parts: Parts) -> tuple[float, Tensor, Tensor, Tensor, Tensor]:
 
 def _gradient(parts: Parts, c: float, odds: Tensor, slope: Tensor, of_top: Tensor, of_others: Tensor) -> Tensor:
     g = torch.addcmul(parts.shares * (of_others * slope - c * of_top), parts.weights, odds, value=c)
-    return g.scatter_(0, parts.top, (of_top * slope).unsqueeze(0))
+    return _at_top(parts, of_top * slope, g)
+
+
+def _at_top(parts: Parts, value: Tensor, others: Tensor) -> Tensor:
+    """The value at the largest weight, and the others elsewhere. A scatter of a tensor may wait for a GPU."""
+    samples = torch.arange(len(others), device=others.device).view(-1, *(1,) * (others.dim() - 1))
+    return torch.where(samples == parts.top, value, others)

@@ -36,6 +36,9 @@ def _of_model(model: nn.Module) -> str | None:
     for name, module in model.named_modules():
         if any(getattr(module, hooks) for hooks in HOOKS):
             return f"{name or 'the model'} ({type(module).__name__}) has hooks, which a replay would leave out"
+    for name, parameter in model.named_parameters():
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            return f"the parameter {name} has hooks, which a replay would leave out"
     return None
 
 

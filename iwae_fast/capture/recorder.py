@@ -36,6 +36,9 @@ class Recorder(Protocol):
     def record(self, function: Function) -> Recording:
         """Record the function; nothing happens on the device before the first replay. Raises where it cannot be."""
 
+    def forget(self) -> None:
+        """Recordings made so far are given up; what they returned may still be held."""
+
 
 def unavailable(device: torch.device) -> str | None:
     """Why there are no graphs for a device; None where there are."""
@@ -70,6 +73,10 @@ class CudaGraphs:
                 raise
         return Recording(graph.replay, result)
 
+    def forget(self) -> None:
+        # Torch does not let a pool be used again whose graphs are all gone while tensors in it are not.
+        self.pool = torch.cuda.graph_pool_handle()
+
     def _clean_up(self, graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> None:
         """End what a failed capture leaves under way: its stream, the allocator's part, the generator's part."""
         FAILED.append(graph)
@@ -78,6 +85,7 @@ class CudaGraphs:
         with suppress(RuntimeError, AttributeError):
             torch._C._cuda_endAllocateToPool(self.stream.device.index, self.pool)
         graph.reset()
+        self.forget()
         generator = torch.cuda.default_generators[self.stream.device.index]
         try:
             torch.empty(1, device=self.stream.device).uniform_()

@@ -39,15 +39,16 @@ class CapturedStep:
     captures a graph, in memory that all graphs share, and from then on calls copy the batch into the graph's own memory
     and replay it. Beyond 16 kinds, further ones go without a graph.
 
-    Learning rates are followed: change ``optimizer.param_groups[i]["lr"]`` or let a scheduler do so. Everything else
-    that Python does happens in the first calls of a kind only. So hooks of the optimizer must do their work with
-    tensors (as ``clip_grad_norm_`` in ``optimizer.register_step_pre_hook`` does), and a ``GradScaler`` does not go with
-    it: train half precision in bfloat16. Gradients are those of the last step until the next one, in a graph's memory.
+    Learning rates are followed, in float32: change ``optimizer.param_groups[i]["lr"]`` or let a scheduler do so.
+    Everything else that Python does happens in the first calls of a kind only. So hooks of the optimizer must do their
+    work with tensors (as ``clip_grad_norm_`` in ``optimizer.register_step_pre_hook`` does), and a ``GradScaler`` does
+    not go with it: train half precision in bfloat16. Gradients are those of the last step until the next one, in a
+    graph's memory.
 
     What cannot be captured is run step by step, with a warning and the same results: see :attr:`reason`. Known from the
-    start are a model that is not on a CUDA device, a tolerance, SUMO, a schedule of kl_weight, modules with hooks, and
-    optimizers that are not ``capturable``; SGD is captured with ``fused=True``. What waits for the device, as
-    posteriors that are torch.distributions objects do, shows in the second call.
+    start are a model that is not on a CUDA device, a tolerance, SUMO, a schedule of kl_weight, hooks of modules and
+    parameters, and optimizers that are not ``capturable``; SGD is captured with ``fused=True``. What waits for the
+    device, as posteriors that are torch.distributions objects do, shows in the second call.
 
     Args:
         objective: of reduction "mean" or "sum".
@@ -113,7 +114,8 @@ class CapturedStep:
         if self.reason is not None:
             return self._run(batch).loss
         self._rates.follow()
-        kind = self._kind(batch)
+        if (kind := self._kind(batch)) is None:
+            return self._run_at_device_rates(batch).loss
         kind.batch.copy_(batch)
         result = kind.program()
         if kind.program.reason is not None:
@@ -125,13 +127,13 @@ class CapturedStep:
             parameter.grad = gradient
         return result.loss.clone()
 
-    def _kind(self, batch: _Batch) -> _Kind:
+    def _kind(self, batch: _Batch) -> _Kind | None:
+        """None for kinds beyond those that have graphs."""
         signature = (*batch.signature(), *self._circumstances())
         kind = self._kinds.get(signature)
-        if kind is None:
+        if kind is None and len(self._kinds) < MOST_GRAPHS:
             own = batch.like()
-            recorder = self._recorder if len(self._kinds) < MOST_GRAPHS else None
-            kind = self._kinds[signature] = _Kind(own, Program(lambda: self._run_at_device_rates(own), recorder))
+            kind = self._kinds[signature] = _Kind(own, Program(lambda: self._run_at_device_rates(own), self._recorder))
         return kind
 
     def _circumstances(self) -> tuple[Any, ...]:
@@ -166,6 +168,8 @@ class CapturedStep:
     def _forget(self, *_: object) -> None:
         """Graphs that hold the optimizer's earlier state."""
         self._kinds.clear()
+        if self._recorder is not None:
+            self._recorder.forget()
         self._settings = settings(self.optimizer)
 
     def _give_up(self, reason: str) -> None:
