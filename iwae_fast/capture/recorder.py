@@ -46,10 +46,15 @@ def unavailable(device: torch.device) -> str | None:
 
 
 class CudaGraphs:
-    """Graphs of one device, in memory that they share: they never run at the same time."""
+    """Graphs of one device, in memory that they share: they never run at the same time.
 
-    def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device)
+    Args:
+        device: whose work is captured.
+        stream: where rehearsals run and captures are made; one of their own if None.
+    """
+
+    def __init__(self, device: torch.device, stream: torch.cuda.Stream | None = None) -> None:
+        self.stream = torch.cuda.Stream(device) if stream is None else stream
         self.pool = torch.cuda.graph_pool_handle()
 
     def rehearse(self, function: Function) -> tuple[Any, str | None]:
