@@ -13,7 +13,7 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-constexpr int64_t kMostSamplesABlock = 4096;  // whose log-weights fit 32 KiB of shared memory
+constexpr int64_t kMostSamplesABlock = 4096;  // whose log-weights fit 16 KiB of shared memory
 
 // Its second loop writes as much as it reads, and has the first one's numbers to hold: fewer rows at a time.
 using ForwardLoader = Vector<float>;
