@@ -49,3 +49,15 @@ def test_float32_is_float64_rounded(backend: str) -> None:
     single, double = (value_and_gradients("one layer", backend, dtype) for dtype in (torch.float32, torch.float64))
     for found, exact in zip(single, double, strict=True):
         torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+def test_no_observations_move_nothing(backend: str, reduction: str) -> None:
+    device = device_of(backend)
+    model = iw.models.DenseVAE(20, (6,), (12,), backend=backend).to(device)
+    loss = iw.Objective(iw.bounds.IWAE(), num_samples=3, reduction=reduction)(model, torch.zeros(0, 20, device=device))
+    loss.backward()
+    assert (loss == 0) if reduction == "sum" else loss.isnan()
+    for parameter in model.parameters():
+        assert (parameter.grad == 0).all()

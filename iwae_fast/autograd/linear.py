@@ -48,12 +48,12 @@ class LinearBernoulli(Function):
         if grad is None:
             return (None,) * 6
         log_prob, residual, hidden, weight = ctx.saved_tensors
-        rows = (log_prob.numel(), -1)
-        scale = with_memory(grad).to(hidden.dtype).reshape(rows)
-        residual, inputs = residual.view(rows), hidden.reshape(rows)
+        rows = log_prob.numel()
+        scale = with_memory(grad).to(hidden.dtype).reshape(rows, 1)
+        residual, inputs = residual.view(rows, residual.shape[-1]), hidden.reshape(rows, hidden.shape[-1])
         # A coefficient of zero gives zero, also where the residual is NaN, as the log-probability then is.
         if not may_look(log_prob) or math.isnan(log_prob.sum().item()):
-            residual = residual.masked_fill((scale == 0) & log_prob.isnan().reshape(rows), 0.0)
+            residual = residual.masked_fill((scale == 0) & log_prob.isnan().reshape(rows, 1), 0.0)
         _, _, _, of_hidden, of_weight, of_bias = ctx.needs_input_grad
         gradients = (
             torch.mm(residual, weight).mul_(scale).view(hidden.shape) if of_hidden else None,
@@ -102,8 +102,8 @@ class LinearIWAELoss(Function):
         number = number_of(grad)
         if not math.isfinite(number):
             (gradient,) = for_incoming(ctx, [gradient], grad, number, weights)
-        rows = (weights.numel(), -1)
-        gradient, inputs = gradient.view(rows), hidden.reshape(rows)
+        rows = weights.numel()
+        gradient, inputs = gradient.view(rows, gradient.shape[-1]), hidden.reshape(rows, hidden.shape[-1])
         *_, of_log_ratio, of_hidden, of_weight, of_bias = ctx.needs_input_grad
         gradients = (
             log_ratio_gradient(ctx, weights, grad, number) if of_log_ratio else None,
