@@ -10,9 +10,14 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 
 install: $(INSTALLED)
 
+# In two steps, so that one sees what takes the time. Compiled kernels stay in build/objects/ for the next time.
 $(INSTALLED): $(SOURCES)
+	@echo "== 1 of 2: compiling the kernels, some 2 minutes the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cli,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check 'setuptools>=77' 'pybind11>=2.13'
+	$(BIN)/python setup.py --quiet build_ext
+	@echo "== 2 of 2: installing packages, some 2 minutes the first time (torch is 200 MB)"
+	$(BIN)/pip install --disable-pip-version-check --no-build-isolation --constraint constraints.txt --editable '.[cli,dev]'
 	@touch $@
 
 train: install  ## train on the digits that come with scikit-learn

@@ -4,14 +4,18 @@ The kernels are compiled once for each instruction set and chosen when the modul
 compiler the package installs all the same and runs on its reference backend; IWAE_FAST_REQUIRE_EXTENSION=1 makes
 that an error.
 
-Where nvcc is found ($CUDA_HOME/bin, or the path) the CUDA kernels are built too, for GPUs that need not be here.
-IWAE_FAST_CUDA=1 makes it an error that they cannot be, IWAE_FAST_CUDA=0 leaves them out.
-IWAE_FAST_CUDA_ARCHITECTURES says for which compute capabilities they are compiled, as in "90" or "80 90" (the default);
-GPUs that are newer than the last of them compile it anew for themselves.
+Where there is an NVIDIA GPU and nvcc is found ($CUDA_HOME/bin, or the path) the CUDA kernels are built too.
+IWAE_FAST_CUDA=1 builds them without a GPU too, and makes it an error that they cannot be built; IWAE_FAST_CUDA=0 leaves
+them out. IWAE_FAST_CUDA_ARCHITECTURES says for which compute capabilities they are compiled, as in "90" or "80 90" (the
+default), and asks for them too; GPUs that are newer than the last of them compile it anew for themselves.
+
+Object files stay in build/objects/ under a digest of their sources and command: compiling takes minutes, and a further
+environment, or a change of Python code alone, need not do it again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -20,6 +24,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,6 +49,7 @@ CUDA_FLAGS = [
     "-Xfatbin=-compress-all",
 ]
 CUDA_ARCHITECTURES = "80 90"
+OBJECTS = os.path.join("build", "objects")
 HEADERS = sorted(str(path) for path in Path("csrc").rglob("*.h"))
 
 
@@ -68,7 +75,7 @@ class BuildExtension(build_ext):
         ext.extra_compile_args = [*FLAGS, *openmp]
         ext.extra_link_args = openmp
         ext.define_macros = [("IWAE_HAVE_X86_64", "1")] if x86_64 else []
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             cuda = pool.submit(self._compile_cuda)
             objects = list(pool.map(lambda isa: self._compile_kernels(isa, [*isas[isa], *openmp]), isas))
         ext.extra_objects = objects
@@ -79,44 +86,68 @@ class BuildExtension(build_ext):
             ext.extra_link_args = [*openmp, *cuda_libraries(), "-lcudart_static", "-ldl", "-lpthread", "-lrt"]
         super().build_extension(ext)
 
+    def _compile_kernels(self, isa: str, flags: list[str]) -> str:
+        flags = [*FLAGS, *flags]
+
+        def compile_into(folder: str) -> None:
+            self.compiler.compile([KERNELS], output_dir=folder, macros=[("IWAE_ISA", isa)], extra_postargs=flags)
+
+        command = [*compiler_version(getattr(self.compiler, "compiler_so", [])), isa, *flags]
+        return self._object(f"CPU kernels, {isa}", [KERNELS, *HEADERS], command, compile_into)
+
     def _compile_cuda(self) -> str | None:
-        """The object of the CUDA kernels, or None where they are left out."""
+        """Return the object file of the CUDA kernels, or None where they are left out."""
         wish, nvcc = os.environ.get("IWAE_FAST_CUDA", ""), find_nvcc()
-        if wish == "0":
+        if wish == "0" or (wish != "1" and not cuda_is_wanted()):
             return None
         if nvcc is None:
             if wish == "1":
                 raise CompileError("IWAE_FAST_CUDA=1, but nvcc is neither in $CUDA_HOME/bin nor on the path")
             return None
         architectures = cuda_architectures()
-        compiled = os.path.join(self.build_temp, f"cuda-{'-'.join(architectures)}", "kernels.o")
-        sources = [CUDA_KERNELS, *HEADERS]
-        if os.path.exists(compiled) and not self.force:
-            newest = max(os.path.getmtime(source) for source in sources)
-            if os.path.getmtime(compiled) > newest:
-                return compiled
-        os.makedirs(os.path.dirname(compiled), exist_ok=True)
-        command = [nvcc, *CUDA_FLAGS, *cuda_targets(architectures), "-c", CUDA_KERNELS, "-o", compiled]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode == 0:
-            return compiled
-        if wish == "1":
-            raise CompileError(f"{' '.join(command)} failed:\n{result.stderr}")
-        print(f"warning: iwae_fast is built without CUDA, because {nvcc} failed:\n{result.stderr}", file=sys.stderr)
-        return None
+        command = [nvcc, *CUDA_FLAGS, *cuda_targets(architectures), "-c", CUDA_KERNELS, "-o"]
 
-    def _compile_kernels(self, isa: str, flags: list[str]) -> str:
-        (compiled,) = self.compiler.compile(
-            [KERNELS],
-            output_dir=os.path.join(self.build_temp, isa),
-            macros=[("IWAE_ISA", isa)],
-            extra_postargs=[*FLAGS, *flags],
-            depends=HEADERS,
-        )
+        def compile_into(folder: str) -> None:
+            compiled = os.path.join(folder, self._object_name(CUDA_KERNELS))
+            os.makedirs(os.path.dirname(compiled), exist_ok=True)
+            result = subprocess.run([*command, compiled], capture_output=True, text=True, check=False)
+            if result.returncode:
+                raise CompileError(f"{' '.join([*command, compiled])} failed:\n{result.stderr}")
+
+        try:
+            return self._object(
+                f"CUDA kernels, sm_{', sm_'.join(architectures)}", [CUDA_KERNELS, *HEADERS], command, compile_into
+            )
+        except CompileError as error:
+            if wish == "1":
+                raise
+            print(f"warning: iwae_fast is built without CUDA: {error}", file=sys.stderr)
+            return None
+
+    def _object(self, name: str, sources: list[str], command: list[str], compile_into: Callable[[str], None]) -> str:
+        """Return the object file of ``sources[0]``, compiled by ``compile_into(folder)`` unless an earlier build, also
+        one by another environment, has left it: pip builds each time in a new folder, and compilers take minutes."""
+        digest = hashlib.sha256("\0".join(command).encode())
+        for source in sources:
+            digest.update(Path(source).read_bytes())
+        folder = os.path.join(OBJECTS, digest.hexdigest()[:16])
+        compiled = os.path.join(folder, self._object_name(sources[0]))
+        if not os.path.exists(compiled):
+            print(f"compiling {name} ...", flush=True)
+            started = time.monotonic()
+            os.makedirs(OBJECTS, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=OBJECTS) as unfinished:
+                compile_into(unfinished)
+                os.makedirs(os.path.dirname(compiled), exist_ok=True)
+                os.replace(os.path.join(unfinished, self._object_name(sources[0])), compiled)
+            print(f"compiled {name} in {time.monotonic() - started:.0f} s", flush=True)
         return compiled
 
+    def _object_name(self, source: str) -> str:
+        return os.path.splitext(source)[0] + self.compiler.obj_extension
+
     def _accepts(self, flag: str) -> bool:
-        """Whether a program compiles and links with the flag."""
+        """Return True if a program compiles and links with the flag."""
         with tempfile.TemporaryDirectory() as folder:
             source = os.path.join(folder, "probe.cpp")
             with open(source, "w") as file:
@@ -129,13 +160,26 @@ class BuildExtension(build_ext):
         return True
 
 
+def compiler_version(command: list[str]) -> list[str]:
+    """Return a compiler's command and what it says of its version, which an object file depends on."""
+    if not command:
+        return []
+    told = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False)
+    return [*command, told.stdout]
+
+
+def cuda_is_wanted() -> bool:
+    """Return True if there is an NVIDIA GPU, or if architectures were named."""
+    return bool(os.environ.get("IWAE_FAST_CUDA_ARCHITECTURES")) or os.path.exists("/proc/driver/nvidia/version")
+
+
 def find_nvcc() -> str | None:
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     return (shutil.which("nvcc", path=os.path.join(home, "bin")) if home else None) or shutil.which("nvcc")
 
 
 def cuda_architectures() -> list[str]:
-    """Compute capabilities without their point; CompileError for what is none."""
+    """Return compute capabilities without their point; raises CompileError for anything else."""
     given = os.environ.get("IWAE_FAST_CUDA_ARCHITECTURES") or CUDA_ARCHITECTURES
     architectures = re.split(r"[\s,;]+", given.strip())
     if not all(re.fullmatch(r"\d+[af]?", architecture) for architecture in architectures):
@@ -144,14 +188,14 @@ def cuda_architectures() -> list[str]:
 
 
 def cuda_targets(architectures: list[str]) -> list[str]:
-    """nvcc's options for machine code of each architecture, and for what later ones than the last compile."""
+    """Return nvcc's options for machine code of each architecture, and for what newer ones compile for themselves."""
     codes = [(architecture, f"sm_{architecture}") for architecture in architectures]
     codes.append((architectures[-1], f"compute_{architectures[-1]}"))
     return [f"-gencode=arch=compute_{architecture},code={code}" for architecture, code in codes]
 
 
 def cuda_libraries() -> list[str]:
-    """Where the static runtime is, as options of a linker: what nvcc itself would give it."""
+    """Return the linker options with which nvcc itself would find the static runtime."""
     told = subprocess.run([find_nvcc() or "nvcc", "--dryrun", "-c", CUDA_KERNELS], capture_output=True, text=True)
     line = next((line for line in told.stderr.splitlines() if "LIBRARIES=" in line), "LIBRARIES=")
     return shlex.split(line.split("LIBRARIES=", 1)[1])
