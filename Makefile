@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RIVALS := $(VENV)/.rivals-installed
+OLDEST := .venv-oldest
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 
-.PHONY: install train test test-slow lint format bench bench-quick gpu clean
+.PHONY: install train test test-slow test-oldest lint format bench bench-quick gpu clean
 
 install: $(INSTALLED)
 
@@ -29,6 +30,17 @@ test: install  ## the whole suite, under 10 minutes on 2 cores; waiting threads 
 test-slow: install  ## what takes minutes: packaging, and ten times the hypothesis examples
 	$(BIN)/pytest -m slow
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -k no_worse
+
+# PyPI's torch of that version brings CUDA and the Triton of its time, as on a machine with a GPU: 5 GB of disk.
+$(OLDEST)/.installed: $(SOURCES) constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check 'setuptools>=77' 'pybind11>=2.13'
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation \
+		--constraint constraints-oldest.txt --editable '.[dev]'
+	@touch $@
+
+test-oldest: $(OLDEST)/.installed  ## what depends most on torch's version, on the oldest that is supported
+	OMP_WAIT_POLICY=passive $(OLDEST)/bin/pytest -n auto tests/test_backends.py -k "$(DEPENDS_ON_TORCH)"
 
 lint: install
 	$(BIN)/ruff check .
