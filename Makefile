@@ -61,7 +61,7 @@ bench: $(RIVALS)  ## all providers side by side, under 15 minutes on 2 cores; re
 bench-quick: $(RIVALS)  ## fewer works and rounds, 2 minutes
 	$(BIN)/python -m benchmarks --quick --output build/benchmarks-quick.csv
 
-gpu:  ## on a machine with an NVIDIA GPU, all that it can show, under 9 minutes; uses its python3 and installs nothing
+gpu:  ## on a machine with an NVIDIA GPU, all that it can show, under 10 minutes; uses its python3 and installs nothing
 	bash benchmarks/gpu.sh
 
 clean:

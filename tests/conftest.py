@@ -34,7 +34,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
 )
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=300)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+# On a GPU most examples of dtypes and layouts compile a kernel of their own.
+settings.register_profile("gpu", settings.get_profile("default"), max_examples=20)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gpu" if torch.cuda.is_available() else "default"))
 
 
 @pytest.fixture(autouse=True, scope="session")
