@@ -2,23 +2,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from fresh import run
 
 import iwae_fast as iw
 from iwae_fast.backends import NATIVE, cpu, triton
 from iwae_fast.backends.extension import MODULE
 
 needs_extension = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
-
-
-def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
 
 
 def test_extension_is_there() -> None:

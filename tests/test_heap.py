@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
+from fresh import run
 
 SCRIPT = """
 import resource, torch
@@ -23,7 +23,7 @@ print(faults(False), faults(True))
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is glibc that learns")
 def test_freed_blocks_are_used_again() -> None:
-    result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    result = run(SCRIPT)
     before, after = map(int, result.stdout.split())
     # Two blocks of 4096 pages of 4 KiB, once; a C library or an allocator that keeps them anyway is as good.
     assert after <= max(before / 4, 5000)
