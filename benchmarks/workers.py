@@ -20,6 +20,9 @@ from .work import Evidence, Task
 BURST_SECONDS = 0.02
 """A turn is so long, or one call: the caches are the provider's own for most of it."""
 
+START_METHOD = "spawn"
+"""Multiprocessing's way to start a worker, which begins with nothing of the driver's memory."""
+
 
 class WorkerError(RuntimeError):
     """What went wrong in a worker, in one line."""
@@ -29,7 +32,7 @@ class Worker:
     """The driver's end of a worker. It ends with the driver, however that ends."""
 
     def __init__(self, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(START_METHOD)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, threads), daemon=True)
         self._process.start()

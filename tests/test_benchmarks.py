@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import benchmark_providers as given
 import every_kernel
+import forkserver
 import numpy as np
 import pytest
 import torch
@@ -46,6 +47,7 @@ from benchmarks import (
     targets,
     training,
     training_step,
+    workers,
 )
 from benchmarks.__main__ import main
 from benchmarks.compare import compare
@@ -57,6 +59,14 @@ from benchmarks.summary import summary
 from benchmarks.table import table
 from benchmarks.work import BASELINE, CPU, Provider, Work, WrongResultError, refuse_if_wrong
 from iwae_fast.backends import native
+
+
+@pytest.fixture(autouse=True)
+def workers_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork workers from a process that has imported torch: a fresh one takes seconds for that."""
+    forkserver.context()
+    monkeypatch.setattr(workers, "START_METHOD", "forkserver")
+
 
 TINY = Setting(k=12, batch=3, features=20, hidden=8, latents=4)
 ROW = Row(
@@ -229,7 +239,9 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("name", [provider.name for provider in training_step.providers(TINY)])
-def test_every_step_agrees_with_the_reference(name: str) -> None:
+def test_every_step_agrees_with_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What torch's default backend adds is a minute of its compiler.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     agrees(training_step.works(TINY)[0], name)
 
 

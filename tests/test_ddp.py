@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import forkserver
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,7 +17,8 @@ pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_avai
 def test_two_processes_are_one_batch(tmp_path: Path) -> None:
     x = torch.rand(BATCH, 16)
     torch.save(x, tmp_path / "x.pt")
-    mp.spawn(worker, (str(tmp_path),), nprocs=2)
+    forkserver.context()
+    mp.start_processes(worker, (str(tmp_path),), nprocs=2, start_method="forkserver")
     for objective, gradients in zip(OBJECTIVES, torch.load(tmp_path / "grads.pt"), strict=True):
         model = build()
         objective(model, x, seed=SEED).backward()

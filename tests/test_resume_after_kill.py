@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import forkserver
 import pytest
 from killed import command_line
 from same_run import assert_same_run
@@ -22,12 +22,9 @@ KILLS, LINES = 10, 100
 @pytest.fixture
 def iwae_train() -> Callable[..., int]:
     """Runs ``iwae-fast train`` in a process of its own and returns its exit code."""
-    context = multiprocessing.get_context("forkserver")
-    # Imported once for all processes: what takes seconds.
-    context.set_forkserver_preload(["iwae_fast.cli.train", "matplotlib.pyplot", "sklearn.datasets", "torch._dynamo"])
 
     def run(*arguments: object, lines: int | None = None) -> int:
-        process = context.Process(target=command_line, args=(["train", *map(str, arguments)], lines))
+        process = forkserver.context().Process(target=command_line, args=(["train", *map(str, arguments)], lines))
         process.start()
         process.join()
         return process.exitcode

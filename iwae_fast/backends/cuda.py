@@ -1,7 +1,7 @@
 """The CUDA C++ backend: the ops of :mod:`.native` with kernels for NVIDIA GPUs, compiled when the package was built.
 
-It is chosen by name only (IWAE_FAST_BACKEND=cuda or backend="cuda"): on an H100 Triton was the faster of the two in most
-rows (docs/performance.md), so it serves CUDA tensors.
+It is chosen by name only (IWAE_FAST_BACKEND=cuda or backend="cuda"): on an H100 Triton was the faster of the two in
+most rows (docs/performance.md), so it serves CUDA tensors.
 """
 
 from __future__ import annotations
