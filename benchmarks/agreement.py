@@ -8,6 +8,18 @@ from .work import Evidence
 
 STANDARD_ERRORS = 5.0
 
+ROUNDING = 2.0**-24
+"""Largest relative error of a rounding in float32, in which every provider sums."""
+
+
+def tolerance_of_weights(tolerance: float, nats: float) -> float:
+    """Return what to allow, relative to the largest entry, where results are made of importance weights.
+
+    A log-weight is a sum of terms; ``nats`` is the largest sum of their absolute values. In float32 no provider knows
+    it better than to one rounding of that size, and an absolute error of a log-weight is a relative one of the weight.
+    """
+    return tolerance + ROUNDING * nats
+
 
 def of_entries(found: Evidence, truth: Evidence, tolerance: float) -> str:
     """Errors relative to the largest entry, where they are above the tolerance: for the same inputs and noise."""

@@ -21,6 +21,11 @@ def eager(value: Tensor, logits: Tensor, log_ratio: Tensor) -> Tensor:
     return -(torch.logsumexp(log_weights, 0) - math.log(len(log_weights))).mean()
 
 
+def nats(value: Tensor, logits: Tensor, log_ratio: Tensor) -> Tensor:
+    """The absolute values of what each log-weight is a sum of, added up, (k, B)."""
+    return ((value * logits).abs() + F.softplus(logits)).sum(-1) + log_ratio.abs()
+
+
 def inputs(device: torch.device, k: int, batch: int, features: int) -> list[Tensor]:
     torch.manual_seed(0)
     value = torch.bernoulli(torch.rand(batch, features, device=device))
@@ -39,5 +44,6 @@ def works(device: torch.device, k: int, batch: int, features: int = 784) -> list
             partial(inputs, device, k, batch, features),
             leaves=[1, 2],
             at_once=True,
+            nats=nats,
         )
     ]

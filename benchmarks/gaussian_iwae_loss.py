@@ -20,6 +20,12 @@ def eager(value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor) -> Te
     return -(torch.logsumexp(log_weights, 0) - math.log(len(log_weights))).mean()
 
 
+def nats(value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor) -> Tensor:
+    """The absolute values of what each log-weight is a sum of, added up, (k, B)."""
+    squares = torch.addcmul(log_std.abs(), value - mean, (value - mean) * torch.exp(-2.0 * log_std), value=0.5)
+    return (squares + 0.5 * math.log(2.0 * math.pi)).sum(-1) + log_ratio.abs()
+
+
 def inputs(device: torch.device, k: int, batch: int, features: int) -> list[Tensor]:
     return [*gaussian_log_prob.inputs(device, k, batch, features), torch.randn(k, batch, device=device)]
 
@@ -36,5 +42,6 @@ def works(device: torch.device, k: int, batch: int, features: int = 784) -> list
             partial(inputs, device, k, batch, features),
             leaves=[1, 2, 3],
             at_once=True,
+            nats=nats,
         )
     ]

@@ -18,6 +18,11 @@ def eager(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, log_ratio
     return bernoulli_iwae_loss.eager(value, torch.nn.functional.linear(hidden, weight, bias), log_ratio)
 
 
+def nats(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, log_ratio: Tensor) -> Tensor:
+    """The absolute values of what each log-weight is a sum of, added up, (k, B)."""
+    return bernoulli_iwae_loss.nats(value, torch.nn.functional.linear(hidden, weight, bias), log_ratio)
+
+
 def inputs(device: torch.device, k: int, batch: int, hidden: int, features: int) -> list[Tensor]:
     layer = linear_bernoulli_log_prob.inputs(device, k, batch, hidden, features)
     return [*layer, torch.randn(k, batch, device=device)]
@@ -27,4 +32,5 @@ def works(device: torch.device, k: int, batch: int, hidden: int = 200, features:
     made = partial(inputs, device, k, batch, hidden, features)
     shape = f"k={k} B={batch} H={hidden} D={features}"
     ours = iw.linear_bernoulli_iwae_loss
-    return [op_work("linear_bernoulli_iwae_loss", "forward+backward", shape, k, ours, eager, made, [1, 2, 3, 4])]
+    leaves = [1, 2, 3, 4]
+    return [op_work("linear_bernoulli_iwae_loss", "forward+backward", shape, k, ours, eager, made, leaves, nats=nats)]

@@ -40,13 +40,15 @@ def op_work(
     own_noise: Measurement | None = None,
     at_once: bool = False,
     rivals: Mapping[str, Op] | None = None,
+    nats: Op | None = None,
 ) -> Work:
     """``ours`` takes ``backend=`` besides; ``eager`` is timed as it is, and through torch.compile. That of a backward
     pass alone is left out: what is compiled keeps what it likes for it, and gives it away.
 
     ``leaves`` are the indices of the inputs that get a gradient. With ``own_noise`` the rivals draw theirs, and are
     checked by the figures that it measures. ``at_once`` says that one look at the inputs is enough for both passes.
-    ``rivals`` are further ones, by name.
+    ``rivals`` are further ones, by name. ``nats`` makes of the inputs the sum of the absolute values of what each
+    log-weight is a sum of, which is the condition number of a loss and of its gradients.
     """
     tensors = inputs()
     device, dtype = tensors[0].device, tensors[0].dtype
@@ -54,6 +56,8 @@ def op_work(
     read = sum(t.nbytes for t in tensors) * (2 if mode == "forward+backward" and not at_once else 1)
     written = sum(t.nbytes for t in results)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    if nats is not None:
+        tolerance = agreement.tolerance_of_weights(tolerance, float(nats(*tensors).max()))
     exact = Check(
         partial(truth, ours, inputs, mode, leaves, entries), partial(agreement.of_entries, tolerance=tolerance)
     )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import autograd, checks, ops, reference
+from .autocast import autocast_dtype
 from .backends import REFERENCE, choose
 from .backends.marshal import accumulation_dtype
 from .functional import WIDE, bernoulli_log_prob, reduced
@@ -56,7 +57,7 @@ def linear_bernoulli_log_prob(
     in_place = hidden.shape[:-1] == leading and accumulation_dtype(value, hidden) == hidden.dtype
     if value.requires_grad or not in_place or not ops.offered("linear_bernoulli_log_prob_and_residual", chosen):
         return bernoulli_log_prob(value, F.linear(hidden, weight, bias), mask, backend=backend)
-    log_prob, _ = autograd.apply(autograd.LinearBernoulli, chosen, value, mask, hidden, weight, bias)
+    log_prob, *_ = autograd.apply(autograd.LinearBernoulli, chosen, value, mask, hidden, weight, bias)
     return log_prob
 
 
@@ -129,7 +130,7 @@ def linear_bernoulli_iwae(
         loss, bound, weights, _ = autograd.apply(
             autograd.LinearIWAELoss, chosen, reduction, value, mask, log_ratio, hidden, weight, bias
         )
-        return LinearIWAE(loss, bound, weights)
+        return LinearIWAE(loss, bound, weights.detach())
     logits = F.linear(hidden, weight, bias)
     if chosen != REFERENCE:
         losses, weights = autograd.apply(
@@ -159,7 +160,7 @@ def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, b
     """
     _linear_layer(hidden, weight, bias)
     chosen = choose(backend, (hidden, weight, bias))
-    plain = torch.is_autocast_enabled(hidden.device.type) or not _one_wide_dtype(hidden, weight, bias)
+    plain = autocast_dtype(hidden.device) is not None or not _one_wide_dtype(hidden, weight, bias)
     if plain or chosen == REFERENCE or not ops.offered("linear_tanh", chosen):
         return torch.tanh(F.linear(hidden, weight, bias))
     return autograd.apply(autograd.LinearTanh, chosen, hidden, weight, bias)
@@ -174,8 +175,7 @@ def _linear_bernoulli(
     if value.dim() == 0 or value.shape[-1] != weight.shape[0]:
         raise ValueError(f"value must be (..., {weight.shape[0]}), got {tuple(value.shape)}")
     checks.mask(mask, (*leading, weight.shape[0]), value.device)
-    if torch.is_autocast_enabled(hidden.device.type):
-        cast = torch.get_autocast_dtype(hidden.device.type)
+    if (cast := autocast_dtype(hidden.device)) is not None:
         hidden, weight, bias = hidden.to(cast), weight.to(cast), None if bias is None else bias.to(cast)
     if hidden.dtype != weight.dtype or (bias is not None and bias.dtype != weight.dtype):
         raise TypeError(f"hidden, weight and bias must have one dtype, got {hidden.dtype} and {weight.dtype}")

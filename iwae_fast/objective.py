@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from . import autograd, checks, estimators
+from .autocast import autocast_dtype
 from .bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, VRIWAE, Bound
 from .budgets import to_tolerance, within_budget
 from .estimators import Scales
@@ -347,7 +348,7 @@ class _Call:
             context=self.context,
             mask=self.mask,
             density=Density.WHOLE if junction is None else self.estimator.density,
-            passage=None if junction is None else junction.part(first),
+            passage=junction,
         )
         return terms
 
@@ -357,21 +358,24 @@ class _Call:
         return terms.log_likelihood.mean(0) - self.kl_weight * divergence, terms.log_weights(self.kl_weight)
 
     def _all_samples(self, posterior: Posterior) -> tuple[Tensor, Tensor]:
-        """All samples with a graph, whose scales are known only when all log-weights are."""
-        junction = Junction(self.estimator.doubly_in_prior)
+        """Run all samples with a graph; their scales are known only when all log-weights are."""
 
-        def terms(first: int, count: int, *posterior: Tensor) -> Terms:
-            return self._terms(posterior, first, count, junction=junction)
+        def terms(first: int, count: int, *posterior: Tensor) -> tuple[Terms, Tensor]:
+            junction = Junction(self.estimator.doubly_in_prior)
+            terms = self._terms(posterior, first, count, junction=junction)
+            return terms, junction.messenger(terms.log_ratio)
 
         step = self.objective.chunk_size or self.num_samples
         if step >= self.num_samples:
-            whole = terms(0, self.num_samples, *posterior)
+            whole, messenger = terms(0, self.num_samples, *posterior)
         else:
             # Checkpointed: only the terms of a chunk are kept, and its backward pass makes the rest again. While a CUDA
             # graph is captured torch's generators have no state to keep; noise here is none of theirs.
-            keeps_generators = not (self.x.is_cuda and torch.cuda.is_current_stream_capturing())
-            whole = _concatenated(
-                [
+            keeps_generators = not (
+                self.x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+            )
+            parts, messengers = zip(
+                *(
                     checkpoint(
                         terms,
                         first,
@@ -381,11 +385,13 @@ class _Call:
                         preserve_rng_state=keeps_generators,
                     )
                     for first in range(0, self.num_samples, step)
-                ]
+                ),
+                strict=True,
             )
+            whole, messenger = _concatenated(parts), torch.cat(messengers)
         log_weights = whole.log_weights(self.kl_weight).detach()
         value, scales = self._scaled(log_weights)
-        return self._with_gradient(value, scales, junction, whole), log_weights
+        return self._with_gradient(value, scales, messenger, whole), log_weights
 
     def _chosen_samples(self, posterior: Posterior) -> tuple[Tensor, Tensor, Tensor]:
         """Weights first, gradient second: all samples without a graph, then those that matter with one."""
@@ -406,7 +412,8 @@ class _Call:
                 selection = to_tolerance(scales, self.objective.tolerance or 0.0)
         junction = Junction(self.estimator.doubly_in_prior)
         chosen = self._terms(posterior, 0, len(selection.samples), selection.samples, junction)
-        return self._with_gradient(value, selection.scales, junction, chosen), log_weights, selection.num_used
+        value = self._with_gradient(value, selection.scales, junction.messenger(chosen.log_ratio), chosen)
+        return value, log_weights, selection.num_used
 
     def _exponential(self) -> Tensor:
         """Independent exponential draws (k, B), what a budget draws by."""
@@ -422,30 +429,26 @@ class _Call:
         return -torch.special.log_ndtr(normal.squeeze(-1))
 
     def _rounding(self) -> float:
-        """Of the networks' dtype."""
-        device = self.x.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        else:
-            dtype = next(self.model.decoder.parameters(), self.x).dtype
+        """Return half a unit in the last place of the networks' dtype."""
+        dtype = autocast_dtype(self.x.device) or next(self.model.decoder.parameters(), self.x).dtype
         return 0.5 * torch.finfo(dtype).eps
 
-    @torch.no_grad()
     def _scaled(self, log_weights: Tensor) -> tuple[Tensor, Scales]:
-        return estimators.value_and_scales(self.estimator, self.bound, log_weights, self.kl_weight)
+        with torch.no_grad():
+            return estimators.value_and_scales(self.estimator, self.bound, log_weights, self.kl_weight)
 
-    def _with_gradient(self, value: Tensor, scales: Scales, junction: Junction, terms: Terms) -> Tensor:
-        """The value, with the gradient that the scales make of the terms of each sample."""
+    def _with_gradient(self, value: Tensor, scales: Scales, messenger: Tensor, terms: Terms) -> Tensor:
+        """Give the value the gradient that the scales make of the terms of each sample."""
         decoder, encoder = scales
         if encoder is decoder:
-            junction.ratio = torch.ones_like(decoder)
+            ratio = torch.ones_like(decoder)
         else:
             decoder = _at_least(decoder, encoder, self._rounding())
-            junction.ratio = torch.where(decoder == 0, 0.0, encoder / torch.where(decoder == 0, 1.0, decoder))
+            ratio = torch.where(decoder == 0, 0.0, encoder / torch.where(decoder == 0, 1.0, decoder))
         weighed = [(decoder, terms.log_likelihood), (self.kl_weight * encoder, terms.log_ratio)]
         if terms.log_prior is not None:
             weighed.append((self.kl_weight * decoder, terms.log_prior))
-        return autograd.apply(Ascended, value, *(part for pair in weighed for part in pair))
+        return autograd.apply(Ascended, value, ratio, messenger, *(part for pair in weighed for part in pair))
 
 
 def _concatenated(parts: list[Terms]) -> Terms:

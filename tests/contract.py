@@ -110,6 +110,27 @@ class Contract:
         torch.testing.assert_close(gradients(compiled, inputs, 2), gradients(through, inputs, 2))
 
     @pytest.mark.parametrize("backend", BACKENDS)
+    def test_compiles_as_one_graph_where_no_input_needs_a_gradient(self, backend: str) -> None:
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda *t: self.call(*t, backend=backend), fullgraph=True, backend="eager")
+        inputs = [t.float() for t in self.example()]
+        torch.testing.assert_close(compiled(*inputs), self.call(*inputs, backend=backend))
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_vjp_when_its_transform_is_over(self, backend: str) -> None:
+        result, pull = torch.func.vjp(lambda *t: self.call(*t, backend=backend), *self.example())
+        incoming = torch.randn_like(result)
+        exact = torch.autograd.grad(self.call(*(leaves := self.leaves()), backend="reference"), leaves, incoming)
+        torch.testing.assert_close(pull(incoming), exact)
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_vmap_over_something_else(self, backend: str) -> None:
+        inputs = self.example()
+        expected = self.call(*inputs, backend=backend)
+        scaled = torch.func.vmap(lambda scale: scale * self.call(*inputs, backend=backend))(torch.arange(2.0).double())
+        torch.testing.assert_close(scaled, torch.stack([0.0 * expected, expected]))
+
+    @pytest.mark.parametrize("backend", BACKENDS)
     def test_func_transforms(self, backend: str) -> None:
         example = tuple(self.example())
         positions = tuple(range(len(example)))

@@ -22,7 +22,7 @@ import pybind11
 import torch
 from torch import Tensor
 
-from iwae_fast.backends import cuda, native
+from iwae_fast.backends import MISSING, cuda, native
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "tests" / "cuda_emulator" / "module.cpp"
@@ -44,6 +44,7 @@ def install() -> None:
             setattr(cuda, name, partial(getattr(native, name), kernels))
     cuda.DEVICE = "cpu"
     cuda.missing = cuda.unavailable = lambda: None
+    MISSING["cuda"] = None
 
 
 class Memory:

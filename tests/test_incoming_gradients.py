@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from devices import BACKENDS
+from devices import BACKENDS, device_of
 from torch import Tensor
+from torch.testing import assert_close
 
 import iwae_fast as iw
 from iwae_fast import autograd, ops
@@ -19,39 +20,48 @@ K, BATCH, FEATURES, HIDDEN = 3, 4, 9, 5
 Loss = Callable[..., Tensor]
 
 
-def inputs() -> list[Tensor]:
+def inputs(backend: str) -> list[Tensor]:
+    """Value, logits and log-ratio, the same numbers on the device of any backend."""
     torch.manual_seed(0)
     value = torch.rand(BATCH, FEATURES, dtype=torch.float64).round()
     logits = torch.randn(K, BATCH, FEATURES, dtype=torch.float64)
     log_ratio = torch.randn(K, BATCH, dtype=torch.float64)
     log_ratio[0, 1] = -math.inf  # a weight of zero
-    return [value, logits.requires_grad_(), log_ratio.requires_grad_()]
+    value, *leaves = (t.to(device_of(backend)) for t in (value, logits, log_ratio))
+    return [value, *(t.requires_grad_() for t in leaves)]
 
 
-def layer() -> list[Tensor]:
+def layer(backend: str) -> list[Tensor]:
     torch.manual_seed(1)
     hidden, weight = torch.randn(K, BATCH, HIDDEN).double(), torch.randn(FEATURES, HIDDEN).double()
-    return [t.requires_grad_() for t in (hidden, weight, torch.randn(FEATURES).double())]
+    tensors = (hidden, weight, torch.randn(FEATURES).double())
+    return [t.to(device_of(backend)).requires_grad_() for t in tensors]
 
 
 def plain(reduction: str, backend: str) -> tuple[Tensor, list[Tensor]]:
-    value, logits, log_ratio = inputs()
+    value, logits, log_ratio = inputs(backend)
     loss = iw.bernoulli_iwae_loss(value, logits, log_ratio, reduction=reduction, backend=backend)
     return loss, [logits, log_ratio]
 
 
 def linear(reduction: str, backend: str) -> tuple[Tensor, list[Tensor]]:
-    value, _, log_ratio = inputs()
-    parameters = layer()
+    value, _, log_ratio = inputs(backend)
+    parameters = layer(backend)
     loss = iw.linear_bernoulli_iwae_loss(value, *parameters, log_ratio, reduction=reduction, backend=backend)
     return loss, [*parameters, log_ratio]
 
 
 def residual(reduction: str, backend: str) -> tuple[Tensor, list[Tensor]]:
-    value, _, _ = inputs()
-    parameters = layer()
+    value, _, _ = inputs(backend)
+    parameters = layer(backend)
     log_prob = iw.linear_bernoulli_log_prob(value, *parameters, recompute=False, backend=backend)
     return log_prob if reduction == "none" else getattr(log_prob, reduction)(), parameters
+
+
+def gradients(result: Tensor, leaves: list[Tensor], incoming: Tensor, **options: bool) -> list[Tensor]:
+    """Under an incoming gradient; what goes and what comes is on the CPU."""
+    found = torch.autograd.grad(result, leaves, incoming.to(result.device), **options)
+    return [gradient.cpu() for gradient in found]
 
 
 @pytest.fixture(params=[True, False], ids=["looking", "not looking"])
@@ -69,13 +79,13 @@ def test_any_number_may_come(backend: str, reduction: str, call: Loss, looking: 
     loss, leaves = call(reduction, backend)
     exact, exact_leaves = call(reduction, "reference")
     for number in (1.0, -2.5, 0.0):  # the same graph again and again
-        incoming = torch.full_like(loss, number)
+        incoming = torch.full_like(exact, number)
         if reduction == "none":
             incoming[..., -1] = 7.0
-        ours = torch.autograd.grad(loss, leaves, incoming, retain_graph=True)
-        torch.testing.assert_close(ours, torch.autograd.grad(exact, exact_leaves, incoming, retain_graph=True))
-    last = torch.autograd.grad(loss, leaves, torch.full_like(loss, 3.0))
-    torch.testing.assert_close(last, torch.autograd.grad(exact, exact_leaves, torch.full_like(loss, 3.0)))
+        ours = gradients(loss, leaves, incoming, retain_graph=True)
+        assert_close(ours, gradients(exact, exact_leaves, incoming, retain_graph=True))
+    last = torch.full_like(exact, 3.0)
+    assert_close(gradients(loss, leaves, last), gradients(exact, exact_leaves, last))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.autograd import Function
 
 from .. import ops
-from .machinery import gradients_of, place
+from .machinery import Fused, gradients_of, place, saved
 
 
-class Density(Function):
+class Density(Fused):
     """log p(value | parameters), summed over the last axis."""
 
     @staticmethod
@@ -25,13 +24,13 @@ class Density(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mask, *parameters = ctx.saved_tensors
+        mask, *parameters = saved(ctx)
         needs = list(ctx.needs_input_grad[3:])
         gradients = gradients_of(ctx, (grad,), *parameters, mask, needs)
         return None, None, None, *place(gradients, needs)
 
 
-class LogMeanExp(Function):
+class LogMeanExp(Fused):
     """logsumexp over ``dim`` minus log k."""
 
     @staticmethod
@@ -46,12 +45,12 @@ class LogMeanExp(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (log_weights,) = ctx.saved_tensors
+        (log_weights,) = saved(ctx)
         (gradient,) = gradients_of(ctx, (grad,), log_weights, ctx.dim)
         return None, gradient, None
 
 
-class SampleGaussian(Function):
+class SampleGaussian(Fused):
     """Reparameterised samples and their log-ratio, from the parameters of q, a seed and indices."""
 
     @staticmethod
@@ -78,6 +77,6 @@ class SampleGaussian(Function):
     def backward(ctx: Any, grad_z: Tensor | None, grad_log_ratio: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_z is None and grad_log_ratio is None:
             return (None,) * 8
-        arguments = (*ctx.saved_tensors, ctx.num_samples, *ctx.indices, ctx.path_only)
+        arguments = (*saved(ctx), ctx.num_samples, *ctx.indices, ctx.path_only)
         grad_mean, grad_log_std = gradients_of(ctx, (grad_z, grad_log_ratio), *arguments)
         return None, grad_mean, grad_log_std, None, None, None, None, None

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from .. import ops
 from .machinery import (
+    Fused,
     for_incoming,
     gradients_of,
     log_ratio_gradient,
@@ -18,36 +18,40 @@ from .machinery import (
     number_of,
     once,
     place,
+    saved,
     with_memory,
 )
 
 
-class LinearBernoulli(Function):
+class LinearBernoulli(Fused):
     """log p(value | hidden @ weight.T + bias), whose forward pass leaves the residuals in the place of the logits.
 
-    They come back too, for the backward pass, and carry no gradient. Going back, the incoming gradient weighs the few
-    columns of ``hidden`` and of its gradient, not the many of the residuals.
+    They come back too, for the backward pass, and carry no gradient; so does a copy of the log-probabilities, which the
+    caller keeps to itself: the result may be changed in place. Going back, the incoming gradient weighs the few columns
+    of ``hidden`` and of its gradient, not the many of the residuals.
     """
 
     @staticmethod
     def forward(
         backend: str, value: Tensor, mask: Tensor | None, hidden: Tensor, weight: Tensor, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        return ops.call("linear_bernoulli_log_prob_and_residual", value, hidden, weight, bias, mask, backend=backend)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        name = "linear_bernoulli_log_prob_and_residual"
+        log_prob, residual = ops.call(name, value, hidden, weight, bias, mask, backend=backend)
+        return log_prob, residual, log_prob.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         _, _, _, hidden, weight, _ = inputs
-        log_prob, residual = output
+        _, residual, log_prob = output
         ctx.mark_non_differentiable(residual)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(log_prob, residual, hidden, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 6
-        log_prob, residual, hidden, weight = ctx.saved_tensors
+        log_prob, residual, hidden, weight = saved(ctx)
         rows = log_prob.numel()
         scale = with_memory(grad).to(hidden.dtype).reshape(rows, 1)
         residual, inputs = residual.view(rows, residual.shape[-1]), hidden.reshape(rows, hidden.shape[-1])
@@ -63,11 +67,12 @@ class LinearBernoulli(Function):
         return None, None, None, *once(gradients, log_prob)
 
 
-class LinearIWAELoss(Function):
+class LinearIWAELoss(Fused):
     """Minus the IWAE bound of a linear layer and a Bernoulli likelihood, reduced over the observations.
 
-    The forward pass leaves the gradient of the logits in their place. It comes back with the bounds and the normalised
-    weights, and they carry no gradient.
+    The forward pass leaves the gradient of the logits in their place. It comes back with the bounds and the normalized
+    weights. The caller detaches the weights: they are part of the graph as its anchor, and no gradient goes through
+    them.
     """
 
     @staticmethod
@@ -87,17 +92,17 @@ class LinearIWAELoss(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.backend, ctx.reduction, _, _, log_ratio, hidden, weight, _ = inputs
-        loss, bound, weights, gradient = output
-        ctx.mark_non_differentiable(bound, weights, gradient)
+        _, bound, weights, gradient = output
+        ctx.mark_non_differentiable(bound, gradient)
         ctx.set_materialize_grads(False)
         ctx.log_ratio_dtype = log_ratio.dtype
-        ctx.save_for_backward(loss, weights, gradient, hidden, weight)
+        ctx.save_for_backward(weights, gradient, hidden, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 8
-        loss, weights, gradient, hidden, weight = ctx.saved_tensors
+        weights, gradient, hidden, weight = saved(ctx)
         grad = with_memory(grad)
         number = number_of(grad)
         if not math.isfinite(number):
@@ -115,10 +120,10 @@ class LinearIWAELoss(Function):
             for result in gradients[1:]:
                 if result is not None:
                     result.mul_(number)
-        return None, None, None, None, *once(gradients, loss)
+        return None, None, None, None, *once(gradients, weights)
 
 
-class LinearTanh(Function):
+class LinearTanh(Fused):
     """tanh(hidden @ weight.T + bias)."""
 
     @staticmethod
@@ -134,5 +139,5 @@ class LinearTanh(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = list(ctx.needs_input_grad[1:])
-        gradients = gradients_of(ctx, (grad,), *ctx.saved_tensors, needs)
+        gradients = gradients_of(ctx, (grad,), *saved(ctx), needs)
         return None, *place(gradients, needs)

@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.autograd import Function
 
 from .. import ops
-from .machinery import for_incoming, gradients_of, log_ratio_gradient, number_of, once, place, with_memory
+from .machinery import (
+    Fused,
+    for_incoming,
+    gradients_of,
+    log_ratio_gradient,
+    number_of,
+    once,
+    place,
+    saved,
+    with_memory,
+)
 
 
-class IWAELoss(Function):
+class IWAELoss(Fused):
     """Minus the IWAE bound, reduced over the observations, from the likelihood's parameters and the log-ratio.
 
     The normalised weights come back too, for the backward pass; they carry no gradient.
@@ -36,7 +45,7 @@ class IWAELoss(Function):
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
-        weights, mask, *parameters = ctx.saved_tensors
+        weights, mask, *parameters = saved(ctx)
         needs = list(ctx.needs_input_grad[5:])
         *gradients, grad_log_ratio = gradients_of(ctx, (grad,), weights, *parameters, mask, ctx.reduction, needs)
         if grad_log_ratio.dtype != ctx.log_ratio_dtype:
@@ -44,11 +53,12 @@ class IWAELoss(Function):
         return None, None, None, None, grad_log_ratio, *place(gradients, needs)
 
 
-class IWAELossAtOnce(Function):
+class IWAELossAtOnce(Fused):
     """:class:`IWAELoss` whose forward pass makes the gradients too: each exponential is computed once.
 
     ``wanted`` says of which parameters; they need the shape of the whole call, and the dtype of its sums. Weights and
-    gradients come back for the backward pass, and carry no gradient.
+    gradients come back for the backward pass alone. The caller keeps the weights to itself: they are part of the graph
+    as its anchor, and no gradient goes through them.
     """
 
     @staticmethod
@@ -68,21 +78,21 @@ class IWAELossAtOnce(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         _, ctx.backend, ctx.reduction, _, _, log_ratio, *_ = inputs
-        loss, *others = output
-        ctx.mark_non_differentiable(*others)
+        _, weights, *gradients = output
+        ctx.mark_non_differentiable(*gradients)
         ctx.set_materialize_grads(False)
         ctx.log_ratio_dtype = log_ratio.dtype
-        ctx.save_for_backward(loss, *others)
+        ctx.save_for_backward(weights, *gradients)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
-        loss, weights, *gradients = ctx.saved_tensors
+        weights, *gradients = saved(ctx)
         grad = with_memory(grad)
         needs = list(ctx.needs_input_grad[6:])
         number = number_of(grad)
         of_log_ratio = log_ratio_gradient(ctx, weights, grad, number) if ctx.needs_input_grad[5] else None
         gradients = for_incoming(ctx, gradients, grad, number, weights)
-        of_log_ratio, *placed = once((of_log_ratio, *place(gradients, needs)), loss)
+        of_log_ratio, *placed = once((of_log_ratio, *place(gradients, needs)), weights)
         return None, None, None, None, None, of_log_ratio, *placed

@@ -15,12 +15,32 @@ from ..backends import NATIVE
 
 def apply(function: type[Function], *arguments: Any) -> Any:
     """``function.apply``, without what torch's own costs a call: tens of microseconds for the inspection of signatures,
-    and ten more for a node where there is no graph."""
-    if stands_in():
+    and ten more for a node where there is no graph.
+
+    A compiler is not shown a Function that records no graph: it would mistake the first argument of ``forward`` for a
+    context.
+    """
+    if torch._C._are_functorch_transforms_active():
         return function.apply(*arguments)
     if not torch.is_grad_enabled():
         return function.forward(*arguments)
-    return super(Function, function).apply(*arguments)  # type: ignore[misc]
+    if not torch.compiler.is_compiling():
+        return super(Function, function).apply(*arguments)  # type: ignore[misc]
+    if any(isinstance(argument, Tensor) and argument.requires_grad for argument in arguments):
+        return function.apply(*arguments)
+    return function.forward(*arguments)
+
+
+def saved(ctx: Any) -> tuple[Any, ...]:
+    """Return the saved tensors, each as the plain tensor that it is by now.
+
+    After ``torch.func.vjp`` has returned, what it saved is still wrapped for a transform that is over. Torch's own
+    operations look through that; the pointer of such a tensor does not exist.
+    """
+    if torch.compiler.is_compiling():
+        return ctx.saved_tensors
+    unwrap = torch._C._functorch.unwrap_if_dead
+    return tuple(None if tensor is None else unwrap(tensor) for tensor in ctx.saved_tensors)
 
 
 def stands_in() -> bool:
@@ -73,11 +93,15 @@ def weighed(kept: Tensor, grad: Tensor, weights: Tensor) -> Tensor:
     return product
 
 
-def once(gradients: tuple[Tensor | None, ...], result: Tensor) -> tuple[Tensor | None, ...]:
-    """The same gradients of a result, with second derivatives that raise."""
+def once(gradients: tuple[Tensor | None, ...], anchor: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the same gradients, with second derivatives that raise.
+
+    ``anchor`` is an output of the Function that its caller keeps to itself. The result will not do: what a user
+    changes in place, as ``loss /= 4``, cannot have been saved.
+    """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return gradients
-    return tuple(None if g is None else apply(Once, g, result) for g in gradients)
+    return tuple(None if g is None else apply(Once, g, anchor) for g in gradients)
 
 
 def place(gradients: list[Tensor] | tuple[Tensor, ...], needs: list[bool]) -> list[Tensor | None]:
@@ -105,6 +129,28 @@ def with_memory(grad: Tensor) -> Tensor:
     return grad
 
 
+class Fused(Function):
+    """A Function that ``torch.func.vmap`` may pass: around an op that takes no batch."""
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        """Run one by one: what a batch of incoming gradients is for, a Jacobian, is rare. Without any batch torch does
+        not come here, but it asks that this be defined."""
+        results = [
+            cls.apply(
+                *(
+                    a.select(dim, i) if isinstance(a, Tensor) and dim is not None else a
+                    for a, dim in zip(arguments, in_dims, strict=True)
+                )
+            )
+            for i in range(info.batch_size)
+        ]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        stacked = tuple(torch.stack(column) for column in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+
 class Once(Function):
     """A gradient that refuses to be differentiated: it depends on others in ways that nothing here follows."""
 
@@ -126,7 +172,7 @@ class Once(Function):
         )
 
 
-class _Gradients(Function):
+class _Gradients(Fused):
     """A backward pass that refuses to be differentiated.
 
     It depends on everything the gradient depends on, so a second derivative raises. With ``once_differentiable``
@@ -143,21 +189,6 @@ class _Gradients(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.name = inputs[0]
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], Any]:
-        """One by one: what a batch of incoming gradients is for, a Jacobian, is rare."""
-        results = [
-            _Gradients.apply(
-                *(
-                    a.select(dim, i) if isinstance(a, Tensor) and dim is not None else a
-                    for a, dim in zip(arguments, in_dims, strict=True)
-                )
-            )
-            for i in range(info.batch_size)
-        ]
-        stacked = tuple(torch.stack(column) for column in zip(*results, strict=True))
-        return stacked, (0,) * len(stacked)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:

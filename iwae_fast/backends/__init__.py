@@ -2,7 +2,8 @@
 
 A backend is a module of this package with five things beside one function an op: ``DEVICE`` (the device type of the
 tensors that it takes), ``EXTRA`` (the ops that it has and others may lack), ``missing()`` (what software it lacks, or
-None), ``unavailable()`` (why it cannot run here, or None) and ``details()`` (what :func:`info` adds of it).
+None; asked once, at import), ``unavailable()`` (why it cannot run here, or None; for :func:`info`) and ``details()``
+(what :func:`info` adds of it).
 ``reference`` is always there, differentiates by plain autograd and serves what others refuse.
 """
 
@@ -16,26 +17,29 @@ import torch
 from torch import Tensor
 
 from . import cpu, cuda, triton
+from .errors import BackendError
 from .marshal import refusal
+
+__all__ = ["BEST", "ENVIRONMENT", "MISSING", "NATIVE", "REFERENCE", "BackendError", "choose", "info"]
 
 REFERENCE = "reference"
 NATIVE: dict[str, ModuleType] = {"cpu": cpu, "cuda": cuda, "triton": triton}
 """Backends with kernels."""
 
+MISSING = {name: module.missing() for name, module in NATIVE.items()}
+"""The software that each backend lacks, or None. Asked once, because ``torch.compile`` may trace a call: choosing a
+backend looks at this table and at the tensors, and asks the machine nothing."""
+
 PREFERRED = {"cpu": ("cpu",), "cuda": ("triton",)}
 """For each device type, who may be chosen to serve its tensors, best first."""
 
 BEST = {
-    device: next((name for name in names if NATIVE[name].missing() is None), REFERENCE)
+    device: next((name for name in names if MISSING[name] is None), REFERENCE)
     for device, names in PREFERRED.items()
 }
 """Who serves ordinary tensors of a device type, where none is forced. To know it no device is touched."""
 
 ENVIRONMENT = "IWAE_FAST_BACKEND"
-
-
-class BackendError(RuntimeError):
-    """A backend was asked for by name and cannot serve the call."""
 
 
 def choose(forced: str | None, tensors: tuple[Tensor | None, ...], axes: int = 0) -> str:
@@ -52,7 +56,7 @@ def choose(forced: str | None, tensors: tuple[Tensor | None, ...], axes: int = 0
         return candidate if candidate == REFERENCE or refusal(tensors, axes) is None else REFERENCE
     if _known(forced) == REFERENCE:
         return REFERENCE
-    reason = NATIVE[forced].unavailable() or _wrong_device(forced, tensors) or refusal(tensors, axes)
+    reason = MISSING[forced] or _wrong_device(forced, tensors) or refusal(tensors, axes)
     if reason is not None:
         raise BackendError(f"backend {forced!r} was asked for but cannot serve this call: {reason}")
     return forced
@@ -68,7 +72,8 @@ def _wrong_device(name: str, tensors: tuple[Tensor | None, ...]) -> str | None:
     wanted = NATIVE[name].DEVICE
     for tensor in tensors:
         if tensor is not None and tensor.device.type != wanted:
-            return f"it takes {wanted} tensors, got one on {tensor.device}"
+            reason = f"it takes {wanted} tensors, got one on {tensor.device}"
+            return reason if torch.compiler.is_compiling() else NATIVE[name].unavailable() or reason
     return None
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import native
+from .errors import BackendError
 from .extension import MODULE, REASON
 
 DEVICE = "cuda"
@@ -49,9 +50,14 @@ def unavailable() -> str | None:
         return reason
     if not torch.cuda.is_available():
         return "there is no CUDA device"
-    device = torch.cuda.get_device_properties(0)
-    if (device.major, device.minor) < OLDEST:
-        return f"the GPU has compute capability {device.major}.{device.minor}, at least 8.0 is needed"
+    return _too_old(0)
+
+
+def _too_old(index: int) -> str | None:
+    """Why the kernels cannot run on the GPU of this index, or None."""
+    capability = torch.cuda.get_device_capability(index)
+    if capability < OLDEST:
+        return "the GPU has compute capability {}.{}, at least {}.{} is needed".format(*capability, *OLDEST)
     return None
 
 
@@ -73,12 +79,23 @@ def _stream_and_memory(tensor: Tensor) -> tuple[int, Callable[[int], int]]:
     return torch._C._cuda_getCurrentRawStream(tensor.device.index), allocate
 
 
+_suitable: set[int] = set()
+"""Indices of the GPUs that are new enough."""
+
+
 def _on_its_device(op: Callable[..., Any]) -> Callable[..., Any]:
-    """The op with the device of its tensors made current, where that is another."""
+    """Make the device of an op's tensors current, where that is another.
+
+    Raises BackendError where that GPU is too old: asked once per GPU, and here, where nothing is traced.
+    """
 
     @wraps(op)
     def run(*arguments: Any) -> Any:
         device = next(a.device for a in arguments if isinstance(a, Tensor))
+        if device.index not in _suitable:
+            if (reason := _too_old(device.index)) is not None:
+                raise BackendError(f"backend 'cuda' was asked for but cannot serve this call: {reason}")
+            _suitable.add(device.index)
         if device.index == torch.cuda.current_device():
             return op(KERNELS, *arguments)
         with torch.cuda.device(device):

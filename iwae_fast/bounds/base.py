@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from .. import checks, reference
@@ -18,6 +21,23 @@ class Coefficients(NamedTuple):
     """dF/dlog_w_i, shape (k, ...)."""
     D: Tensor
     """d2F/dlog_w_i2, shape (k, ...)."""
+
+
+B = TypeVar("B", bound="Bound")
+
+
+def without_graph(method: Callable[[B, Tensor], Coefficients]) -> Callable[[B, Tensor], Coefficients]:
+    """Run the method without recording a graph.
+
+    As ``torch.no_grad()`` decorates, but with what ``torch.compile`` follows for a bound that is made while it traces.
+    """
+
+    @wraps(method)
+    def run(bound: B, log_weights: Tensor) -> Coefficients:
+        with torch.no_grad():
+            return method(bound, log_weights)
+
+    return run
 
 
 class Bound:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .. import checks
 from ..functional import log_mean_exp, normalized_weights
-from .base import Bound, Coefficients, widened
+from .base import Bound, Coefficients, widened, without_graph
 from .power import ELBO, IWAE
 
 
@@ -32,7 +31,7 @@ class MIWAE(Bound):
     def __call__(self, log_weights: Tensor) -> Tensor:
         return log_mean_exp(self._grouped(log_weights), dim=1).mean(0)
 
-    @torch.no_grad()
+    @without_graph
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         weights = normalized_weights(self._grouped(log_weights), dim=1)
         g, D = weights / self.groups, weights * (1.0 - weights) / self.groups
@@ -88,7 +87,7 @@ class CIWAE(Bound):
             return (ELBO() if self.beta else IWAE())(log_weights)
         return self.beta * ELBO()(log_weights) + (1.0 - self.beta) * IWAE()(log_weights)
 
-    @torch.no_grad()
+    @without_graph
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         elbo, iwae = ELBO().coefficients(log_weights), IWAE().coefficients(log_weights)
         g, D = (self.beta * e + (1.0 - self.beta) * i for e, i in ((elbo.g, iwae.g), (elbo.D, iwae.D)))

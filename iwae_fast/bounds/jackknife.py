@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from .. import autograd, checks, reference
+from ..backends.marshal import refusal
 from ..functional import log_mean_exp
-from .base import Bound, Coefficients, widened
-from .first_order import FirstOrder, Parts, derivatives_of
+from .base import Bound, Coefficients, widened, without_graph
+from .first_order import FirstOrder, Parts, derivatives_of, parts_of, value_of
 from .leave_one_out import largest_of, log_rest, log_sum_exp
 from .power import IWAE
 
@@ -42,12 +43,14 @@ class JVI(Bound):
     def __call__(self, log_weights: Tensor) -> Tensor:
         log_weights = self._checked(log_weights)
         if self.order == 1:
+            if refusal((log_weights,)) is not None:
+                return value_of(parts_of(log_weights))
             return autograd.apply(FirstOrder, log_weights)[0]
         # A column of all -inf gives -inf and zero gradient: it is computed as zeros.
         empty = log_weights.amax(0) == -math.inf
         return torch.where(empty, -math.inf, self._value(torch.where(empty, 0.0, log_weights)))
 
-    @torch.no_grad()
+    @without_graph
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         log_weights = self._checked(log_weights)
         if self.order == 1:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..functional import log_mean_exp, normalized_weights
-from .base import Bound, Coefficients, Negated, widened
+from .base import Bound, Coefficients, Negated, widened, without_graph
 
 
 class ELBO(Bound):
@@ -17,7 +17,7 @@ class ELBO(Bound):
     def __call__(self, log_weights: Tensor) -> Tensor:
         return widened(log_weights).mean(0)
 
-    @torch.no_grad()
+    @without_graph
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         value = self(log_weights)
         g = torch.full(log_weights.shape, 1.0 / log_weights.shape[0], dtype=value.dtype, device=value.device)
@@ -32,7 +32,7 @@ class IWAE(Bound):
             return widened(log_weights).squeeze(0)
         return log_mean_exp(log_weights)
 
-    @torch.no_grad()
+    @without_graph
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         weights = normalized_weights(log_weights)
         return Coefficients(self(log_weights), weights, weights * (1.0 - weights))
@@ -78,7 +78,7 @@ class VRIWAE(Bound):
         close = mean + torch.log1p(torch.expm1(power * (tame - mean)).mean(0)) / power
         return torch.where(near, close, far)
 
-    @torch.no_grad()
+    @without_graph
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         power = 1.0 - self.alpha
         tempered = power * widened(log_weights)

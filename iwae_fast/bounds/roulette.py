@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from .base import Bound, Coefficients, widened
+from .base import Bound, Coefficients, widened, without_graph
 
 
 class SUMO(Bound):
@@ -86,7 +86,7 @@ class TruncatedSUMO(Bound):
         log_weights = torch.where(g == 0, 0.0, self._checked(log_weights))
         return value + (g * (log_weights - log_weights.detach())).sum(0)  # the gradient of nested sums is NaN at -inf
 
-    @torch.no_grad()
+    @without_graph
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         dtype = self._checked(log_weights).dtype
         log_weights = self._checked(log_weights).double()  # the parts, of the size of 1 / P(T >= j), cancel

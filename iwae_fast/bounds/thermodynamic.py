@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..functional import normalized_weights
-from .base import Bound, Coefficients, widened
+from .base import Bound, Coefficients, widened, without_graph
 
 
 class TVO(Bound):
@@ -36,7 +36,7 @@ class TVO(Bound):
             value = value + width * _expectation(_tempered(beta, log_weights), log_weights)
         return value
 
-    @torch.no_grad()
+    @without_graph
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         widest = widened(log_weights)
         g, D = torch.zeros_like(widest), torch.zeros_like(widest)

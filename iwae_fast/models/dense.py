@@ -175,7 +175,8 @@ class TanhLayer(nn.Linear):
     """A dense layer with tanh, in one op where there is enough for it to do."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if len(input) * self.out_features < WORTH_A_KERNEL:
+        # A compiler fuses torch's own operations, and must not make the size of the batch a condition of its graph.
+        if torch.compiler.is_compiling() or len(input) * self.out_features < WORTH_A_KERNEL:
             return torch.tanh(super().forward(input))
         return linear_tanh(input, self.weight, self.bias)
 

@@ -1,0 +1,115 @@
+"""Results may be changed in place before they go backward, as ``loss /= steps`` does where gradients are accumulated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from devices import ALL, device_of
+from torch import Tensor
+
+import iwae_fast as iw
+
+Change = Callable[[Tensor], Tensor]
+
+CHANGES: dict[str, tuple[float, Change]] = {
+    "/= 4": (0.25, lambda t: t.div_(4.0)),
+    "*= 2": (2.0, lambda t: t.mul_(2.0)),
+    "add_(1)": (1.0, lambda t: t.add_(1.0)),
+}
+"""What is done to a result, and what its gradients are multiplied by."""
+
+
+def leaves(backend: str) -> list[Tensor]:
+    """Logits, log-ratio, hidden layer, weight and bias."""
+    torch.manual_seed(0)
+    shapes = ((3, 4, 9), (3, 4), (3, 4, 5), (9, 5), (9,))
+    return [torch.randn(shape).double().to(device_of(backend)).requires_grad_() for shape in shapes]
+
+
+def observations(logits: Tensor) -> Tensor:
+    return (logits[0].detach() > 0.3).double()
+
+
+def bernoulli_log_prob(backend: str, logits: Tensor, *_: Tensor) -> Tensor:
+    return iw.bernoulli_log_prob(observations(logits), logits, backend=backend)
+
+
+def residual(backend: str, logits: Tensor, _: Tensor, *layer: Tensor) -> Tensor:
+    return iw.linear_bernoulli_log_prob(observations(logits), *layer, recompute=False, backend=backend)
+
+
+def iwae_loss(backend: str, _: Tensor, log_ratio: Tensor, *rest: Tensor) -> Tensor:
+    return iw.iwae_loss(log_ratio, reduction="none", backend=backend)
+
+
+def bernoulli_iwae_loss(backend: str, logits: Tensor, log_ratio: Tensor, *_: Tensor) -> Tensor:
+    return iw.bernoulli_iwae_loss(observations(logits), logits, log_ratio, backend=backend)
+
+
+def bernoulli_iwae_losses(backend: str, logits: Tensor, log_ratio: Tensor, *_: Tensor) -> Tensor:
+    return iw.bernoulli_iwae_loss(observations(logits), logits, log_ratio, reduction="none", backend=backend)
+
+
+def gaussian_iwae_loss(backend: str, logits: Tensor, log_ratio: Tensor, *_: Tensor) -> Tensor:
+    return iw.gaussian_iwae_loss(observations(logits), logits, 0.1 * logits, log_ratio, backend=backend)
+
+
+def linear_bernoulli_iwae_loss(backend: str, logits: Tensor, log_ratio: Tensor, *layer: Tensor) -> Tensor:
+    return iw.linear_bernoulli_iwae_loss(observations(logits), *layer, log_ratio, backend=backend)
+
+
+OPS = [
+    bernoulli_log_prob,
+    residual,
+    iwae_loss,
+    bernoulli_iwae_loss,
+    bernoulli_iwae_losses,
+    gaussian_iwae_loss,
+    linear_bernoulli_iwae_loss,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("backend", ALL)
+def test_ops(backend: str, op: Callable[..., Tensor], change: str) -> None:
+    factor, in_place = CHANGES[change]
+    inputs = leaves(backend)
+    plain = op(backend, *inputs)
+    expected = torch.autograd.grad(factor * plain.sum(), inputs, allow_unused=True)
+    changed = op(backend, *inputs)
+    assert in_place(changed) is changed
+    torch.testing.assert_close(changed, in_place(plain.detach().clone()))
+    torch.testing.assert_close(torch.autograd.grad(changed.sum(), inputs, allow_unused=True), expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bound": iw.bounds.JVI(1)},
+        {"estimator": "stl"},
+        {"estimator": "dreg"},
+        {"estimator": "vimco"},
+        {"budget": 2},
+        {"tolerance": 1e-3},
+        {"chunk_size": 2},
+        {"estimator": "dreg", "budget": 1},
+    ],
+    ids=str,
+)
+def test_objectives(settings: dict[str, Any], reduction: str) -> None:
+    torch.manual_seed(0)
+    model, x = iw.models.DenseVAE(9, (3,), (8,)).double(), torch.rand(4, 9).double()
+    objective = iw.Objective(**{"bound": iw.bounds.IWAE(), "num_samples": 5, "reduction": reduction, **settings})
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad(0.25 * objective(model, x, seed=1).sum(), parameters)
+    loss = objective(model, x, seed=1)
+    seen = objective.seen.value.clone()
+    loss /= 4.0
+    torch.testing.assert_close(torch.autograd.grad(loss.sum(), parameters), expected)
+    torch.testing.assert_close(objective.last.value, seen)
