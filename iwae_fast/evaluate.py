@@ -39,7 +39,7 @@ class LogLikelihood:
     """Effective sample size of the weights, (B,) float64."""
     pareto_k: Tensor
     """Shape of the weights' tail, (B,) float64: :func:`iwae_fast.diagnostics.pareto_k`. Above 0.7, more samples than
-    these are needed; NaN for k < 21."""
+    these are needed; NaN where it is undefined (count these apart), such as for k < 21."""
 
     @property
     def mean(self) -> float:

@@ -136,6 +136,7 @@ def test_evaluation(whole):
     assert found["step"] == checkpoint.step
     for name in ("train_nll", "train_std_error", "ess", "pareto_k_above_0.7", "seconds"):
         assert isinstance(found[name], float)
+    assert found["pareto_k_undefined"] == 0
     assert not list(run.folder.glob("*.partial.npz"))
 
 
@@ -158,7 +159,15 @@ def test_options_leave_things_out(tmp_path):
     found = results.evaluate_run(*arguments, k=2, observations=1, **none)
     assert found["left_out"].keys() == {"pareto_k", "train_nll", "active_units", "nll_active_units_only"}
     assert found == read(run.evaluation)
-    for name in ("std_error", "pareto_k_above_0.7", "train_nll", "active_units", "activity", "nll_active_units_only"):
+    missing = (
+        "pareto_k_above_0.7",
+        "pareto_k_undefined",
+        "train_nll",
+        "active_units",
+        "activity",
+        "nll_active_units_only",
+    )
+    for name in ("std_error", *missing):
         assert found[name] is None
     found = results.evaluate_run(*arguments, k=2, train_observations=7, pruned_observations=8)
     assert (found["train_observations"], found["active_units_only_observations"]) == (7, 8)
@@ -290,6 +299,28 @@ def test_report_of_data_that_are_no_images(tmp_path):
     assert not run.samples.exists()
     with pytest.raises(SystemExit, match="2"):
         main(["sample", str(run.folder)])
+
+
+def test_what_has_no_k_hat_is_counted(tmp_path, monkeypatch, capsys):
+    """A comparison with 0.7 does not see NaN: the closing lines and the report say how many there are."""
+    estimate = iw.evaluate.log_likelihood
+
+    def two_without(*arguments, **options):
+        result = estimate(*arguments, **options)
+        result.pareto_k[:3] = torch.tensor([torch.nan, torch.nan, torch.inf])
+        result.pareto_k[3:] = 0.5
+        return result
+
+    monkeypatch.setattr(iw.evaluate, "log_likelihood", two_without)
+    run, checkpoint, model = trained(tmp_path / "run", tiny_data())
+    options = {"k": 21, "train_observations": 0, "pruned_observations": 0}
+    evaluate_and_print(run, checkpoint, model, tiny_data(), **options)
+    found = read(run.evaluation)
+    assert (found["pareto_k_above_0.7"], found["pareto_k_undefined"]) == (pytest.approx(1 / 30), 2)
+    assert "Pareto k-hat above 0.7 for 3%, undefined for 2" in " ".join(capsys.readouterr().out.split())
+    page = Page(run.report.read_text())
+    assert "and undefined for 2 of 30" in page.text
+    assert "Not drawn: 1 that are inf, 0 that are \N{MINUS SIGN}inf (equal weights), 2 undefined." in page.text
 
 
 def test_report_before_the_first_epoch(tmp_path):

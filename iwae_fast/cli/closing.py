@@ -58,8 +58,8 @@ def evaluate_and_print(
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
-    heavy = result["pareto_k_above_0.7"]
-    tails = "" if heavy is None else f", Pareto k-hat above 0.7 for {heavy:.0%}"
+    heavy, undefined = result["pareto_k_above_0.7"], result["pareto_k_undefined"]
+    tails = "" if heavy is None else f", Pareto k-hat above 0.7 for {heavy:.0%}, undefined for {undefined}"
     lines = [
         f"test NLL {_with_error(result['nll'], result['std_error'])} nats (standard error; k = {result['k']}, "
         f"{result['observations']} of {result['test_observations']} test images), mean ESS {result['ess']:.1f}{tails}"

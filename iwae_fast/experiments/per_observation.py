@@ -28,7 +28,7 @@ class PerObservation:
     ess: NDArray[np.float64]
     """Effective sample size, (M,)."""
     pareto_k: NDArray[np.float64]
-    """Shape of the weights' tail, (M,); NaN with few samples."""
+    """Shape of the weights' tail, (M,); -inf or inf where that is what can be said, NaN where it is undefined."""
     images: str
     """The fingerprint of the observations."""
 

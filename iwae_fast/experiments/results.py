@@ -86,6 +86,7 @@ def evaluate_run(
         "monte_carlo_std_error": _finite(test.std_error.square().sum().sqrt().item() / len(x)),
         "ess": test.ess.mean().item(),
         "pareto_k_above_0.7": None if k < FEWEST_SAMPLES else (test.pareto_k > 0.7).double().mean().item(),
+        "pareto_k_undefined": None if k < FEWEST_SAMPLES else int(test.pareto_k.isnan().sum()),
         "k": k,
         "dataset": data.name,
         "observations": len(x),

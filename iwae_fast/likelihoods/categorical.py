@@ -40,7 +40,7 @@ class Categorical(Likelihood):
         index = index.long().expand(num_samples, -1, -1).unsqueeze(-1)
         if mask is not None:
             (logits,) = observed(mask.unsqueeze(-1), logits)
-        return sum_observed(logits.gather(-1, index).squeeze(-1) - torch.logsumexp(logits, -1), mask)
+        return sum_observed(torch.log_softmax(logits, -1).gather(-1, index).squeeze(-1), mask)
 
     def mean(self, output: Any) -> Tensor:
         """E[class index], (N, D) or (N, ...)."""

@@ -13,25 +13,12 @@ from ..autograd import apply
 from ..functional import bernoulli_log_prob
 from ..reference import widen
 from .base import Likelihood, by_sample, observed, sum_observed
-
-BERNOULLI_NUMBERS = (
-    1 / 6,
-    -1 / 30,
-    1 / 42,
-    -1 / 30,
-    5 / 66,
-    -691 / 2730,
-    7 / 6,
-    -3617 / 510,
-    43867 / 798,
-    -174611 / 330,
-)
-"""B_2, B_4, ..."""
+from .series import BERNOULLI_NUMBERS, polynomial
 
 SERIES = tuple(
-    (4**n * (2 ** (2 * n - 1) - 1) * b / (n * math.factorial(2 * n)), 2 * n) for n, b in enumerate(BERNOULLI_NUMBERS, 1)
+    4**n * (2 ** (2 * n - 1) - 1) * b / (n * math.factorial(2 * n)) for n, b in enumerate(BERNOULLI_NUMBERS, 1)
 )
-"""log(h coth h) = sum of coefficient h^power, for |h| < pi / 2."""
+"""log(h coth h) is the sum of SERIES[n - 1] h^(2 n), for |h| < pi / 2."""
 
 NEAR_ZERO = 0.25
 """|h| up to which ten terms are exact to float64's rounding; from there on the formula as it stands loses two digits at
@@ -89,7 +76,8 @@ class _LogNormalizer(torch.autograd.Function):
     def forward(logits: Tensor) -> Tensor:
         half = 0.5 * logits
         near, far = _split(half)
-        series = _polynomial(SERIES, near)
+        square = near.square()
+        series = square * polynomial(SERIES, square)
         return math.log(2.0) + torch.where(half.abs() < NEAR_ZERO, series, torch.log(far / torch.tanh(far)))
 
     @staticmethod
@@ -103,23 +91,17 @@ class _LogNormalizer(torch.autograd.Function):
 
 
 def _slope(logits: Tensor) -> Tensor:
-    """d log C / dl = (1 / h - 2 / sinh(2 h)) / 2 with h = l / 2."""
+    """Compute d log C / dl = 1 / l - 1 / sinh(l), by exponentials that do not overflow, nor do their derivatives."""
     half = 0.5 * logits
     near, far = _split(half)
-    series = _polynomial(tuple((power * c, power - 1) for c, power in SERIES), near)
-    return 0.5 * torch.where(half.abs() < NEAR_ZERO, series, 1.0 / far - 2.0 / torch.sinh(2.0 * far))
+    slope = tuple(power * coefficient for power, coefficient in zip(range(2, 22, 2), SERIES, strict=True))
+    series = near * polynomial(slope, near.square())
+    size = 2.0 * far.abs()
+    reciprocal_sinh = -2.0 * torch.sign(far) * torch.exp(-size) / torch.expm1(-2.0 * size)
+    return 0.5 * torch.where(half.abs() < NEAR_ZERO, series, 1.0 / far - 2.0 * reciprocal_sinh)
 
 
 def _split(half: Tensor) -> tuple[Tensor, Tensor]:
     """h for the series and for the formula, each where it is good, and elsewhere a number that makes no NaN."""
     near = half.abs() < NEAR_ZERO
     return torch.where(near, half, 0.0), torch.where(near, 1.0, half)
-
-
-def _polynomial(terms: tuple[tuple[float, int], ...], h: Tensor) -> Tensor:
-    """By Horner's scheme, in powers that rise by two."""
-    square = h.square()
-    total = torch.zeros_like(h)
-    for coefficient, _ in reversed(terms):
-        total = total * square + coefficient
-    return total * (square if terms[0][1] == 2 else h)

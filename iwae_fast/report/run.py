@@ -68,7 +68,9 @@ def _weights(evaluation: dict[str, Any], results: PerObservation) -> list[Figure
             Figure(
                 plots.histogram(results.pareto_k, "Pareto k-hat", "shape of the tail of the weights", 0.7),
                 "Pareto k-hat by test observation",
-                "Above 0.7 (dashed) an estimate needs more samples than these.",
+                "Above 0.7 (dashed) an estimate needs more samples than these. "
+                f"Not drawn: {np.isposinf(results.pareto_k).sum()} that are inf, {np.isneginf(results.pareto_k).sum()} "
+                f"that are {MINUS}inf (equal weights), {np.isnan(results.pareto_k).sum()} undefined.",
             )
         )
     return figures

@@ -1,0 +1,172 @@
+"""The negative binomial probability of a count, and a mixture of it with zero, by parameters from 0 to infinity."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..autograd import apply
+from .series import HALF_LOG_2PI, digamma_remainder, log_gamma_remainder, scaled_deviation
+
+TINY = 1e-300
+
+
+def negative_binomial_log_prob(value: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
+    """Compute log Gamma(x + t) - log Gamma(t) - log x! + x log(m / (t + m)) + t log(t / (t + m)) of each count x.
+
+    These terms are not computed, since they cancel. With n = x + t, the sum is minus the deviance of (x, t) from
+    (n m / (t + m), n t / (t + m)), plus remainders of Stirling's formula, which are small (Loader 2000, "Fast and
+    accurate computation of binomial probabilities"). The result is float64.
+
+    Shapes broadcast. ``log_theta`` may be inf, which is Poisson's distribution, and ``log_mean`` -inf, a mean of zero:
+    then a count of zero has log-probability 0. Gradients are computed likewise, and are zero where the incoming one is.
+    """
+    return apply(_NegativeBinomial, value, log_mean, log_theta)
+
+
+def zero_inflated_log_prob(log_prob: Tensor, logits: Tensor) -> Tensor:
+    """Compute log(d + (1 - d) p), the log-probability of a count of zero, from log p and the logits of d.
+
+    Either may have any size or be infinite. The result is float64.
+    """
+    return apply(_ZeroInflated, log_prob, logits)
+
+
+class _Parts(NamedTuple):
+    """Quantities that the probability and its derivatives share; t is theta, m the mean, n = x + t."""
+
+    x: Tensor
+    log_x: Tensor
+    log_mean: Tensor
+    log_theta: Tensor
+    mean: Tensor
+    theta: Tensor
+    n: Tensor
+    log_n: Tensor
+    ratio: Tensor
+    """The smaller of m and t in units of the larger."""
+    log1p_ratio: Tensor
+    excess: Tensor
+    """(x - m) t / (t + m): x less its mean count n m / (t + m), and the derivative by log m."""
+    log_n_ratio: Tensor
+    """log(n / (t + m))."""
+    deviance_of_theta: Tensor
+    """t (u - log(1 + u)) with 1 + u = n / (t + m)."""
+
+
+class _NegativeBinomial(torch.autograd.Function):
+    """Keeps its arguments alone for the backward pass. Its derivatives are ordinary operations, differentiable again
+    where parameters are moderate."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
+        value = value.double()
+        zero = value == 0
+        p = _parts(torch.where(zero, 1.0, value), log_mean, log_theta)
+        relative = -p.excess / p.x
+        # Where the mean count is nearly nothing of x, its logarithm is taken by parts.
+        log_ratio = torch.where(relative > -0.5, torch.log1p(relative), p.log_mean - p.log_x + p.log_n_ratio)
+        deviance = scaled_deviation(p.x, -p.excess, relative, log_ratio) + p.deviance_of_theta
+        log_n_of_theta = torch.where(p.theta > p.x, torch.log1p(p.x / p.theta), p.log_n - p.log_theta)
+        of_x = HALF_LOG_2PI + 0.5 * p.log_x + log_gamma_remainder(p.x, p.log_x)
+        of_theta = 0.5 * log_n_of_theta + log_gamma_remainder(p.theta, p.log_theta)
+        return torch.where(zero, _log_prob_of_zero(p), log_gamma_remainder(p.n, p.log_n) - of_x - of_theta - deviance)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        arguments = ctx.saved_tensors
+        value, log_mean, log_theta = arguments
+        slopes = _slopes(value, log_mean, log_theta, ctx.needs_input_grad[0])
+        return tuple(
+            None if slope is None else scaled(grad, slope).sum_to_size(argument.shape).to(argument.dtype)
+            for argument, slope in zip(arguments, slopes, strict=True)
+        )
+
+
+def _parts(value: Tensor, log_mean: Tensor, log_theta: Tensor) -> _Parts:
+    x, s = value.double(), log_mean.double()
+    t = log_theta.double().clamp(-1e6, 800.0)  # e^800 is infinite, and numbers times its reciprocal are 0
+    mean, theta, log_x = torch.exp(s), torch.exp(t), torch.log(x)
+    n, total = x + theta, (theta + mean).clamp(min=TINY)
+    ratio = torch.exp(-(s - t).abs())
+    log1p_ratio = torch.log1p(ratio)
+    larger = (1.0 + ratio).reciprocal()
+    theta_of_total = torch.where(s < t, larger, ratio * larger)
+    mean_of_total = torch.where(s < t, ratio * larger, larger)
+    close = (s - log_x).abs() < 1.0  # where x - m cancels, as it must; elsewhere m may overflow
+    difference = torch.where(close, x - mean, 0.0)
+    mean_count_of_zero = torch.where(s < t, mean, theta) * larger
+    excess = torch.where(close, difference * theta_of_total, x * theta_of_total - mean_count_of_zero)
+    relative = torch.where(close, difference / total, x / total - mean_of_total)
+    small = relative.abs() < 0.5
+    log_n = torch.where(n > TINY, torch.log(n), t)
+    log_n_ratio = torch.where(
+        small, torch.log1p(torch.where(small, relative, 0.0)), log_n - torch.maximum(s, t) - log1p_ratio
+    )
+    deviance = scaled_deviation(theta, excess, relative, log_n_ratio)
+    return _Parts(x, log_x, s, t, mean, theta, n, log_n, ratio, log1p_ratio, excess, log_n_ratio, deviance)
+
+
+def _log_prob_of_zero(p: _Parts) -> Tensor:
+    """-t log(1 + m / t), which is -m for large t."""
+    per_mean = torch.where(p.ratio == 0, 1.0, p.log1p_ratio / torch.where(p.ratio == 0, 1.0, p.ratio))
+    odds = p.log_mean - p.log_theta
+    return -torch.where(odds < 0, p.mean * per_mean, p.theta * (odds + p.log1p_ratio))
+
+
+def _slopes(
+    value: Tensor, log_mean: Tensor, log_theta: Tensor, by_value: bool = True
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Derivatives by the count, as if it were real, by log_mean and by log_theta."""
+    p = _parts(value, log_mean, log_theta)
+    x_share, of_n = p.x / p.n.clamp(min=TINY), digamma_remainder(p.n)
+    counted = 0.5 * x_share + digamma_remainder(p.theta) - (1.0 - x_share) * of_n
+    of_value = p.log_n_ratio - (0.5 + of_n) / p.n - torch.digamma(p.x + 1.0) + p.log_mean if by_value else None
+    return of_value, p.excess, counted - p.deviance_of_theta
+
+
+class _ZeroInflated(torch.autograd.Function):
+    """Keeps its arguments alone for the backward pass, whose gradient autograd could not take at infinite logits."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(log_prob: Tensor, logits: Tensor) -> Tensor:
+        logits = logits.double()
+        change = torch.sigmoid(-logits) * torch.expm1(log_prob)
+        small = change > -0.5
+        far = torch.logaddexp(F.logsigmoid(logits), log_prob + F.logsigmoid(-logits))
+        return torch.where(small, torch.log1p(torch.where(small, change, 0.0)), far)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return tuple(
+            scaled(grad, slope).to(argument.dtype)
+            for argument, slope in zip(ctx.saved_tensors, _mixture_slopes(*ctx.saved_tensors), strict=True)
+        )
+
+
+def _mixture_slopes(log_prob: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The probability that a zero was counted, and what it leaves of d: (1 - p) (1 - d) times the probability that it
+    was not."""
+    logits = logits.double()
+    odds = logits - log_prob
+    return torch.sigmoid(-odds), -torch.expm1(log_prob) * torch.sigmoid(-logits) * torch.sigmoid(odds)
+
+
+def scaled(grad: Tensor, slope: Tensor) -> Tensor:
+    """A gradient times a derivative, and 0 where the gradient is 0: the derivative may be infinite."""
+    return torch.where(grad == 0, 0.0, grad * slope)
