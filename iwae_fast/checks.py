@@ -99,6 +99,12 @@ def dimension(log_weights: Tensor, dim: int) -> int:
     return dim
 
 
+def last_axis(name: str, tensor: Tensor, size: int, owner: str) -> None:
+    """Refuse a tensor whose last axis would have to be broadcast to the size that belongs to its owner."""
+    if tensor.dim() == 0 or tensor.shape[-1] != size:
+        raise ValueError(f"{name} must be (..., {size}) as {owner} is, got {tuple(tensor.shape)}")
+
+
 def positive(name: str, value: Any) -> int:
     """A whole number of at least one."""
     if isinstance(value, bool) or not isinstance(value, int):

@@ -22,6 +22,7 @@ from .heap import keep_large_blocks
 from .junction import Ascended, Junction
 from .models import VAE, LatentVariableModel
 from .models.base import Density, Draw, Posterior, Terms
+from .modules import parameter_dtype
 from .reference import effective_sample_size_of_weights
 from .sampling import seed_tensor, standard_normal
 from .schedules import Schedule
@@ -302,7 +303,7 @@ class _Call:
         """The loss of plain IWAE where one op goes from the decoder's last layer to it, else None."""
         objective = self.objective
         plain = type(self.bound) is IWAE and objective.estimator == "reparameterized" and objective.at_once
-        if not plain or (decoder := self.model.linear_decoder) is None:
+        if not plain or (decoder := self.model.in_one_op) is None:
             return None
         made = self.model.linear_iwae(
             decoder,
@@ -430,7 +431,7 @@ class _Call:
 
     def _rounding(self) -> float:
         """Return half a unit in the last place of the networks' dtype."""
-        dtype = autocast_dtype(self.x.device) or next(self.model.decoder.parameters(), self.x).dtype
+        dtype = autocast_dtype(self.x.device) or parameter_dtype(self.model.decoder, self.x.dtype)
         return 0.5 * torch.finfo(dtype).eps
 
     def _scaled(self, log_weights: Tensor) -> tuple[Tensor, Scales]:

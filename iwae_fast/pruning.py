@@ -10,14 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from .models import DenseVAE, LatentVariableModel, MixturePrior, VampPrior
-from .models.dense import GaussianNetwork
+from .models.dense import DenseDecoder, DenseDecoderOfSeveral, GaussianNetwork, TanhLayer
 from .models.vae import UpperLayer
+
+KNOWN = (
+    *(GaussianNetwork, DenseDecoder, DenseDecoderOfSeveral, UpperLayer, TanhLayer),
+    *(nn.Linear, nn.Sequential, nn.ModuleList, nn.ModuleDict),
+)
+"""The modules that a dense model is made of."""
 
 
 def obstacle(model: LatentVariableModel) -> str | None:
     """Why units of this model cannot be switched off; None where they can."""
     if not isinstance(model, DenseVAE):
         return f"the networks of a {type(model).__name__} are not known"
+    for network in (model.encoder, model.decoder, model.upper):
+        for name, module in network.named_modules():
+            if type(module) not in KNOWN or "forward" in vars(module):
+                return f"what {name or 'a network'}, a {type(module).__name__}, makes of a unit is not known"
+            if isinstance(module, nn.Linear) and module._parameters.get("weight") is None:
+                return f"the weight of {name}, a {type(module).__name__}, is computed from others"
     if not isinstance(model.prior, MixturePrior | VampPrior | None):
         return f"what its prior, a {type(model.prior).__name__}, makes of a unit is not known"
     return None

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from linear_gaussian import linear_gaussian, two_layer_linear_gaussian
 
 import iwae_fast as iw
@@ -155,6 +156,25 @@ def test_nothing_to_switch_off():
     x = torch.rand(8, 6, dtype=torch.float64).round()
     same = without_units(model, [torch.ones(5, dtype=torch.bool)])
     assert torch.equal(same.log_weights(x, 4, seed=2), model.log_weights(x, 4, seed=2))
+
+
+def test_networks_whose_weights_are_not_known():
+    """Zeros written into a computed weight would be lost, and what another layer makes of them is its own."""
+
+    class Twice(torch.nn.Linear):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    parametrized, other, hidden = (dense((5,), (7,)) for _ in range(3))
+    torch.nn.utils.parametrizations.weight_norm(parametrized.encoder.mean)
+    other.encoder.log_std = Twice(7, 5)
+    hidden.decoder.hidden[0].forward = torch.tanh
+    for model, name in ((parametrized, "ParametrizedLinear"), (other, "Twice"), (hidden, "TanhLayer")):
+        with pytest.raises(TypeError, match=f"cannot be switched off: what .*, a {name}, makes of a unit is not known"):
+            without_units(model, [torch.ones(5).bool()])
+    torch.nn.utils.prune.identity(hidden.encoder.mean, "weight")
+    with pytest.raises(TypeError, match="the weight of mean, a Linear, is computed from others"):
+        without_units(hidden, [torch.ones(5).bool()])
 
 
 def test_arguments_of_surgery():

@@ -8,9 +8,8 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from ..bounds import Bound
+from ..modules import has_global_hooks, has_hooks
 from ..objective import Objective
-
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def obstacle(objective: Objective, model: nn.Module, optimizer: Optimizer) -> str | None:
@@ -33,8 +32,10 @@ def _of_model(model: nn.Module) -> str | None:
     devices = {str(parameter.device) for parameter in model.parameters()}
     if len(devices) > 1:
         return f"the model is on several devices: {', '.join(sorted(devices))}"
+    if has_global_hooks():
+        return "there are hooks for the calls of all modules, which a replay would leave out"
     for name, module in model.named_modules():
-        if any(getattr(module, hooks) for hooks in HOOKS):
+        if has_hooks(module):
             return f"{name or 'the model'} ({type(module).__name__}) has hooks, which a replay would leave out"
     for name, parameter in model.named_parameters():
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:

@@ -26,8 +26,11 @@ class Likelihood(nn.Module, ABC):
     """What the decoder returns, by name."""
     support: constraints.Constraint = constraints.real
     """Of one feature."""
-    takes_linear_output = False
-    """Whether :meth:`log_prob` takes a :class:`LinearLayer` in place of the decoder's output."""
+
+    @property
+    def takes_linear_output(self) -> bool:
+        """Whether :meth:`log_prob` takes a :class:`LinearLayer` in place of the decoder's output."""
+        return False
 
     @abstractmethod
     def log_prob(

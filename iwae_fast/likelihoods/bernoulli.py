@@ -10,6 +10,7 @@ from torch.distributions import constraints
 
 from ..functional import bernoulli_log_prob
 from ..linear import linear_bernoulli_log_prob
+from ..modules import defines
 from .base import Likelihood, by_sample
 
 
@@ -28,7 +29,11 @@ class Bernoulli(Likelihood):
     name = "bernoulli"
     outputs = ("logits",)
     support = constraints.unit_interval
-    takes_linear_output = True
+
+    @property
+    def takes_linear_output(self) -> bool:
+        """Whether :meth:`log_prob` is this one: that of a subclass need not know a :class:`LinearLayer`."""
+        return defines(self, Bernoulli, "log_prob")
 
     def log_prob(
         self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None

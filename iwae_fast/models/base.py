@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..likelihoods import Likelihood, LinearLayer, as_likelihood
+from ..likelihoods import Bernoulli, Likelihood, LinearLayer, as_likelihood
 from ..linear import LinearIWAE, linear_bernoulli_iwae
+from ..modules import as_parameters, defines, is_plain_linear, runs_forward
 from ..sampling import seed_tensor, standard_normal
 
 RESAMPLING_STREAM = 2**31 + 1
@@ -109,11 +110,26 @@ class LatentVariableModel(nn.Module, ABC):
 
     @property
     def linear_decoder(self) -> LinearOutput | None:
-        """The decoder, where its last layer and the likelihood may be taken in one."""
+        """The decoder, where its last layer and the likelihood may be taken in one; None elsewhere.
+
+        That takes certainty that a call of the decoder would be ``output(features(z))`` with a plain linear layer, and
+        that nobody sees the difference: neither subclass nor instance has a ``forward`` of its own, and no hook waits.
+        """
         decoder = self.decoder
         if not (self.likelihood.takes_linear_output and isinstance(decoder, LinearOutput)):
             return None
-        return None if _has_hooks(decoder) or _has_hooks(decoder.output) else decoder
+        certain = defines(decoder, LinearOutput, "forward") and runs_forward(decoder)
+        return decoder if certain and is_plain_linear(decoder.output) else None
+
+    @property
+    def in_one_op(self) -> LinearOutput | None:
+        """The :attr:`linear_decoder` where :meth:`linear_iwae` gives what :meth:`terms` would; None elsewhere."""
+        certain = (
+            isinstance(self.likelihood, Bernoulli)
+            and defines(self.likelihood, Bernoulli, "log_prob")
+            and defines(self, LatentVariableModel, "terms", "log_likelihood")
+        )
+        return self.linear_decoder if certain else None
 
     def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
         """The parameters of q(z | x) of the first layer, each (B, Z); features that a mask hides are zeros."""
@@ -160,7 +176,13 @@ class LatentVariableModel(nn.Module, ABC):
     ) -> tuple[Tensor, Terms]:
         """Draw z, (k, B, Z) as the decoder sees it, and the parts of its log-weights."""
         z, log_prior, log_ratio = self.latents(posterior, draw, density, passage)
-        return z, Terms(self.log_likelihood(x, z, context=context, mask=mask), log_prior, log_ratio)
+        return z, Terms(self._log_likelihood_of(draw, x, z, context=context, mask=mask), log_prior, log_ratio)
+
+    def _log_likelihood_of(
+        self, draw: Draw, x: Tensor, z: Tensor, *, context: Sequence[Tensor], mask: Tensor | None
+    ) -> Tensor:
+        """Return log p(x | z) in nats, (k, B), of the latents of a draw."""
+        return self.log_likelihood(x, z, context=context, mask=mask)
 
     def linear_iwae(
         self,
@@ -174,14 +196,15 @@ class LatentVariableModel(nn.Module, ABC):
         context: Sequence[Tensor] = (),
         mask: Tensor | None = None,
     ) -> LinearIWAE:
-        """Minus the IWAE bound, from the last layer of the :attr:`linear_decoder` to the loss in one op."""
+        """Compute minus the IWAE bound, from the last layer of the :attr:`linear_decoder` to the loss in one op."""
         z, log_prior, log_ratio = self.latents(posterior, draw)
-        hidden = decoder.features(*self._decoder_inputs(z, context, decoder.output.weight.dtype))
+        output = cast(nn.Linear, decoder.output)
+        hidden = decoder.features(*self._decoder_inputs(z, context))
         return linear_bernoulli_iwae(
             x.flatten(1),
-            hidden.view(*z.shape[:2], hidden.shape[-1]),
-            decoder.output.weight,
-            decoder.output.bias,
+            hidden.reshape(*z.shape[:2], hidden.shape[-1]),
+            output.weight,  # read once: a parametrization computes it, and may change with each time
+            output.bias,
             weighed(log_prior, log_ratio, kl_weight),
             None if mask is None else observed_features(mask, x).flatten(1),
             reduction,
@@ -224,19 +247,19 @@ class LatentVariableModel(nn.Module, ABC):
     def log_likelihood(
         self, x: Tensor, z: Tensor, *, context: Sequence[Tensor] = (), mask: Tensor | None = None
     ) -> Tensor:
-        """log p(x | z) in nats, (k, B), of observations (B, ...) under latents (k, B, Z)."""
-        inputs = self._decoder_inputs(z, context, next(self.decoder.parameters(), z).dtype)
+        """Return log p(x | z) in nats, (k, B), of observations (B, ...) under latents (k, B, Z)."""
+        inputs = self._decoder_inputs(z, context)
         if (decoder := self.linear_decoder) is not None:
-            output: Any = LinearLayer(decoder.features(*inputs), decoder.output)
+            output: Any = LinearLayer(decoder.features(*inputs), cast(nn.Linear, decoder.output))
         else:
             output = self.decoder(*inputs)
         observed = None if mask is None else observed_features(mask, x).flatten(1)
         return self.likelihood.log_prob(x, output, len(z), observed, self.backend)
 
-    def _decoder_inputs(self, z: Tensor, context: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """Latents, in the dtype of the decoder's parameters, and context by row, k B of them."""
+    def _decoder_inputs(self, z: Tensor, context: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return latents, in the dtype of the decoder's parameters, and context by row, k B of them."""
         repeated = (c.expand(len(z), *c.shape).flatten(0, 1) for c in context)
-        return z.flatten(0, 1).to(dtype), *repeated
+        return as_parameters(self.decoder, z.flatten(0, 1)), *repeated
 
     @torch.no_grad()
     def sample_implicit_posterior(
@@ -293,32 +316,26 @@ class LinearOutput(nn.Module, ABC):
     """A decoder whose last layer is linear: logits are output(features(z)).
 
     A model with a Bernoulli likelihood takes that layer and the likelihood in one
-    (:func:`iwae_fast.linear_bernoulli_log_prob`), unless hooks want to see either called. A subclass sets ``output``
-    and defines :meth:`features`.
+    (:func:`iwae_fast.linear_bernoulli_log_prob`). A subclass sets ``output`` and defines :meth:`features`.
+
+    ``output`` may be any module. Decoder and layer are called as every module is, instead of being taken in one, where
+    the layer is not certain to be ``F.linear(features, output.weight, output.bias)``: for a class other than nn.Linear
+    (parametrized by torch.nn.utils.parametrize or not), for a ``forward`` of the decoder's own, and where hooks or
+    ``compile()`` of either want the call, or global hooks any.
     """
 
-    output: nn.Linear
+    output: nn.Module
 
     @abstractmethod
     def features(self, z: Tensor, *context: Tensor) -> Tensor:
         """What the output layer sees, (N, H), of latents (N, Z)."""
 
     def forward(self, z: Tensor, *context: Tensor) -> Tensor:
-        return self.output(self.features(z, *context))
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
-    return any(hooks)
+        output: Tensor = self.output(self.features(z, *context))
+        return output
 
 
 def observed_features(mask: Tensor, x: Tensor) -> Tensor:
     """A mask in the shape of the observations."""
     checks.mask(mask, tuple(x.shape), x.device)
     return mask.expand(x.shape)
-
-
-def as_parameters(module: nn.Module, z: Tensor) -> Tensor:
-    """z in the dtype that a module of half precision takes: noise and densities are float32 at least."""
-    parameter = next(module.parameters(), z)
-    return z.to(parameter.dtype)

@@ -130,6 +130,8 @@ class GaussianNetwork(nn.Module):
 class DenseDecoder(LinearOutput):
     """Latents (N, Z) to the one output of a likelihood, (N, D)."""
 
+    output: nn.Linear
+
     def __init__(self, latent_dim: int, hidden_dims: Sequence[int], data_dim: int) -> None:
         super().__init__()
         self.hidden = tanh_layers((latent_dim, *hidden_dims))

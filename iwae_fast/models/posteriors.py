@@ -8,6 +8,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from ..seeds import torch_seeded
 from .base import Draw, Posterior
+from .supports import region_of
 
 BLOCK = 4
 """Samples that are drawn at a time, whatever the number that is wanted: so that chunks draw what the whole would."""
@@ -15,7 +16,7 @@ BLOCK = 4
 
 def posterior_of(distribution: Distribution) -> Posterior:
     """(mean, log_std) of a Gaussian, for which everything is offered; else the distribution, as a tuple of one."""
-    base = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    base = distribution.base_dist if type(distribution) is Independent else distribution
     if type(base) is Normal and len(base.batch_shape) == 2:
         return base.loc, base.scale.log()
     return (SampledPosterior(distribution),)
@@ -36,6 +37,7 @@ class SampledPosterior:
                 f"{type(distribution).__name__}"
             )
         self.distribution = distribution
+        self.region = region_of(distribution)
 
     def detach(self) -> SampledPosterior:
         """As a tensor's, for passes that record no graph."""

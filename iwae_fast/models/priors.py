@@ -8,17 +8,21 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from .. import checks
 from ..functional import gaussian_log_prob
+from .supports import REAL, Region, region_of, region_of_constraint
 
 
 class Prior(nn.Module, ABC):
     """p(z). Its parameters are the model's, and ascend what the decoder ascends: p(x, z) is one density.
 
-    Any ``nn.Module`` with these two methods serves as well.
+    Any ``nn.Module`` with these two methods serves as well. One that has a :attr:`support` is held to it.
     """
+
+    support: constraints.Constraint | None = None
+    """Where p(z) has its density; None where that is not said. That of q(z | x) must be the same."""
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
@@ -41,6 +45,7 @@ class GaussianMixture(NamedTuple):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log sum_j w_j N(z; m_j, s_j), (...), of z (..., Z)."""
+        checks.last_axis("z", z, self.mean.shape[-1], "the prior")
         by_component = gaussian_log_prob(z.unsqueeze(-2), self.mean, self.log_std)
         return torch.logsumexp(by_component + torch.log_softmax(self._logits(by_component.dtype), 0), -1)
 
@@ -62,6 +67,8 @@ class MixturePrior(Prior):
         num_components: K.
         latent_dim: Z, of the topmost layer.
     """
+
+    support = constraints.real_vector
 
     def __init__(self, num_components: int, latent_dim: int) -> None:
         super().__init__()
@@ -117,7 +124,7 @@ class VampPrior(nn.Module):
 
 class DistributionPrior(Prior):
     """A torch.distributions object over z, (Z,), as its batch or its event axis. Its tensors are constants: they do not
-    follow ``model.to(...)``."""
+    follow ``model.to(...)``. Its support is its own, and must be that of q(z | x)."""
 
     def __init__(self, distribution: Distribution) -> None:
         super().__init__()
@@ -125,6 +132,8 @@ class DistributionPrior(Prior):
         if len(shape) != 1:
             raise ValueError(f"prior must be a distribution over z of shape (Z,), got shape {shape} of {distribution}")
         self.distribution = distribution
+        self.size = shape[0]
+        self.region = region_of(distribution)
         if self.log_prob(distribution.sample()).requires_grad:
             raise ValueError(
                 "prior has parameters that require a gradient, which no optimizer of the model would see: give a "
@@ -132,7 +141,9 @@ class DistributionPrior(Prior):
             )
 
     def log_prob(self, z: Tensor) -> Tensor:
-        log_prob = self.distribution.log_prob(z)
+        checks.last_axis("z", z, self.size, "the prior")
+        # Classes and other whole numbers come as integers, which the formulas of torch.distributions do not all take.
+        log_prob = self.distribution.log_prob(z if z.is_floating_point() else z.to(torch.get_default_dtype()))
         return log_prob if self.distribution.event_shape else log_prob.sum(-1)
 
     def sample(self, num_samples: int) -> Tensor:
@@ -140,6 +151,15 @@ class DistributionPrior(Prior):
 
     def extra_repr(self) -> str:
         return repr(self.distribution)
+
+
+def region_of_prior(prior: nn.Module | None) -> Region | None:
+    """Return where p(z) has its density; None where a module of the user's does not say."""
+    if prior is None or isinstance(prior, VampPrior):
+        return REAL
+    if isinstance(prior, DistributionPrior):
+        return prior.region
+    return region_of_constraint(getattr(prior, "support", None))
 
 
 def as_prior(prior: Any) -> nn.Module | None:

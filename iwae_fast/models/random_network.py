@@ -31,8 +31,19 @@ class RandomLinear(nn.Module):
         self.weight_log_std = nn.Parameter(torch.full((outputs, inputs), log_std))
         self.bias_log_std = nn.Parameter(torch.full((outputs,), log_std))
 
-    def forward(self, value: Tensor) -> Tensor:
-        """At the means of the weights."""
+    def forward(
+        self,
+        value: Tensor,
+        noise: Callable[[Shape], Tensor] | None = None,
+        num_samples: int = 1,
+        local: bool = True,
+    ) -> Tensor:
+        """Take the means of the weights, or where noise is given draw by :meth:`local` or :meth:`shared`."""
+        if noise is None:
+            return self._at_means(value)
+        return (self.local if local else self.shared)(value, noise, num_samples)
+
+    def _at_means(self, value: Tensor) -> Tensor:
         return F.linear(value, self.weight_mean, self.bias_mean)
 
     def shared(self, value: Tensor, noise: Callable[[Shape], Tensor], num_samples: int) -> Tensor:
@@ -50,14 +61,14 @@ class RandomLinear(nn.Module):
     def local(self, value: Tensor, noise: Callable[[Shape], Tensor], num_samples: int) -> Tensor:
         """The same in distribution, for each sample and observation by itself: what independent Gaussian weights make
         of an input is Gaussian, so it is drawn in their place (Kingma, Salimans & Welling 2015)."""
-        mean = self(value)
+        mean = self._at_means(value)
         variance = F.linear(value.square(), torch.exp(2.0 * self.weight_log_std), torch.exp(2.0 * self.bias_log_std))
         eps = noise((num_samples, *mean.shape[-2:])).to(mean.dtype)
         return torch.addcmul(mean, torch.sqrt(variance), eps)
 
 
 class RandomNetwork(nn.Sequential):
-    """:class:`RandomLinear` layers of these sizes with tanh between them; called, it takes the means of the weights.
+    """:class:`RandomLinear` layers of these sizes with tanh between them, at the means of the weights or drawn.
 
     ``local`` says how weights are drawn: see :class:`iwae_fast.models.RandomWeightsVAE`.
     """
@@ -73,13 +84,13 @@ class RandomNetwork(nn.Sequential):
         *_, last = self
         return cast(RandomLinear, last)
 
-    def drawn(self, value: Tensor, noise: Noise, num_samples: int) -> Tensor:
-        """(k, B, M) of (B, H) or (k, B, H), by weights drawn afresh; ``noise`` is asked once for each layer."""
+    def forward(self, value: Tensor, noise: Noise | None = None, num_samples: int = 1) -> Tensor:
+        """Return (..., M) of (..., H) by the means of the weights; with noise, which is asked once for each layer,
+        (k, B, M) of (B, H) or (k, B, H) by weights drawn afresh."""
         for index, module in enumerate(self):
-            if isinstance(module, RandomLinear):
-                draw = module.local if self.local else module.shared
+            if noise is not None and isinstance(module, RandomLinear):
                 # Latents and noise are float32 at least, whatever the weights are.
-                value = draw(value.to(module.weight_mean.dtype), partial(noise, index), num_samples)
+                value = module(value.to(module.weight_mean.dtype), partial(noise, index), num_samples, self.local)
             else:
                 value = module(value)
         return value

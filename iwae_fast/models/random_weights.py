@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import checks
 from ..functional import gaussian_log_prob, standard_gaussian_log_prob
 from ..sampling import seed_tensor, standard_normal
-from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, Terms, observed_features
+from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, observed_features
 from .dense import DenseDecoder, glorot, start_at_mean
 from .random_network import Noise, RandomNetwork
 
@@ -108,7 +108,7 @@ class RandomWeightsVAE(LatentVariableModel):
     ) -> Latents:
         (x,) = posterior
         weight_noise = self._weight_noise(x, draw, ENCODER_STREAM)
-        mean, log_std = self.posterior(self.encoder.drawn(x, weight_noise, draw.num_samples))
+        mean, log_std = self.posterior(self.encoder(x, weight_noise, draw.num_samples))
         z = mean + torch.exp(log_std) * self._noise(mean, draw, mean.shape, 0)
         if density is Density.PATH:
             mean, log_std = mean.detach(), log_std.detach()
@@ -118,24 +118,14 @@ class RandomWeightsVAE(LatentVariableModel):
             z, _, _ = passage(z)
         return Latents(z, None, log_ratio)
 
-    def terms(
-        self,
-        x: Tensor,
-        posterior: Posterior,
-        draw: Draw,
-        *,
-        context: Sequence[Tensor] = (),
-        mask: Tensor | None = None,
-        density: Density = Density.WHOLE,
-        passage: Passage | None = None,
-    ) -> tuple[Tensor, Terms]:
+    def _log_likelihood_of(
+        self, draw: Draw, x: Tensor, z: Tensor, *, context: Sequence[Tensor], mask: Tensor | None
+    ) -> Tensor:
         if not isinstance(self.decoder, RandomNetwork):
-            return super().terms(x, posterior, draw, context=context, mask=mask, density=density, passage=passage)
-        z, log_prior, log_ratio = self.latents(posterior, draw, density, passage)
-        logits = self.decoder.drawn(z, self._weight_noise(z, draw, DECODER_STREAM), draw.num_samples)
+            return super()._log_likelihood_of(draw, x, z, context=context, mask=mask)
+        logits = self.decoder(z, self._weight_noise(z, draw, DECODER_STREAM), draw.num_samples)
         observed = None if mask is None else observed_features(mask, x).flatten(1)
-        log_likelihood = self.likelihood.log_prob(x, logits.flatten(0, 1), draw.num_samples, observed, self.backend)
-        return z, Terms(log_likelihood, log_prior, log_ratio)
+        return self.likelihood.log_prob(x, logits.flatten(0, 1), draw.num_samples, observed, self.backend)
 
     def _weight_noise(self, like: Tensor, draw: Draw, stream: int) -> Noise:
         """What a network's layers draw their weights by, or their outputs."""

@@ -12,12 +12,15 @@ from torch.func import functional_call
 
 from ..functional import gaussian_log_prob, standard_gaussian_log_prob
 from ..likelihoods import Likelihood
+from ..modules import as_parameters
 from ..reference import widen
 from ..sampling import sample_gaussian, seed_tensor, standard_normal
 from ..seeds import torch_seeded
-from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, as_parameters
+from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior
 from .posteriors import SampledPosterior, posterior_of
-from .priors import VampPrior, as_prior
+from .priors import VampPrior, as_prior, region_of_prior
+from .supports import REAL
+from .supports import check as check_supports
 
 
 class VAE(LatentVariableModel):
@@ -108,6 +111,7 @@ class VAE(LatentVariableModel):
     def _in_parts(self, posterior: Posterior, draw: Draw, density: Density, passage: Passage | None) -> Latents:
         """z_1, the sum of log p(z_l | z_{l+1}) and of the log p(z_L) of a prior of the model's own, and the rest:
         log p(z_L) where it is standard, less log q(z | x)."""
+        self._check_supports(posterior)
         latents, conditionals = self._ascend(posterior, draw, density)
         as_parents, as_children, inside_q = self._descend(latents, passage)
         log_q = self._log_first_q(inside_q[0], posterior, density)
@@ -125,6 +129,14 @@ class VAE(LatentVariableModel):
             return Latents(as_parents[0], log_prior + self._log_top_prior(as_children[-1]), -log_q)
         top = standard_gaussian_log_prob(inside_q[-1], backend=self.backend)
         return Latents(as_parents[0], log_prior, top - log_q)
+
+    def _check_supports(self, posterior: Posterior) -> None:
+        """Raise ValueError where a prior is known to have another support than the q of its layer."""
+        region = posterior[0].region if isinstance(posterior[0], SampledPosterior) else REAL
+        if self.upper:  # p between the layers and q above the first one are Gaussian
+            check_supports(region, REAL)
+            region = REAL
+        check_supports(region, region_of_prior(self.prior))
 
     def _log_first_q(self, z: Tensor, posterior: Posterior, density: Density) -> Tensor:
         """log q(z_1 | x), (k, B)."""
