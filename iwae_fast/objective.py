@@ -17,7 +17,7 @@ from .bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, VRIWAE, Bound
 from .budgets import to_tolerance, within_budget
 from .estimators import Scales
 from .functional import normalized_weights
-from .heap import keep_large_blocks
+from .heap import keep_large_blocks, return_free_memory
 from .junction import Ascended, Junction
 from .models import VAE, LatentVariableModel
 from .models.base import Density, Draw, Posterior, Terms
@@ -370,8 +370,9 @@ class _Call:
             # Checkpointed: only the terms of a chunk are kept, and its backward pass makes the rest again. While a CUDA
             # graph is captured torch's generators have no state to keep; noise here is none of theirs.
             keeps_generators = not (self.x.is_cuda and torch.cuda.is_current_stream_capturing())
-            whole = _concatenated(
-                [
+            parts = []
+            for first in range(0, self.num_samples, step):
+                parts.append(
                     checkpoint(
                         terms,
                         first,
@@ -380,9 +381,9 @@ class _Call:
                         use_reentrant=False,
                         preserve_rng_state=keeps_generators,
                     )
-                    for first in range(0, self.num_samples, step)
-                ]
-            )
+                )
+                return_free_memory(self.x.device)
+            whole = _concatenated(parts)
         log_weights = whole.log_weights(self.kl_weight).detach()
         value, scales = self._scaled(log_weights)
         return self._with_gradient(value, scales, junction, whole), log_weights
@@ -393,12 +394,11 @@ class _Call:
         step = self.objective.chunk_size or max(1, ROWS_WITHOUT_A_GRAPH // max(1, len(self.x)))
         k = self.num_samples
         with torch.no_grad():
-            log_weights = torch.cat(
-                [
-                    self._terms(fixed, first, min(step, k - first)).log_weights(self.kl_weight)
-                    for first in range(0, k, step)
-                ]
-            )
+            parts = []
+            for first in range(0, k, step):
+                parts.append(self._terms(fixed, first, min(step, k - first)).log_weights(self.kl_weight))
+                return_free_memory(self.x.device)
+            log_weights = torch.cat(parts)
             value, scales = self._scaled(log_weights)
             if self.objective.budget is not None:
                 selection = within_budget(scales, self.objective.budget, self._exponential())
