@@ -20,7 +20,7 @@ from .functional import normalized_weights
 from .heap import keep_large_blocks, return_free_memory
 from .junction import Ascended, Junction
 from .models import VAE, LatentVariableModel
-from .models.base import Density, Draw, Posterior, Terms
+from .models.base import Density, Draw, Posterior, Terms, check_model
 from .reference import effective_sample_size_of_weights
 from .sampling import seed_tensor, standard_normal
 from .schedules import Schedule
@@ -183,7 +183,7 @@ class Objective:
             step: asks a schedule for its kl_weight.
         """
         self.check_model(model)
-        checks.context(context, len(x))
+        model.check_batch(x, context)
         draw = Draw(seed_tensor(seed, x.device), self.num_samples, observation_offset=observation_offset)
         bound, k = self.bound.realized(self.num_samples, seed)
         call = _Call(self, model, bound, x, context, mask, draw._replace(num_samples=k), self._kl_weight(step))
@@ -209,11 +209,7 @@ class Objective:
 
     def check_model(self, model: LatentVariableModel) -> None:
         """ValueError where the objective does not suit the model."""
-        if not isinstance(model, LatentVariableModel):
-            raise TypeError(
-                f"model must be one of iwae_fast.models, such as VAE(...), got {type(model).__name__} (compile or wrap "
-                "its networks, or objective.bind(model))"
-            )
+        check_model(model)
         estimators.check_model(self.estimator, model)
         if model.random_weights and not _lower_for_any_weights(self.bound):
             raise ValueError(

@@ -26,6 +26,8 @@ class Likelihood(nn.Module, ABC):
     """What the decoder returns, by name."""
     support: constraints.Constraint = constraints.real
     """Of one feature."""
+    takes_integers = True
+    """Whether observations may be of an integer dtype as well as of a floating one."""
     takes_linear_output = False
     """Whether :meth:`log_prob` takes a :class:`LinearLayer` in place of the decoder's output."""
 

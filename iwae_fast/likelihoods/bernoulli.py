@@ -28,6 +28,7 @@ class Bernoulli(Likelihood):
     name = "bernoulli"
     outputs = ("logits",)
     support = constraints.unit_interval
+    takes_integers = False
     takes_linear_output = True
 
     def log_prob(

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from ..likelihoods import Likelihood, as_likelihood
 from ..linear import linear_tanh
-from .base import LinearOutput
+from .base import LinearOutput, as_parameters
 from .vae import VAE
 
 WORTH_A_KERNEL = 2**15
@@ -114,6 +114,7 @@ class GaussianNetwork(nn.Module):
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self.input_dim = input_dim
         self.transform = transform
         self.hidden = tanh_layers((input_dim, *hidden_dims))
         width = (input_dim, *hidden_dims)[-1]
@@ -121,9 +122,11 @@ class GaussianNetwork(nn.Module):
         self.log_std = nn.Linear(width, output_dim)
 
     def forward(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        if value.shape[1:].numel() != self.input_dim:
+            raise ValueError(f"x must have {self.input_dim} features per observation, got shape {tuple(value.shape)}")
         if self.transform is not None:
             value = self.transform(value)
-        hidden = self.hidden(value.flatten(1))
+        hidden = self.hidden(as_parameters(self, value.flatten(1)))
         return self.mean(hidden), self.log_std(hidden)
 
 
