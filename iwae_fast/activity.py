@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import checks
 from .models import LatentVariableModel
-from .models.base import Draw, observed_features
+from .models.base import Draw
 from .modes import evaluation_mode
+from .observations import chunks
 from .sampling import seed_tensor
 
 THRESHOLD = 1e-2
@@ -52,7 +54,7 @@ class Activity:
 @torch.no_grad()
 def active_units(
     model: LatentVariableModel,
-    x: Tensor,
+    x: Tensor | Iterable[Any],
     *,
     context: Sequence[Tensor] = (),
     mask: Tensor | None = None,
@@ -69,7 +71,8 @@ def active_units(
 
     Args:
         model: one of :mod:`iwae_fast.models`; it runs in evaluation mode.
-        x: observations (B, ...), B >= 2, float, on the device of the model.
+        x: observations (B, ...), B >= 2, on the device of the model, or a loader of batches, each as for
+            :func:`iwae_fast.evaluate.log_likelihood`.
         context: (B, ...) each, what the encoder takes besides.
         mask: bool, True where x is observed, broadcasting to its shape.
         num_samples: draws for each observation, at least 2; without effect on a model with a single layer.
@@ -78,24 +81,23 @@ def active_units(
 
     Raises TypeError or ValueError for arguments of another kind.
     """
-    checks.floating(x=x)
-    checks.context(context, len(x))
-    if len(x) < 2:
-        raise ValueError(f"x must have at least 2 observations for a variance over them, got {len(x)}")
     if checks.positive("num_samples", num_samples) < 2:
         raise ValueError(f"num_samples must be at least 2 for a variance over them, got {num_samples}")
     if not threshold >= 0.0:
         raise ValueError(f"threshold must be at least 0, got {threshold}")
-    if mask is not None:
-        mask = observed_features(mask, x)
-    seeded = seed_tensor(seed, x.device)
     batches = []
+    observations = 0
+    seeded: Tensor | None = None
+    every = chunks(model, x, context, mask, OBSERVATIONS_A_BATCH)
     with evaluation_mode(model):
-        for first in range(0, len(x), OBSERVATIONS_A_BATCH):
-            chunk = slice(first, first + OBSERVATIONS_A_BATCH)
-            posterior = model.encode(x[chunk], *(c[chunk] for c in context), mask=None if mask is None else mask[chunk])
-            draw = Draw(seeded, num_samples, observation_offset=first)
+        for chunk in every:
+            observations = chunk.first + len(chunk.x)
+            seeded = seed_tensor(seed, chunk.x.device) if seeded is None else seeded
+            posterior = model.encode(chunk.x, *chunk.context, mask=chunk.mask)
+            draw = Draw(seeded, num_samples, observation_offset=chunk.first)
             batches.append([_mean_and_noise(means) for means in model.layer_means(posterior, draw)])
+    if observations < 2:
+        raise ValueError(f"x must have at least 2 observations for a variance over them, got {observations}")
     variances, noises = [], []
     for layer in zip(*batches, strict=True):
         means, noise = (torch.cat(parts) for parts in zip(*layer, strict=True))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -114,15 +115,40 @@ def positive(name: str, value: Any) -> int:
     return value
 
 
+def not_negative(name: str, value: Any) -> int:
+    """Raise TypeError or ValueError unless ``value`` is a whole number of at least 0; returns it."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < 0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
+    return value
+
+
 def reduction(reduction: Any) -> None:
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
 
 
+def observations(x: Any, integers: bool) -> None:
+    """Raise TypeError or ValueError unless ``x`` is a tensor (B, ...) of a floating dtype, or, where ``integers`` says
+    so, of an integer one."""
+    if not isinstance(x, Tensor):
+        hint = ": convert it with torch.as_tensor" if hasattr(x, "__array__") or isinstance(x, list | tuple) else ""
+        raise TypeError(f"x must be a torch.Tensor of observations (B, ...), got {type(x).__name__}{hint}")
+    if x.dtype not in FLOATING and not (integers and x.dtype in INTEGERS):
+        wanted = "float32, float64, bfloat16, float16" + (" or an integer dtype" if integers else "")
+        raise TypeError(
+            f"x must be {wanted}, as the model's likelihood takes it, got {x.dtype}: convert it, as with x.float()"
+        )
+    if x.dim() < 2:
+        raise ValueError(f"x must be (B, ...), one row per observation, got shape {tuple(x.shape)}")
+
+
 def context(context: Any, observations: int) -> None:
-    """Tensors with a row for each observation."""
-    if isinstance(context, Tensor):
-        raise TypeError("context must be a sequence of tensors, such as (y,), got a tensor")
+    """Raise TypeError or ValueError unless ``context`` is a sequence of tensors with one row per observation."""
+    if not isinstance(context, list | tuple):
+        got = "a tensor" if isinstance(context, Tensor) else type(context).__name__
+        raise TypeError(f"context must be a sequence of tensors, such as (y,), got {got}")
     for part in context:
         if not isinstance(part, Tensor):
             raise TypeError(f"context must be tensors, got {type(part).__name__}")

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import checks
 from .diagnostics import FEWEST_IN_TAIL, pareto_k_of_largest, tail_size
-from .heap import keep_large_blocks
-from .journal import FIELDS, Journal, digest
+from .heap import keep_large_blocks, return_free_memory
+from .journal import FIELDS, Journal
 from .models import LatentVariableModel
-from .models.base import observed_features
 from .modes import evaluation_mode
-
-ROWS_A_CHUNK = 4096
-"""Decoder rows (samples times observations) evaluated at once by default: large matrix products, warm caches."""
+from .observations import Chunk, chunks
+from .rows import device_rows
 
 SAMPLES_TAKEN_IN = 1024
 """Log-weights of each observation that are collected before they are summed: finding the largest takes its time."""
@@ -100,13 +99,14 @@ class StreamingWeights:
 @torch.no_grad()
 def log_likelihood(
     model: LatentVariableModel,
-    x: Tensor,
+    x: Tensor | Iterable[Any],
     num_samples: int = 5000,
     chunk_size: int | None = None,
     seed: int | None = None,
     *,
     context: Sequence[Tensor] = (),
     mask: Tensor | None = None,
+    observation_offset: int = 0,
     progress: Callable[[int], None] | None = None,
     journal: str | Path | None = None,
 ) -> LogLikelihood:
@@ -117,79 +117,88 @@ def log_likelihood(
 
     Args:
         model: one of :mod:`iwae_fast.models`.
-        x: observations (B, ...), on the device of the model.
+        x: observations (B, ...), on the device of the model; of integers too where the likelihood takes them. Or a
+            DataLoader or another iterable of batches, each a tensor (b, ...) or a tuple whose first element is one;
+            batches are moved to the model's device, and the result is that of all batches as one tensor. A loader that
+            shuffles gives the results in its own order.
         num_samples: k >= 1; the papers use 5000.
-        chunk_size: samples of each observation evaluated at once; chosen for the caches if None.
+        chunk_size: samples of each observation evaluated at once. If None it is chosen: on the CPU for the caches, on a
+            GPU for large products within a part of the memory that is free, and smaller where that does not suffice.
         seed: an int for reproducible noise; drawn from torch's generator if None.
         context: (B, ...) each, what encoder and decoder take besides: log p(x | context).
         mask: bool, True where x is observed, broadcasting to its shape: log p(x_observed).
+        observation_offset: the index of the first observation for the noise, at least 0: in a loop over batches, the
+            number of observations before this batch, so that each has noise of its own and one seed gives what all of
+            them as one tensor would.
         progress: called with the number of (sample, observation) pairs just evaluated.
         journal: an .npz in which finished observations are kept, 256 at a time: called again with the same file, an
             evaluation that was interrupted goes on where it stopped, and ends with the same bits. ValueError where the
-            file is of another model, other data, or another k or seed.
+            file is of another model, other data, or another k, seed or offset. A loader must give the same batches
+            again.
 
     Returns:
         :class:`LogLikelihood`, per observation.
+
+    Raises TypeError or ValueError, which name the argument, for arguments that are not these.
     """
-    checks.floating(x=x)
     checks.positive("num_samples", num_samples)
     if chunk_size is not None:
         checks.positive("chunk_size", chunk_size)
-    checks.context(context, len(x))
-    if mask is not None:
-        mask = observed_features(mask, x)
-    kept = None if journal is None else Journal(Path(journal), digest(model, num_samples, (x, *context, mask)))
-    parts = []
-    done = 0
-    if kept is not None and len(kept):
-        if seed not in (None, kept.seed):
-            raise ValueError(f"{journal} is of an evaluation with seed {kept.seed}, not {seed}")
-        seed, done = kept.seed, len(kept)
-        parts.append(LogLikelihood(*torch.from_numpy(kept.results).to(x.device)))
-        if progress is not None:
-            progress(done * num_samples)
-    if seed is None:
-        seed = int(torch.randint(2**63 - 1, (), device="cpu"))
+    checks.not_negative("observation_offset", observation_offset)
+    parts: list[Tensor] = []
+    every = chunks(model, x, context, mask, OBSERVATIONS_A_CHUNK)
     keep_large_blocks()
     with evaluation_mode(model):
-        for first in range(done, max(len(x), 1), OBSERVATIONS_A_CHUNK):
-            chunk = slice(first, first + OBSERVATIONS_A_CHUNK)
-            part = _observations(
-                model,
-                x[chunk],
-                num_samples,
-                chunk_size,
-                seed,
-                first,
-                tuple(c[chunk] for c in context),
-                None if mask is None else mask[chunk],
-                progress,
-            )
-            parts.append(part)
-            if kept is not None:
-                kept.add(seed, (getattr(part, name) for name in FIELDS))
-    return LogLikelihood(*(torch.cat([getattr(part, name) for part in parts]) for name in FIELDS))
+        kept = None if journal is None else Journal(Path(journal), model, num_samples, observation_offset)
+        if kept is not None and kept.seed is not None:
+            if seed not in (None, kept.seed):
+                raise ValueError(f"{journal} is of an evaluation with seed {kept.seed}, not {seed}")
+            seed = kept.seed
+        if seed is None:
+            seed = int(torch.randint(2**63 - 1, (), device="cpu"))
+        rows = 0
+        for chunk in every:
+            result = None if kept is None else kept.take(chunk)
+            if result is None:
+                rows = rows or device_rows(model, chunk.x)
+                chunk = chunk._replace(first=observation_offset + chunk.first)
+                done, rows = _observations(model, chunk, num_samples, chunk_size, rows, seed, progress)
+                result = torch.stack([getattr(done, name) for name in FIELDS])
+                if kept is not None:
+                    kept.add(seed, result)
+            elif progress is not None:
+                progress(result.shape[1] * num_samples)
+            parts.append(result)
+        if kept is not None:
+            kept.finish()
+    return LogLikelihood(*torch.cat(parts, dim=1))
 
 
 def _observations(
     model: LatentVariableModel,
-    x: Tensor,
+    chunk: Chunk,
     num_samples: int,
     chunk_size: int | None,
+    rows: int,
     seed: int,
-    observation_offset: int,
-    context: Sequence[Tensor],
-    mask: Tensor | None,
     progress: Callable[[int], None] | None,
-) -> LogLikelihood:
-    chunk_size = chunk_size or max(1, ROWS_A_CHUNK // max(1, len(x)))
+) -> tuple[LogLikelihood, int]:
+    """Evaluate a chunk of observations, ``chunk_size`` samples at a time, or ``rows`` samples times observations.
+
+    Returns the results, and how many rows have turned out to fit into memory: at most ``rows``.
+    """
+    x, context, mask = chunk.x, chunk.context, chunk.mask
     posterior = model.encode(x, *context, mask=mask)
     weights = StreamingWeights(num_samples, len(x), x.device)
-    waiting: list[Tensor] = []
-    for start in range(0, num_samples, chunk_size):
-        count = min(chunk_size, num_samples - start)
-        waiting.append(
-            model.log_weights(
+    step = min(num_samples, chunk_size or max(1, rows // max(1, len(x))))
+    taken_in = min(num_samples, -(-SAMPLES_TAKEN_IN // step) * step)
+    # One block for all: results of chunks that are kept one by one would cut up the heap.
+    waiting = torch.empty((taken_in, len(x)), dtype=torch.float64, device=x.device)
+    filled = start = 0
+    while start < num_samples:
+        count = min(step, num_samples - start, taken_in - filled)
+        try:
+            waiting[filled : filled + count] = model.log_weights(
                 x,
                 count,
                 seed,
@@ -197,12 +206,19 @@ def _observations(
                 mask=mask,
                 posterior=posterior,
                 sample_offset=start,
-                observation_offset=observation_offset,
+                observation_offset=chunk.first,
             )
-        )
-        if len(waiting) * chunk_size >= SAMPLES_TAKEN_IN or start + count == num_samples:
-            weights.add(torch.cat(waiting))
-            waiting.clear()
+        except torch.OutOfMemoryError:
+            if chunk_size is not None or step == 1:
+                raise
+            step //= 2  # the rows were only an estimate of what fits
+            rows = step * len(x)
+            continue
+        start, filled = start + count, filled + count
+        if filled == taken_in or start == num_samples:
+            weights.add(waiting[:filled])
+            filled = 0
         if progress is not None:
             progress(count * len(x))
-    return weights.log_likelihood()
+        return_free_memory(x.device)
+    return weights.log_likelihood(), rows

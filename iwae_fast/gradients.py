@@ -271,6 +271,8 @@ class _Parameters:
     """The trainable parameters of a model as one vector, group after group."""
 
     def __init__(self, model: nn.Module, groups: Callable[[str], str] | None) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be one of iwae_fast.models, got {type(model).__name__}")
         members: dict[str, list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and parameter.numel() > 0:
@@ -397,6 +399,8 @@ def _signal_to_noise(moments: _Moments, part: slice) -> SignalToNoise:
 
 
 def _check(objective: Objective, name: str) -> None:
+    if not callable(objective) or not hasattr(objective, "reduction"):
+        raise TypeError(f"{name} must be an iwae_fast.Objective, got {type(objective).__name__}")
     if objective.reduction == "none":
         raise ValueError(f"{name} must have reduction 'mean' or 'sum', whose loss is a scalar, got 'none'")
 

@@ -18,10 +18,10 @@ from .bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, VRIWAE, Bound
 from .budgets import to_tolerance, within_budget
 from .estimators import Scales
 from .functional import normalized_weights
-from .heap import keep_large_blocks
+from .heap import keep_large_blocks, return_free_memory
 from .junction import Ascended, Junction
 from .models import VAE, LatentVariableModel
-from .models.base import Density, Draw, Posterior, Terms
+from .models.base import Density, Draw, Posterior, Terms, check_model
 from .modules import parameter_dtype
 from .reference import effective_sample_size_of_weights
 from .sampling import seed_tensor, standard_normal
@@ -185,7 +185,7 @@ class Objective:
             step: asks a schedule for its kl_weight.
         """
         self.check_model(model)
-        checks.context(context, len(x))
+        model.check_batch(x, context)
         draw = Draw(seed_tensor(seed, x.device), self.num_samples, observation_offset=observation_offset)
         bound, k = self.bound.realized(self.num_samples, seed)
         call = _Call(self, model, bound, x, context, mask, draw._replace(num_samples=k), self._kl_weight(step))
@@ -211,11 +211,7 @@ class Objective:
 
     def check_model(self, model: LatentVariableModel) -> None:
         """ValueError where the objective does not suit the model."""
-        if not isinstance(model, LatentVariableModel):
-            raise TypeError(
-                f"model must be one of iwae_fast.models, such as VAE(...), got {type(model).__name__} (compile or wrap "
-                "its networks, or objective.bind(model))"
-            )
+        check_model(model)
         estimators.check_model(self.estimator, model)
         if model.random_weights and not _lower_for_any_weights(self.bound):
             raise ValueError(
@@ -375,20 +371,20 @@ class _Call:
             keeps_generators = not (
                 self.x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
             )
-            parts, messengers = zip(
-                *(
-                    checkpoint(
-                        terms,
-                        first,
-                        min(step, self.num_samples - first),
-                        *posterior,
-                        use_reentrant=False,
-                        preserve_rng_state=keeps_generators,
-                    )
-                    for first in range(0, self.num_samples, step)
-                ),
-                strict=True,
-            )
+            parts: list[Terms] = []
+            messengers: list[Tensor] = []
+            for first in range(0, self.num_samples, step):
+                part, messenger = checkpoint(
+                    terms,
+                    first,
+                    min(step, self.num_samples - first),
+                    *posterior,
+                    use_reentrant=False,
+                    preserve_rng_state=keeps_generators,
+                )
+                parts.append(part)
+                messengers.append(messenger)
+                return_free_memory(self.x.device)
             whole, messenger = _concatenated(parts), torch.cat(messengers)
         log_weights = whole.log_weights(self.kl_weight).detach()
         value, scales = self._scaled(log_weights)
@@ -400,12 +396,11 @@ class _Call:
         step = self.objective.chunk_size or max(1, ROWS_WITHOUT_A_GRAPH // max(1, len(self.x)))
         k = self.num_samples
         with torch.no_grad():
-            log_weights = torch.cat(
-                [
-                    self._terms(fixed, first, min(step, k - first)).log_weights(self.kl_weight)
-                    for first in range(0, k, step)
-                ]
-            )
+            parts = []
+            for first in range(0, k, step):
+                parts.append(self._terms(fixed, first, min(step, k - first)).log_weights(self.kl_weight))
+                return_free_memory(self.x.device)
+            log_weights = torch.cat(parts)
             value, scales = self._scaled(log_weights)
             if self.objective.budget is not None:
                 selection = within_budget(scales, self.objective.budget, self._exponential())

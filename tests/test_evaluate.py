@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from linear_gaussian import exact_log_likelihood, linear_gaussian
 
 import iwae_fast as iw
+from iwae_fast import rows
 
 
 @pytest.mark.parametrize("k", [1, 3, 100])
@@ -108,8 +110,60 @@ def test_bad_arguments() -> None:
         iw.evaluate.log_likelihood(model, torch.rand(3, 16), 0)
     with pytest.raises(ValueError, match="chunk_size must be at least 1"):
         iw.evaluate.log_likelihood(model, torch.rand(3, 16), 5, chunk_size=-1)
-    with pytest.raises(TypeError, match="x must be float32.*int64"):
-        iw.evaluate.log_likelihood(model, torch.ones(3, 16, dtype=torch.int64))
+    with pytest.raises(ValueError, match="observation_offset must be at least 0, got -1"):
+        iw.evaluate.log_likelihood(model, torch.rand(3, 16), 5, observation_offset=-1)
+
+
+# --- batches ----------------------------------------------------------------------------------------------------
+
+
+def wide_linear_gaussian() -> iw.models.VAE:
+    """Of importance weights that are not all equal."""
+    model = linear_gaussian()
+    with torch.no_grad():
+        model.encoder.log_std += 1.0
+    return model
+
+
+def test_a_loop_over_batches_gives_what_the_whole_does() -> None:
+    model, x = wide_linear_gaussian(), torch.randn(1, 7, dtype=torch.float64).expand(10, 7)
+    whole = iw.evaluate.log_likelihood(model, x, 20, seed=5).value
+    parts, done = [], 0
+    for batch in x.split(4):
+        parts.append(iw.evaluate.log_likelihood(model, batch, 20, seed=5, observation_offset=done).value)
+        done += len(batch)
+    torch.testing.assert_close(torch.cat(parts), whole)
+    assert len(torch.cat(parts).unique()) == 10  # each observation has its own noise
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 10])
+def test_a_loader_gives_what_the_whole_does(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iw.evaluate, "OBSERVATIONS_A_CHUNK", 4)
+    model, x = wide_linear_gaussian(), torch.randn(10, 7, dtype=torch.float64)
+    whole = iw.evaluate.log_likelihood(model, x, 30, seed=5)
+    labeled = torch.utils.data.TensorDataset(x, torch.arange(10))
+    for batches in (torch.utils.data.DataLoader(labeled, size), list(x.split(size)), iter(x.split(size))):
+        found = iw.evaluate.log_likelihood(model, batches, 30, seed=5)
+        for name in ("value", "std_error", "ess", "pareto_k"):
+            assert torch.equal(getattr(found, name).nan_to_num(), getattr(whole, name).nan_to_num())
+
+
+def test_what_is_no_loader_is_refused() -> None:
+    model, x = linear_gaussian(), torch.randn(10, 7, dtype=torch.float64)
+    for batches, error, message in (
+        ([], ValueError, "x has no batches"),
+        ([[1.0, 2.0]], TypeError, "batch 0 is of list"),
+        ({"x": x}, TypeError, "batch 0 is of str"),
+        ([x, x[:, :5]], ValueError, r"batch 1 of x is \(10, 5\), but those before are \(b, \(7,\)\)"),
+        (torch.utils.data.TensorDataset(x), TypeError, "x must be a torch.Tensor .* got TensorDataset"),
+    ):
+        with pytest.raises(error, match=message):
+            iw.evaluate.log_likelihood(model, batches, 5)
+    with pytest.raises(ValueError, match="context and mask go with x as one tensor"):
+        iw.evaluate.log_likelihood(model, [x], 5, mask=torch.ones(7, dtype=torch.bool))
+
+
+# --- journals ---------------------------------------------------------------------------------------------------
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +184,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path: Path, monk
     assert sum(seen) == 8 * 30
     again: list[int] = []
     resumed = iw.evaluate.log_likelihood(model, x, 30, 10, progress=again.append, journal=journal)
-    assert again == [8 * 30, 20, 20, 20]
+    assert again == [4 * 30, 4 * 30, 20, 20, 20]
     with np.load(journal) as file:
         seed = int(file["seed"])
     whole = iw.evaluate.log_likelihood(model, x, 30, 10, seed)
@@ -156,3 +210,120 @@ def test_a_journal_of_something_else_is_refused(tmp_path: Path) -> None:
     journal.write_bytes(journal.read_bytes()[:100])
     with pytest.raises(ValueError, match="no journal of an evaluation"):
         iw.evaluate.log_likelihood(model, x, 5, seed=1, journal=journal)
+
+
+def dense(**settings: object) -> iw.models.DenseVAE:
+    torch.manual_seed(0)
+    return iw.models.DenseVAE(4, (2,), (8,), **settings)
+
+
+class Doubled(torch.nn.Module):
+    """Code that no state_dict tells from that of Identity."""
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        return 2.0 * value
+
+
+def with_activation(activation: torch.nn.Module) -> iw.models.DenseVAE:
+    model = dense()
+    model.encoder.hidden.append(activation)
+    return model
+
+
+def normal(mean: float) -> torch.distributions.Distribution:
+    return torch.distributions.Independent(torch.distributions.Normal(torch.full((2,), mean), torch.ones(2)), 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            lambda: dense(likelihood=iw.likelihoods.Gaussian(1.0)),
+            lambda: dense(likelihood=iw.likelihoods.Gaussian(0.1)),
+        ),
+        (lambda: dense(prior=normal(0.0)), lambda: dense(prior=normal(1.0))),
+        (lambda: with_activation(torch.nn.ReLU()), lambda: with_activation(torch.nn.Tanh())),
+        (lambda: with_activation(torch.nn.Identity()), lambda: with_activation(Doubled())),
+    ],
+    ids=["scale", "prior", "activation", "code"],
+)
+def test_a_journal_tells_models_of_one_state_dict_apart(one, other, tmp_path: Path) -> None:
+    x, journal = torch.linspace(0.0, 1.0, 20).view(5, 4), tmp_path / "evaluation.npz"
+    for (name, left), (_, right) in zip(one().state_dict().items(), other().state_dict().items(), strict=True):
+        assert torch.equal(left, right), name
+    first = iw.evaluate.log_likelihood(one(), x, 50, seed=1, journal=journal)
+    assert not torch.allclose(first.value, iw.evaluate.log_likelihood(other(), x, 50, seed=1).value)
+    with pytest.raises(ValueError, match="another evaluation: the model's log-weights"):
+        iw.evaluate.log_likelihood(other(), x, 50, seed=1, journal=journal)
+    # What rounding alone changes, and what evaluation does not see, is the same model.
+    same = one().train()
+    same.encoder.hidden.append(torch.nn.Dropout(0.5))
+    assert torch.equal(iw.evaluate.log_likelihood(same, x, 50, 7, journal=journal).value, first.value)
+
+
+def test_a_journal_of_a_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iw.evaluate, "OBSERVATIONS_A_CHUNK", 4)
+    model, x, journal = wide_linear_gaussian(), torch.randn(10, 7, dtype=torch.float64), tmp_path / "evaluation.npz"
+
+    def broken() -> Iterator[torch.Tensor]:
+        yield x[:6]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        iw.evaluate.log_likelihood(model, broken(), 20, seed=3, journal=journal)
+    with np.load(journal) as file:
+        assert file["ends"].tolist() == [4]
+    whole = iw.evaluate.log_likelihood(model, x, 20, seed=3)
+    done: list[int] = []
+    resumed = iw.evaluate.log_likelihood(model, x.split(3), 20, progress=done.append, journal=journal)
+    assert torch.equal(resumed.value, whole.value)
+    assert torch.equal(iw.evaluate.log_likelihood(model, x, 20, journal=journal).value, whole.value)
+    for other in (x.flip(0), x[:8]):
+        with pytest.raises(ValueError, match="another evaluation: the data"):
+            iw.evaluate.log_likelihood(model, other.split(3), 20, journal=journal)
+    with pytest.raises(ValueError, match="another evaluation: .* observation_offset"):
+        iw.evaluate.log_likelihood(model, x, 20, observation_offset=10, journal=journal)
+
+
+def test_a_journal_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    journal = tmp_path / "evaluation.npz"
+    np.savez(journal, subject="0", seed=1, value=[0.0], std_error=[0.0], ess=[0.0], pareto_k=[0.0])
+    with pytest.raises(ValueError, match="an earlier version wrote it"):
+        iw.evaluate.log_likelihood(linear_gaussian(), torch.randn(3, 7, dtype=torch.float64), 5, journal=journal)
+
+
+# --- rows at once -----------------------------------------------------------------------------------------------
+
+
+def test_rows_go_by_the_device_and_its_free_memory() -> None:
+    model, x = iw.models.DenseVAE(784), torch.zeros(256, 784)
+    row = rows.bytes_of_row(model, x)
+    assert row == 16 * 784 * 4
+    assert rows.rows_at_once("cpu", 0, row) == 4096
+    # On a GPU of 80 GB, 1000 samples of 256 observations and more; on one of 8 GB a part of them; anywhere one row.
+    assert rows.rows_at_once("cuda", 79 * 2**30, row) == 2**18 >= 1000 * 256
+    assert rows.rows_at_once("cuda", 6 * 2**30, row) == 6 * 2**28 // row == 32099
+    assert rows.rows_at_once("cuda", 1000, row) == 1
+    assert rows.bytes_of_row(dense(likelihood=iw.likelihoods.Categorical(256)), x[:, :4]) == 16 * 4 * 256 * 4
+    assert rows.bytes_of_row(dense().double(), x[:, :4]) == 16 * 8 * 8
+
+
+def test_half_the_rows_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = wide_linear_gaussian(), torch.randn(6, 7, dtype=torch.float64)
+    whole = iw.evaluate.log_likelihood(model, x, 101, chunk_size=101, seed=5)
+    counts: list[int] = []
+    log_weights = model.log_weights
+
+    def short_of_memory(x: torch.Tensor, count: int, *arguments: object, **options: object) -> torch.Tensor:
+        counts.append(count)
+        if count > 30:
+            raise torch.OutOfMemoryError
+        return log_weights(x, count, *arguments, **options)
+
+    monkeypatch.setattr(model, "log_weights", short_of_memory)
+    monkeypatch.setattr(iw.evaluate, "OBSERVATIONS_A_CHUNK", 3)
+    found = iw.evaluate.log_likelihood(model, x, 101, seed=5)
+    torch.testing.assert_close(found.value, whole.value)
+    assert counts == [101, 50, 25, 25, 25, 25, 1, 25, 25, 25, 25, 1]
+    with pytest.raises(torch.OutOfMemoryError):
+        iw.evaluate.log_likelihood(model, x, 101, chunk_size=50, seed=5)

@@ -63,7 +63,10 @@ def assert_compiles(objective: iw.Objective, model: nn.Module, x: Tensor) -> Non
         *(
             pytest.param(settings, marks=pytest.mark.slow)
             for settings in (
-                *({"estimator": name} for name in ("stl", "dreg", "aisle-kl", "aisle-chi2", "rws", "rws-dreg", "vimco")),
+                *(
+                    {"estimator": name}
+                    for name in ("stl", "dreg", "aisle-kl", "aisle-chi2", "rws", "rws-dreg", "vimco")
+                ),
                 {"budget": 3},
                 {"estimator": "dreg", "budget": 3},
                 {"chunk_size": 2},
@@ -120,7 +123,9 @@ def test_an_objective_is_exported_for_any_batch() -> None:
         torch.testing.assert_close(exported.module()(x, seed), loss(x, seed))
 
 
-@pytest.mark.parametrize("settings", [{}, {"likelihood": "gaussian"}, {"latent_dims": (3, 2), "hidden_dims": ((8,),) * 2}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"likelihood": "gaussian"}, {"latent_dims": (3, 2), "hidden_dims": ((8,),) * 2}]
+)
 @pytest.mark.parametrize("how", [{}, {"estimator": "dreg"}, {"estimator": "vimco"}, {"budget": 2}, {"chunk_size": 2}])
 def test_meta_tensors_have_shapes(settings: dict[str, Any], how: dict[str, Any]) -> None:
     model, x = (each.to("meta") for each in model_and_data(**settings))

@@ -63,6 +63,7 @@ class PIWAE(IWAE):
         return MIWAE(self.groups)
 
     def __call__(self, log_weights: Tensor) -> Tensor:
+        checks.floating(log_weights=log_weights)
         check_groups(self, log_weights, self.groups)
         return super().__call__(log_weights)
 

@@ -28,7 +28,9 @@ class IWAE(Bound):
     """log (1/k) sum w_i (Burda, Grosse & Salakhutdinov 2016); g = w~, D = w~ (1 - w~)."""
 
     def __call__(self, log_weights: Tensor) -> Tensor:
-        if log_weights.shape[:1] == (1,):  # the ELBO, for which nothing needs to be computed
+        if isinstance(log_weights, Tensor) and log_weights.shape[:1] == (
+            1,
+        ):  # the ELBO, for which nothing needs to be computed
             return widened(log_weights).squeeze(0)
         return log_mean_exp(log_weights)
 

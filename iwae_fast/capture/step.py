@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .. import checks
 from ..models import LatentVariableModel
 from ..objective import Objective, Seen
 from ..sampling import seed_tensor
@@ -107,6 +108,7 @@ class CapturedStep:
             x, context, mask: as of :class:`iwae_fast.Objective`, on the model's device.
         """
         batch = _Batch(x, context, mask)
+        self.model.check_batch(x, context)
         batch.check(self.device)
         self.calls += 1
         if self.reason is None and self._settings != settings(self.optimizer):
@@ -189,9 +191,9 @@ class _Batch(NamedTuple):
         return (self.x, *self.context) if self.mask is None else (self.x, *self.context, self.mask)
 
     def check(self, device: torch.device) -> None:
+        if self.mask is not None:
+            checks.mask(self.mask, tuple(self.x.shape), self.x.device)
         for tensor in self._tensors():
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"x, context and mask must be tensors, got {type(tensor).__name__}")
             if tensor.device != device:
                 raise ValueError(f"x, context and mask must be on the model's device {device}, got {tensor.device}")
 

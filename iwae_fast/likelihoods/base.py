@@ -26,6 +26,8 @@ class Likelihood(nn.Module, ABC):
     """What the decoder returns, by name."""
     support: constraints.Constraint = constraints.real
     """Of one feature."""
+    takes_integers = True
+    """Whether observations may be of an integer dtype as well as of a floating one."""
 
     @property
     def takes_linear_output(self) -> bool:

@@ -29,6 +29,7 @@ class Bernoulli(Likelihood):
     name = "bernoulli"
     outputs = ("logits",)
     support = constraints.unit_interval
+    takes_integers = False
 
     @property
     def takes_linear_output(self) -> bool:

@@ -35,6 +35,7 @@ class ContinuousBernoulli(Likelihood):
     name = "continuous-bernoulli"
     outputs = ("logits",)
     support = constraints.unit_interval
+    takes_integers = False
 
     def log_prob(
         self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None

@@ -24,6 +24,8 @@ class Gaussian(Likelihood):
             the latter two the decoder returns the mean alone.
     """
 
+    takes_integers = False
+
     def __init__(self, scale: str | float = "decoder") -> None:
         super().__init__()
         if scale == "decoder":

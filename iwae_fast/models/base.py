@@ -131,11 +131,37 @@ class LatentVariableModel(nn.Module, ABC):
         )
         return self.linear_decoder if certain else None
 
+    def check_batch(self, x: Tensor, context: Sequence[Tensor] = ()) -> None:
+        """Raise TypeError or ValueError, naming the argument, unless these are what the model takes.
+
+        Args:
+            x: observations (B, ...) of a floating dtype; of an integer dtype also where the likelihood has
+                :attr:`iwae_fast.likelihoods.Likelihood.takes_integers`.
+            context: (B, ...) each, what encoder and decoder take besides.
+        """
+        checks.observations(x, self.likelihood.takes_integers)
+        checks.context(context, len(x))
+
     def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
-        """The parameters of q(z | x) of the first layer, each (B, Z); features that a mask hides are zeros."""
-        if mask is not None:
-            x = torch.where(observed_features(mask, x), x, 0.0)
-        return self.posterior(self.encoder(x, *context))
+        """Return the parameters of q(z | x) of the first layer, each (B, Z).
+
+        The encoder sees zeros for features that a mask hides, and floating observations in the dtype of its
+        parameters. It sees integers as they are: TypeError where it does not take them.
+        """
+        self.check_batch(x, context)
+        x = visible(x, mask)
+        if x.is_floating_point():
+            return self.posterior(self.encoder(as_parameters(self.encoder, x), *context))
+        try:
+            output = self.encoder(x, *context)
+        except RuntimeError as error:
+            if not any(word in str(error) for word in ("type", "not implemented for")):
+                raise  # it is of something else, such as memory
+            raise TypeError(
+                f"x is {x.dtype}, which the encoder, a {type(self.encoder).__name__}, does not take: convert x, as "
+                "with x.float(), or let the encoder do so"
+            ) from error
+        return self.posterior(output)
 
     @abstractmethod
     def posterior(self, output: Any) -> Posterior:
@@ -237,7 +263,7 @@ class LatentVariableModel(nn.Module, ABC):
             (k, B) in nats, differentiable in the networks' parameters, by reparameterisation where z allows it.
         """
         checks.positive("num_samples", num_samples)
-        checks.context(context, len(x))
+        self.check_batch(x, context)
         if posterior is None:
             posterior = self.encode(x, *context, mask=mask)
         draw = Draw(seed_tensor(seed, x.device), num_samples, sample_offset, observation_offset)
@@ -248,6 +274,7 @@ class LatentVariableModel(nn.Module, ABC):
         self, x: Tensor, z: Tensor, *, context: Sequence[Tensor] = (), mask: Tensor | None = None
     ) -> Tensor:
         """Return log p(x | z) in nats, (k, B), of observations (B, ...) under latents (k, B, Z)."""
+        self.check_batch(x, context)
         inputs = self._decoder_inputs(z, context)
         if (decoder := self.linear_decoder) is not None:
             output: Any = LinearLayer(decoder.features(*inputs), cast(nn.Linear, decoder.output))
@@ -276,6 +303,7 @@ class LatentVariableModel(nn.Module, ABC):
         Sampling-importance-resampling: k draws from q(z | x), of which one is taken by its weight. With k it goes from
         q to the true posterior (Cremer, Morris & Duvenaud 2017). With several layers, z is what the decoder sees.
         """
+        self.check_batch(x, context)
         seed = seed_tensor(seed, x.device)
         posterior = self.encode(x, *context, mask=mask)
         z, terms = self.terms(
@@ -339,3 +367,17 @@ def observed_features(mask: Tensor, x: Tensor) -> Tensor:
     """A mask in the shape of the observations."""
     checks.mask(mask, tuple(x.shape), x.device)
     return mask.expand(x.shape)
+
+
+def visible(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return observations with zeros in the place of what a mask hides, in their own dtype."""
+    return x if mask is None else torch.where(observed_features(mask, x), x, 0)
+
+
+def check_model(model: Any) -> None:
+    """Raise TypeError unless ``model`` is one of :mod:`iwae_fast.models`."""
+    if not isinstance(model, LatentVariableModel):
+        raise TypeError(
+            f"model must be one of iwae_fast.models, such as VAE(...), got {type(model).__name__} (compile or wrap "
+            "its networks, or objective.bind(model))"
+        )

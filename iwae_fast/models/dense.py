@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from ..likelihoods import Likelihood, as_likelihood
 from ..linear import linear_tanh
+from ..modules import as_parameters
 from .base import LinearOutput
 from .vae import VAE
 
@@ -114,6 +115,7 @@ class GaussianNetwork(nn.Module):
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self.input_dim = input_dim
         self.transform = transform
         self.hidden = tanh_layers((input_dim, *hidden_dims))
         width = (input_dim, *hidden_dims)[-1]
@@ -121,9 +123,11 @@ class GaussianNetwork(nn.Module):
         self.log_std = nn.Linear(width, output_dim)
 
     def forward(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        if value.shape[1:].numel() != self.input_dim:
+            raise ValueError(f"x must have {self.input_dim} features per observation, got shape {tuple(value.shape)}")
         if self.transform is not None:
             value = self.transform(value)
-        hidden = self.hidden(value.flatten(1))
+        hidden = self.hidden(as_parameters(self, value.flatten(1)))
         return self.mean(hidden), self.log_std(hidden)
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from .. import checks
 from ..functional import gaussian_log_prob, standard_gaussian_log_prob
+from ..modules import as_parameters
 from ..sampling import seed_tensor, standard_normal
-from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, observed_features
+from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, observed_features, visible
 from .dense import DenseDecoder, glorot, start_at_mean
 from .random_network import Noise, RandomNetwork
 
@@ -88,11 +89,12 @@ class RandomWeightsVAE(LatentVariableModel):
     def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
         """The observations as the encoder sees them, (B, D), as a tuple of one: each draw of the weights has another
         q(z | x)."""
+        self.check_batch(x, context)
         if context:
             raise ValueError(f"{type(self).__name__} takes no context")
         if x.dim() < 2 or x.shape[1:].numel() != self.data_dim:
             raise ValueError(f"x must be (B, ...) with {self.data_dim} features, got {tuple(x.shape)}")
-        return ((x if mask is None else torch.where(observed_features(mask, x), x, 0.0)).flatten(1),)
+        return (as_parameters(self.encoder, visible(x, mask).flatten(1)),)
 
     def posterior(self, output: Any) -> Posterior:
         """Mean and log standard deviation of q(z | x), each (..., Z), from what the encoder returned."""
