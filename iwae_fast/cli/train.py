@@ -16,7 +16,7 @@ from ..experiments.config import CHANGEABLE, TrainConfig, usable_device
 from ..experiments.networks import NETWORKS, PRIORS
 from ..experiments.protocols import PROTOCOLS, passes
 from ..experiments.results import draw_loss_curve, draw_reconstructions, draw_samples
-from ..experiments.run_data import check_own, stored_name
+from ..experiments.run_data import load_own_data, stored_name
 from ..experiments.runs import (
     Run,
     check_empty,
@@ -235,8 +235,7 @@ def _reopen(folder: Path, given: dict[str, Any]) -> tuple[Run, Checkpoint, Train
     if config.epochs < earlier.epochs:
         raise ValueError(f"epochs can only be raised: the run has {earlier.epochs}, got {config.epochs}")
     usable_device(config.device, config.backend)
-    images = config.load_data()
-    check_own(checkpoint, images, run.checkpoint)
+    images = load_own_data(replace(checkpoint, config=config), run.checkpoint)
     training.check(config, images)
     return run, checkpoint, config, images
 

@@ -162,7 +162,9 @@ def _incomparable(one: _Candidate, found: Evaluation, first: _Candidate, first_f
         return None
     differing = [] if k == other_k else [f"k = {k}, not {other_k}"]
     differing += [] if count == other_count else [f"{count} observations, not {other_count}"]
-    return f"evaluated with {' and '.join(differing)}; to compare: {_command(one, k, count, first, other_k, other_count)}"
+    return (
+        f"evaluated with {' and '.join(differing)}; to compare: {_command(one, k, count, first, other_k, other_count)}"
+    )
 
 
 def _command(one: _Candidate, k: int, count: int, first: _Candidate, other_k: int, other_count: int) -> str:

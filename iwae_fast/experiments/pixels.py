@@ -22,8 +22,8 @@ SUBSET_SEED = 0
 PIXEL_STREAM = 2**31 + 2
 """Of the noise that pixels are drawn by; latent layers count from 0, a budget and resampling have 2^31 and the next."""
 
-ROWS_AT_ONCE = 4096
-"""Of a whole data set: their noise takes as much memory as they."""
+ROWS_AT_ONCE = 1024
+"""The images of a whole data set whose pixels are drawn at a time: their noise takes a few times their memory."""
 
 
 def batches_as_pixels(grey_levels: Tensor, seed: Tensor, steps: Tensor) -> Tensor:

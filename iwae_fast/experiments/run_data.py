@@ -34,6 +34,16 @@ def check_own(checkpoint: Checkpoint, data: ImageData, source: Path) -> None:
         )
 
 
+def load_own_data(checkpoint: Checkpoint, source: Path, dataset: str | None = None) -> ImageData:
+    """Load the data of a run, from another file if ``dataset`` names one; CheckpointError where they are others."""
+    name = checkpoint.config.dataset if dataset is None else stored_name(dataset)
+    if name.endswith(FILES) and not Path(name).exists():
+        raise DataError(f"{name} does not exist: name the file that has the run's data with --data")
+    data = checkpoint.config.load_data(name)
+    check_own(checkpoint, data, source)
+    return data
+
+
 class Found(NamedTuple):
     """Data that a run is to be evaluated on."""
 
@@ -54,9 +64,7 @@ def find_data(checkpoint: Checkpoint, source: Path, dataset: str | None = None) 
     Of other data in a single array all rows are the test part.
     """
     if dataset is None:
-        data = checkpoint.config.load_data()
-        check_own(checkpoint, data, source)
-        return Found(data, True)
+        return Found(load_own_data(checkpoint, source), True)
     name = stored_name(dataset)
     try:
         data = checkpoint.config.load_data(name)
