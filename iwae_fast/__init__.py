@@ -22,6 +22,7 @@ from .functional import (
 )
 from .gradients import check_estimator, gradient_snr
 from .linear import linear_bernoulli_iwae_loss, linear_bernoulli_log_prob, linear_tanh
+from .loading import load_run
 from .objective import Objective
 from .sampling import sample_gaussian, standard_normal
 
@@ -46,6 +47,7 @@ __all__ = [
     "linear_bernoulli_iwae_loss",
     "linear_bernoulli_log_prob",
     "linear_tanh",
+    "load_run",
     "log_mean_exp",
     "models",
     "normalized_weights",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` by way of a hidden file beside it; a crash leaves the earlier file whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Write ``content`` to ``path`` by way of a hidden file beside it; a crash leaves the earlier file whole.
+
+    Of several that write the same file at a time one is the last, and the file is the whole of what that one wrote.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -19,6 +24,12 @@ def replace_file(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what crashes left half written beside a file that nobody else is writing."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -85,6 +85,7 @@ def test_train_leaves_everything(run):
         "config.json",
         "evaluation.json",
         "evaluation.npz",
+        "evaluations",
         "loss-curve.png",
         "metrics.csv",
         "reconstructions.png",
@@ -199,7 +200,9 @@ def test_evaluate(run, tmp_path):
     result = iwae("evaluate", folder, "--k", 200, "--observations", 50, "--backend", "reference", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "50 of 360 test images" in result.stdout
-    assert json.loads((folder / "evaluation.json").read_text())["observations"] == 50
+    assert json.loads((folder / "evaluation.json").read_text()) == again  # of all test images: the better one
+    kept = [json.loads(path.read_text()) for path in (folder / "evaluations").glob("*.json")]
+    assert sorted((one["k"], one["observations"]) for one in kept) == [(20, 360), (200, 50)]
     assert not list(folder.glob("*.partial.npz"))
 
 

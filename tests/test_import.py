@@ -37,3 +37,16 @@ def test_public_names_are_there_and_documented() -> None:
     for name in iw.__all__:
         member = getattr(iw, name)
         assert name == "__version__" or member.__doc__, name
+
+
+def test_loading_a_run_names_the_extra_that_is_missing() -> None:
+    result = run(
+        "import sys; sys.modules['safetensors'] = None\n"
+        "import iwae_fast\n"
+        "assert not [name for name in sys.modules if name.startswith('iwae_fast.experiments')]\n"
+        "iwae_fast.load_run('anywhere')"
+    )
+    assert result.stderr.splitlines()[-1] == (
+        "ImportError: load_run reads what the command line wrote, and safetensors is not installed: "
+        "pip install 'iwae_fast[cli]'"
+    )

@@ -52,7 +52,10 @@ def test_fixed_pixels_of_parts_are_those_of_the_whole(monkeypatch: pytest.Monkey
     monkeypatch.setattr(pixels, "ROWS_AT_ONCE", 7)
     assert torch.equal(as_pixels(levels, True, 3, Purpose.TEST_PIXELS), whole)
     assert not torch.equal(as_pixels(levels, True, 3, Purpose.TEST_PIXELS, 1), whole)
-    assert as_pixels(levels, False, 3, Purpose.TEST_PIXELS) is levels
+    rows = torch.tensor([24, 0, 13, 7])
+    assert torch.equal(as_pixels(levels, True, 3, Purpose.TEST_PIXELS, rows=rows), whole[rows])
+    assert torch.equal(as_pixels(levels, False, 3, Purpose.TEST_PIXELS), levels)
+    assert torch.equal(as_pixels(levels, False, 3, Purpose.TEST_PIXELS, rows=rows), levels[rows])
 
 
 def test_a_forced_backend_of_models_is_none_of_theirs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,12 @@ import iwae_fast as iw
 from iwae_fast.cli import main
 from iwae_fast.cli.closing import evaluate_and_print
 from iwae_fast.data import ImageData
+from iwae_fast.data.rows import fingerprint
 from iwae_fast.experiments import pictures, results, training
 from iwae_fast.experiments.comparison import compare_runs
 from iwae_fast.experiments.config import TrainConfig
 from iwae_fast.experiments.fixed_pixels import fixed_test_images, fixed_training_images
 from iwae_fast.experiments.per_observation import PerObservation
-from iwae_fast.experiments.pixels import fingerprint
 from iwae_fast.experiments.runs import Run, create_run, open_run, trained_model
 from iwae_fast.pruning import without_units
 from iwae_fast.report import render, write_run_report
@@ -371,7 +371,7 @@ def pair(whole, tmp_path):
         shutil.copytree(whole[0].folder, folder)
     run, checkpoint = open_run(second)
     model = trained_model(checkpoint)
-    results.evaluate_run(run, checkpoint, model, tiny_data(), k=3)
+    results.evaluate_run(run, checkpoint, model, tiny_data(), k=K)
     return first, second
 
 
@@ -394,34 +394,86 @@ def test_compare(pair, tmp_path, capsys, monkeypatch):
     page = Page(text)
     assert page.ids == ["comparison", "provenance"]
     assert_self_contained(page, text)
+    printed = []
+    for columns in ("80", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        with pytest.raises(SystemExit, match="0"):
+            main(["compare", *map(str, pair)])
+        printed.append(capsys.readouterr().out)
+    assert fixed(second.nll, 3) in printed[0]
+    assert signed(second.difference.nll, 3) in printed[0]
+    assert max(len(line) for line in printed[0].splitlines() if not line.startswith(("1: ", "2: "))) <= 80
     for shown in (str(pair[1]), fixed(second.nll, 3), signed(second.difference.nll, 3), "iwae-fast compare"):
         assert shown in page.text
 
 
-def test_a_difference_is_paired_only_on_the_same_images(pair):
-    run = Run(pair[1])
-    kept = PerObservation.load(run.per_observation)
-    PerObservation(kept.nll, kept.std_error, kept.ess, kept.pareto_k, "other images").save(run.per_observation)
-    assert compare_runs(pair)[1].difference.std_error is None
-    run.per_observation.unlink()
-    assert compare_runs(pair)[1].difference.std_error is None
+def test_like_is_compared_with_like(pair):
+    """And where it cannot be, the reason is said, and the command that helps."""
+    first, second = pair
+    run, checkpoint = open_run(second)
+    model = trained_model(checkpoint)
+    (kept,) = run.evaluations.glob("*.json")
+    both = (kept, kept.with_suffix(".npz"))
+
+    def evaluated_otherwise(data=None, **options):
+        for path in both:
+            path.unlink()
+        results.evaluate_run(run, checkpoint, model, data or tiny_data(), **options)
+        (other,) = run.evaluations.glob("*.json")
+        summary = compare_runs(pair)[1]
+        for path in (other, other.with_suffix(".npz")):
+            path.unlink()
+        shutil.copy(Run(first).evaluation, kept)
+        shutil.copy(Run(first).per_observation, kept.with_suffix(".npz"))
+        return summary.difference, summary.incomparable
+
+    to_compare = (
+        f"to compare: iwae-fast evaluate '{second}' --k {K}" if " " in str(second) else f"evaluate {second} --k"
+    )
+    difference, reason = evaluated_otherwise(k=3)
+    assert difference is None
+    assert reason.startswith(f"evaluated with k = 3, not {K}; ")
+    assert to_compare in reason
+    difference, reason = evaluated_otherwise(k=K, observations=7)
+    assert difference is None
+    assert reason.startswith("evaluated with 7 observations, not 30; ")
+    difference, reason = evaluated_otherwise(k=3, observations=7)
+    assert reason.startswith(f"evaluated with k = 3, not {K} and 7 observations, not 30; ")
     settings = read(run.config)
     run.config.write_text(json.dumps({**settings, "likelihood": "gaussian"}))
-    assert compare_runs(pair)[1].difference is None
+    assert "likelihood gaussian, not bernoulli" in compare_runs(pair)[1].incomparable
     run.config.write_text(json.dumps(settings))
-    content = read(run.evaluation)
-    run.evaluation.write_text(json.dumps({**content, "dataset": "other"}))
-    assert compare_runs(pair)[1].difference is None
+    results_of = PerObservation.load(both[1])
+    replace(results_of, images="others").save(both[1])
+    kept.write_text(json.dumps({**read(kept), "images": "others"}))
+    assert "other test observations" in compare_runs(pair)[1].incomparable
+
+
+def test_of_several_evaluations_those_that_are_alike_are_compared(pair):
+    """A poorer one beside a better one changes nothing; one that both have is found."""
+    first, second = pair
+    before = compare_runs(pair)
+    for folder, k, observations in ((first, 2, 5), (second, 3, None)):
+        run, checkpoint = open_run(folder)
+        results.evaluate_run(run, checkpoint, trained_model(checkpoint), tiny_data(), k=k, observations=observations)
+    assert compare_runs(pair) == before
+    run, checkpoint = open_run(second)
+    results.evaluate_run(run, checkpoint, trained_model(checkpoint), tiny_data(), k=K + 1)
+    assert read(run.evaluation)["k"] == K + 1
+    assert compare_runs(pair) == before
 
 
 def test_evaluations_of_earlier_versions(pair):
     """They have neither training likelihood nor active units, nor results of each observation."""
     run = Run(pair[1])
+    shutil.rmtree(run.evaluations)
+    run.per_observation.unlink()
     names = ("nll", "std_error", "ess", "k", "dataset", "observations", "step")
     content = read(run.evaluation)
     run.evaluation.write_text(json.dumps({name: content[name] for name in names}))
     summary = compare_runs(pair)[1]
     assert (summary.train_nll, summary.active_units) == (None, None)
+    assert "earlier version, which did not keep each observation" in summary.incomparable
     run.evaluation.write_text(json.dumps({"nll": 1.0}))
     with pytest.raises(ValueError, match=r"evaluation.json is of an earlier version: evaluate the run again"):
         write_run_report(run, None, None, None)
@@ -432,6 +484,7 @@ def test_evaluations_of_earlier_versions(pair):
 def test_errors_of_compare(pair, tmp_path, capsys):
     first, second = pair
     (second / "evaluation.json").unlink()
+    shutil.rmtree(second / "evaluations")
     for arguments, message in (
         ((first,), "compare needs at least 2 runs, got 1"),
         ((first, tmp_path), f"{tmp_path} is not the folder of a run: it has no config.json"),

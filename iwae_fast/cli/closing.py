@@ -7,8 +7,11 @@ from typing import Any
 from .. import checks
 from ..data import ImageData
 from ..experiments.checkpoint import Checkpoint
+from ..experiments.evaluations import all_evaluations, best_evaluation
+from ..experiments.other_rows import evaluate_other
+from ..experiments.position import Position
 from ..experiments.results import OBSERVATIONS, evaluate_run
-from ..experiments.runs import Run
+from ..experiments.runs import Run, sole_evaluator
 from ..models import LatentVariableModel
 from ..report import write_run_report
 from .invocation import command_line
@@ -26,18 +29,21 @@ def evaluate_and_print(
     train_observations: int = OBSERVATIONS,
     pruned_observations: int = OBSERVATIONS,
     chunk_size: int | None = None,
+    wait: bool = False,
 ) -> None:
-    """Evaluate on the test set (or its first ``observations``), write numbers and the report, print the likelihood."""
-    checks.positive("k", k)
-    if observations is not None:
-        checks.positive("observations", observations)
+    """Evaluate on the test set (or its first ``observations``), write numbers and the report, print the likelihood.
+
+    ValueError where another process evaluates the run, unless this one shall ``wait`` for it.
+    """
+    _check(k, observations)
     for name, value in (
         ("train-observations", train_observations),
         ("active-only-observations", pruned_observations),
     ):
         if value < 0:
             raise ValueError(f"{name} must be at least 0, got {value}")
-    with evaluation_progress() as progress:
+    with sole_evaluator(run.folder, wait), evaluation_progress() as progress:
+        console.print(f"evaluating {Position.of(checkpoint, data).describe()}")
         result = evaluate_run(
             run,
             checkpoint,
@@ -51,10 +57,53 @@ def evaluate_and_print(
             progress=progress,
             command=command_line(),
         )
-    write_run_report(run, checkpoint, model, data)
+        write_run_report(run, checkpoint, model, data)
+        best = best_evaluation(all_evaluations(run))
     for line in _lines(result):
         console.print(line)
-    console.print(f"report {run.report}")
+    shown = ""
+    if best is not None and best.content["evaluated_at"] != result["evaluated_at"]:
+        found = best.content
+        shown = f", of the evaluation with k = {found['k']} and {found['observations']} test images"
+    console.print(f"report {run.report}{shown}")
+
+
+def evaluate_other_and_print(
+    run: Run,
+    checkpoint: Checkpoint,
+    model: LatentVariableModel,
+    data: ImageData,
+    *,
+    k: int,
+    observations: int | None = None,
+    chunk_size: int | None = None,
+) -> None:
+    """Evaluate a run on other data than its own, and say where the numbers of each row are."""
+    _check(k, observations)
+    with sole_evaluator(run.folder), evaluation_progress() as progress:
+        result, rows = evaluate_other(
+            run,
+            checkpoint,
+            model,
+            data,
+            k=k,
+            observations=observations,
+            chunk_size=chunk_size,
+            progress=progress,
+            command=command_line(),
+        )
+    console.print(
+        f"NLL {_with_error(result['nll'], result['std_error'])} nats (standard error; k = {k}, "
+        f"{result['observations']} of {result['test_observations']} observations of {data.source.rstrip('.')}; "
+        f"not the run's own data), mean ESS {result['ess']:.1f}"
+    )
+    console.print(f"each row in {rows}")
+
+
+def _check(k: int, observations: int | None) -> None:
+    checks.positive("k", k)
+    if observations is not None:
+        checks.positive("observations", observations)
 
 
 def _lines(result: dict[str, Any]) -> list[str]:

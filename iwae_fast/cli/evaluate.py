@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from ..experiments.results import OBSERVATIONS
+from ..experiments.run_data import find_data
 from ..experiments.runs import open_run, trained_model
-from .closing import evaluate_and_print
+from .closing import evaluate_and_print, evaluate_other_and_print
 from .options import Backend, ChunkSize, Device, RunFolder
 
 
@@ -22,22 +23,36 @@ def evaluate(
     active_only_observations: Annotated[
         int, typer.Option(help="So many test images again with inactive units switched off, if any are; 0 for none.")
     ] = OBSERVATIONS,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The run's data, if their file has moved; or other data, a file or a data set, whose test array, or "
+            "all of whose rows, are scored.",
+            show_default="the run's",
+        ),
+    ] = None,
     chunk_size: ChunkSize = None,
     device: Device = None,
     backend: Backend = None,
 ) -> None:
-    """Estimate the likelihood of a trained model, count its active units, and write evaluation.json and report.html.
+    """Estimate the likelihood of a trained model, count its active units, and write the report.
 
-    Interrupted, it goes on where it stopped when called again.
+    Earlier evaluations are kept; evaluation.json and report.html are of the best. An evaluation that was interrupted
+    goes on where it stopped when called again.
     """
     run, checkpoint = open_run(run_folder)
     model = trained_model(checkpoint, device, backend)
-    images = checkpoint.config.load_data()
+    found = find_data(checkpoint, run.checkpoint, data)
+    if not found.is_own:
+        evaluate_other_and_print(
+            run, checkpoint, model, found.data, k=k, observations=observations, chunk_size=chunk_size
+        )
+        return
     evaluate_and_print(
         run,
         checkpoint,
         model,
-        images,
+        found.data,
         k=k,
         observations=observations,
         train_observations=train_observations,

@@ -16,7 +16,7 @@ from ..files import write_json
 from ..report.page import duration, fixed, signed
 from ..reproduce.outcome import Outcome, content, outcome
 from ..reproduce.page import write_page
-from ..reproduce.runner import Runner
+from ..reproduce.runner import Runner, evaluation_of
 from ..reproduce.scales import SCALES
 from ..reproduce.tables import TABLES, Entry, RunOfTable
 from . import Interrupted
@@ -71,7 +71,7 @@ def reproduce(
         runner = Runner(folder, chosen, k, jobs, options, stop)
         console.print(f"{len(runs)} runs in {folder}, of which {sum(runner.is_done(r) for r in runs)} are done")
         failures = runner.run_all(runs, lambda run: console.print(f"done: {run.name}"))
-    outcomes = [outcome(entry, folder) for entry in entries]
+    outcomes = [outcome(entry, folder, lambda run: evaluation_of(run, chosen, k)) for entry in entries]
     console.print(_printed(spec.title, outcomes))
     write_json(folder / f"{table}.json", content(table, spec, name, chosen, k, outcomes))
     write_page(folder / f"{table}.html", spec, name, chosen, k, entries, outcomes, folder, command_line())

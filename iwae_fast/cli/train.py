@@ -16,8 +16,11 @@ from ..experiments.config import CHANGEABLE, TrainConfig, usable_device
 from ..experiments.networks import NETWORKS, PRIORS
 from ..experiments.protocols import PROTOCOLS, passes
 from ..experiments.results import draw_loss_curve, draw_reconstructions, draw_samples
+from ..experiments.run_data import load_own_data, stored_name
 from ..experiments.runs import (
     Run,
+    check_empty,
+    check_is_run,
     continue_elsewhere,
     create_run,
     default_folder,
@@ -25,7 +28,6 @@ from ..experiments.runs import (
     sole_trainer,
     trained_model,
 )
-from ..files import write_json
 from ..likelihoods import LIKELIHOODS
 from . import Interrupted
 from .closing import evaluate_and_print
@@ -154,7 +156,7 @@ def train(
         raise ValueError("--data is in place of --dataset: give one")
     named = dataset if data_file is None else str(data_file)
     settings: dict[str, Any] = {
-        "dataset": str(Path(named).absolute()) if named and named.endswith(data.FILES) else named,
+        "dataset": None if named is None else stored_name(named),
         "protocol": protocol,
         "network": network,
         "likelihood": likelihood,
@@ -184,24 +186,34 @@ def train(
     given = {name: value for name, value in settings.items() if value is not None}
     if resume is not None and (output is not None or start_from is not None):
         raise ValueError("--output and --start-from do not go with --resume: the run stays in its folder")
-    earlier = resume or start_from
-    if earlier is None:
+    checkpoint: Checkpoint | None
+    if resume is not None:
+        folder = check_is_run(resume).folder
+        with sole_trainer(folder):  # before anything is read: a run that another process changes is not read half
+            run, checkpoint, config, images = _reopen(folder, given)
+            _train(run, config, images, checkpoint, eval_k)
+        return
+    if start_from is None:
+        earlier, checkpoint = None, None
         config = TrainConfig.preset(given.pop("dataset", "digits"), **given)
         usable_device(config.device, config.backend)
         images = config.load_data()
-        training.check(config, images)  # all of it before the folder, which an error would leave empty
-        run, checkpoint = create_run(output or default_folder(config), config), None
-        console.print(f"training in {run.folder}")
+        training.check(config, images)
     else:
-        run, checkpoint, config = _reopen(earlier, given)
-        images = config.load_data()
-        if start_from is not None:
-            run = continue_elsewhere(run, output or default_folder(config), config)
-            console.print(f"training in {run.folder}")
-        elif config != checkpoint.config:
-            write_json(run.config, config.to_json())
+        earlier, checkpoint, config, images = _reopen(start_from, given)
+    folder = output or default_folder(config)
+    check_empty(folder)  # all that can be refused is, before there is a folder, which would be left empty
+    folder.mkdir(parents=True, exist_ok=True)
+    with sole_trainer(folder):
+        run = create_run(folder, config) if earlier is None else continue_elsewhere(earlier, folder, config)
+        console.print(f"training in {run.folder}")
+        _train(run, config, images, checkpoint, eval_k)
+
+
+def _train(run: Run, config: TrainConfig, images: data.ImageData, checkpoint: Checkpoint | None, eval_k: int) -> None:
+    """Train to the end, evaluate and draw, as the sole trainer of the run."""
     command = f"iwae-fast train --resume {shlex.quote(str(run.folder))}"
-    with sole_trainer(run.folder), stop_on_signals() as stop, training_progress(config.epochs) as reporter:
+    with stop_on_signals() as stop, training_progress(config.epochs) as reporter:
         done = training.train(config, run, images, resume_from=checkpoint, reporter=reporter, stop=stop)
     if not done:
         raise Interrupted(f"interrupted, everything is saved; go on with: {command}")
@@ -212,8 +224,8 @@ def train(
     console.print(f"run folder {run.folder}")
 
 
-def _reopen(folder: Path, given: dict[str, Any]) -> tuple[Run, Checkpoint, TrainConfig]:
-    """An earlier run with changed settings, where they may change."""
+def _reopen(folder: Path, given: dict[str, Any]) -> tuple[Run, Checkpoint, TrainConfig, data.ImageData]:
+    """Open an earlier run with changed settings, where they may change, and with its data; nothing is written."""
     run, checkpoint = open_run(folder)
     earlier = checkpoint.config
     config = replace(earlier, **given)
@@ -223,7 +235,9 @@ def _reopen(folder: Path, given: dict[str, Any]) -> tuple[Run, Checkpoint, Train
     if config.epochs < earlier.epochs:
         raise ValueError(f"epochs can only be raised: the run has {earlier.epochs}, got {config.epochs}")
     usable_device(config.device, config.backend)
-    return run, checkpoint, config
+    images = load_own_data(replace(checkpoint, config=config), run.checkpoint)
+    training.check(config, images)
+    return run, checkpoint, config, images
 
 
 def _close(run: Run, images: data.ImageData, eval_k: int) -> None:
@@ -234,7 +248,7 @@ def _close(run: Run, images: data.ImageData, eval_k: int) -> None:
     draw_reconstructions(run, model, images)
     draw_samples(run.samples, checkpoint, model, SAMPLE_ROWS, SAMPLE_COLUMNS, checkpoint.config.seed)
     if eval_k:
-        evaluate_and_print(run, checkpoint, model, images, k=eval_k)
+        evaluate_and_print(run, checkpoint, model, images, k=eval_k, wait=True)
 
 
 def _sizes(name: str, text: str, example: str) -> tuple[int, ...]:

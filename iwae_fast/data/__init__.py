@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
 
 from .binarized_mnist import load_binarized_mnist
 from .digits import load_digits
@@ -11,8 +14,9 @@ from .images import DataError, ImageData, binarize
 from .mnist import load_mnist
 from .omniglot import load_omniglot
 from .own import load_own
+from .rows import Observations, Rows
 
-__all__ = ["DATASETS", "FILES", "DataError", "ImageData", "binarize", "load"]
+__all__ = ["DATASETS", "FILES", "DataError", "ImageData", "Rows", "binarize", "load"]
 
 FILES = (".npz", ".npy")
 """What the path of a file of one's own ends in."""
@@ -26,17 +30,33 @@ DATASETS: dict[str, Callable[[], ImageData]] = {
 }
 
 
-def load(name: str, *, whole_numbers: bool = False) -> ImageData:
-    """The data set ``name``: one of DATASETS, or the path of a .npz or .npy file (:func:`.own.load_own`), whose bytes
-    are taken for grey levels unless ``whole_numbers`` says that they are counts or classes.
+def load(name: str, *, whole_numbers: bool = False, as_stored: bool = False, unsplit: bool = False) -> ImageData:
+    """Load a data set by its name, one of DATASETS, or by the path of a .npz or .npy file (:func:`.own.load_own`).
+
+    Args:
+        name: of the data set, or of the file.
+        whole_numbers: take bytes of a file for counts or classes, not for grey levels.
+        as_stored: leave the numbers of a file as they are, memory-mapped where they are many; ``train`` and the other
+            parts are :class:`Rows` then, whose batches are float32, and not float32 tensors.
+        unsplit: take all of a file's single array for the test set.
 
     Raises ValueError for an unknown name, DataError where its files are missing, damaged or not what they should be.
     """
     if name.endswith(FILES):
-        return load_own(name, whole_numbers)
+        found = load_own(name, whole_numbers, unsplit)
+        return found if as_stored else _in_memory(found)
     if name not in DATASETS:
         raise ValueError(
             f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or a file's path that ends in "
             f"{' or '.join(FILES)}"
         )
     return DATASETS[name]()
+
+
+def _in_memory(found: ImageData) -> ImageData:
+    valid = None if found.valid is None else _tensor(found.valid)
+    return replace(found, train=_tensor(found.train), test=_tensor(found.test), valid=valid)
+
+
+def _tensor(observations: Observations) -> Tensor:
+    return observations.tensor() if isinstance(observations, Rows) else observations

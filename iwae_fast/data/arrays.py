@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,23 +14,40 @@ from numpy.typing import NDArray
 
 from .images import DataError
 
+MAPPED_FROM = 1 << 26
+"""Bytes of the smallest array that is memory-mapped: reading a smaller one is quick, and it stays as it was read."""
 
-def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, NDArray[Any]]:
-    """The arrays of a .npz file by name, or a .npy file's one array under the empty name.
+CHECKED_AT_ONCE = 1 << 24
+"""Bytes of a mapped archive whose checksum is taken at a time."""
+
+LOCAL_HEADER_BYTES = 30
+"""Of a file in a zip archive; its last four are the lengths of the name and of the extra field that follow it."""
+
+
+def read_arrays(path: Path, names: tuple[str, ...] | None = None, *, mapped: bool = False) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a .npz file by name, or a .npy file's one array under the empty name.
 
     Args:
         path: the file; its content, not its name, says which of the two it is.
         names: the arrays of a .npz file that are wanted, as far as they are there; all if None.
+        mapped: whether large arrays of a .npy file, or of a .npz file that is not compressed, may be memory-mapped,
+            read-only; compressed ones are read into memory.
 
     Raises DataError where the file is missing, damaged, neither of the two, or holds objects instead of numbers.
     """
     try:
         # Objects are pickles, and a pickle can run any code.
+        if mapped and (mapping := _mapped(path, 0)) is not None:
+            return {"": mapping}
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
             return {"": content}
         with content:
-            arrays = {name: content[name] for name in content.files if names is None or name in names}
+            arrays: dict[str, NDArray[Any]] = {}
+            for name in content.files:
+                if names is None or name in names:
+                    mapping = _member(path, name) if mapped else None
+                    arrays[name] = content[name] if mapping is None else mapping
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -37,3 +56,47 @@ def read_arrays(path: Path, names: tuple[str, ...] | None = None) -> dict[str, N
         if not isinstance(array, np.ndarray):  # any other file in the archive comes as bytes
             raise DataError(f"{path} has {name!r}, which is no array")
     return arrays
+
+
+def _member(path: Path, name: str) -> NDArray[Any] | None:
+    """An array of a .npz file, mapped; None where it is small or compressed. ValueError for a wrong checksum."""
+    with zipfile.ZipFile(path) as archive:
+        entry = next((e for e in archive.infolist() if e.filename == f"{name}.npy"), None)
+    if entry is None or entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+        return None
+    with path.open("rb") as file:
+        file.seek(entry.header_offset)
+        *_, name_bytes, extra_bytes = struct.unpack("<26xHH", file.read(LOCAL_HEADER_BYTES))
+    offset = entry.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes
+    found = _mapped(path, offset)
+    if found is not None and _checksum(path, offset, entry.file_size) != entry.CRC:
+        raise ValueError(f"{name} has another checksum than the archive says")
+    return found
+
+
+def _mapped(path: Path, offset: int) -> NDArray[Any] | None:
+    """The array whose .npy header is at ``offset``, mapped; None where it is small, of objects, or none is there."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        try:
+            version = np.lib.format.read_magic(file)
+        except ValueError:
+            return None
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        if read is None:
+            return None
+        shape, fortran, dtype = read(file)
+        start = file.tell()
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize < MAPPED_FROM:
+        return None
+    return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
+
+
+def _checksum(path: Path, offset: int, size: int) -> int:
+    value = 0
+    with path.open("rb") as file:
+        file.seek(offset)
+        while size and (part := file.read(min(size, CHECKED_AT_ONCE))):
+            value = zlib.crc32(part, value)
+            size -= len(part)
+    return value

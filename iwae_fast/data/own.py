@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from .arrays import read_arrays
 from .images import DataError, ImageData
+from .rows import Rows
 from .splits import split
 
 SINGLE = ("", "x", "data")
 """Names of an array that is yet to be split; that of a .npy file's is empty."""
 PARTS = ("train", "test", "valid")
+LARGEST_BYTE = 255.0
 
 
-def load_own(name: str, whole_numbers: bool = False) -> ImageData:
-    """A data set from a .npz file with ``train``, ``test`` and perhaps ``valid``, or from one array.
+def load_own(name: str, whole_numbers: bool = False, unsplit: bool = False) -> ImageData:
+    """Load a data set from a .npz file with ``train``, ``test`` and perhaps ``valid``, or from one array.
 
     One array, in a .npy file or as ``x`` or ``data`` in a .npz file, is split by a fixed permutation: a tenth of the
     observations, but at least one, is the test set.
+
+    The numbers stay in the dtype of the file, and in the file itself where they are many
+    (:data:`.arrays.MAPPED_FROM`), until rows are asked for: :class:`.rows.Rows`.
 
     Arrays are (N, D) or (N, height, width) of bool, integers or floats. Bytes of which one is above 1 are divided by
     255, unless ``whole_numbers``. Values in [0, 1] that are not all zero or one are then grey levels; anything else is
@@ -33,34 +36,67 @@ def load_own(name: str, whole_numbers: bool = False) -> ImageData:
     Args:
         name: the file's path, which is the data set's name.
         whole_numbers: take bytes for counts or classes.
+        unsplit: take all of a single array for the test set, and for the training set too; a .npz file needs no
+            ``train`` then.
 
     Raises DataError where the file is missing, damaged or holds something else than that: objects (which are never
     unpickled), NaN or infinity, no observations, arrays that do not go together, colour images.
     """
     path = Path(name).expanduser()
-    arrays = read_arrays(path, PARTS + SINGLE)
+    arrays = read_arrays(path, PARTS + SINGLE, mapped=True)
     for key, array in arrays.items():
         _check(array, key or "an array", path)
-    parts, source = _parts(arrays, path)
-    shape, dtype = parts["train"].shape[1:], parts["train"].dtype
-    for part, array in parts.items():
+    parts, source = _parts(arrays, path, unsplit)
+    first = next(iter(parts))
+    shape, dtype = parts[first].stored.shape[1:], parts[first].stored.dtype
+    for part, rows in parts.items():
+        array = rows.stored
         if array.shape[1:] != shape or array.dtype != dtype:
             raise DataError(
                 f"{path} has {part} of {array.dtype} {array.shape}, expected {dtype} (N, {', '.join(map(str, shape))}) "
-                "as for train"
+                f"as for {first}"
             )
-    rows = _rows(parts, path, whole_numbers)
-    unit = all(bool(((values >= 0) & (values <= 1)).all()) for values in rows.values())
-    binary = all(bool(((values == 0) | (values == 1)).all()) for values in rows.values())
+    # Parts of one array share it, and what it holds is looked at once.
+    values = [_values(Rows(array), key, path) for key, array in arrays.items()]
+    highest = max(value.highest for value in values)
+    grey_bytes = not whole_numbers and dtype == np.uint8 and highest > 1
+    if grey_bytes:
+        parts = {part: Rows(rows.stored, rows.order, LARGEST_BYTE) for part, rows in parts.items()}
+    unit = grey_bytes or (highest <= 1 and all(value.lowest >= 0 for value in values))
+    binary = all(value.only_extremes if grey_bytes else value.binary for value in values)
     return ImageData(
         name,
-        rows["train"],
-        rows["test"],
+        parts["train"],
+        parts["test"],
         _image_shape(shape, unit),
-        rows.get("valid"),
+        parts.get("valid"),
         grey_levels=unit and not binary,
         source=source,
     )
+
+
+class _Values(NamedTuple):
+    """What an array holds."""
+
+    lowest: float
+    highest: float
+    binary: bool
+    """Whether all are 0 or 1."""
+    only_extremes: bool
+    """Whether all are 0 or 255."""
+
+
+def _values(rows: Rows, name: str, path: Path) -> _Values:
+    """Look at every number once; DataError where one is not finite."""
+    lowest, highest, binary, only_extremes = math.inf, -math.inf, True, True
+    for chunk in rows.chunks():
+        low, high = (value.item() for value in chunk.aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):  # either is NaN where any number is
+            raise DataError(f"{path} has NaN, infinity or numbers beyond float32 in {name or 'an array'}")
+        lowest, highest = min(lowest, low), max(highest, high)
+        binary = binary and bool(((chunk == 0) | (chunk == 1)).all())
+        only_extremes = only_extremes and bool(((chunk == 0) | (chunk == LARGEST_BYTE)).all())
+    return _Values(lowest, highest, binary, only_extremes)
 
 
 def _check(array: NDArray[Any], name: str, path: Path) -> None:
@@ -74,32 +110,23 @@ def _check(array: NDArray[Any], name: str, path: Path) -> None:
         raise DataError(f"{path} has {name} of shape {array.shape}, which is empty")
 
 
-def _parts(arrays: dict[str, NDArray[Any]], path: Path) -> tuple[dict[str, NDArray[Any]], str]:
-    """The arrays by part, and a sentence on where they come from."""
+def _parts(arrays: dict[str, NDArray[Any]], path: Path, unsplit: bool) -> tuple[dict[str, Rows], str]:
+    """The rows of each part, and a sentence on where they come from."""
     if {"train", "test"} <= arrays.keys() <= set(PARTS):
-        return arrays, f"{path.name} with its own split."
+        return {part: Rows(array) for part, array in arrays.items()}, f"{path.name} with its own split."
+    if unsplit and "test" in arrays and arrays.keys() <= set(PARTS):
+        return dict.fromkeys(("train", "test"), Rows(arrays["test"])), f"{path.name}, its test array."
     if len(arrays) != 1 or not arrays.keys() <= set(SINGLE):
         found = ", ".join(arrays) or "none of them"
         raise DataError(f"{path} must have train and test (and perhaps valid), or one of x and data; it has {found}")
     (array,) = arrays.values()
+    if unsplit:
+        return dict.fromkeys(("train", "test"), Rows(array)), f"{path.name}, all {len(array):,} observations."
     if len(array) < 2:
         raise DataError(f"{path} has a single observation, expected two or more, for a split")
     train, test = split(len(array), max(1, len(array) // 10))
     source = f"{path.name}, a seeded split of {len(train):,} for training and {len(test):,} for the test."
-    return {"train": array[train.numpy()], "test": array[test.numpy()]}, source
-
-
-def _rows(parts: dict[str, NDArray[Any]], path: Path, whole_numbers: bool) -> dict[str, Tensor]:
-    """Rows of float32, bytes that are grey levels divided by 255."""
-    is_grey = not whole_numbers and any(array.dtype == np.uint8 and array.max() > 1 for array in parts.values())
-    rows = {}
-    for part, array in parts.items():
-        with np.errstate(over="ignore"):  # to an infinity, which the next line finds
-            values = torch.from_numpy(array.reshape(len(array), -1).astype(np.float32, order="C"))
-        if not values.isfinite().all():
-            raise DataError(f"{path} has NaN, infinity or numbers beyond float32 in {part}")
-        rows[part] = values.div_(255.0) if is_grey else values
-    return rows
+    return {"train": Rows(array, train.numpy()), "test": Rows(array, test.numpy())}, source
 
 
 def _image_shape(shape: tuple[int, ...], unit: bool) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from .._version import __version__
 from ..files import replace_file
 from .config import TrainConfig
+from .segments import Segment
 
 FORMAT = "iwae_fast.checkpoint.1"
 
@@ -46,6 +47,10 @@ class Checkpoint:
     """For each parameter's name, the optimizer's tensors by theirs."""
     how: str | None = None
     """How steps were last taken, for people; None where that was not decided."""
+    test_data: str | None = None
+    """A fingerprint of the test observations; None in checkpoints of earlier versions."""
+    segments: tuple[Segment, ...] = ()
+    """Which objective the run had from which step on."""
 
     @property
     def data_dim(self) -> int:
@@ -67,6 +72,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "data": checkpoint.data,
         "progress": json.dumps({name: getattr(checkpoint, name) for name in PROGRESS}),
         "how": json.dumps(checkpoint.how),
+        "test_data": json.dumps(checkpoint.test_data),
+        "segments": json.dumps([segment.to_json() for segment in checkpoint.segments]),
     }
     # Scalars are copied: an optimizer may count the steps of several parameters in one, which the format refuses.
     cpu = {name: (t if t.dim() else t.clone()).detach().cpu().contiguous() for name, t in tensors.items()}
@@ -106,14 +113,19 @@ def _assemble(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Checkpoin
             parameter, _, entry = rest.rpartition("/")
             optimizer.setdefault(parameter, {})[entry] = tensor
     height, width = json.loads(metadata["image_shape"])
+    config = TrainConfig.from_json(json.loads(metadata["config"]))
+    # Earlier versions kept no segments: the settings that the checkpoint was written with are known.
+    segments = [Segment(**segment) for segment in json.loads(metadata.get("segments", "[]"))]
     progress: dict[str, Any] = json.loads(metadata["progress"])
     return Checkpoint(
-        config=TrainConfig.from_json(json.loads(metadata["config"])),
+        config=config,
         image_shape=(height, width),
         data=metadata["data"],
         epoch_sums=tensors["epoch_sums"],
         model=model,
         optimizer=optimizer,
         how=json.loads(metadata.get("how", "null")),
+        test_data=json.loads(metadata.get("test_data", "null")),
+        segments=tuple(segments) or (Segment.begin(0, config),),
         **{name: progress[name] for name in PROGRESS},
     )

@@ -11,6 +11,7 @@ import torch
 
 from .. import backends, bounds, checks
 from ..data import DATASETS, FILES, DataError, ImageData, load
+from ..data.rows import chunks
 from ..estimators import ESTIMATORS
 from ..likelihoods import LIKELIHOODS
 from ..objective import Objective
@@ -138,19 +139,28 @@ class TrainConfig:
         if ESTIMATORS[self.estimator].doubly_in_prior and len(self.latent) == 1:
             raise ValueError(f"estimator {self.estimator!r} is for a prior with parameters: for several latent layers")
 
-    def load_data(self) -> ImageData:
-        """The data set as the likelihood takes it: grey levels are binary pixels' probabilities for "bernoulli" alone,
-        and bytes of a file of one's own are numbers from 0 to 255 where it is of whole numbers.
+    def load_data(self, dataset: str | None = None, unsplit: bool = False) -> ImageData:
+        """Load the data set as the likelihood takes it.
+
+        Grey levels are binary pixels' probabilities for "bernoulli" alone, and bytes of a file of one's own are numbers
+        from 0 to 255 where the likelihood is of whole numbers. A file's numbers stay as they are stored until batches
+        are taken.
+
+        Args:
+            dataset: another data set, or file, than the run's.
+            unsplit: take all of a file's single array for the test set.
 
         Raises DataError where files are missing or damaged, or hold what the likelihood gives no probability.
         """
         support = LIKELIHOODS[self.likelihood]().support
-        found = load(self.dataset, whole_numbers=support.is_discrete)
+        name = self.dataset if dataset is None else dataset
+        found = load(name, whole_numbers=support.is_discrete, as_stored=True, unsplit=unsplit)
         for part in (found.train, found.test, *(() if found.valid is None else (found.valid,))):
-            inside = support.check(part)
-            if not inside.all():
-                value = part[~inside][0].item()
-                raise DataError(f"likelihood {self.likelihood!r} does not suit {self.dataset}: it holds {value:g}")
+            for some in chunks(part):
+                inside = support.check(some)
+                if not inside.all():
+                    value = some[~inside][0].item()
+                    raise DataError(f"likelihood {self.likelihood!r} does not suit {name}: it holds {value:g}")
         return replace(found, grey_levels=found.grey_levels and self.likelihood == "bernoulli")
 
     def objective(self) -> Objective:
@@ -195,8 +205,13 @@ class TrainConfig:
         return {**asdict(self), "hidden": [list(sizes) for sizes in self.hidden], "latent": list(self.latent)}
 
     def differences(self, other: TrainConfig) -> list[str]:
-        """Names of the settings that make this another run than ``other``."""
+        """Name the settings that make this another run than ``other``.
+
+        A file may have moved: whether it holds the same data is for their fingerprint to say.
+        """
         mine, others = self.to_json(), other.to_json()
+        if self.dataset.endswith(FILES) and other.dataset.endswith(FILES):
+            mine["dataset"] = others["dataset"]
         return [name for name in mine if name not in CHANGEABLE and mine[name] != others[name]]
 
 

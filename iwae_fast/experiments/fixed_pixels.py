@@ -5,21 +5,30 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..data import ImageData
+from ..data.rows import Observations
 from ..seeds import Purpose
-from .pixels import as_pixels, shuffled
+from .pixels import as_pixels, subset_order
 from .training import split
 
 TEST_PIXELS_SEED = 0
 """The same for every run."""
 
 
-def fixed_test_images(data: ImageData) -> Tensor:
-    """The test set (M, D) as runs are evaluated on it: always the same draw of zeros and ones, or, of data that are no
-    grey levels, as it is; shuffled, so that the first so many stand for all where a file has the digits in turn."""
-    return shuffled(as_pixels(data.test, data.grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS))
+def fixed_test_images(data: ImageData, observations: int | None = None) -> Tensor:
+    """Draw the test set (M, D) as runs are evaluated on it, or its first so many observations.
+
+    It is always the same draw of zeros and ones, or, of data that are not grey levels, the data as they are; shuffled,
+    so that the first so many stand for all where a file has the digits in turn.
+    """
+    return _first(data.test, observations, data.grey_levels)
 
 
-def fixed_training_images(data: ImageData, validation: int) -> Tensor:
-    """The training set by the same rule, without those that a run held out."""
+def fixed_training_images(data: ImageData, validation: int, observations: int | None = None) -> Tensor:
+    """Draw the training set by the same rule, without the observations that a run held out."""
     train, _ = split(data, validation)
-    return shuffled(as_pixels(train, data.grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS, 1))
+    return _first(train, observations, data.grey_levels, 1)
+
+
+def _first(images: Observations, observations: int | None, grey_levels: bool, *indices: int) -> Tensor:
+    rows = subset_order(len(images))[:observations]
+    return as_pixels(images, grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS, *indices, rows=rows)

@@ -7,8 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..data.rows import Observations
 from ..models import DenseVAE, LatentVariableModel, MixturePrior, RandomWeightsVAE, VampPrior
 from .protocols import PROTOCOLS
 
@@ -19,7 +20,7 @@ COMPONENTS = 100
 """Of a learned mixture prior."""
 
 
-def _dense(config: TrainConfig, data_dim: int, images: Tensor | None, backend: str | None) -> LatentVariableModel:
+def _dense(config: TrainConfig, data_dim: int, images: Observations | None, backend: str | None) -> LatentVariableModel:
     return DenseVAE(
         data_dim,
         config.latent,
@@ -32,14 +33,14 @@ def _dense(config: TrainConfig, data_dim: int, images: Tensor | None, backend: s
 
 
 def _random(
-    config: TrainConfig, data_dim: int, images: Tensor | None, backend: str | None, random: str
+    config: TrainConfig, data_dim: int, images: Observations | None, backend: str | None, random: str
 ) -> LatentVariableModel:
     (latent,), (hidden,) = config.latent, config.hidden
     data_mean = None if images is None else images.mean(0)
     return RandomWeightsVAE(data_dim, latent, hidden, random=random, data_mean=data_mean, backend=backend)
 
 
-def _vamp(config: TrainConfig, data_dim: int, images: Tensor | None) -> nn.Module:
+def _vamp(config: TrainConfig, data_dim: int, images: Observations | None) -> nn.Module:
     """Pseudo-inputs that start at training observations, or, for the encoder of an upper layer, at normal draws."""
     if len(config.latent) > 1:
         return VampPrior(torch.randn(COMPONENTS, config.latent[-2]))
@@ -50,14 +51,14 @@ def _vamp(config: TrainConfig, data_dim: int, images: Tensor | None) -> nn.Modul
     return VampPrior(start, *bounds)
 
 
-NETWORKS: dict[str, Callable[[TrainConfig, int, Tensor | None, str | None], LatentVariableModel]] = {
+NETWORKS: dict[str, Callable[[TrainConfig, int, Observations | None, str | None], LatentVariableModel]] = {
     "dense": _dense,
     "iwaer": partial(_random, random="all"),
     "iwaer-rec": partial(_random, random="encoder"),
 }
 """By the names of the command line: the papers' networks, the same with random weights, or with such an encoder."""
 
-PRIORS: dict[str, Callable[[TrainConfig, int, Tensor | None], nn.Module | None]] = {
+PRIORS: dict[str, Callable[[TrainConfig, int, Observations | None], nn.Module | None]] = {
     "standard": lambda *_: None,
     "mixture": lambda config, *_: MixturePrior(COMPONENTS, config.latent[-1]),
     "vamp": _vamp,
@@ -79,7 +80,7 @@ def check_network(config: TrainConfig) -> None:
 
 
 def build(
-    config: TrainConfig, data_dim: int, images: Tensor | None = None, backend: str | None = None
+    config: TrainConfig, data_dim: int, images: Observations | None = None, backend: str | None = None
 ) -> LatentVariableModel:
     """The untrained model of a run, on the CPU, with weights from torch's generator.
 

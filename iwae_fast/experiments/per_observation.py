@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..evaluate import LogLikelihood
 from ..files import replace_file
@@ -31,17 +32,21 @@ class PerObservation:
     """Shape of the weights' tail, (M,); -inf or inf where that is what can be said, NaN where it is undefined."""
     images: str
     """The fingerprint of the observations."""
+    rows: NDArray[np.int64] | None = None
+    """Where each observation is in the data set's test part, (M,) from 0 on; None in files of earlier versions."""
 
     @classmethod
-    def of(cls, result: LogLikelihood, images: str) -> PerObservation:
+    def of(cls, result: LogLikelihood, images: str, rows: Tensor | None = None) -> PerObservation:
         parts = (-result.value, result.std_error, result.ess, result.pareto_k)
         nll, std_error, ess, pareto_k = (part.cpu().numpy() for part in parts)
-        return cls(nll, std_error, ess, pareto_k, images)
+        return cls(nll, std_error, ess, pareto_k, images, None if rows is None else rows.numpy())
 
     def save(self, path: Path) -> None:
         """Write an .npz, whole or not at all."""
         content = io.BytesIO()
         arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
+        if self.rows is not None:
+            arrays["rows"] = self.rows
         np.savez(content, images=self.images, **arrays)
         replace_file(path, content.getvalue())
 
@@ -51,6 +56,7 @@ class PerObservation:
         try:
             with np.load(path) as file:
                 nll, std_error, ess, pareto_k = (file[name] for name in ARRAYS)
-                return cls(nll, std_error, ess, pareto_k, str(file["images"]))
+                rows = file["rows"] if "rows" in file else None  # noqa: SIM401 - no dict
+                return cls(nll, std_error, ess, pareto_k, str(file["images"]), rows)
         except (ValueError, KeyError, BadZipFile, EOFError) as error:
             raise ValueError(f"{path} does not hold the results of an evaluation: {error}") from error

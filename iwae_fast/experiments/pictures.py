@@ -17,6 +17,7 @@ from .config import TrainConfig
 from .fixed_pixels import fixed_test_images
 from .metrics import read_metrics
 from .runs import Run
+from .segments import Segment
 
 RECONSTRUCTIONS = 12
 TRAVERSED_UNITS = 8
@@ -34,14 +35,17 @@ def title(config: TrainConfig) -> str:
     return f"{Path(config.dataset).stem}: {config.bound.upper()}, k = {config.k}"
 
 
-def loss_curve(run: Run, config: TrainConfig) -> bytes:
-    """The bound and the effective sample size over the epochs."""
-    return plots.training_curves(read_metrics(run.metrics), title(config), config.k)
+def loss_curve(run: Run, config: TrainConfig, segments: Sequence[Segment] = ()) -> bytes:
+    """Draw the bound and the effective sample size over the epochs, and where the objective changed."""
+    rows = read_metrics(run.metrics)
+    in_epoch = rows[0].step / rows[0].epoch if rows else 1.0
+    changes = [segment.step / in_epoch for segment in segments[1:]]
+    return plots.training_curves(rows, title(config), config.k, changes)
 
 
 def reconstructions(model: LatentVariableModel, data: ImageData) -> bytes:
     """Test images above the mean of p(x | z) at the posterior mean of z."""
-    originals = fixed_test_images(data)[:RECONSTRUCTIONS].to(next(model.parameters()).device)
+    originals = fixed_test_images(data, RECONSTRUCTIONS).to(next(model.parameters()).device)
     with evaluation_mode(model):
         rows = torch.stack((originals, model.reconstruct(originals))).unflatten(-1, data.image_shape)
     return plots.image_grid(rows.cpu().numpy(), labels=("test images", "reconstructions"))
@@ -49,7 +53,7 @@ def reconstructions(model: LatentVariableModel, data: ImageData) -> bytes:
 
 def side_by_side(models: Mapping[str, LatentVariableModel], data: ImageData) -> bytes:
     """Test images above what each of several models, by their labels, makes of them."""
-    originals = fixed_test_images(data)[:RECONSTRUCTIONS]
+    originals = fixed_test_images(data, RECONSTRUCTIONS)
     rows = [originals]
     for model in models.values():
         with evaluation_mode(model):
@@ -70,7 +74,7 @@ def traversals(model: LatentVariableModel, data: ImageData, variance: Tensor) ->
     """The mean of p(x | z) as one unit of a Gaussian z_1 goes from -3 to 3 and the others stay at the posterior mean of
     the first test image; a row for each of the units of the largest ``variance`` (Z_1,), see
     :mod:`iwae_fast.activity`."""
-    example = fixed_test_images(data)[:1].to(next(model.parameters()).device)
+    example = fixed_test_images(data, 1).to(next(model.parameters()).device)
     units = variance.topk(min(TRAVERSED_UNITS, len(variance))).indices.tolist()
     with evaluation_mode(model):
         z = model.posterior_mean(model.encode(example))

@@ -6,13 +6,13 @@ the one in millions whose noise is within rounding of its grey level), and a CUD
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import torch
 from torch import Tensor
 
 from ..backends import BEST, REFERENCE
+from ..data.rows import Observations, Rows
 from ..sampling import seed_tensor, standard_normal
 from ..seeds import Purpose, derive_seed, generator
 
@@ -22,8 +22,8 @@ SUBSET_SEED = 0
 PIXEL_STREAM = 2**31 + 2
 """Of the noise that pixels are drawn by; latent layers count from 0, a budget and resampling have 2^31 and the next."""
 
-ROWS_AT_ONCE = 4096
-"""Of a whole data set: their noise takes as much memory as they."""
+ROWS_AT_ONCE = 1024
+"""The images of a whole data set whose pixels are drawn at a time: their noise takes a few times their memory."""
 
 
 def batches_as_pixels(grey_levels: Tensor, seed: Tensor, steps: Tensor) -> Tensor:
@@ -40,16 +40,40 @@ def batches_as_pixels(grey_levels: Tensor, seed: Tensor, steps: Tensor) -> Tenso
     return _drawn(grey_levels, seed, samples=steps[:, None].expand(grey_levels.shape[:2]))
 
 
-def as_pixels(images: Tensor, grey_levels: bool, seed: int, purpose: Purpose, *indices: int) -> Tensor:
-    """A draw of every pixel (N, D) as Bernoulli(grey level), the same for the same seed, purpose and indices; rows that
-    are no grey levels are what they are."""
+def as_pixels(
+    images: Observations,
+    grey_levels: bool,
+    seed: int,
+    purpose: Purpose,
+    *indices: int,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """Draw every pixel of the images (N, D), or of some rows of them (M, D), as Bernoulli(grey level).
+
+    A pixel is a function of the seed, purpose and indices and of where it is among all images, whichever rows are
+    drawn. Rows that are not grey levels are returned as they are.
+
+    Args:
+        images: float32, or what gives float32 when it is indexed.
+        grey_levels: whether there is anything to draw.
+        seed, purpose, indices: as of :func:`iwae_fast.seeds.derive_seed`.
+        rows: int64 (M,), on the CPU; all rows if None.
+    """
+    device = torch.device("cpu") if isinstance(images, Rows) else images.device
     if not grey_levels:
-        return images
-    key = seed_tensor(derive_seed(seed, purpose, *indices), images.device)
-    pixels = torch.empty_like(images)
-    for first in range(0, len(images), ROWS_AT_ONCE):
-        rows = slice(first, first + ROWS_AT_ONCE)
-        pixels[rows] = _drawn(images[None, rows], key, observation_offset=first).squeeze(0)
+        return images[slice(None) if rows is None else rows.to(device)]
+    if rows is None:
+        rows = torch.arange(len(images))
+    key = seed_tensor(derive_seed(seed, purpose, *indices), device)
+    pixels = torch.empty((len(rows), images.shape[1]), device=device)
+    ascending, places = rows.sort()
+    firsts = torch.arange(0, len(images) + ROWS_AT_ONCE, ROWS_AT_ONCE)
+    starts = torch.searchsorted(ascending, firsts).tolist()
+    for first, start, end in zip(firsts.tolist(), starts, starts[1:], strict=False):
+        if start == end:
+            continue
+        drawn = _drawn(images[first : first + ROWS_AT_ONCE][None], key, observation_offset=first).squeeze(0)
+        pixels[places[start:end].to(device)] = drawn[(ascending[start:end] - first).to(device)]
     return pixels
 
 
@@ -72,13 +96,3 @@ def _drawn(grey_levels: Tensor, seed: Tensor, *, samples: Tensor | None = None, 
 def subset_order(observations: int) -> Tensor:
     """An order of so many observations, always the same one, whose beginnings are random subsets."""
     return torch.randperm(observations, generator=generator(SUBSET_SEED, Purpose.SUBSET))
-
-
-def shuffled(images: Tensor) -> Tensor:
-    """The rows in that order."""
-    return images[subset_order(len(images)).to(images.device)]
-
-
-def fingerprint(images: Tensor) -> str:
-    """The same for the same images in the same order, and for no others."""
-    return hashlib.sha256(f"{tuple(images.shape)}".encode() + images.cpu().contiguous().numpy().tobytes()).hexdigest()

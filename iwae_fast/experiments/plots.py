@@ -29,9 +29,10 @@ SMALLEST_VARIANCE = 1e-8
 """What is below is shown as this."""
 
 
-def training_curves(rows: Sequence[EpochMetrics], title: str, k: int) -> bytes:
+def training_curves(rows: Sequence[EpochMetrics], title: str, k: int, changes: Sequence[float] = ()) -> bytes:
     """The training bound, beside it the bound of a validation set where the metrics have one, and the effective sample
-    size of ``k`` weights over the epochs."""
+    size of ``k`` weights over the epochs; a dotted line at each epoch of ``changes``, after which the objective is
+    another one."""
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     bound, size = figure.subplots(1, 2)
     epochs = [row.epoch for row in rows]
@@ -51,6 +52,8 @@ def training_curves(rows: Sequence[EpochMetrics], title: str, k: int) -> bytes:
     size.set_ylim(bottom=0.0)
     _label(size, f"Effective sample size (of k = {k})", "epoch", "samples")
     for axes in (bound, size):
+        for epoch in changes:
+            axes.axvline(epoch + 0.5, color=INK, linewidth=1.2, linestyle=":")  # a row is at its epoch's end
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     figure.suptitle(title, color=INK, fontsize=12)
     return _png(figure)

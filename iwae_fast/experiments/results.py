@@ -17,17 +17,21 @@ from .. import activity, backends, evaluate
 from .._version import __version__
 from ..activity import Activity
 from ..data import ImageData
+from ..data.rows import fingerprint
 from ..diagnostics import FEWEST_SAMPLES
 from ..evaluate import LogLikelihood
-from ..files import replace_file, write_json
+from ..files import replace_file
 from ..models import DenseVAE, LatentVariableModel
 from ..pruning import obstacle, without_units
 from ..seeds import Purpose, derive_seed
 from . import pictures
 from .checkpoint import Checkpoint
+from .evaluations import keep_evaluation
 from .fixed_pixels import TEST_PIXELS_SEED, fixed_test_images, fixed_training_images
 from .per_observation import PerObservation
-from .pixels import fingerprint
+from .pixels import subset_order
+from .position import Position
+from .run_data import check_own
 from .runs import Run
 
 OBSERVATIONS = 1000
@@ -55,7 +59,10 @@ def evaluate_run(
     progress: Progress = lambda _name, _pairs: lambda _: None,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run: ``evaluation.json`` and, with the results of each test observation, ``evaluation.npz``.
+    """Evaluate a run on its own data, and keep the numbers and the results of each test observation.
+
+    The caller is the sole evaluator of the folder (:func:`.runs.sole_evaluator`); :mod:`.evaluations` says where
+    evaluations are kept. CheckpointError where the data are not those that the run was trained with.
 
     What is interrupted goes on where it stopped when called again with the same arguments.
 
@@ -71,18 +78,20 @@ def evaluate_run(
         progress: is told how it goes.
         command: the command line that this is done for, to be kept.
 
-    Returns the content of ``evaluation.json``, likelihoods in nats.
+    Returns the numbers, likelihoods in nats.
     """
+    check_own(checkpoint, data, run.checkpoint)
     started = time.perf_counter()
     device = next(model.parameters()).device
-    x = fixed_test_images(data)[:observations].to(device)
+    x = fixed_test_images(data, observations).to(device)
+    images = fingerprint(x)
     estimates = _Estimates(run, checkpoint.step, k, chunk_size, progress)
     seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION)
     left_out: dict[str, str] = {}
     test = estimates("evaluation", "test images", model, x, seed)
     content: dict[str, Any] = {
         "nll": -test.mean,
-        "std_error": _mean_std_error(test.value),
+        "std_error": mean_std_error(test.value),
         "monte_carlo_std_error": _finite(test.std_error.square().sum().sqrt().item() / len(x)),
         "ess": test.ess.mean().item(),
         "pareto_k_above_0.7": None if k < FEWEST_SAMPLES else (test.pareto_k > 0.7).double().mean().item(),
@@ -93,7 +102,10 @@ def evaluate_run(
         "test_observations": len(data.test),
         "seed": seed,
         "test_pixels_seed": TEST_PIXELS_SEED,
-        "step": checkpoint.step,
+        "own": True,
+        "images": images,
+        **Position.of(checkpoint, data).to_json(),
+        "segments": [segment.to_json() for segment in checkpoint.segments],
     }
     if k < FEWEST_SAMPLES:
         left_out["pareto_k"] = f"a tail can be fitted to {FEWEST_SAMPLES} samples or more, and k is {k}"
@@ -101,22 +113,26 @@ def evaluate_run(
     found = _activity(checkpoint, model, x, left_out)
     content |= _activity_numbers(found)
     content |= _active_units_only(estimates, model, x[:pruned_observations], seed, test, found, left_out)
-    content |= {
-        "left_out": left_out,
+    content |= {"left_out": left_out, **provenance(model, x, started, command)}
+    rows = subset_order(len(data.test))[:observations]
+    keep_evaluation(run, content, PerObservation.of(test, images, rows))
+    estimates.forget()
+    return content
+
+
+def provenance(model: LatentVariableModel, x: Tensor, started: float, command: str | None) -> dict[str, Any]:
+    """Say when, where and by what an evaluation was made that began at ``started`` of :func:`time.perf_counter`."""
+    return {
         "seconds": time.perf_counter() - started,
         "evaluated_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": command,
-        "device": str(device),
+        "device": str(x.device),
         "backend": backends.choose(model.backend, (x,)),
         "version": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
-    PerObservation.of(test, fingerprint(x)).save(run.per_observation)
-    write_json(run.evaluation, content)
-    estimates.forget()
-    return content
 
 
 @dataclass
@@ -152,7 +168,7 @@ def _training(
     """The likelihood of training images."""
     result = None
     if observations:
-        x = fixed_training_images(data, checkpoint.config.validation)[:observations]
+        x = fixed_training_images(data, checkpoint.config.validation, observations)
         x = x.to(next(model.parameters()).device)
         seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION, TRAINING_NOISE)
         result = estimates("evaluation-training", "training images", model, x, seed)
@@ -160,7 +176,7 @@ def _training(
         left_out["train_nll"] = "not asked for"
     return {
         "train_nll": None if result is None else -result.mean,
-        "train_std_error": None if result is None else _mean_std_error(result.value),
+        "train_std_error": None if result is None else mean_std_error(result.value),
         "train_observations": 0 if result is None else len(result.value),
     }
 
@@ -214,14 +230,14 @@ def _active_units_only(
         "nll_active_units_only": None if result is None else -result.mean().item(),
         "nll_all_units": None if result is None else -with_all.mean().item(),
         "active_units_only_difference": None if result is None else (with_all - result).mean().item(),
-        "active_units_only_difference_std_error": None if result is None else _mean_std_error(with_all - result),
+        "active_units_only_difference_std_error": None if result is None else mean_std_error(with_all - result),
         "active_units_only_observations": 0 if result is None else len(x),
     }
 
 
 def draw_loss_curve(run: Run, checkpoint: Checkpoint) -> None:
     """Write ``loss-curve.png`` from ``metrics.csv``."""
-    replace_file(run.loss_curve, pictures.loss_curve(run, checkpoint.config))
+    replace_file(run.loss_curve, pictures.loss_curve(run, checkpoint.config, checkpoint.segments))
 
 
 def draw_reconstructions(run: Run, model: LatentVariableModel, data: ImageData) -> None:
@@ -239,8 +255,8 @@ def draw_samples(
         replace_file(path, pictures.samples(model, shape, rows, columns, seed))
 
 
-def _mean_std_error(values: Tensor) -> float | None:
-    """Of the mean of independent values (B,); None of a single one."""
+def mean_std_error(values: Tensor) -> float | None:
+    """Estimate the standard error of the mean of independent values (B,); None for a single one."""
     return None if len(values) < 2 else (values.std() / math.sqrt(len(values))).item()
 
 

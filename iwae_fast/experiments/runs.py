@@ -12,7 +12,7 @@ from typing import Any
 import filelock
 import torch
 
-from ..files import read_json, replace_file, write_json
+from ..files import read_json, remove_leftovers, replace_file, write_json
 from ..models import LatentVariableModel
 from .checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from .config import TrainConfig, usable_device
@@ -47,6 +47,11 @@ class Run:
         return self.folder / "evaluation.npz"
 
     @property
+    def evaluations(self) -> Path:
+        """The folder of all evaluations, of which ``evaluation`` and ``per_observation`` are the best one."""
+        return self.folder / "evaluations"
+
+    @property
     def report(self) -> Path:
         return self.folder / "report.html"
 
@@ -75,25 +80,64 @@ def default_folder(config: TrainConfig) -> Path:
 
 def create_run(folder: Path, config: TrainConfig) -> Run:
     """Begin a run in a new or empty folder; FileExistsError where anything is in it."""
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is not a folder")
+    check_empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Hidden files are locks, and what a crash left half written.
-    if any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise FileExistsError(f"the folder {folder} is not empty: choose another, or go on with --resume {folder}")
     run = Run(folder)
     start_metrics(run.metrics)
     write_json(run.config, config.to_json())
     return run
 
 
+def check_empty(folder: Path) -> None:
+    """Raise FileExistsError where anything is in a folder that a run shall begin in."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is not a folder")
+    # Hidden files are locks, and what a crash left half written.
+    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise FileExistsError(f"the folder {folder} is not empty: choose another, or go on with --resume {folder}")
+
+
+def check_is_run(folder: Path) -> Run:
+    """Return the run of a folder; FileNotFoundError where the folder holds no run."""
+    run = Run(folder)
+    if not run.config.is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {run.config.name}")
+    return run
+
+
 @contextmanager
 def sole_trainer(folder: Path) -> Iterator[None]:
-    """Inside, no other process trains in the folder: ValueError where one does."""
+    """Keep other processes from training in an existing folder meanwhile: ValueError where one does.
+
+    Whoever writes the run's configuration, metrics or checkpoint takes this first and reads them inside.
+    """
+    with _lock(folder / ".training.lock", f"another process is training in {folder}"):
+        run = Run(folder)
+        for path in (run.config, run.metrics, run.checkpoint):
+            remove_leftovers(path)
+        yield
+
+
+@contextmanager
+def sole_evaluator(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Keep other processes from evaluating the run in a folder meanwhile.
+
+    Whoever writes evaluations or the report takes this first. Where another process has it, ValueError, unless this
+    one shall ``wait``.
+    """
+    with _lock(folder / ".evaluation.lock", f"another process is evaluating {folder}", -1 if wait else 0):
+        run = Run(folder)
+        for path in (run.evaluation, run.per_observation, run.report):
+            remove_leftovers(path)
+        yield
+
+
+@contextmanager
+def _lock(path: Path, taken: str, timeout: float = 0) -> Iterator[None]:
     try:
-        held = filelock.FileLock(folder / ".training.lock").acquire(timeout=0)
+        held = filelock.FileLock(path).acquire(timeout=timeout)
     except filelock.Timeout as error:
-        raise ValueError(f"another process is training in {folder}") from error
+        raise ValueError(taken) from error
     with held:  # which the end of a process, however it comes, gives back too
         yield
 
@@ -108,9 +152,7 @@ def continue_elsewhere(earlier: Run, folder: Path, config: TrainConfig) -> Run:
 
 def open_run(folder: Path) -> tuple[Run, Checkpoint]:
     """An earlier run and its checkpoint; the config is the folder's, which the checkpoint must be of."""
-    run = Run(folder)
-    if not run.config.is_file():
-        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {run.config.name}")
+    run = check_is_run(folder)
     content = read_json(run.config)
     try:
         config = TrainConfig.from_json(content)

@@ -17,6 +17,7 @@ from ..seeds import Purpose, derive_seed, first_seed
 from .config import TrainConfig
 from .metrics import RunningMeans
 from .pixels import batches_as_pixels
+from .source import Source
 
 MOST_STEPS = 32
 """In one graph. A graph's launch takes some microseconds, and a run can stop, report and save only between graphs: so
@@ -39,7 +40,7 @@ class Steps:
         config: TrainConfig,
         model: LatentVariableModel,
         optimizer: Optimizer,
-        images: Tensor,
+        images: Source,
         grey_levels: bool,
         recorder: Recorder | None = None,
     ) -> None:
@@ -61,7 +62,7 @@ class Steps:
         self._ahead = torch.arange(MOST_STEPS, device=device)[:, None].repeat(1, 2)
         self._step_of_schedule = 0
         self._programs: dict[tuple[int, int], Program] = {}
-        self.reason = _reason(config, self.objective, model, optimizer, device, recorder)
+        self.reason = _reason(config, self.objective, model, optimizer, device, recorder) or images.obstacle
         """Why steps are taken one by one; None where they are captured, or will be."""
         self._recorder = None if self.reason is not None else recorder or CudaGraphs(device)
         self.at_once = max(1, min(MOST_STEPS, MOST_ROWS // config.batch_size, self.whole))
@@ -124,7 +125,7 @@ class Steps:
             rows = batches.index_select(0, steps % self.in_epoch).flatten()
         else:
             rows = self.order[self.whole * self.batch_size :]
-        images = self.images.index_select(0, rows).view(len(steps), size, -1)
+        images = self.images.take(rows).view(len(steps), size, -1)
         return batches_as_pixels(images, self._pixels, steps) if self.grey_levels else images
 
 

@@ -10,17 +10,22 @@ from torch import Tensor
 
 from ..capture import Recorder
 from ..data import ImageData
+from ..data.rows import Observations, select
+from ..files import write_json
 from ..models import LatentVariableModel
 from ..seeds import Purpose, derive_seed, generator
-from .checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from .checkpoint import Checkpoint, save_checkpoint
 from .config import TrainConfig, usable_device
 from .metrics import EpochMetrics, Means, append_metrics, drop_metrics_after
 from .networks import build
 from .optimizers import allocate_state
-from .pixels import fingerprint, subset_order
+from .pixels import subset_order
 from .protocols import PROTOCOLS
 from .reporter import Live, Reporter
+from .run_data import check_own
 from .runs import Run, fill
+from .segments import Segment, extended
+from .source import Source
 from .steps import Steps
 from .validation import Validation
 
@@ -52,10 +57,10 @@ class Trainer:
         self.config = config
         self.run = run
         self.image_shape = data.image_shape
-        self.data = fingerprint(data.train)
+        self.data = data
         self.device = usable_device(config.device, config.backend)
         train, held_out = split(data, config.validation)
-        self.images = train.to(self.device)
+        self.images = Source(train, self.device)
         self.validation = Validation(config, data, held_out, self.device)
         self.model = initial_model(config, train).to(self.device)
         self.protocol = PROTOCOLS[config.protocol]
@@ -68,12 +73,12 @@ class Trainer:
         self.seconds = 0.0
         self._origin = 0.0
         self.epoch_started = 0.0
+        self.segments: tuple[Segment, ...] = (Segment.begin(0, config),)
         self._begin_epoch()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take the place of the run that wrote the checkpoint; CheckpointError where it does not fit."""
-        if checkpoint.data != self.data:
-            raise CheckpointError(f"{self.run.checkpoint} is of other training data than {self.config.dataset} has now")
+        check_own(checkpoint, self.data, self.run.checkpoint)
         fill(self.model.state_dict(), checkpoint.model)
         for entry in ADAM_STATE:
             targets = {name: state[entry] for name, state in self._adam_state().items()}
@@ -81,6 +86,7 @@ class Trainer:
         self.step = checkpoint.step
         self.seconds = checkpoint.seconds
         self.epoch_started = checkpoint.epoch_started
+        self.segments = extended(checkpoint.segments, self.step, self.config)
         self._begin_epoch()
         self.means.restore(checkpoint.epoch_sums, checkpoint.epoch_count)
         drop_metrics_after(self.run.metrics, self.step // self.steps_per_epoch)
@@ -139,7 +145,7 @@ class Trainer:
             Checkpoint(
                 config=self.config,
                 image_shape=self.image_shape,
-                data=self.data,
+                data=self.data.train_fingerprint,
                 step=self.step,
                 seconds=self.seconds,
                 epoch_started=self.epoch_started,
@@ -148,6 +154,8 @@ class Trainer:
                 model=self.model.state_dict(),
                 optimizer=self._adam_state(),
                 how=self.steps.how,
+                test_data=self.data.test_fingerprint,
+                segments=self.segments,
             ),
         )
 
@@ -190,7 +198,7 @@ class Trainer:
         return {name: self.optimizer.state[parameter] for name, parameter in self.model.named_parameters()}
 
 
-def split(data: ImageData, validation: int) -> tuple[Tensor, Tensor | None]:
+def split(data: ImageData, validation: int) -> tuple[Observations, Observations | None]:
     """The training observations, and ``validation`` held out of them, always the same ones; None for none."""
     if not validation:
         return data.train, None
@@ -198,7 +206,8 @@ def split(data: ImageData, validation: int) -> tuple[Tensor, Tensor | None]:
         raise ValueError(f"validation must be below the {len(data.train)} training observations, got {validation}")
     held_out = torch.zeros(len(data.train), dtype=torch.bool)
     held_out[subset_order(len(data.train))[:validation]] = True
-    return data.train[~held_out], data.train[held_out]
+    training, validating = (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+    return select(data.train, training), select(data.train, validating)
 
 
 def check(config: TrainConfig, data: ImageData) -> None:
@@ -207,7 +216,7 @@ def check(config: TrainConfig, data: ImageData) -> None:
     config.objective().check_model(build(config, data.train.shape[1]))
 
 
-def initial_model(config: TrainConfig, images: Tensor) -> LatentVariableModel:
+def initial_model(config: TrainConfig, images: Observations) -> LatentVariableModel:
     """The untrained model of a run, on the CPU, from the training images (N, D)."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(config.seed, Purpose.MODEL))
@@ -238,4 +247,5 @@ def train(
     trainer = Trainer(config, run, data)
     if resume_from is not None:
         trainer.restore(resume_from)
+        write_json(run.config, config.to_json())  # only now that nothing is left to refuse it
     return trainer.fit(reporter or Reporter(), stop)

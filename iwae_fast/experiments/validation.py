@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from .. import evaluate
 from ..data import ImageData
+from ..data.rows import Observations, select
 from ..models import LatentVariableModel
 from ..seeds import Purpose, derive_seed
 from .config import TrainConfig
-from .pixels import as_pixels, shuffled
+from .pixels import as_pixels, subset_order
 
 LARGEST = 1000
 """Observations of a validation set that are looked at after each epoch."""
@@ -22,13 +22,15 @@ class Validation:
     Its pixels and noise are the same at each time, so that epochs can be compared.
     """
 
-    def __init__(self, config: TrainConfig, data: ImageData, held_out: Tensor | None, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, data: ImageData, held_out: Observations | None, device: torch.device
+    ) -> None:
         images = data.valid if held_out is None else held_out
         self.k = config.k
         self.seed = derive_seed(config.seed, Purpose.VALIDATION)
         self.observations = None
         if images is not None:
-            few = shuffled(images)[:LARGEST].to(device)
+            few = select(images, subset_order(len(images))[:LARGEST])[:].to(device)
             self.observations = as_pixels(few, data.grey_levels, config.seed, Purpose.VALIDATION_PIXELS)
 
     def bound(self, model: LatentVariableModel) -> float | None:

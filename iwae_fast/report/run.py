@@ -11,12 +11,14 @@ from ..data import ImageData
 from ..diagnostics import FEWEST_SAMPLES
 from ..experiments import pictures, plots
 from ..experiments.checkpoint import Checkpoint
+from ..experiments.evaluations import all_evaluations
 from ..experiments.metrics import read_metrics
 from ..experiments.per_observation import PerObservation
+from ..experiments.position import Position
 from ..experiments.runs import Run
 from ..files import read_json, replace_file
 from ..models import LatentVariableModel
-from .page import MINUS, Figure, render
+from .page import MINUS, Figure, fixed, render
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 5, 12
 
@@ -38,10 +40,12 @@ def write_run_report(run: Run, checkpoint: Checkpoint, model: LatentVariableMode
         how=checkpoint.how,
         evaluation=evaluation,
         left_out=evaluation["left_out"],
+        other_evaluations=_others(run, evaluation),
+        segments=_segments(checkpoint, data),
         last_epoch=epochs[-1] if epochs else None,
         data=data,
         loss_curve=Figure(
-            pictures.loss_curve(run, config),
+            pictures.loss_curve(run, config, checkpoint.segments),
             "Bound and effective sample size by epoch",
             "Means over the training set of each epoch, and of the validation set where one was held out.",
         )
@@ -52,6 +56,24 @@ def write_run_report(run: Run, checkpoint: Checkpoint, model: LatentVariableMode
         pictures=_pictures(checkpoint, model, data, evaluation) if pictures.are_images(data.image_shape) else [],
     )
     replace_file(run.report, page.encode())
+
+
+def _others(run: Run, shown: dict[str, Any]) -> list[dict[str, Any]]:
+    """List the evaluations of a run beside the one that the page is of."""
+    return [found.content for found in all_evaluations(run) if found.content != shown]
+
+
+def _segments(checkpoint: Checkpoint, data: ImageData) -> list[tuple[str, str]]:
+    """List the epochs of each objective and the objective, as far as there are several."""
+    if len(checkpoint.segments) < 2:
+        return []
+    in_epoch = Position.of(checkpoint, data).steps_per_epoch
+    starts = [segment.step for segment in checkpoint.segments]
+    ends = [*starts[1:], checkpoint.step]
+    return [
+        (f"{fixed(start / in_epoch, start % in_epoch and 2)} to {fixed(end / in_epoch, end % in_epoch and 2)}", what)
+        for start, end, what in zip(starts, ends, (s.describe() for s in checkpoint.segments), strict=True)
+    ]
 
 
 def _weights(evaluation: dict[str, Any], results: PerObservation) -> list[Figure]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from .._version import __version__
 from ..experiments.comparison import Difference, compare_runs
+from ..experiments.evaluations import Evaluation, all_evaluations, best_evaluation
 from ..experiments.metrics import read_metrics
 from ..experiments.runs import Run
-from ..files import read_json
 from .scales import Scale
 from .tables import Entry, Table
 
@@ -47,10 +47,15 @@ class Outcome:
     runs: tuple[str, ...]
 
 
-def outcome(entry: Entry, folder: Path) -> Outcome:
-    """What an entry's evaluated runs under ``folder`` say."""
+def best_of(run: Run) -> Evaluation | None:
+    """Find the most trustworthy evaluation of a run; None where there is none."""
+    return best_evaluation(all_evaluations(run))
+
+
+def outcome(entry: Entry, folder: Path, choose: Callable[[Run], Evaluation | None] = best_of) -> Outcome:
+    """Say what an entry's evaluated runs under ``folder`` found; ``choose`` says by which evaluation of each."""
     runs = [Run(folder / run.name) for run in entry.runs]
-    found = [(run, read_json(run.evaluation)) for run in runs if run.evaluation.exists()]
+    found = [(run, chosen.content) for run in runs if (chosen := choose(run)) is not None]
     nlls = [evaluation["nll"] for _, evaluation in found]
     nll = statistics.fmean(nlls) if nlls else None
     error = None

@@ -9,7 +9,9 @@ from pathlib import Path
 from ..data import ImageData
 from ..experiments import pictures, plots
 from ..experiments.metrics import EpochMetrics, read_metrics
+from ..experiments.run_data import load_own_data
 from ..experiments.runs import Run, open_run, trained_model
+from ..files import replace_file
 from ..models import LatentVariableModel
 from ..report.page import Figure, render
 from .outcome import Outcome
@@ -42,7 +44,7 @@ def write_page(
     for dataset in dict.fromkeys(each.entry.dataset for each in done):
         of_dataset = [each for each in done if each.entry.dataset == dataset]
         _, checkpoint = open_run(of_dataset[0].run.folder)
-        data = checkpoint.config.load_data()
+        data = load_own_data(checkpoint, of_dataset[0].run.checkpoint)
         sources[DATASETS[dataset]] = data.source
         figures += [_curves(dataset, of_dataset), *_reconstructions(dataset, of_dataset, data)]
     columns = list(dict.fromkeys(outcome.column for outcome in outcomes))
@@ -62,7 +64,7 @@ def write_page(
         figures=figures,
         command=command,
     )
-    path.write_text(page, encoding="utf-8")
+    replace_file(path, page.encode())
 
 
 def _curves(dataset: str, done: Sequence[_Done]) -> Figure:

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from ..experiments.config import TrainConfig
-from ..experiments.runs import Run
+from ..experiments.evaluations import Evaluation, all_evaluations
+from ..experiments.runs import Run, sole_trainer
 from ..files import read_json
 from .scales import Scale
 from .tables import RunOfTable, Settings
@@ -108,12 +109,9 @@ class Runner:
         if not files.checkpoint.exists():
             return False
         self._check_settings(run, files)
-        if not self.is_trained(files) or not files.evaluation.exists():
+        if not self.is_trained(files):
             return False
-        found = read_json(files.evaluation)
-        all_of_them = found.get("test_observations", 0)
-        observations = min(self.scale.observations or all_of_them, all_of_them)
-        return (found.get("k"), found.get("observations")) == (self.k, observations)
+        return evaluation_of(files, self.scale, self.k) is not None
 
     @staticmethod
     def is_trained(files: Run) -> bool:
@@ -134,9 +132,11 @@ class Runner:
     def _trained(self, run: RunOfTable, slot: int) -> bool:
         files = Run(self.folder / run.name)
         if not files.checkpoint.exists():
-            # Nothing can go on from a folder without one, whatever stopped it.
-            for leftover in (files.config, files.metrics):
-                leftover.unlink(missing_ok=True)
+            if files.folder.is_dir():
+                with sole_trainer(files.folder):  # of which another process may be about to write the first one
+                    # Nothing can go on from a folder without one, whatever stopped it.
+                    for leftover in (files.config, files.metrics):
+                        leftover.unlink(missing_ok=True)
             start = [] if run.after is None else ["--start-from", str(self.folder / run.after.name)]
             settings = {**run.settings, **self.options}
             where = ["--output", str(files.folder)]
@@ -189,6 +189,17 @@ class Runner:
         if self.jobs > 1 and torch.cuda.device_count() > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
             environment["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
         return environment
+
+
+def evaluation_of(files: Run, scale: Scale, k: int) -> Evaluation | None:
+    """Find the evaluation of a run that a table at this scale is made of; None where there is none."""
+    for found in all_evaluations(files):
+        content = found.content
+        all_of_them = content.get("test_observations", 0)
+        observations = min(scale.observations or all_of_them, all_of_them)
+        if found.is_own and (content.get("k"), content.get("observations")) == (k, observations):
+            return found
+    return None
 
 
 def flags(settings: Settings) -> list[str]:
