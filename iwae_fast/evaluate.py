@@ -117,7 +117,8 @@ def log_likelihood(
 
     Args:
         model: one of :mod:`iwae_fast.models`.
-        x: observations (B, ...), on the device of the model.
+        x: observations (B, ...), on the device of the model. ValueError where they are outside the likelihood's
+            support, such as pixels from 0 to 255 for "bernoulli".
         num_samples: k >= 1; the papers use 5000.
         chunk_size: samples of each observation evaluated at once; chosen for the caches if None.
         seed: an int for reproducible noise; drawn from torch's generator if None.
@@ -138,6 +139,7 @@ def log_likelihood(
     checks.context(context, len(x))
     if mask is not None:
         mask = observed_features(mask, x)
+    model.likelihood.check_support(x, mask)
     kept = None if journal is None else Journal(Path(journal), digest(model, num_samples, (x, *context, mask)))
     parts = []
     done = 0

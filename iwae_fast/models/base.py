@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..backends.marshal import PLAIN
 from ..likelihoods import Likelihood, LinearLayer, as_likelihood
 from ..linear import LinearIWAE, linear_bernoulli_iwae
 from ..modes import evaluating, evaluation_mode
@@ -108,6 +109,18 @@ class LatentVariableModel(nn.Module, ABC):
         self.decoder = decoder
         self.likelihood = as_likelihood(likelihood)
         self.backend = backend
+        self._met_observations = False
+
+    def check_first_observations(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Raise ValueError where the first observations that the model meets are not in its likelihood's support.
+
+        Later ones are not looked at: a GPU's would have to be waited for. Nor are any while torch.compile or a function
+        transform traces, while a CUDA graph is captured, or where ``torch.cuda.set_sync_debug_mode`` forbids to wait.
+        """
+        if torch.compiler.is_compiling() or self._met_observations or not _may_be_looked_at(x):
+            return
+        self.likelihood.check_support(x, mask)
+        self._met_observations = True
 
     @property
     def linear_decoder(self) -> LinearOutput | None:
@@ -245,6 +258,7 @@ class LatentVariableModel(nn.Module, ABC):
         """
         checks.positive("num_samples", num_samples)
         checks.context(context, len(x))
+        self.check_first_observations(x, mask)
         posterior = self.encode(x, *context, mask=mask) if posterior is None else as_posterior(posterior)
         draw = Draw(seed_tensor(seed, x.device), num_samples, sample_offset, observation_offset)
         _, terms = self.terms(x, posterior, draw, context=context, mask=mask)
@@ -346,6 +360,15 @@ class LinearOutput(nn.Module, ABC):
 def _has_hooks(module: nn.Module) -> bool:
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
     return any(hooks)
+
+
+def _may_be_looked_at(x: Tensor) -> bool:
+    """Whether the numbers of a tensor are there, and may be waited for."""
+    if type(x) not in PLAIN or torch._C._are_functorch_transforms_active():
+        return False
+    if x.is_cuda:
+        return not (torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode())
+    return x.device.type == "cpu"
 
 
 def observed_features(mask: Tensor, x: Tensor) -> Tensor:
