@@ -506,3 +506,15 @@ def test_states_that_are_refused(state: Any, error: type[Exception], message: st
     with pytest.raises(error, match=message):
         step.load_state_dict(state)
     assert step.state_dict() == before
+
+
+def test_observations_outside_the_support_take_no_step() -> None:
+    pair = Pair(objective)
+    (x,) = batches(5)
+    before = {name: value.clone() for name, value in pair.step.model.state_dict().items()}
+    with pytest.raises(ValueError, match="divide pixels from 0 to 255 by 255"):
+        pair.step(255.0 * x)
+    assert (pair.step.calls, pair.recorder.rehearsed) == (0, 0)
+    torch.testing.assert_close(dict(pair.step.model.state_dict()), before, rtol=0, atol=0)
+    pair.both(x)
+    pair.agree()

@@ -110,6 +110,7 @@ class CapturedStep:
         """
         batch = _Batch(x, context, mask)
         batch.check(self.device)
+        self.model.check_first_observations(x, mask)  # here, since a rehearsal must not wait for the device
         self.calls += 1
         if self.reason is None and self._settings != settings(self.optimizer):
             self._give_up("a setting of the optimizer other than its learning rate changed, which graphs hold fixed")

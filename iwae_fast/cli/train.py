@@ -31,6 +31,7 @@ from . import Interrupted
 from .closing import evaluate_and_print
 from .interrupt import stop_on_signals
 from .progress import console, training_progress
+from .unused import check_training
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 6, 12
 PRESET = "fits the data set"
@@ -171,7 +172,7 @@ def train(
         "kl_warmup": kl_warmup,
         "k": k,
         "stages": stages,
-        "epochs": passes(checks.positive("stages", stages)) if epochs is None and stages is not None else epochs,
+        "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "hidden": None if hidden is None else tuple(_sizes("hidden", layer, "200,200") for layer in hidden.split("/")),
@@ -182,11 +183,15 @@ def train(
         "capture": capture,
     }
     given = {name: value for name, value in settings.items() if value is not None}
+    named_settings = set(given)
+    if stages is not None and epochs is None:
+        given["epochs"] = passes(checks.positive("stages", stages))
     if resume is not None and (output is not None or start_from is not None):
         raise ValueError("--output and --start-from do not go with --resume: the run stays in its folder")
     earlier = resume or start_from
     if earlier is None:
         config = TrainConfig.preset(given.pop("dataset", "digits"), **given)
+        check_training(named_settings, config)
         usable_device(config.device, config.backend)
         images = config.load_data()
         training.check(config, images)  # all of it before the folder, which an error would leave empty
@@ -194,6 +199,7 @@ def train(
         console.print(f"training in {run.folder}")
     else:
         run, checkpoint, config = _reopen(earlier, given)
+        check_training(named_settings, config)
         images = config.load_data()
         if start_from is not None:
             run = continue_elsewhere(run, output or default_folder(config), config)

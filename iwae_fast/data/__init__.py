@@ -30,7 +30,8 @@ def load(name: str, *, whole_numbers: bool = False) -> ImageData:
     """The data set ``name``: one of DATASETS, or the path of a .npz or .npy file (:func:`.own.load_own`), whose bytes
     are taken for grey levels unless ``whole_numbers`` says that they are counts or classes.
 
-    Raises ValueError for an unknown name, DataError where its files are missing, damaged or not what they should be.
+    Raises ValueError for an unknown name, DataError where its files are missing, damaged or not what they should be,
+    ModuleNotFoundError where it needs a package of the ``cli`` extra (digits, and whatever is downloaded).
     """
     if name.endswith(FILES):
         return load_own(name, whole_numbers)
