@@ -100,6 +100,8 @@ class LatentVariableModel(nn.Module, ABC):
     """Whether there are priors between layers, whose latents could be drawn by their reparameterisation."""
     random_weights = False
     """Whether each sample has its own draw of network weights, whose distribution is learned."""
+    _met_observations = False
+    """Whether :meth:`check_first_observations` has looked."""
 
     def __init__(
         self, encoder: nn.Module, decoder: nn.Module, likelihood: str | Likelihood, backend: str | None
@@ -109,7 +111,6 @@ class LatentVariableModel(nn.Module, ABC):
         self.decoder = decoder
         self.likelihood = as_likelihood(likelihood)
         self.backend = backend
-        self._met_observations = False
 
     def check_first_observations(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Raise ValueError where the first observations that the model meets are not in its likelihood's support.
