@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -51,6 +52,35 @@ def broadcast(shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
                     raise ValueError(f"shapes do not broadcast: {named}")
                 result[axis] = size
     return tuple(result)
+
+
+def event(event_dims: Any, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The last ``event_dims`` axes of a shape are features; returns the axes before them, and them."""
+    if isinstance(event_dims, bool) or not isinstance(event_dims, int):
+        raise TypeError(f"event_dims must be an int, got {type(event_dims).__name__}")
+    if not 1 <= event_dims <= len(shape):
+        raise ValueError(f"event_dims must be from 1 to {len(shape)} for data {shape}, got {event_dims}")
+    return shape[:-event_dims], shape[-event_dims:]
+
+
+def log_ratio(
+    log_ratio: Tensor, likelihood: tuple[int, ...], event_dims: int, tensors: Iterable[str]
+) -> tuple[int, ...]:
+    """The log-ratio has the axes of the likelihood (k, ...), or either has none; returns their common shape.
+
+    An axis that one of the two lacks is not made up for: images whose rows are taken for observations would pass where
+    their sizes happen to agree.
+    """
+    shape = tuple(log_ratio.shape)
+    if len(shape) == len(likelihood) or not shape or not likelihood:
+        return broadcast({"log_ratio": shape, "likelihood (k, ...)": likelihood})
+    message = f"log_ratio {shape} must have the axes of the likelihood (k, ...) {likelihood}, each of its size or 1"
+    if shape == likelihood[: len(shape)]:
+        dims = event_dims + len(likelihood) - len(shape)
+        message += (
+            f"; where the last {dims} axes of {', '.join(tensors)} are features, as of images, pass event_dims={dims}"
+        )
+    raise ValueError(message)
 
 
 def mask(mask: Any, shape: tuple[int, ...], device: torch.device) -> None:

@@ -117,8 +117,9 @@ def log_likelihood(
 
     Args:
         model: one of :mod:`iwae_fast.models`.
-        x: observations (B, ...), on the device of the model; of integers too where the likelihood takes them. Or a
-            DataLoader or another iterable of batches, each a tensor (b, ...) or a tuple whose first element is one;
+        x: observations (B, ...), on the device of the model; of integers too where the likelihood takes them.
+            ValueError where they are outside of the likelihood's support, such as pixels from 0 to 255 for "bernoulli".
+            Or a DataLoader or another iterable of batches, each a tensor (b, ...) or a tuple whose first element is one;
             batches are moved to the model's device, and the result is that of all batches as one tensor. A loader that
             shuffles gives the results in its own order.
         num_samples: k >= 1; the papers use 5000.
@@ -160,6 +161,7 @@ def log_likelihood(
         for chunk in every:
             result = None if kept is None else kept.take(chunk)
             if result is None:
+                model.likelihood.check_support(chunk.x, chunk.mask)
                 rows = rows or device_rows(model, chunk.x)
                 chunk = chunk._replace(first=observation_offset + chunk.first)
                 done, rows = _observations(model, chunk, num_samples, chunk_size, rows, seed, progress)

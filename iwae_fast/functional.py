@@ -1,9 +1,10 @@
 """The public functions: they check their arguments, choose a backend, and run it behind autograd.
 
-Shapes: D is the number of features, always the last axis; k the number of samples; ``...`` any axes. Logarithms
-are natural, so every result is in nats. Inputs may be float32, float64, bfloat16 or float16, mixed, strided or
-expanded; sums are accumulated and returned in float32, in float64 if any input is float64. Gradients have the
-dtype of their input. ``backend`` forces an implementation by name (see :func:`iwae_fast.backends.info`).
+Shapes: D is the number of features: the last axis, or the last ``event_dims`` axes of observations that have several,
+such as images (B, C, H, W); k is the number of samples; ``...`` stands for any axes. Logarithms are natural, so every
+result is in nats. Inputs may be float32, float64, bfloat16 or float16, mixed, strided or expanded; sums are accumulated
+and returned in float32, in float64 if any input is float64. Gradients have the dtype of their input. ``backend`` forces
+an implementation by name (see :func:`iwae_fast.backends.info`).
 
 TypeError and ValueError name the argument that is wrong; ``iwae_fast.backends.BackendError`` says why a forced
 backend cannot serve.
@@ -11,19 +12,28 @@ backend cannot serve.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from . import autograd, checks, ops, reference
 from .backends import REFERENCE, choose
 from .backends.marshal import accumulation_dtype
+from .events import flattened
 
 WIDE = (torch.float32, torch.float64)
 """Dtypes that sums are accumulated in."""
 
 
 def gaussian_log_prob(
-    value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None = None, *, backend: str | None = None
+    value: Tensor,
+    mean: Tensor,
+    log_std: Tensor,
+    mask: Tensor | None = None,
+    *,
+    event_dims: int = 1,
+    backend: str | None = None,
 ) -> Tensor:
     """Log-density of a diagonal Gaussian, summed over the last axis.
 
@@ -33,48 +43,54 @@ def gaussian_log_prob(
         value, mean, log_std: tensors whose shapes broadcast to (..., D); nothing is copied to broadcast.
         mask: bool, True where observed, broadcasting to (..., D). A masked feature counts nothing, whatever it
             holds, NaN included.
+        event_dims: how many of the last axes are features, over all of which is summed: 1 for (..., D), 3 for
+            (..., C, H, W). Tensors and mask broadcast to all of these axes, and are read in place where their strides
+            allow it.
         backend: force a backend by name.
 
     Returns:
         Log-density in nats, shape (...), float32 or float64.
     """
     checks.floating(value=value, mean=mean, log_std=log_std)
-    return _density("gaussian_log_prob", mask, backend, value=value, mean=mean, log_std=log_std)
+    return _density("gaussian_log_prob", mask, event_dims, backend, value=value, mean=mean, log_std=log_std)
 
 
-def standard_gaussian_log_prob(value: Tensor, mask: Tensor | None = None, *, backend: str | None = None) -> Tensor:
+def standard_gaussian_log_prob(
+    value: Tensor, mask: Tensor | None = None, *, event_dims: int = 1, backend: str | None = None
+) -> Tensor:
     """Log-density of N(0, I), summed over the last axis: -1/2 sum_d [v^2 + log 2 pi].
 
     Args:
         value: (..., D).
-        mask: as in :func:`gaussian_log_prob`.
+        mask, event_dims: as in :func:`gaussian_log_prob`.
         backend: force a backend by name.
 
     Returns:
         Log-density in nats, shape (...), float32 or float64.
     """
     checks.floating(value=value)
-    return _density("standard_gaussian_log_prob", mask, backend, value=value)
+    return _density("standard_gaussian_log_prob", mask, event_dims, backend, value=value)
 
 
 def bernoulli_log_prob(
-    value: Tensor, logits: Tensor, mask: Tensor | None = None, *, backend: str | None = None
+    value: Tensor, logits: Tensor, mask: Tensor | None = None, *, event_dims: int = 1, backend: str | None = None
 ) -> Tensor:
     """Log-probability of independent Bernoulli variables given logits, summed over the last axis.
 
-    log p = sum_d [v l - softplus(l)]. Values between 0 and 1 (grey levels) are allowed, and not checked.
+    log p = sum_d [v l - softplus(l)]. Values between 0 and 1 (grey levels) are allowed. Whether they lie there is not
+    checked: of others, such as pixels from 0 to 255, the result is no log-probability.
 
     Args:
         value: observations, for example (B, D).
         logits: for example (k, B, D); shapes broadcast to (..., D) and nothing is copied to broadcast.
-        mask: as in :func:`gaussian_log_prob`.
+        mask, event_dims: as in :func:`gaussian_log_prob`.
         backend: force a backend by name.
 
     Returns:
         Log-probability in nats, shape (...), float32 or float64.
     """
     checks.floating(value=value, logits=logits)
-    return _density("bernoulli_log_prob", mask, backend, value=value, logits=logits)
+    return _density("bernoulli_log_prob", mask, event_dims, backend, value=value, logits=logits)
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0, *, backend: str | None = None) -> Tensor:
@@ -146,6 +162,7 @@ def bernoulli_iwae_loss(
     mask: Tensor | None = None,
     reduction: str = "mean",
     *,
+    event_dims: int = 1,
     backend: str | None = None,
 ) -> Tensor:
     """Minus the IWAE bound with a Bernoulli likelihood: densities, weights and bound in one pass each way.
@@ -155,16 +172,19 @@ def bernoulli_iwae_loss(
     Args:
         value: observations x, for example (B, D).
         logits: of p(x | z_i), for example (k, B, D). Together they broadcast to (k, ..., D), k >= 1.
-        log_ratio: log p(z_i) - log q(z_i | x), broadcasting to (k, ...).
-        mask: as in :func:`gaussian_log_prob`.
+        log_ratio: log p(z_i) - log q(z_i | x), (k, ...): as many axes as the likelihood, each of its size or 1, or a
+            scalar.
+        mask, event_dims: as in :func:`gaussian_log_prob`.
         reduction: "mean" or "sum" over the observations, or "none".
         backend: force a backend by name.
 
     Returns:
-        The loss in nats: a scalar, or with "none" one entry an observation, shape (...).
+        The loss in nats: a scalar, or with "none" one entry per observation, shape (...).
     """
     checks.floating(value=value, logits=logits, log_ratio=log_ratio)
-    return _iwae_loss("bernoulli_iwae_loss", log_ratio, mask, reduction, backend, value=value, logits=logits)
+    return _iwae_loss(
+        "bernoulli_iwae_loss", log_ratio, mask, reduction, event_dims, backend, value=value, logits=logits
+    )
 
 
 def gaussian_iwae_loss(
@@ -175,6 +195,7 @@ def gaussian_iwae_loss(
     mask: Tensor | None = None,
     reduction: str = "mean",
     *,
+    event_dims: int = 1,
     backend: str | None = None,
 ) -> Tensor:
     """Minus the IWAE bound with a diagonal Gaussian likelihood: see :func:`bernoulli_iwae_loss`.
@@ -182,23 +203,28 @@ def gaussian_iwae_loss(
     Args:
         value: observations x, for example (B, D).
         mean, log_std: of p(x | z_i), for example (k, B, D). With ``value`` they broadcast to (k, ..., D), k >= 1.
-        log_ratio: log p(z_i) - log q(z_i | x), broadcasting to (k, ...).
-        mask: as in :func:`gaussian_log_prob`.
+        log_ratio: log p(z_i) - log q(z_i | x), (k, ...): as many axes as the likelihood, each of its size or 1, or a
+            scalar.
+        mask, event_dims: as in :func:`gaussian_log_prob`.
         reduction: "mean" or "sum" over the observations, or "none".
         backend: force a backend by name.
 
     Returns:
-        The loss in nats: a scalar, or with "none" one entry an observation, shape (...).
+        The loss in nats: a scalar, or with "none" one entry per observation, shape (...).
     """
     checks.floating(value=value, mean=mean, log_std=log_std, log_ratio=log_ratio)
     return _iwae_loss(
-        "gaussian_iwae_loss", log_ratio, mask, reduction, backend, value=value, mean=mean, log_std=log_std
+        "gaussian_iwae_loss", log_ratio, mask, reduction, event_dims, backend, value=value, mean=mean, log_std=log_std
     )
 
 
-def _density(name: str, mask: Tensor | None, backend: str | None, **parameters: Tensor) -> Tensor:
+def _density(name: str, mask: Tensor | None, event_dims: int, backend: str | None, **parameters: Tensor) -> Tensor:
     shape = checks.features(**parameters)
     checks.mask(mask, shape, parameters["value"].device)
+    if event_dims != 1:
+        _, event = checks.event(event_dims, shape)
+        parameters, mask = flattened(event, parameters, mask)
+        shape = (math.prod(event),)
     chosen = choose(backend, (*parameters.values(), mask))
     if chosen == REFERENCE:
         return getattr(reference, name)(*parameters.values(), mask)
@@ -206,22 +232,32 @@ def _density(name: str, mask: Tensor | None, backend: str | None, **parameters: 
 
 
 def _iwae_loss(
-    name: str, log_ratio: Tensor, mask: Tensor | None, reduction: str, backend: str | None, **parameters: Tensor
+    name: str,
+    log_ratio: Tensor,
+    mask: Tensor | None,
+    reduction: str,
+    event_dims: int,
+    backend: str | None,
+    **parameters: Tensor,
 ) -> Tensor:
     checks.reduction(reduction)
     shape = checks.features(**parameters)
-    leading = checks.broadcast({"log_ratio": tuple(log_ratio.shape), "likelihood (k, ...)": shape[:-1]})
+    likelihood, event = checks.event(event_dims, shape)
+    leading = checks.log_ratio(log_ratio, likelihood, event_dims, parameters)
     if not leading:
         raise ValueError(f"the likelihood {shape} has no axis of samples: expected (k, ..., D)")
     if leading[0] == 0:
         raise ValueError(f"log-weights {leading} hold k = 0 samples: need k >= 1")
-    checks.mask(mask, (*leading, shape[-1]), log_ratio.device)
+    checks.mask(mask, (*leading, *event), log_ratio.device)
+    if event_dims != 1:
+        parameters, mask = flattened(event, parameters, mask)
+        event = (math.prod(event),)
     chosen = choose(backend, (*parameters.values(), log_ratio, mask), axes=len(leading) + 1)
     if tuple(log_ratio.shape) != leading:
         log_ratio = _expand(log_ratio, leading)
     if chosen == REFERENCE:
         return reduced(getattr(reference, name)(*parameters.values(), log_ratio, mask), reduction)
-    parts = _same_features(shape[-1], parameters)
+    parts = _same_features(event[-1], parameters)
     wanted = _gradients_at_once(f"{name}_and_gradients", chosen, parts, log_ratio)
     if wanted is None:
         loss, *_ = autograd.apply(autograd.IWAELoss, name, chosen, reduction, mask, log_ratio, *parts)

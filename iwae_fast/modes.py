@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Concatenate, ParamSpec, TypeVar
 
+import torch
 from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -18,3 +25,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def evaluating(
+    method: Callable[Concatenate[Model, Arguments], Result],
+) -> Callable[Concatenate[Model, Arguments], Result]:
+    """Make a method of a model run in evaluation mode and without gradients: it changes nothing in the model."""
+
+    @functools.wraps(method)
+    def evaluated(model: Model, /, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+        with torch.no_grad(), evaluation_mode(model):
+            return method(model, *arguments, **options)
+
+    return evaluated

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,9 @@ class Objective:
         estimator: "reparameterized", "stl" or "dreg" for every bound, "gdreg" for a model with several layers;
             "aisle-kl", "aisle-chi2", "rws", "rws-dreg" or "vimco" for IWAE, of which "rws" and "vimco" need no gradient
             through z: see :mod:`iwae_fast.estimators`. The value is the bound's with each of them.
-        num_samples: k >= 1; of :class:`iwae_fast.bounds.SUMO` at most so many.
+        num_samples: k >= 1, the number of importance samples per observation; of :class:`iwae_fast.bounds.SUMO` the
+            largest number. It must be given, but for the ELBO, which takes 1 by default: with 1 sample the others are
+            the ELBO, or nothing at all.
         budget: how many samples of each observation run backward: the budget - 1 that matter most, and one drawn from
             the rest that stands for all of these. Unbiased; k forward passes without a graph come first. From k on it
             is all samples.
@@ -117,7 +119,7 @@ class Objective:
         self,
         bound: Bound,
         estimator: str = "reparameterized",
-        num_samples: int = 1,
+        num_samples: int | None = None,
         *,
         budget: int | None = None,
         tolerance: float | None = None,
@@ -129,6 +131,13 @@ class Objective:
     ) -> None:
         if not isinstance(bound, Bound):
             raise TypeError(f"bound must be one of iwae_fast.bounds, such as IWAE(), got {bound!r}")
+        if num_samples is None:
+            if not bound.one_sample_serves:
+                raise TypeError(
+                    f"num_samples must be given with {bound!r}, such as Objective({bound!r}, num_samples=50): the "
+                    "number of importance samples per observation"
+                )
+            num_samples = 1
         self.num_samples = checks.positive("num_samples", num_samples)
         self._estimator = estimators.check(estimator, bound, num_samples, kl_weight != 1.0)
         if budget is not None and tolerance is not None:
@@ -186,6 +195,7 @@ class Objective:
         """
         self.check_model(model)
         model.check_batch(x, context)
+        model.check_first_observations(x, mask)
         draw = Draw(seed_tensor(seed, x.device), self.num_samples, observation_offset=observation_offset)
         bound, k = self.bound.realized(self.num_samples, seed)
         call = _Call(self, model, bound, x, context, mask, draw._replace(num_samples=k), self._kl_weight(step))
@@ -204,10 +214,23 @@ class Objective:
             self._last = self.seen, self.seen.diagnostics()
         return self._last[1]
 
-    def bind(self, model: LatentVariableModel) -> BoundObjective:
-        """A module whose forward(x) is the loss: what DDP, torch.compile and Lightning wrap."""
+    @overload
+    def bind(self, model: LatentVariableModel, *, as_dict: Literal[False] = False) -> BoundObjective: ...
+
+    @overload
+    def bind(self, model: LatentVariableModel, *, as_dict: Literal[True]) -> DictObjective: ...
+
+    def bind(self, model: LatentVariableModel, *, as_dict: bool = False) -> BoundObjective | DictObjective:
+        """Make one module of the objective and a model, for what wraps or trains modules.
+
+        Args:
+            model: one of :mod:`iwae_fast.models`.
+            as_dict: False for a module whose ``forward(x, *context, ...)`` is the loss, as DDP, torch.compile and
+                Lightning take it; True for one whose ``forward(x=..., context=..., ...)`` returns ``{"loss": loss}``,
+                as trainers want it that call ``model(**batch)``, such as Hugging Face's.
+        """
         self.check_model(model)
-        return BoundObjective(self, model)
+        return DictObjective(self, model) if as_dict else BoundObjective(self, model)
 
     def check_model(self, model: LatentVariableModel) -> None:
         """ValueError where the objective does not suit the model."""
@@ -270,6 +293,41 @@ class BoundObjective(nn.Module):
         return self.objective(
             self.model, x, *context, mask=mask, seed=seed, observation_offset=observation_offset, step=step
         )
+
+
+class DictObjective(nn.Module):
+    """An objective and its model as one module, for trainers that hand it a batch by names and read a loss by name."""
+
+    def __init__(self, objective: Objective, model: LatentVariableModel) -> None:
+        super().__init__()
+        self.objective = objective
+        self.model = model
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | Sequence[Tensor] = (),
+        mask: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        observation_offset: int = 0,
+        step: int | None = None,
+        return_loss: bool = True,
+    ) -> dict[str, Tensor]:
+        """Return {"loss": minus the bound in nats}.
+
+        Args:
+            x, mask, seed, observation_offset, step: as of :class:`Objective`.
+            context: one tensor or several, (B, ...) each, what encoder and decoder take besides.
+            return_loss: True. Hugging Face's Trainer looks for it to know that there is a loss to evaluate without
+                labels.
+        """
+        if not return_loss:
+            raise ValueError("return_loss must be True: the loss is all that there is to return")
+        context = (context,) if isinstance(context, Tensor) else tuple(context)
+        loss = self.objective(
+            self.model, x, *context, mask=mask, seed=seed, observation_offset=observation_offset, step=step
+        )
+        return {"loss": loss}
 
 
 class _Call:

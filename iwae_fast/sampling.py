@@ -44,7 +44,8 @@ def sample_gaussian(
         backend: force a backend by name.
 
     Returns:
-        z of shape (k, B, Z), and the log-ratio in nats of shape (k, B), float32 or float64.
+        z of shape (k, B, Z), and the log-ratio in nats of shape (k, B), float32 or float64. A decoder that takes rows,
+        such as a convolutional one, is called as ``decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])``.
 
     Raises:
         TypeError: a dtype or type is not the one above.

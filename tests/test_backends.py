@@ -61,6 +61,43 @@ def test_missing_extension_falls_back_and_says_why() -> None:
     assert "'cpu' was asked for but cannot serve this call: the C++ extension is not there" in error
 
 
+NO_EXTENSION = (
+    "import sys; sys.modules['iwae_fast._C'] = None\n"
+    "import torch, warnings, iwae_fast as iw\n"
+    "seen = warnings.catch_warnings(record=True).__enter__()\n"
+    "warnings.simplefilter('always')\n"
+)
+
+
+def test_a_missing_extension_is_told_once_at_first_use() -> None:
+    code = (
+        "iw.backends.info()\n"
+        "assert not seen\n"
+        "model = iw.models.DenseVAE(6, (2,), (4,))\n"
+        "iw.iwae_loss(torch.zeros(3, 4, device='meta'))\n"
+        "assert not seen, seen[0].message\n"
+        "for _ in range(3): iw.Objective(iw.bounds.IWAE(), num_samples=2)(model, torch.rand(3, 6)).backward()\n"
+        "(only,) = seen\n"
+        "print(only.message)\n"
+    )
+    result = run(NO_EXTENSION + code, IWAE_FAST_BACKEND="")
+    assert result.returncode == 0, result.stderr
+    for part in (
+        "runs on its reference backend",
+        "the C++ extension is not there",
+        "install GCC or Clang",
+        "iwae-fast info",
+    ):
+        assert part in result.stdout
+    forced = run(NO_EXTENSION + "iw.iwae_loss(torch.zeros(3, 4))\nprint(len(seen))", IWAE_FAST_BACKEND="reference")
+    assert forced.stdout == "0\n"
+    compiled = (
+        "loss = torch.compile(iw.iwae_loss, fullgraph=True, backend='eager')(torch.zeros(3, 4))\n"
+        "print([w for w in seen if 'iwae_fast' in str(w.message)])"
+    )
+    assert run(NO_EXTENSION + compiled, IWAE_FAST_BACKEND="").stdout == "[]\n"
+
+
 FORCE_TRITON = (
     "import iwae_fast as iw, torch\n"
     "try: iw.standard_gaussian_log_prob(torch.ones(3), backend='triton')\n"

@@ -435,3 +435,86 @@ def test_a_tape_repeats_operations_and_nothing_of_python() -> None:
     assert program().item() == 18.0
     with pytest.raises(RuntimeError, match="a number is read by the host"), Tape():
         total.item()
+
+
+def test_a_run_goes_on_from_its_states(tmp_path: Any) -> None:
+    """In a new process, or in the same step with its graphs: the steps that follow are the same bits."""
+    data = batches(*[5] * 10)
+    schedule = iw.schedules.LinearWarmup(8)
+
+    def made(recorder: TapeRecorder | None, **options: Any) -> iw.CapturedStep:
+        model = dense()
+        return iw.CapturedStep(objective(**options), model, adam(model.parameters()), seed=5, recorder=recorder)
+
+    def save(step: iw.CapturedStep) -> None:
+        states = {name: getattr(step, name).state_dict() for name in ("model", "optimizer")}
+        torch.save({**states, "step": step.state_dict()}, tmp_path / "run.pt")
+
+    def load(step: iw.CapturedStep) -> None:
+        states = torch.load(tmp_path / "run.pt")
+        for name in ("model", "optimizer"):
+            getattr(step, name).load_state_dict(states[name])
+        step.load_state_dict(states["step"])
+
+    for options in ({}, {"kl_weight": schedule}):
+        recorder = None if options else TapeRecorder()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole, new = made(recorder, **options), made(TapeRecorder() if recorder else None, **options)
+        for x in data[:5]:
+            whole(x)
+        save(whole)
+        assert whole.state_dict()["calls"] == 5
+        expected = [whole(x) for x in data[5:]]
+        weights = {name: value.clone() for name, value in whole.model.state_dict().items()}
+        for step in (new, whole):  # the latter has graphs, and is further on
+            load(step)
+            torch.testing.assert_close([step(x) for x in data[5:]], expected, rtol=0, atol=0)
+            torch.testing.assert_close(dict(step.model.state_dict()), weights, rtol=0, atol=0)
+        assert recorder is None or recorder.replayed > 3
+
+
+def test_the_seed_alone_goes_back_without_another_capture() -> None:
+    recorder, model = TapeRecorder(), dense()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, fused=True)
+    step = iw.CapturedStep(objective(), model, optimizer, seed=5, recorder=recorder)
+    (x,) = batches(5)
+    for _ in range(4):
+        step(x)
+    state = step.state_dict()
+    first = step(x)
+    assert not torch.equal(step(x), first)
+    step.load_state_dict(state)
+    assert torch.equal(step(x), first)
+    assert recorder.recorded == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [
+        (None, TypeError, r"state_dict must be what state_dict\(\) returned, got NoneType"),
+        ({"seed": 3}, ValueError, "must have 'seed' and 'calls', got 'seed'"),
+        ({"seed": 3, "calls": 2.0}, TypeError, r"state_dict\['calls'\] must be an int, got float"),
+        ({"seed": 3, "calls": -1}, ValueError, "must be at least 0, got -1"),
+    ],
+)
+def test_states_that_are_refused(state: Any, error: type[Exception], message: str) -> None:
+    model = dense()
+    with pytest.warns(UserWarning, match="one by one"):
+        step = iw.CapturedStep(objective(), model, adam(model.parameters()), seed=5)
+    before = step.state_dict()
+    with pytest.raises(error, match=message):
+        step.load_state_dict(state)
+    assert step.state_dict() == before
+
+
+def test_observations_outside_the_support_take_no_step() -> None:
+    pair = Pair(objective)
+    (x,) = batches(5)
+    before = {name: value.clone() for name, value in pair.step.model.state_dict().items()}
+    with pytest.raises(ValueError, match="divide pixels from 0 to 255 by 255"):
+        pair.step(255.0 * x)
+    assert (pair.step.calls, pair.recorder.rehearsed) == (0, 0)
+    torch.testing.assert_close(dict(pair.step.model.state_dict()), before, rtol=0, atol=0)
+    pair.both(x)
+    pair.agree()

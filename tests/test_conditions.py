@@ -134,9 +134,9 @@ def test_images_with_masks() -> None:
         loss, iw.Objective(IWAE(), num_samples=3)(model, x, mask=mask.expand(3, 1, 4, 4), seed=1)
     )
     with pytest.raises(ValueError, match=r"shapes do not broadcast: mask \(3, 4\)"):
-        iw.Objective(IWAE())(model, x, mask=mask[:3])
+        iw.Objective(IWAE(), num_samples=2)(model, x, mask=mask[:3])
     with pytest.raises(TypeError, match="mask must be a bool tensor"):
-        iw.Objective(IWAE())(model, x, mask=mask.float())
+        iw.Objective(IWAE(), num_samples=2)(model, x, mask=mask.float())
 
 
 def test_schedules() -> None:

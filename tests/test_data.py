@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import struct
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -199,3 +200,12 @@ def test_real_mnist():
     assert images.train.shape == (60000, 784)
     assert images.test.shape == (10000, 784)
     assert images.train.mean().item() == pytest.approx(0.1307, abs=1e-4)
+
+
+@pytest.mark.parametrize(("name", "missing"), [("digits", "sklearn"), ("mnist", "pooch"), ("omniglot", "pooch")])
+def test_without_the_extra_its_name_is_told(name: str, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IWAE_FAST_DATA", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"needs {missing}, .*pip install 'iwae_fast\[cli\]'") as told:
+        data.load(name)
+    assert told.value.name == missing

@@ -27,6 +27,33 @@ def test_every_example_is_tested() -> None:
     assert all(f'"{path.name}"' in here for path in EXAMPLES.glob("*.py"))
 
 
+def test_readme() -> None:
+    """Every line of Python in the README runs, one block after the other."""
+    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
+    script = f"""
+import torch
+from torch import nn
+import iwae_fast as iw
+
+class Encoder(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1)).chunk(2, -1)
+
+def run(code, **names):
+    exec(code, names := {{"iw": iw, "nn": nn, "torch": torch, **names}})
+    return names
+
+functions, convolutions, models = {blocks!r}
+networks = dict(encoder=Encoder(784, 10), decoder=nn.Linear(5, 784), x=torch.rand(4, 784))
+run(functions, **networks)
+assert run(convolutions, images=torch.rand(2, 1, 28, 28))["loss"].shape == ()
+models = models.replace("5000", "50")
+run(models, **networks, x_test=networks["x"], loader=[networks["x"]])
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_drop_in() -> None:
     bounds = [float(b) for b in re.findall(r"bound (-[\d.]+) nats", run("drop_in.py"))]
     assert bounds[-1] > bounds[0] + 20

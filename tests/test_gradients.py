@@ -286,11 +286,11 @@ def test_arguments_that_are_refused() -> None:
     model, x = away_from_the_optimum()
     objective = iw.Objective(IWAE(), "dreg", K)
     with pytest.raises(ValueError, match="objective must have reduction 'mean' or 'sum'.*got 'none'"):
-        iw.gradient_snr(iw.Objective(IWAE(), reduction="none"), model, x)
+        iw.gradient_snr(iw.Objective(IWAE(), "reparameterized", 2, reduction="none"), model, x)
     with pytest.raises(ValueError, match="reference must have reduction 'mean' or 'sum'.*got 'none'"):
-        iw.check_estimator(objective, model, x, reference=iw.Objective(IWAE(), reduction="none"))
+        iw.check_estimator(objective, model, x, reference=iw.Objective(IWAE(), "reparameterized", 2, reduction="none"))
     with pytest.raises(ValueError, match="reference must have the objective's reduction 'mean', got 'sum'"):
-        iw.check_estimator(objective, model, x, reference=iw.Objective(IWAE(), reduction="sum"))
+        iw.check_estimator(objective, model, x, reference=iw.Objective(IWAE(), "reparameterized", 2, reduction="sum"))
     with pytest.raises(ValueError, match="num_draws must be at least 2, got 1"):
         iw.gradient_snr(objective, model, x, 1)
     with pytest.raises(ValueError, match="num_draws must be at least 30, got 29"):

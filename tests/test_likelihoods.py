@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -360,3 +361,68 @@ def test_empty_batch_and_one_sample(name: str) -> None:
 def test_bad_arguments(call: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+OUTSIDE = {
+    "bernoulli": (253.0, "numbers from 0 to 1, but x holds 253; divide pixels from 0 to 255 by 255"),
+    "continuous-bernoulli": (-0.5, "numbers from 0 to 1, but x holds -0.5$"),
+    "negative-binomial": (2.5, "whole numbers of at least 0, but x holds 2.5"),
+    "zero-inflated-negative-binomial": (-1.0, "whole numbers of at least 0, but x holds -1"),
+    "categorical": (256.0, "whole numbers from 0 to 255, but x holds 256"),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("masked", [False, True])
+def test_observations_outside_the_support_are_an_error(name: str, masked: bool) -> None:
+    """At the first call of whatever makes log-weights, and at every evaluation; unless a mask hides them."""
+    value, message = OUTSIDE[name]
+    good, bad = torch.ones(4, 6), torch.ones(4, 6)
+    bad[2, 3] = value
+    mask = bad == 1.0 if masked else None
+
+    def model() -> iw.models.DenseVAE:
+        return iw.models.DenseVAE(6, (2,), (5,), likelihood=name)
+
+    calls = [
+        lambda m, x: iw.Objective(iw.bounds.IWAE(), num_samples=2)(m, x, mask=mask),
+        lambda m, x: m.log_weights(x, 2, mask=mask),
+        lambda m, x: iw.evaluate.log_likelihood(m, x, 2, mask=mask),
+    ]
+    for call in calls:
+        fresh = model()
+        call(fresh, good)
+        fresh = model()
+        if masked:
+            call(fresh, bad)
+            continue
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                call(fresh, bad)
+        call(fresh, good)
+    met = model()
+    calls[0](met, good)
+    if not masked:
+        with pytest.raises(ValueError, match=message):
+            calls[2](met, bad)
+
+
+def test_rounding_and_nan_are_not_outside_the_support() -> None:
+    bernoulli, real = iw.likelihoods.Bernoulli(), iw.likelihoods.Gaussian()
+    bernoulli.check_support(torch.tensor([[1.0000001, -1e-7, 0.3, math.nan]]))
+    bernoulli.check_support(torch.tensor([[True, False]]))
+    bernoulli.check_support(torch.empty(0, 3))
+    real.check_support(torch.tensor([[1e9, -1e9, math.inf]]))
+    with pytest.raises(ValueError, match="x holds 1.001;"):
+        bernoulli.check_support(torch.tensor([[1.001]]))
+
+
+def test_nothing_is_looked_at_while_a_graph_is_traced() -> None:
+    """A look at the data would break the graph."""
+    torch._dynamo.reset()
+    model, x = iw.models.DenseVAE(6, (2,), (5,)), torch.rand(3, 6)
+    bound = iw.Objective(iw.bounds.IWAE(), num_samples=2).bind(model)
+    compiled = torch.compile(bound, fullgraph=True, backend="aot_eager")
+    seed = torch.tensor(3)
+    torch.testing.assert_close(compiled(x, seed=seed), bound(x, seed=seed))
+    torch.testing.assert_close(compiled(x, seed=seed), bound(x, seed=seed))

@@ -154,4 +154,4 @@ def test_autocast_trains() -> None:
 )
 def test_bad_arguments(arguments: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        iw.Objective(**{"bound": iw.bounds.IWAE(), **arguments})
+        iw.Objective(**{"bound": iw.bounds.IWAE(), "num_samples": 2, **arguments})

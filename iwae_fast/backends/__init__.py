@@ -19,6 +19,7 @@ from torch import Tensor
 from . import cpu, cuda, triton
 from .errors import BackendError
 from .marshal import refusal
+from .notice import warn_once
 
 __all__ = ["BEST", "ENVIRONMENT", "MISSING", "NATIVE", "REFERENCE", "BackendError", "choose", "info"]
 
@@ -52,6 +53,8 @@ def choose(forced: str | None, tensors: tuple[Tensor | None, ...], axes: int = 0
     if forced is None:
         device = tensors[0].device.type  # type: ignore[union-attr]
         candidate = BEST.get(device, REFERENCE)
+        if candidate == REFERENCE and device == "cpu" and not torch.compiler.is_compiling():
+            warn_once(cpu.missing())
         return candidate if candidate == REFERENCE or refusal(tensors, axes) is None else REFERENCE
     if _known(forced) == REFERENCE:
         return REFERENCE

@@ -43,6 +43,9 @@ def without_graph(method: Callable[[B, Tensor], Coefficients]) -> Callable[[B, T
 class Bound:
     """A function F of log-weights of shape (k, ...); float32 or float64 comes back, k = 0 is a ValueError."""
 
+    one_sample_serves = False
+    """Whether k = 1 is a usual choice, so that an objective takes it by default: of the ELBO alone."""
+
     @property
     def for_decoder(self) -> Bound:
         """What a decoder ascends: mostly the bound itself, but a lower bound in place of an upper one."""

@@ -14,6 +14,8 @@ from .base import Bound, Coefficients, Negated, widened, without_graph
 class ELBO(Bound):
     """The mean log-weight (Kingma & Welling 2014); g = 1/k, D = 0."""
 
+    one_sample_serves = True
+
     def __call__(self, log_weights: Tensor) -> Tensor:
         return widened(log_weights).mean(0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -51,6 +52,8 @@ class CapturedStep:
     parameters, and optimizers that are not ``capturable``; SGD is captured with ``fused=True``. What waits for the
     device, as posteriors that are torch.distributions objects do, shows in the second call.
 
+    To go on with a run later, save ``step.state_dict()`` beside those of the model and the optimizer.
+
     Args:
         objective: of reduction "mean" or "sum".
         model: what it is called with; on its device, and with the optimizer made, beforehand.
@@ -84,10 +87,9 @@ class CapturedStep:
         self.device = self._parameters[0].device
         run_seed = int(seed_tensor(seed, torch.device("cpu")))
         self.seed = seed_tensor(first_seed(run_seed, Purpose.LATENTS), self.device)
-        """Of the next call's noise, an int64 scalar on the device; each call adds one. Save it and copy it back to go
-        on with a run."""
+        """The seed of the next call's noise, an int64 scalar on the device; each call adds one."""
         self.calls = 0
-        """So far, by which a schedule of kl_weight is asked. Set it to go on with a run."""
+        """The number of calls so far, by which a schedule of kl_weight is asked."""
         self.reason: str | None = None
         """Why steps are run one by one; None as long as nothing is known against capturing them."""
         self._recorder = recorder
@@ -110,6 +112,7 @@ class CapturedStep:
         batch = _Batch(x, context, mask)
         self.model.check_batch(x, context)
         batch.check(self.device)
+        self.model.check_first_observations(x, mask)  # here, since a rehearsal must not wait for the device
         self.calls += 1
         if self.reason is None and self._settings != settings(self.optimizer):
             self._give_up("a setting of the optimizer other than its learning rate changed, which graphs hold fixed")
@@ -128,6 +131,33 @@ class CapturedStep:
         for parameter, gradient in zip(self._parameters, result.gradients, strict=True):
             parameter.grad = gradient
         return result.loss.clone()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a run needs to go on, beside the states of the model and the optimizer.
+
+        The entries are "seed", of the next step's noise, and "calls", the number of steps so far: numbers, which
+        :func:`torch.save` and JSON take. Reading the seed waits for the device.
+        """
+        return {"seed": int(self.seed), "calls": self.calls}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken; captured graphs stay valid.
+
+        The states of the model and the optimizer are loaded by themselves. Raises TypeError or ValueError for what is
+        not such a state.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict must be what state_dict() returned, got {type(state_dict).__name__}")
+        if state_dict.keys() != {"seed", "calls"}:
+            raise ValueError(f"state_dict must have 'seed' and 'calls', got {', '.join(map(repr, state_dict))}")
+        seed, calls = state_dict["seed"], state_dict["calls"]
+        for name, value in (("seed", seed), ("calls", calls)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"state_dict[{name!r}] must be an int, got {type(value).__name__}")
+        if calls < 0:
+            raise ValueError(f"state_dict['calls'] must be at least 0, got {calls}")
+        self.seed.copy_(seed_tensor(seed, torch.device("cpu")))
+        self.calls = calls
 
     def _kind(self, batch: _Batch) -> _Kind | None:
         """None for kinds beyond those that have graphs."""

@@ -1,4 +1,5 @@
-"""The command line, ``iwae-fast``. Importing this imports nothing that the library does not need."""
+"""The command line, ``iwae-fast`` or ``python -m iwae_fast``. Importing this imports nothing that the library does not
+need, and without the ``cli`` extra ``info`` is served all the same."""
 
 from __future__ import annotations
 
@@ -28,8 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in EXTRA:
             raise
-        _say(f"error: {error.name} is not installed: pip install 'iwae_fast[cli]'")
-        code = 1
+        from .without_extra import run_without_extra
+
+        served = run_without_extra(sys.argv[1:] if arguments is None else arguments)
+        if served is None:
+            _say(f"error: {error.name} is not installed: pip install 'iwae_fast[cli]'")
+        code = 1 if served is None else served
     sys.exit(code)
 
 

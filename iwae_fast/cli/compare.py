@@ -16,6 +16,7 @@ from ..report import write_comparison
 from ..report.page import duration, fixed, plain, signed
 from .invocation import command_line
 from .progress import console
+from .unused import check_suffix
 
 
 def compare(
@@ -30,6 +31,10 @@ def compare(
     """
     if len(runs) < 2:
         raise ValueError(f"compare needs at least 2 runs, got {len(runs)}")
+    if html is not None:
+        check_suffix("--html", html, ".html", ".htm")
+    if json is not None:
+        check_suffix("--json", json, ".json")
     summaries = compare_runs(runs)
     _print(summaries)
     if json is not None:

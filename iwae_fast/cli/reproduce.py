@@ -62,6 +62,10 @@ def reproduce(
     chosen = replace(chosen, **changed)  # type: ignore[arg-type]
     name = "-".join([scale, *(f"{setting}{value}" for setting, value in changed.items())])
     spec = TABLES[table]
+    for setting in changed:
+        one, two = (replace(chosen, **{setting: value}) for value in (1, 2))  # type: ignore[arg-type]
+        if spec.entries(one) == spec.entries(two):
+            raise ValueError(f"--{setting} has no effect on table {table!r}")
     k = chosen.k if spec.k is None else min(chosen.k, spec.k)
     entries = spec.entries(chosen)
     runs = _chosen(entries, only)

@@ -13,6 +13,7 @@ from ..experiments.results import draw_samples
 from ..experiments.runs import open_run, trained_model
 from .options import Backend, Device, RunFolder
 from .progress import console
+from .unused import check_suffix
 
 
 def sample(
@@ -29,6 +30,8 @@ def sample(
     """Draw images from a trained model."""
     checks.positive("rows", rows)
     checks.positive("columns", columns)
+    if output is not None:
+        check_suffix("--output", output, ".png")
     run, checkpoint = open_run(run_folder)
     if not pictures.are_images(checkpoint.image_shape):
         raise ValueError(f"{run_folder} is of {checkpoint.config.dataset}, which are no images: nothing can be drawn")

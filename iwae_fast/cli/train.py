@@ -33,6 +33,7 @@ from . import Interrupted
 from .closing import evaluate_and_print
 from .interrupt import stop_on_signals
 from .progress import console, training_progress
+from .unused import check_training
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 6, 12
 PRESET = "fits the data set"
@@ -173,7 +174,7 @@ def train(
         "kl_warmup": kl_warmup,
         "k": k,
         "stages": stages,
-        "epochs": passes(checks.positive("stages", stages)) if epochs is None and stages is not None else epochs,
+        "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "hidden": None if hidden is None else tuple(_sizes("hidden", layer, "200,200") for layer in hidden.split("/")),
@@ -184,23 +185,27 @@ def train(
         "capture": capture,
     }
     given = {name: value for name, value in settings.items() if value is not None}
+    named_settings = set(given)
+    if stages is not None and epochs is None:
+        given["epochs"] = passes(checks.positive("stages", stages))
     if resume is not None and (output is not None or start_from is not None):
         raise ValueError("--output and --start-from do not go with --resume: the run stays in its folder")
     checkpoint: Checkpoint | None
     if resume is not None:
         folder = check_is_run(resume).folder
         with sole_trainer(folder):  # before anything is read: a run that another process changes is not read half
-            run, checkpoint, config, images = _reopen(folder, given)
+            run, checkpoint, config, images = _reopen(folder, given, named_settings)
             _train(run, config, images, checkpoint, eval_k)
         return
     if start_from is None:
         earlier, checkpoint = None, None
         config = TrainConfig.preset(given.pop("dataset", "digits"), **given)
+        check_training(named_settings, config)
         usable_device(config.device, config.backend)
         images = config.load_data()
         training.check(config, images)
     else:
-        earlier, checkpoint, config, images = _reopen(start_from, given)
+        earlier, checkpoint, config, images = _reopen(start_from, given, named_settings)
     folder = output or default_folder(config)
     check_empty(folder)  # all that can be refused is, before there is a folder, which would be left empty
     folder.mkdir(parents=True, exist_ok=True)
@@ -224,7 +229,9 @@ def _train(run: Run, config: TrainConfig, images: data.ImageData, checkpoint: Ch
     console.print(f"run folder {run.folder}")
 
 
-def _reopen(folder: Path, given: dict[str, Any]) -> tuple[Run, Checkpoint, TrainConfig, data.ImageData]:
+def _reopen(
+    folder: Path, given: dict[str, Any], named_settings: set[str]
+) -> tuple[Run, Checkpoint, TrainConfig, data.ImageData]:
     """Open an earlier run with changed settings, where they may change, and with its data; nothing is written."""
     run, checkpoint = open_run(folder)
     earlier = checkpoint.config
@@ -234,6 +241,7 @@ def _reopen(folder: Path, given: dict[str, Any]) -> tuple[Run, Checkpoint, Train
         raise ValueError(f"a run cannot go on with another {', '.join(fixed)}: only {', '.join(CHANGEABLE)} may change")
     if config.epochs < earlier.epochs:
         raise ValueError(f"epochs can only be raised: the run has {earlier.epochs}, got {config.epochs}")
+    check_training(named_settings, config)
     usable_device(config.device, config.backend)
     images = load_own_data(replace(checkpoint, config=config), run.checkpoint)
     training.check(config, images)

@@ -40,7 +40,8 @@ def load(name: str, *, whole_numbers: bool = False, as_stored: bool = False, uns
             parts are :class:`Rows` then, whose batches are float32, and not float32 tensors.
         unsplit: take all of a file's single array for the test set.
 
-    Raises ValueError for an unknown name, DataError where its files are missing, damaged or not what they should be.
+    Raises ValueError for an unknown name, DataError where its files are missing, damaged or not what they should be,
+    ModuleNotFoundError where it needs a package of the ``cli`` extra (digits, and whatever is downloaded).
     """
     if name.endswith(FILES):
         found = load_own(name, whole_numbers, unsplit)

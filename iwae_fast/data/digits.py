@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .extra import extra_needed_by
 from .images import ImageData
 from .splits import split
 
@@ -12,8 +13,12 @@ LARGEST_GREY_LEVEL = 16.0
 
 
 def load_digits() -> ImageData:
-    """1,437 training and 360 test images; the split is the same for every run."""
-    from sklearn import datasets  # a second to import, so only where it is needed
+    """1,437 training and 360 test images; the split is the same for every run.
+
+    Raises ModuleNotFoundError without scikit-learn, which the ``cli`` extra brings along.
+    """
+    with extra_needed_by("data set 'digits'"):
+        from sklearn import datasets  # a second to import, so only where it is needed
 
     levels = torch.as_tensor(datasets.load_digits().data, dtype=torch.float32) / LARGEST_GREY_LEVEL
     train, test = split(len(levels), TEST_OBSERVATIONS)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from .extra import extra_needed_by
 from .images import DataError
 
 TIMEOUT_SECONDS = 60
@@ -30,8 +31,9 @@ def download(folder: Path, name: str, mirrors: Sequence[str], read: Callable[[Pa
 
     Returns what ``read`` does. Raises DataError where no mirror has the file.
     """
-    from filelock import FileLock
-    from requests import RequestException
+    with extra_needed_by("a download"):
+        from filelock import FileLock
+        from requests import RequestException
 
     target, partial = folder / name, folder / f"{name}.partial"
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .download import download
+from .extra import extra_needed_by
 from .images import DataError
 
 ENVIRONMENT = "IWAE_FAST_DATA"
@@ -55,7 +56,8 @@ def obtain(
 
 def cache() -> Path:
     """The folder of downloaded data sets."""
-    import pooch
+    with extra_needed_by(f"a data set that ${ENVIRONMENT} does not name"):
+        import pooch
 
     return Path(pooch.os_cache("iwae_fast"))
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .arrays import read_arrays
+from .extra import extra_needed_by
 from .files import obtain, verify
 from .images import DataError, ImageData
 from .splits import split
@@ -67,7 +68,8 @@ def _numpy(path: Path) -> Parts:
 
 
 def _matlab(path: Path) -> Parts:
-    from scipy import io  # a dependency of scikit-learn; slow to import, so only where it is needed
+    with extra_needed_by(f"OMNIGLOT's {MATLAB}"):
+        from scipy import io  # a dependency of scikit-learn; slow to import, so only where it is needed
 
     try:
         content = io.loadmat(path, appendmat=False, variable_names=["data", "testdata"])

@@ -77,7 +77,7 @@ def traversals(model: LatentVariableModel, data: ImageData, variance: Tensor) ->
     example = fixed_test_images(data, 1).to(next(model.parameters()).device)
     units = variance.topk(min(TRAVERSED_UNITS, len(variance))).indices.tolist()
     with evaluation_mode(model):
-        z = model.posterior_mean(model.encode(example))
+        z = model.posterior_mean(example)
         z = z.repeat(len(units), len(TRAVERSED_VALUES), 1)
         for row, unit in zip(z, units, strict=True):
             row[:, unit] = TRAVERSED_VALUES.to(row)

@@ -9,13 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+ROUNDING = 1e-5
+"""By how much an observation may miss an end of the support: a float32 that was scaled may be 1.0000001."""
+
 
 class Likelihood(nn.Module, ABC):
     """p(x | z) of independent features, by what the decoder returns. Its own parameters, if any, are the model's.
 
     A decoder returns one tensor for each of :attr:`outputs`: the tensor itself where there is one, else a tuple in that
-    order. Whether observations lie in the support is not looked at, since a GPU's would have to be waited for: what
-    comes of others is not specified.
+    order. :meth:`log_prob` does not look whether observations lie in the support, since a GPU's would have to be waited
+    for: what comes of others is not specified. A model looks with :meth:`check_support` at the first observations that
+    it meets, and :func:`iwae_fast.evaluate.log_likelihood` at all that it is given.
 
     A subclass sets :attr:`name` and :attr:`outputs` and defines :meth:`log_prob`, :meth:`mean` and, where draws are
     cheap, :meth:`sample`.
@@ -54,6 +58,29 @@ class Likelihood(nn.Module, ABC):
             TypeError, ValueError: the decoder's output is not what :attr:`outputs` says, or does not fit.
         """
 
+    def check_support(self, value: Tensor, mask: Tensor | None = None) -> None:
+        """Raise ValueError where an observed feature lies outside the support. Waits for the device.
+
+        Args:
+            value: observations (B, ...). NaN passes, and so does what misses an end of the support by no more than the
+                rounding of a division.
+            mask: bool, True where observed, broadcasting to the shape of ``value``.
+        """
+        support = self.support
+        if support is constraints.real:
+            return
+        fits = support.check(value) | value.isnan()
+        if mask is not None:
+            fits = fits | ~mask
+        if fits.all():
+            return
+        fits = fits | support.check(value - ROUNDING) | support.check(value + ROUNDING)
+        if fits.all():
+            return
+        found = value[~fits][0].item()
+        pixels = "; divide pixels from 0 to 255 by 255" if _is_unit_interval(support) and 1.0 < found <= 255.0 else ""
+        raise ValueError(f"likelihood {self.name!r} takes {_described(support)}, but x holds {found:g}{pixels}")
+
     @abstractmethod
     def mean(self, output: Any) -> Tensor:
         """E[x | z], (N, ...), of a decoder's output for N rows of latents."""
@@ -77,6 +104,19 @@ class Likelihood(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}"
+
+
+def _is_unit_interval(support: constraints.Constraint) -> bool:
+    return (getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)) == (0, 1)
+
+
+def _described(support: constraints.Constraint) -> str:
+    """Which numbers a constraint allows."""
+    numbers = "whole numbers" if support.is_discrete else "numbers"
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if low is None:
+        return f"{numbers} that satisfy {support}"
+    return f"{numbers} of at least {low:g}" if high is None else f"{numbers} from {low:g} to {high:g}"
 
 
 def by_sample(name: str, output: Any, num_samples: int, value: Tensor, per_feature: int = 1) -> Tensor:

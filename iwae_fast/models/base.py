@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..backends.marshal import PLAIN
 from ..likelihoods import Bernoulli, Likelihood, LinearLayer, as_likelihood
 from ..linear import LinearIWAE, linear_bernoulli_iwae
+from ..modes import evaluating, evaluation_mode
 from ..modules import as_parameters, defines, is_plain_linear, runs_forward
 from ..sampling import seed_tensor, standard_normal
+from .embedding import Data, encode_dataset
 
 RESAMPLING_STREAM = 2**31 + 1
 """Of the noise that resampling draws by; latent layers count from 0."""
@@ -89,7 +92,7 @@ class LatentVariableModel(nn.Module, ABC):
     """p(z), p(x | z) from the decoder, q(z | x) from the encoder.
 
     A subclass says what the latents are: it defines :meth:`posterior`, :meth:`latents`, :meth:`prior_draws`,
-    :meth:`posterior_mean` and, where there is one, :meth:`kl_by_dimension`.
+    :meth:`mean_of` and, where there is one, :meth:`kl_by_dimension`.
     """
 
     reparameterized = True
@@ -98,6 +101,8 @@ class LatentVariableModel(nn.Module, ABC):
     """Whether there are priors between layers, whose latents could be drawn by their reparameterisation."""
     random_weights = False
     """Whether each sample has its own draw of network weights, whose distribution is learned."""
+    _met_observations = False
+    """Whether :meth:`check_first_observations` has looked."""
 
     def __init__(
         self, encoder: nn.Module, decoder: nn.Module, likelihood: str | Likelihood, backend: str | None
@@ -107,6 +112,17 @@ class LatentVariableModel(nn.Module, ABC):
         self.decoder = decoder
         self.likelihood = as_likelihood(likelihood)
         self.backend = backend
+
+    def check_first_observations(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Raise ValueError where the first observations that the model meets are not in its likelihood's support.
+
+        Later ones are not looked at: a GPU's would have to be waited for. Nor are any while torch.compile or a function
+        transform traces, while a CUDA graph is captured, or where ``torch.cuda.set_sync_debug_mode`` forbids to wait.
+        """
+        if torch.compiler.is_compiling() or self._met_observations or not _may_be_looked_at(x):
+            return
+        self.likelihood.check_support(x, mask)
+        self._met_observations = True
 
     @property
     def linear_decoder(self) -> LinearOutput | None:
@@ -179,15 +195,43 @@ class LatentVariableModel(nn.Module, ABC):
 
     @abstractmethod
     def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
-        """z from p(z), (N, Z), as the decoder takes it."""
+        """Draw z from p(z), (N, Z), as the decoder takes it."""
 
     @abstractmethod
-    def posterior_mean(self, posterior: Posterior) -> Tensor:
-        """E[z] under q(z | x), (B, Z)."""
+    def mean_of(self, posterior: Posterior) -> Tensor:
+        """Return E[z] under a posterior that :meth:`encode` returned, (B, Z)."""
+
+    def posterior_mean(self, x: Tensor | Posterior, *context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return E[z] under q(z | x), (B, Z): a point for each observation.
+
+        The result is differentiable. With several stochastic layers it is that of the layer nearest to the data.
+
+        Args:
+            x: observations (B, ...), which the encoder sees in evaluation mode; or what :meth:`encode` returned for
+                them, in whichever mode that ran.
+            context: (B, ...) each, what the encoder takes besides.
+            mask: bool, True where x is observed, broadcasting to its shape.
+        """
+        if isinstance(x, tuple):
+            if context or mask is not None:
+                raise ValueError("context and mask go with observations x, not with a posterior that encode() returned")
+            return self.mean_of(x)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be observations (B, ...) or what encode() returned, got {type(x).__name__}")
+        with evaluation_mode(self):
+            return self.mean_of(self.encode(x, *context, mask=mask))
+
+    def encode_dataset(self, data: Data, batch_size: int | None = None, *, num_context: int = 0) -> Tensor:
+        """Return the posterior mean of every observation of a data set, (N, Z), without gradients.
+
+        The arguments are those of :func:`iwae_fast.models.embedding.encode_dataset`: ``data`` may be a tensor, a torch
+        Dataset, a DataLoader or another iterable of batches.
+        """
+        return encode_dataset(self, data, batch_size, num_context=num_context)
 
     def layer_means(self, posterior: Posterior, draw: Draw) -> tuple[Tensor, ...]:
-        """E[z_l | z_{l-1}] under q for the draws of z_{l-1}, (k, B, Z_l) for each layer; (1, B, Z_1) for the first."""
-        return (self.posterior_mean(posterior)[None],)
+        """Return E[z_l | z_{l-1}] under q for the draws of z_{l-1}: (1, B, Z_1), then (k, B, Z_l) per further layer."""
+        return (self.mean_of(as_posterior(posterior))[None],)
 
     def terms(
         self,
@@ -264,8 +308,8 @@ class LatentVariableModel(nn.Module, ABC):
         """
         checks.positive("num_samples", num_samples)
         self.check_batch(x, context)
-        if posterior is None:
-            posterior = self.encode(x, *context, mask=mask)
+        self.check_first_observations(x, mask)
+        posterior = self.encode(x, *context, mask=mask) if posterior is None else as_posterior(posterior)
         draw = Draw(seed_tensor(seed, x.device), num_samples, sample_offset, observation_offset)
         _, terms = self.terms(x, posterior, draw, context=context, mask=mask)
         return terms.log_weights()
@@ -288,7 +332,7 @@ class LatentVariableModel(nn.Module, ABC):
         repeated = (c.expand(len(z), *c.shape).flatten(0, 1) for c in context)
         return as_parameters(self.decoder, z.flatten(0, 1)), *repeated
 
-    @torch.no_grad()
+    @evaluating
     def sample_implicit_posterior(
         self,
         x: Tensor,
@@ -298,10 +342,11 @@ class LatentVariableModel(nn.Module, ABC):
         context: Sequence[Tensor] = (),
         mask: Tensor | None = None,
     ) -> Tensor:
-        """A draw of z for each observation, (B, Z), from what IWAE with k samples fits to the posterior.
+        """Draw z for each observation, (B, Z), from what IWAE with k samples fits to the posterior.
 
-        Sampling-importance-resampling: k draws from q(z | x), of which one is taken by its weight. With k it goes from
-        q to the true posterior (Cremer, Morris & Duvenaud 2017). With several layers, z is what the decoder sees.
+        This is sampling-importance-resampling: of k draws from q(z | x) one is taken by its weight. As k grows, its
+        distribution goes from q to the true posterior (Cremer, Morris & Duvenaud 2017). With several layers, z is what
+        the decoder sees. The model runs in evaluation mode, without gradients.
         """
         self.check_batch(x, context)
         seed = seed_tensor(seed, x.device)
@@ -317,23 +362,29 @@ class LatentVariableModel(nn.Module, ABC):
         race = terms.log_weights().double() - torch.log(-torch.special.log_ndtr(draws.squeeze(-1)))
         return z.gather(0, race.argmax(0)[None, :, None].expand(1, -1, z.shape[-1])).squeeze(0)
 
-    @torch.no_grad()
+    @evaluating
     def reconstruct(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """E[x' | z] at the posterior mean z of each observation, in the shape of ``x``."""
-        z = self.posterior_mean(self.encode(x, *context, mask=mask))
+        """Return E[x' | z] at the posterior mean z of each observation, in the shape of ``x``.
+
+        The model runs in evaluation mode, without gradients.
+        """
+        z = self.mean_of(self.encode(x, *context, mask=mask))
         return self.likelihood.mean(self.decoder(z, *context)).reshape(x.shape)
 
-    @torch.no_grad()
+    @evaluating
     def sample(self, num_samples: int, seed: int | Tensor | None = None, *, context: Sequence[Tensor] = ()) -> Tensor:
-        """E[x | z] for ``num_samples`` draws of z from the prior, in the shape the decoder gives.
+        """Return E[x | z] for ``num_samples`` draws of z from the prior, in the shape that the decoder gives.
 
-        ``context`` has ``num_samples`` rows each.
+        ``context`` has ``num_samples`` rows each. The model runs in evaluation mode, without gradients.
         """
         z = as_parameters(self.decoder, self.prior_draws(num_samples, seed))
         return self.likelihood.mean(self.decoder(z, *context))
 
     def kl_by_dimension(self, posterior: Posterior) -> Tensor:
-        """KL(q(z | x) || p(z)) of each latent dimension, (B, Z) in nats, where it has a closed form."""
+        """Return KL(q(z | x) || p(z)) of each latent dimension, (B, Z) in nats, where it has a closed form.
+
+        ``posterior`` is what :meth:`encode` returned for x. ValueError where there is no closed form.
+        """
         raise ValueError(f"the divergence of {type(self).__name__} by dimension has no closed form here")
 
     def extra_repr(self) -> str:
@@ -363,6 +414,15 @@ class LinearOutput(nn.Module, ABC):
         return output
 
 
+def _may_be_looked_at(x: Tensor) -> bool:
+    """Whether the numbers of a tensor are there, and may be waited for."""
+    if type(x) not in PLAIN or torch._C._are_functorch_transforms_active():
+        return False
+    if x.is_cuda:
+        return not (torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode())
+    return x.device.type == "cpu"
+
+
 def observed_features(mask: Tensor, x: Tensor) -> Tensor:
     """A mask in the shape of the observations."""
     checks.mask(mask, tuple(x.shape), x.device)
@@ -381,3 +441,10 @@ def check_model(model: Any) -> None:
             f"model must be one of iwae_fast.models, such as VAE(...), got {type(model).__name__} (compile or wrap "
             "its networks, or objective.bind(model))"
         )
+
+
+def as_posterior(posterior: Any) -> Posterior:
+    """Return a posterior as it is; raises TypeError for what :meth:`LatentVariableModel.encode` does not return."""
+    if not isinstance(posterior, tuple):
+        raise TypeError(f"posterior must be what encode(x) returned, a tuple, got {type(posterior).__name__}")
+    return posterior

@@ -80,7 +80,7 @@ class BernoulliVAE(LatentVariableModel):
         probability = torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         return (torch.special.ndtr(noise) < probability).to(logits.dtype)
 
-    def posterior_mean(self, posterior: Posterior) -> Tensor:
+    def mean_of(self, posterior: Posterior) -> Tensor:
         return torch.sigmoid(posterior[0])
 
     @torch.no_grad()

@@ -70,6 +70,11 @@ class SampledPosterior:
         return self.distribution.has_rsample
 
     @property
+    def size(self) -> int:
+        """Z, the number of latent dimensions."""
+        return (*self.distribution.batch_shape, *self.distribution.event_shape)[-1]
+
+    @property
     def mean(self) -> Tensor:
         """E[z], (B, Z). ValueError where the distribution does not know it."""
         try:

@@ -156,8 +156,8 @@ class RandomWeightsVAE(LatentVariableModel):
             backend=self.backend,
         )
 
-    def posterior_mean(self, posterior: Posterior) -> Tensor:
-        """E[z] under q(z | x) at the means of the weights, (B, Z)."""
+    def mean_of(self, posterior: Posterior) -> Tensor:
+        """Return E[z] under q(z | x) at the means of the weights, (B, Z)."""
         return self.posterior(self.encoder(posterior[0]))[0]
 
     @torch.no_grad()

@@ -12,11 +12,12 @@ from torch.func import functional_call
 
 from ..functional import gaussian_log_prob, standard_gaussian_log_prob
 from ..likelihoods import Likelihood
+from ..modes import evaluating
 from ..modules import as_parameters
 from ..reference import widen
 from ..sampling import sample_gaussian, seed_tensor, standard_normal
 from ..seeds import torch_seeded
-from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior
+from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, as_posterior
 from .posteriors import SampledPosterior, posterior_of
 from .priors import VampPrior, as_prior, region_of_prior
 from .supports import REAL
@@ -44,7 +45,9 @@ class VAE(LatentVariableModel):
         prior: p(z_L) of the topmost layer, in the place of N(0, I): a torch.distributions object over z (Z,), whose
             tensors are constants; a module with ``log_prob(z (k, B, Z)) -> (k, B)`` and ``sample(n) -> (n, Z)``,
             such as :class:`MixturePrior`; or a :class:`VampPrior`. Its parameters ascend what the decoder ascends.
-        latent_dim: the size of the topmost z, needed only by :meth:`sample`, and there only for N(0, I).
+        latent_dim: the size of the topmost z, for :meth:`sample` from N(0, I) before the model has seen observations.
+            It is known, and kept in the attribute ``latent_dim``, from the first call of :meth:`encode` (with ``upper``
+            layers of an objective) on, unless that is inside torch.compile.
         backend: force a backend of the package by name.
     """
 
@@ -66,10 +69,12 @@ class VAE(LatentVariableModel):
         self.learned_prior = bool(upper)
 
     def posterior(self, output: Any) -> Posterior:
-        """Mean and log standard deviation of q(z_1 | x), each (B, Z), or a distribution that is no Gaussian."""
-        if isinstance(output, Distribution):
-            return posterior_of(output)
-        return _gaussian("encoder", output)
+        """Return mean and log standard deviation of q(z_1 | x), each (B, Z), or a distribution that is not Gaussian."""
+        posterior = posterior_of(output) if isinstance(output, Distribution) else _gaussian("encoder", output)
+        if not self.upper:
+            first = posterior[0]
+            self._learn_size_of_z(first.size if isinstance(first, SampledPosterior) else first.shape[-1])
+        return posterior
 
     def latents(
         self,
@@ -193,6 +198,7 @@ class VAE(LatentVariableModel):
                 conditionals.append(parameters)
             z = self._draw(parameters, draw, stream)
             latents.append(z.detach() if density is Density.SCORE else z)
+        self._learn_size_of_z(latents[-1].shape[-1])
         return latents, conditionals
 
     def _draw(self, parameters: Posterior, draw: Draw, stream: int) -> Tensor:
@@ -236,10 +242,10 @@ class VAE(LatentVariableModel):
     def kl_by_dimension(self, posterior: Posterior) -> Tensor:
         if self.upper or self.prior is not None or isinstance(posterior[0], SampledPosterior):
             return super().kl_by_dimension(posterior)
-        mean, log_std = widen(*posterior)
+        mean, log_std = widen(*as_posterior(posterior))
         return 0.5 * (mean.square() + torch.exp(2.0 * log_std) - 1.0) - log_std
 
-    def posterior_mean(self, posterior: Posterior) -> Tensor:
+    def mean_of(self, posterior: Posterior) -> Tensor:
         first = posterior[0]
         return first.mean if isinstance(first, SampledPosterior) else first
 
@@ -250,7 +256,7 @@ class VAE(LatentVariableModel):
         _, conditionals = self._ascend(posterior, draw, Density.SCORE)
         return (*first, *(mean for mean, _ in conditionals))
 
-    @torch.no_grad()
+    @evaluating
     def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
         seed = seed_tensor(seed, next(self.decoder.parameters(), torch.empty(0)).device)
 
@@ -265,9 +271,17 @@ class VAE(LatentVariableModel):
             z = mean + torch.exp(log_std) * noise(mean.shape[-1], stream)
         return z.squeeze(1)
 
+    def _learn_size_of_z(self, size: int) -> None:
+        # A graph that torch.compile traces must not depend on what was called before it.
+        if not torch.compiler.is_compiling() and self.latent_dim is None:
+            self.latent_dim = size
+
     def _size_of_z(self) -> int:
         if self.latent_dim is None:
-            raise ValueError("sample() needs to know the size of z: give latent_dim to VAE(...)")
+            called = "an objective with the model" if self.upper else "encode(x)"
+            raise ValueError(
+                f"sample() needs to know the size of z: give latent_dim to VAE(...), or call {called} first"
+            )
         return self.latent_dim
 
     def _draw_top(self, num_samples: int, seed: Tensor) -> Tensor:

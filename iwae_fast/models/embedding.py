@@ -1,0 +1,109 @@
+"""The posterior means of a whole data set, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .. import checks
+from ..modes import evaluation_mode
+
+if TYPE_CHECKING:
+    from .base import LatentVariableModel
+
+OBSERVATIONS_A_BATCH = 256
+"""Observations that are encoded at once, where the data are not in batches already."""
+
+Batch = Tensor | Sequence[Any] | Mapping[str, Any]
+Data = Tensor | Dataset[Any] | Iterable[Batch]
+
+
+class Encoded(NamedTuple):
+    """A batch as :meth:`LatentVariableModel.encode` takes it."""
+
+    x: Tensor
+    context: tuple[Tensor, ...]
+    mask: Tensor | None
+
+
+@torch.no_grad()
+def encode_dataset(
+    model: LatentVariableModel, data: Data, batch_size: int | None = None, *, num_context: int = 0
+) -> Tensor:
+    """Return E[z] under q(z | x) for every observation of a data set, in its order.
+
+    The model runs in evaluation mode and without gradients, and each batch is moved to its device. Memory is that of
+    one batch and of the result.
+
+    Args:
+        model: one of :mod:`iwae_fast.models`.
+        data: observations (N, ...); a torch Dataset, which is read in order; or a DataLoader or another iterable of
+            batches. A batch is a tensor x (B, ...), a sequence whose first element is x, or a mapping with "x" and,
+            where the model takes them, "context" and "mask".
+        batch_size: observations that are encoded at once, 256 if None. Batches come as they are, so that it does not go
+            with an iterable of them.
+        num_context: how many elements after x, in batches that are sequences, the encoder takes as context; the others,
+            such as labels, are left alone.
+
+    Returns:
+        (N, Z), on the model's device, of the dtype that the encoder gives.
+
+    Raises TypeError or ValueError for data of another kind.
+    """
+    if isinstance(num_context, bool) or not isinstance(num_context, int) or num_context < 0:
+        raise ValueError(f"num_context must be a number of at least 0, got {num_context!r}")
+    parameter = next(model.parameters(), None)
+    means = []
+    with evaluation_mode(model):
+        for batch in _batches(data, batch_size):
+            x, context, mask = _parts(batch, num_context)
+            device = x.device if parameter is None else parameter.device
+            x, context = x.to(device), tuple(c.to(device) for c in context)
+            checks.context(context, len(x))
+            means.append(model.mean_of(model.encode(x, *context, mask=None if mask is None else mask.to(device))))
+    if not means:
+        raise ValueError("data must hold at least one batch, got none")
+    return torch.cat(means)
+
+
+def _batches(data: Data, batch_size: int | None) -> Iterator[Batch]:
+    size = OBSERVATIONS_A_BATCH if batch_size is None else checks.positive("batch_size", batch_size)
+    if isinstance(data, Tensor):
+        yield from data.split(size)
+    elif isinstance(data, Dataset):
+        yield from DataLoader(data, batch_size=size)
+    elif isinstance(data, (tuple, str, Mapping)) or not isinstance(data, Iterable):
+        raise TypeError(
+            "data must be a tensor (N, ...), a torch Dataset (TensorDataset(x, y) for tensors that belong together) or "
+            f"an iterable of batches such as a DataLoader, got {type(data).__name__}"
+        )
+    elif batch_size is not None:
+        raise ValueError(f"batch_size does not go with data that come in batches, got {batch_size}")
+    else:
+        yield from data
+
+
+def _parts(batch: Batch, num_context: int) -> Encoded:
+    mask = None
+    if isinstance(batch, Mapping):
+        if "x" not in batch:
+            raise ValueError(f"a batch that is a mapping must have 'x', got {', '.join(map(repr, batch)) or 'nothing'}")
+        x, mask, context = batch["x"], batch.get("mask"), batch.get("context", ())
+        context = (context,) if isinstance(context, Tensor) else tuple(context)
+    elif isinstance(batch, Sequence) and batch:
+        x, context = batch[0], tuple(batch[1 : 1 + num_context])
+        if len(context) < num_context:
+            raise ValueError(f"a batch must have {num_context} elements of context after x, got {len(batch) - 1}")
+    else:
+        x, context = batch, ()
+    if not isinstance(x, Tensor) or x.dim() == 0:
+        raise TypeError(f"x of a batch must be a tensor (B, ...), got {_told(x)}")
+    return Encoded(x, context, mask)
+
+
+def _told(value: Any) -> str:
+    return "a scalar" if isinstance(value, Tensor) else type(value).__name__
