@@ -119,9 +119,9 @@ def log_likelihood(
         model: one of :mod:`iwae_fast.models`.
         x: observations (B, ...), on the device of the model; of integers too where the likelihood takes them.
             ValueError where they are outside of the likelihood's support, such as pixels from 0 to 255 for "bernoulli".
-            Or a DataLoader or another iterable of batches, each a tensor (b, ...) or a tuple whose first element is one;
-            batches are moved to the model's device, and the result is that of all batches as one tensor. A loader that
-            shuffles gives the results in its own order.
+            Or a DataLoader or another iterable of batches, each a tensor (b, ...) or a tuple whose first element is
+            one; batches are moved to the model's device, and the result is that of all batches as one tensor. A loader
+            that shuffles gives the results in its own order.
         num_samples: k >= 1; the papers use 5000.
         chunk_size: samples of each observation evaluated at once. If None it is chosen: on the CPU for the caches, on a
             GPU for large products within a part of the memory that is free, and smaller where that does not suffice.
