@@ -6,24 +6,29 @@
 Importing compiles nothing and initialises no CUDA; neither Triton nor the C++ extension is required.
 """
 
-from . import activity, backends, bounds, diagnostics, evaluate, likelihoods, models, schedules
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
-from .capture import CapturedStep
-from .functional import (
-    bernoulli_iwae_loss,
-    bernoulli_log_prob,
-    effective_sample_size,
-    gaussian_iwae_loss,
-    gaussian_log_prob,
-    iwae_loss,
-    log_mean_exp,
-    normalized_weights,
-    standard_gaussian_log_prob,
-)
-from .gradients import check_estimator, gradient_snr
-from .linear import linear_bernoulli_iwae_loss, linear_bernoulli_log_prob, linear_tanh
-from .objective import Objective
-from .sampling import sample_gaussian, standard_normal
+
+if TYPE_CHECKING:
+    from . import activity, backends, bounds, diagnostics, evaluate, likelihoods, models, schedules
+    from .capture import CapturedStep
+    from .functional import (
+        bernoulli_iwae_loss,
+        bernoulli_log_prob,
+        effective_sample_size,
+        gaussian_iwae_loss,
+        gaussian_log_prob,
+        iwae_loss,
+        log_mean_exp,
+        normalized_weights,
+        standard_gaussian_log_prob,
+    )
+    from .gradients import check_estimator, gradient_snr
+    from .linear import linear_bernoulli_iwae_loss, linear_bernoulli_log_prob, linear_tanh
+    from .objective import Objective
+    from .sampling import sample_gaussian, standard_normal
 
 __all__ = [
     "CapturedStep",
@@ -54,3 +59,47 @@ __all__ = [
     "standard_gaussian_log_prob",
     "standard_normal",
 ]
+
+_MODULES = frozenset(
+    ("activity", "autograd", "backends", "bounds", "budgets", "checks", "diagnostics", "estimators", "evaluate")
+    + ("files", "functional", "gradients", "heap", "journal", "junction", "likelihoods", "linear", "models", "modes")
+    + ("objective", "ops", "pruning", "reference", "sampling", "schedules", "seeds", "capture", "data")
+)
+"""The names that are submodules."""
+
+_HOMES = {
+    "capture": ("CapturedStep",),
+    "functional": (
+        "bernoulli_iwae_loss",
+        "bernoulli_log_prob",
+        "effective_sample_size",
+        "gaussian_iwae_loss",
+        "gaussian_log_prob",
+        "iwae_loss",
+        "log_mean_exp",
+        "normalized_weights",
+        "standard_gaussian_log_prob",
+    ),
+    "gradients": ("check_estimator", "gradient_snr"),
+    "linear": ("linear_bernoulli_iwae_loss", "linear_bernoulli_log_prob", "linear_tanh"),
+    "objective": ("Objective",),
+    "sampling": ("sample_gaussian", "standard_normal"),
+}
+"""The submodules that define the other names."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a name stands for when it is first asked for: importing torch takes seconds, which the help of the
+    command line need not wait for."""
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    for module, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,10 +7,12 @@ from typing import Any
 from .. import checks
 from ..data import ImageData
 from ..experiments.checkpoint import Checkpoint
-from ..experiments.results import OBSERVATIONS, evaluate_run
+from ..experiments.defaults import OBSERVATIONS
+from ..experiments.results import evaluate_run
 from ..experiments.runs import Run
 from ..models import LatentVariableModel
 from ..report import write_run_report
+from ..report.verdict import judge
 from .invocation import command_line
 from .progress import console, evaluation_progress
 
@@ -26,8 +28,12 @@ def evaluate_and_print(
     train_observations: int = OBSERVATIONS,
     pruned_observations: int = OBSERVATIONS,
     chunk_size: int | None = None,
+    shorter: str = "fewer with --observations, --train-observations and --active-only-observations",
 ) -> None:
-    """Evaluate on the test set (or its first ``observations``), write numbers and the report, print the likelihood."""
+    """Evaluate on the test set (or its first ``observations``), write numbers and the report, print the likelihood.
+
+    ``shorter`` says which options make a long evaluation shorter.
+    """
     checks.positive("k", k)
     if observations is not None:
         checks.positive("observations", observations)
@@ -37,7 +43,9 @@ def evaluate_and_print(
     ):
         if value < 0:
             raise ValueError(f"{name} must be at least 0, got {value}")
-    with evaluation_progress() as progress:
+    tested = len(data.test) if observations is None else min(observations, len(data.test))
+    sizes = (tested, min(train_observations, len(data.train)), min(pruned_observations, tested))
+    with evaluation_progress(k * sum(sizes), sum(sizes), k, shorter) as progress:
         result = evaluate_run(
             run,
             checkpoint,
@@ -58,12 +66,12 @@ def evaluate_and_print(
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
-    heavy = result["pareto_k_above_0.7"]
-    tails = "" if heavy is None else f", Pareto k-hat above 0.7 for {heavy:.0%}"
     lines = [
         f"test NLL {_with_error(result['nll'], result['std_error'])} nats (standard error; k = {result['k']}, "
-        f"{result['observations']} of {result['test_observations']} test images), mean ESS {result['ess']:.1f}{tails}"
+        f"{result['observations']} of {result['test_observations']} test images), mean ESS {result['ess']:.1f}"
     ]
+    if (verdict := judge(result)) is not None:
+        lines.append(f"{verdict.title[0].lower()}{verdict.title[1:]}. {verdict.text}")
     if result["train_nll"] is not None:
         error = _with_error(result["train_nll"], result["train_std_error"])
         lines.append(f"train NLL {error} nats ({result['train_observations']} training images)")

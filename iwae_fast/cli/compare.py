@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from ..experiments.comparison import Summary, compare_runs
-from ..files import write_json
-from ..report import write_comparison
-from ..report.page import duration, fixed, plain, signed
 from .invocation import command_line
-from .progress import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..experiments.comparison import Summary
 
 
 def compare(
@@ -26,6 +25,11 @@ def compare(
 
     The standard error of a difference is paired, where both runs were evaluated on the same test images.
     """
+    from ..experiments.comparison import compare_runs
+    from ..files import write_json
+    from ..report import write_comparison
+    from .progress import console
+
     if len(runs) < 2:
         raise ValueError(f"compare needs at least 2 runs, got {len(runs)}")
     summaries = compare_runs(runs)
@@ -38,6 +42,8 @@ def compare(
 
 
 def _table(summaries: Sequence[Summary]) -> Table:
+    from rich.table import Table
+
     table = Table()
     for left in ("run", "data set", "likelihood", "bound"):
         table.add_column(left, overflow="fold")
@@ -49,6 +55,8 @@ def _table(summaries: Sequence[Summary]) -> Table:
 
 
 def _cells(summary: Summary) -> list[str]:
+    from ..report.page import duration, fixed, plain, signed
+
     difference = summary.difference
     active = summary.active_units
     return [

@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from rich.table import Table
 
-from .. import backends
 from .._version import __version__
-from .progress import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def info(
@@ -24,11 +23,17 @@ def info(
     if as_json:
         print(json.dumps(content, indent=2))
     else:
+        from .progress import console
+
         console.print(_table(content))
 
 
 def collect() -> dict[str, Any]:
     """Versions, threads, devices, and :func:`iwae_fast.backends.info`."""
+    import torch
+
+    from .. import backends
+
     return {
         "iwae_fast": __version__,
         "python": platform.python_version(),
@@ -50,6 +55,10 @@ def _version(package: str) -> str | None:
 
 
 def _table(content: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    from .. import backends
+
     table = Table(show_header=False, title="iwae_fast", title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

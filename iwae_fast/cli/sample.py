@@ -7,12 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .. import checks
-from ..experiments import pictures
-from ..experiments.results import draw_samples
-from ..experiments.runs import open_run, trained_model
 from .options import Backend, Device, RunFolder
-from .progress import console
 
 
 def sample(
@@ -27,6 +22,12 @@ def sample(
     backend: Backend = None,
 ) -> None:
     """Draw images from a trained model."""
+    from .. import checks
+    from ..experiments import pictures
+    from ..experiments.results import draw_samples
+    from ..experiments.runs import open_run, trained_model
+    from .progress import console
+
     checks.positive("rows", rows)
     checks.positive("columns", columns)
     run, checkpoint = open_run(run_folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .. import checks
 from .binarized_mnist import load_binarized_mnist
 from .digits import load_digits
 from .fashion_mnist import load_fashion_mnist
@@ -34,9 +35,5 @@ def load(name: str, *, whole_numbers: bool = False) -> ImageData:
     """
     if name.endswith(FILES):
         return load_own(name, whole_numbers)
-    if name not in DATASETS:
-        raise ValueError(
-            f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or a file's path that ends in "
-            f"{' or '.join(FILES)}"
-        )
+    checks.one_of("data set", name, DATASETS, f", or a file's path that ends in {' or '.join(FILES)}")
     return DATASETS[name]()

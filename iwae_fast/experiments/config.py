@@ -16,6 +16,7 @@ from ..likelihoods import LIKELIHOODS
 from ..objective import Objective
 from ..schedules import LinearWarmup
 from ..seeds import SEED_LIMIT
+from .defaults import EVALUATION_K, OBSERVATIONS
 from .networks import NETWORKS, PRIORS, check_network
 from .protocols import PROTOCOLS, STAGES
 
@@ -44,7 +45,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 OBJECTIVE = ("bound", "k", "alpha", "order", "groups", "beta", "estimator", "budget", "chunk_size", "kl_warmup")
 
-CHANGEABLE = ("epochs", "stages", "device", "backend", "capture", *OBJECTIVE)
+CLOSING = ("eval_k", "eval_observations")
+"""The settings of the evaluation after training."""
+
+CHANGEABLE = ("epochs", "stages", "device", "backend", "capture", *OBJECTIVE, *CLOSING)
 """What may differ when a run is resumed: another objective is Burda, Grosse & Salakhutdinov's (2016) Table 2."""
 
 
@@ -104,14 +108,18 @@ class TrainConfig:
     """Force a backend by name; None chooses."""
     capture: bool = True
     """Whether steps are captured as CUDA graphs where they can be; a run's results are the same."""
+    eval_k: int = EVALUATION_K
+    """Samples per test observation in the evaluation after training; 0 leaves it out."""
+    eval_observations: int = OBSERVATIONS
+    """Test observations that the evaluation after training takes at most."""
 
     def __post_init__(self) -> None:
         _known_or_file(self.dataset)
-        _one_of("protocol", self.protocol, PROTOCOLS)
-        _one_of("network", self.network, NETWORKS)
-        _one_of("likelihood", self.likelihood, LIKELIHOODS)
-        _one_of("prior", self.prior, PRIORS)
-        _one_of("bound", self.bound, BOUNDS)
+        checks.one_of("protocol", self.protocol, PROTOCOLS)
+        checks.one_of("network", self.network, NETWORKS)
+        checks.one_of("likelihood", self.likelihood, LIKELIHOODS)
+        checks.one_of("prior", self.prior, PRIORS)
+        checks.one_of("bound", self.bound, BOUNDS)
         object.__setattr__(self, "hidden", _by_stochastic_layer(self.hidden))
         object.__setattr__(self, "latent", (self.latent,) if isinstance(self.latent, int) else tuple(self.latent))
         for name in ("epochs", "batch_size", "k"):
@@ -126,7 +134,8 @@ class TrainConfig:
             )
         for size in (size for sizes in self.hidden for size in sizes):
             checks.positive("a hidden layer's size", size)
-        for name in ("kl_warmup", "validation"):
+        checks.positive("eval_observations", self.eval_observations)
+        for name in ("kl_warmup", "validation", "eval_k"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not (self.learning_rate > 0.0 and math.isfinite(self.learning_rate)):
@@ -172,7 +181,7 @@ class TrainConfig:
         Further stochastic layers have 100-100 below them, as in Burda, Grosse & Salakhutdinov (2016).
         """
         _known_or_file(dataset)
-        _one_of("protocol", name := overrides.get("protocol", "constant"), PROTOCOLS)
+        checks.one_of("protocol", name := overrides.get("protocol", "constant"), PROTOCOLS)
         protocol = PROTOCOLS[name]
         of_protocol = {**protocol.settings, **protocol.by_dataset.get(dataset, {})}
         settings: dict[str, Any] = {**PRESETS.get(dataset, PAPER), **of_protocol, **overrides}
@@ -215,13 +224,8 @@ def usable_device(name: str, backend: str | None) -> torch.device:
 
 
 def _known_or_file(dataset: str) -> None:
-    if dataset not in DATASETS and not dataset.endswith(FILES):
-        raise ValueError(f"unknown data set {dataset!r}: choose one of {', '.join(DATASETS)}, or a file .npz or .npy")
-
-
-def _one_of(what: str, name: str, known: dict[str, Any]) -> None:
-    if name not in known:
-        raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(known)}")
+    if not dataset.endswith(FILES):
+        checks.one_of("data set", dataset, DATASETS, ", or a file .npz or .npy")
 
 
 def _by_stochastic_layer(hidden: Any) -> tuple[tuple[int, ...], ...]:

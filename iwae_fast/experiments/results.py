@@ -25,13 +25,11 @@ from ..pruning import obstacle, without_units
 from ..seeds import Purpose, derive_seed
 from . import pictures
 from .checkpoint import Checkpoint
+from .defaults import OBSERVATIONS
 from .fixed_pixels import TEST_PIXELS_SEED, fixed_test_images, fixed_training_images
 from .per_observation import PerObservation
 from .pixels import fingerprint
 from .runs import Run
-
-OBSERVATIONS = 1000
-"""How many training images, and how many test images without inactive units, an evaluation takes by default."""
 
 TRAINING_NOISE, ACTIVITY_NOISE = 1, 2
 """Indices of their seeds; that of the test likelihood has none."""
