@@ -7,6 +7,7 @@ Importing compiles nothing and initialises no CUDA; neither Triton nor the C++ e
 """
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
@@ -60,13 +61,6 @@ __all__ = [
     "standard_normal",
 ]
 
-_MODULES = frozenset(
-    ("activity", "autograd", "backends", "bounds", "budgets", "checks", "diagnostics", "estimators", "evaluate")
-    + ("files", "functional", "gradients", "heap", "journal", "junction", "likelihoods", "linear", "models", "modes")
-    + ("objective", "ops", "pruning", "reference", "sampling", "schedules", "seeds", "capture", "data")
-)
-"""The names that are submodules."""
-
 _HOMES = {
     "capture": ("CapturedStep",),
     "functional": (
@@ -85,19 +79,19 @@ _HOMES = {
     "objective": ("Objective",),
     "sampling": ("sample_gaussian", "standard_normal"),
 }
-"""The submodules that define the other names."""
+"""The submodules that define the names that are no submodules themselves."""
 
 
 def __getattr__(name: str) -> Any:
     """Import what a name stands for when it is first asked for: importing torch takes seconds, which the help of the
     command line need not wait for."""
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
     for module, names in _HOMES.items():
         if name in names:
             value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
             globals()[name] = value
             return value
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

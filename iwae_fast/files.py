@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` by way of a hidden file beside it; a crash leaves the earlier file whole."""
+    """Write ``content`` to ``path`` by way of a hidden file beside it; a crash leaves the earlier file whole.
+
+    Raises OSError naming ``path`` where it cannot be written.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -17,8 +25,21 @@ def replace_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise type(error)(f"cannot write {path}: {reason(error)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def reason(error: Exception) -> str:
+    """Return why a file cannot be read or written, for a message that names the file itself: the system's words without
+    their error number, and numpy's without the advice to unpickle what nobody should trust."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror[0].lower()}{error.strerror[1:]}"
+    if "pickle" in str(error):
+        return "it is no NumPy file, or holds Python objects, which are never loaded"
+    return str(error)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .files import replace_file
+from .files import reason, replace_file
 
 FIELDS = ("value", "std_error", "ess", "pareto_k")
 """Of a :class:`iwae_fast.evaluate.LogLikelihood`, per observation."""
@@ -41,7 +41,7 @@ class Journal:
                 subject, seed = str(file["subject"]), int(file["seed"])
                 results = np.stack([file[name] for name in FIELDS])
         except (ValueError, KeyError, OSError, BadZipFile, EOFError) as error:
-            raise ValueError(f"{self.path} is no journal of an evaluation: {error}") from error
+            raise ValueError(f"{self.path} is no journal of an evaluation: {reason(error)}") from error
         if subject != self.subject:
             raise ValueError(
                 f"{self.path} is of another evaluation (model, data or number of samples differ): delete it, or name "

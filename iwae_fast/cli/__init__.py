@@ -7,6 +7,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from ..files import reason
+
 EXTRA = ("filelock", "requests", "jinja2", "matplotlib", "pooch", "rich", "safetensors", "sklearn", "typer")
 """Top-level modules of the optional dependencies ``cli``."""
 
@@ -83,11 +85,9 @@ def _is_expected(error: Exception) -> bool:
 
 def _explain(error: Exception) -> str:
     """Return the message of an error; the system's own say what failed with which file, not an error number."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error)
+    if not isinstance(error, OSError):
+        return str(error)
+    return reason(error) if error.filename is None else f"{error.filename}: {reason(error)}"
 
 
 def _say(message: str) -> None:

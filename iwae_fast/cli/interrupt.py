@@ -19,11 +19,12 @@ class StopFlag:
     """Calling it tells whether a signal has asked to stop."""
 
     def __init__(self) -> None:
-        self.number: int | None = None
-        """The first signal that came; None as long as none did."""
+        self.set = False
+        self.number: int = signal.SIGINT
+        """The signal that came."""
 
     def __call__(self) -> bool:
-        return self.number is not None
+        return self.set
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def stop_on_signals() -> Iterator[StopFlag]:
     flag = StopFlag()
 
     def stop(number: int, restore: Callable[[], None]) -> None:
-        flag.number = number
+        flag.set, flag.number = True, number
         restore()
 
     with _handled(SIGNALS, stop):

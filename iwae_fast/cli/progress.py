@@ -135,7 +135,8 @@ def evaluation_progress(
 
         def announce(left: float) -> None:
             progress.console.print(
-                f"evaluation takes about {spoken(left)}: k = {k} samples of each of {observations} observations; {shorter}"
+                f"evaluation takes about {spoken(left)}: k = {k} samples of each of {observations} observations; "
+                f"{shorter}"
             )
 
         def remind(part: float, left: float) -> None:

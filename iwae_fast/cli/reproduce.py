@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -97,7 +96,7 @@ def reproduce(
     if failures:
         raise ValueError("; ".join(map(str, failures)))
     if stop():
-        raise Interrupted(f"interrupted, everything is saved; go on with: {command_line()}", stop.number or signal.SIGINT)
+        raise Interrupted(f"interrupted, everything is saved; go on with: {command_line()}", stop.number)
 
 
 def _chosen(entries: list[Entry], only: str | None) -> list[RunOfTable]:

@@ -214,7 +214,7 @@ def train(
     with sole_trainer(run.folder), stop_on_signals() as stop, training_progress(config.epochs) as reporter:
         done = training.train(config, run, images, resume_from=checkpoint, reporter=reporter, stop=stop)
     if not done:
-        raise Interrupted(f"interrupted, everything is saved; go on with: {command}", stop.number or signal.SIGINT)
+        raise Interrupted(f"interrupted, everything is saved; go on with: {command}", stop.number)
     try:
         _close(run, images)
     except (KeyboardInterrupt, Terminated) as error:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluate import LogLikelihood
-from ..files import replace_file
+from ..files import reason, replace_file
 
 ARRAYS = ("nll", "std_error", "ess", "pareto_k")
 
@@ -53,4 +53,4 @@ class PerObservation:
                 nll, std_error, ess, pareto_k = (file[name] for name in ARRAYS)
                 return cls(nll, std_error, ess, pareto_k, str(file["images"]))
         except (ValueError, KeyError, BadZipFile, EOFError) as error:
-            raise ValueError(f"{path} does not hold the results of an evaluation: {error}") from error
+            raise ValueError(f"{path} does not hold the results of an evaluation: {reason(error)}") from error
