@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -203,10 +203,31 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "hidden": [list(sizes) for sizes in self.hidden], "latent": list(self.latent)}
 
+    def relevant(self) -> dict[str, Any]:
+        """Return the settings that the run depends on: those of other bounds and protocols are left out."""
+        asked = _Asked(self)
+        BOUNDS[self.bound](cast(TrainConfig, asked))
+        others = {"alpha", "order", "groups", "beta"} - asked.names
+        if len(PROTOCOLS[self.protocol].factors) == 1:
+            others.add("stages")
+        return {name: value for name, value in self.to_json().items() if name not in others}
+
     def differences(self, other: TrainConfig) -> list[str]:
         """Names of the settings that make this another run than ``other``."""
         mine, others = self.to_json(), other.to_json()
         return [name for name in mine if name not in CHANGEABLE and mine[name] != others[name]]
+
+
+class _Asked:
+    """Settings that keep the names of those that were asked for."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.names: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.names.add(name)
+        return getattr(self.config, name)
 
 
 def usable_device(name: str, backend: str | None) -> torch.device:

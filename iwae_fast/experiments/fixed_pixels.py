@@ -19,6 +19,11 @@ def fixed_test_images(data: ImageData) -> Tensor:
     return shuffled(as_pixels(data.test, data.grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS))
 
 
+def fixed_test_grey_levels(data: ImageData) -> Tensor:
+    """Return the test set (M, D) in the same order, with the grey levels that those pixels are drawn from."""
+    return shuffled(data.test)
+
+
 def fixed_training_images(data: ImageData, validation: int) -> Tensor:
     """The training set by the same rule, without those that a run held out."""
     train, _ = split(data, validation)

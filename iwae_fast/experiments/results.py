@@ -23,15 +23,16 @@ from ..files import replace_file, write_json
 from ..models import DenseVAE, LatentVariableModel
 from ..pruning import obstacle, without_units
 from ..seeds import Purpose, derive_seed
-from . import pictures
+from . import machine, pictures
 from .checkpoint import Checkpoint
+from .decomposition import decompose
 from .defaults import OBSERVATIONS
 from .fixed_pixels import TEST_PIXELS_SEED, fixed_test_images, fixed_training_images
 from .per_observation import PerObservation
 from .pixels import fingerprint
 from .runs import Run
 
-TRAINING_NOISE, ACTIVITY_NOISE = 1, 2
+TRAINING_NOISE, ACTIVITY_NOISE, DECOMPOSITION_NOISE = 1, 2, 3
 """Indices of their seeds; that of the test likelihood has none."""
 
 Progress = Callable[[str, int], Callable[[int], None]]
@@ -94,6 +95,8 @@ def evaluate_run(
     }
     if k < FEWEST_SAMPLES:
         left_out["pareto_k"] = f"a tail can be fitted to {FEWEST_SAMPLES} samples or more, and k is {k}"
+    parts = decompose(model, x, derive_seed(checkpoint.config.seed, Purpose.EVALUATION, DECOMPOSITION_NOISE))
+    content |= {"reconstruction": parts.reconstruction, "divergence": parts.divergence}
     content |= _training(estimates, checkpoint, model, data, train_observations, left_out)
     found = _activity(checkpoint, model, x, left_out)
     content |= _activity_numbers(found)
@@ -109,6 +112,9 @@ def evaluate_run(
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": machine.processor(),
+        "threads": torch.get_num_threads(),
+        "commit": machine.commit(),
     }
     PerObservation.of(test, fingerprint(x)).save(run.per_observation)
     write_json(run.evaluation, content)
@@ -218,7 +224,7 @@ def _active_units_only(
 
 def draw_loss_curve(run: Run, checkpoint: Checkpoint) -> None:
     """Write ``loss-curve.png`` from ``metrics.csv``."""
-    replace_file(run.loss_curve, pictures.loss_curve(run, checkpoint.config))
+    replace_file(run.loss_curve, pictures.loss_curve(run, checkpoint.config, checkpoint.image_shape))
 
 
 def draw_reconstructions(run: Run, model: LatentVariableModel, data: ImageData) -> None:
