@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import checks
 from ..data import ImageData
+from ..experiments import pictures
 from ..experiments.checkpoint import Checkpoint
 from ..experiments.defaults import OBSERVATIONS
 from ..experiments.results import evaluate_run
@@ -45,6 +46,7 @@ def evaluate_and_print(
             raise ValueError(f"{name} must be at least 0, got {value}")
     tested = len(data.test) if observations is None else min(observations, len(data.test))
     sizes = (tested, min(train_observations, len(data.train)), min(pruned_observations, tested))
+    thing = pictures.thing(data.image_shape)
     with evaluation_progress(k * sum(sizes), sum(sizes), k, shorter) as progress:
         result = evaluate_run(
             run,
@@ -56,25 +58,25 @@ def evaluate_and_print(
             train_observations=train_observations,
             pruned_observations=pruned_observations,
             chunk_size=chunk_size,
-            progress=progress,
+            progress=lambda name, pairs: progress(name.replace("image", thing), pairs),
             command=command_line(),
         )
     write_run_report(run, checkpoint, model, data)
-    for line in _lines(result):
+    for line in _lines(result, thing):
         console.print(line)
     console.print(f"report {run.report}")
 
 
-def _lines(result: dict[str, Any]) -> list[str]:
+def _lines(result: dict[str, Any], thing: str) -> list[str]:
     lines = [
         f"test NLL {_with_error(result['nll'], result['std_error'])} nats (standard error; k = {result['k']}, "
-        f"{result['observations']} of {result['test_observations']} test images), mean ESS {result['ess']:.1f}"
+        f"{result['observations']} of {result['test_observations']} test {thing}s), mean ESS {result['ess']:.1f}"
     ]
     if (verdict := judge(result)) is not None:
         lines.append(f"{verdict.title[0].lower()}{verdict.title[1:]}. {verdict.text}")
     if result["train_nll"] is not None:
         error = _with_error(result["train_nll"], result["train_std_error"])
-        lines.append(f"train NLL {error} nats ({result['train_observations']} training images)")
+        lines.append(f"train NLL {error} nats ({result['train_observations']} training {thing}s)")
     if result["active_units"] is not None:
         layers = zip(result["active_units"], result["units"], strict=True)
         lines.append("active units " + ", ".join(f"{active} of {size}" for active, size in layers))

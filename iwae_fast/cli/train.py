@@ -267,7 +267,9 @@ def _close(run: Run, images: ImageData) -> None:
             shorter="fewer with --eval-observations, none with --eval-k 0",
         )
         if few < len(images.test):
-            console.print(f"of all {len(images.test)} test images: iwae-fast evaluate {shlex.quote(str(run.folder))}")
+            console.print(
+                f"for all {len(images.test)} of the test set: iwae-fast evaluate {shlex.quote(str(run.folder))}"
+            )
 
 
 def _sizes(name: str, text: str, example: str) -> tuple[int, ...]:

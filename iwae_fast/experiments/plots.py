@@ -141,7 +141,7 @@ def _bound(axes: Axes, rows: Sequence[EpochMetrics], thing: str, theme: Theme, *
     if validated:
         axes.legend(frameon=False, fontsize=9, labelcolor=theme.ink, loc="upper left")
     if not by_time:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        _count_epochs(axes, rows)
     _label(
         axes, "Bound by training time" if by_time else "Bound", unit if by_time else "epoch", f"nats per {thing}", theme
     )
@@ -153,8 +153,14 @@ def _size(axes: Axes, rows: Sequence[EpochMetrics], k: int, theme: Theme) -> Non
     sizes = [row.ess for row in rows]
     _Line([row.epoch for row in rows], sizes, color=theme.second).draw(axes)
     axes.set_ylim(0.0, 1.08 * max(sizes, default=1.0))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    _count_epochs(axes, rows)
     _label(axes, f"Effective sample size (of k = {k})", "epoch", "samples", theme)
+
+
+def _count_epochs(axes: Axes, rows: Sequence[EpochMetrics]) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    if len(rows) == 1:
+        axes.set_xlim(rows[0].epoch - 0.5, rows[0].epoch + 0.5)
 
 
 def _focus(axes: Axes, series: Sequence[_Line], things: str, theme: Theme) -> None:
@@ -171,7 +177,7 @@ def _focus(axes: Axes, series: Sequence[_Line], things: str, theme: Theme) -> No
     if high - values.min() <= FLAT * (high - low):
         return
     axes.set_ylim(low - 0.5 * (high - low), high + 0.06 * (high - low))  # the inset is below the curves
-    hidden = int((values < axes.get_ylim()[0]).sum())
+    hidden = len({x for line in series for x, y in zip(line.x, line.y, strict=True) if y < axes.get_ylim()[0]})
     inset = axes.inset_axes((0.5, 0.1, 0.47, 0.34))
     for line in series:
         inset.plot(line.x, line.y, color=line.color, linewidth=1.1)

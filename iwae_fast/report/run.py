@@ -147,12 +147,16 @@ def _pictures(
     results: PerObservation,
 ) -> list[Figure]:
     seed = checkpoint.config.seed
-    pixels = "Pixels are drawn from the grey levels, once for all runs. " if data.grey_levels else ""
+    pixels = (
+        "From the top: grey levels, the pixels drawn from them once for all runs, and"
+        if data.grey_levels
+        else ("Test images above")
+    )
     figures = [
         Figure.drawn(
             lambda theme: pictures.reconstructions(model, data, theme),
             "Reconstructions",
-            f"Test images above the mean of p(x | z) at the posterior mean of z. {pixels}",
+            f"{pixels} the mean of p(x | z) at the posterior mean of z.",
         ),
         Figure.drawn(
             lambda theme: pictures.worst(model, data, torch.from_numpy(results.nll), theme),
