@@ -122,7 +122,8 @@ def test_evaluation_says_how_to_make_it_shorter(capsys: pytest.CaptureFixture, m
             advance(100)
             now[0] += 1.0
     assert capsys.readouterr().out == (
-        "evaluation takes about 60 seconds: k = 100 samples of each of 60 observations; fewer with --eval-observations\n"
+        "evaluation takes about 60 seconds: k = 100 samples of each of 60 observations; "
+        "fewer with --eval-observations\n"
     )
 
 
@@ -136,8 +137,6 @@ def test_spoken() -> None:
 def test_errors_of_files_are_one_line_without_numbers(here: Command, tmp_path: Path) -> None:
     assert here("train", *SMALL, "--epochs", 1, "--eval-k", 3, "-o", "run")[0] == 0
     Path("text.npy").write_text("1 2 3\n")
-    Path("odd").mkdir()
-    Path("odd/config.json").mkdir()
     Path("torn").mkdir()
     for name in ("config.json", "metrics.csv", "checkpoint.safetensors", "evaluation.json"):
         Path("torn", name).write_bytes(Path("run", name).read_bytes())

@@ -26,6 +26,8 @@ GAP = 0.12
 """Between images of a grid, in image widths."""
 THUMBNAIL = 0.055
 """The size of an image in a plane, in parts of its axes."""
+PLANE_PIXELS = 800
+"""The side of the picture that these images are in."""
 BINS = 40
 BIN_DECADES, BINS_A_SIDE = 0.25, 40
 """Of the histogram of variances: the width of a bin, and how many there can be on each side of the threshold."""
@@ -200,25 +202,38 @@ def plane(
     theme: Theme = LIGHT,
 ) -> bytes:
     """Draw points (M, 2) of a plane as dots, and where they do not overlap the images (M, height, width) of them."""
-    figure = Figure(figsize=(7.0, 6.4), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(7.0, 6.4))
+    axes = figure.add_axes((0.1, 0.08, 0.88, 0.9))
     axes.scatter(points[:, 0], points[:, 1], s=9, color=theme.first, alpha=0.6, linewidths=0)
     span = np.maximum(np.ptp(points, axis=0), 1e-12)
-    placed: list[NDArray[np.floating]] = []
-    shown = (
-        [] if images is None else [(point / span, point, image) for point, image in zip(points, images, strict=True)]
-    )
-    for where, point, image in shown:
-        if all(np.abs(where - other).max() > THUMBNAIL for other in placed):
-            placed.append(where)
-            half = 0.47 * THUMBNAIL * span
-            (left, bottom), (right, top) = point - half, point + half
-            axes.imshow(image, cmap=theme.shades, vmin=0.0, extent=(left, right, bottom, top), aspect="auto", zorder=2)
     low, high = points.min(0) - 0.05 * span, points.max(0) + 0.05 * span
+    if images is not None:
+        canvas = _thumbnails((points - low) / (high - low), images, theme)
+        axes.imshow(canvas, extent=(low[0], high[0], low[1], high[1]), aspect="auto", zorder=2)
     axes.set_xlim(float(low[0]), float(high[0]))
     axes.set_ylim(float(low[1]), float(high[1]))
     _label(axes, "", *labels, theme)
     return _png(figure, theme)
+
+
+def _thumbnails(where: NDArray[np.floating], images: NDArray[np.floating], theme: Theme) -> NDArray[np.floating]:
+    """Return a square picture (side, side, RGBA), transparent but for the images that do not cover earlier ones, each
+    centered where it is in the unit square, whose second axis points up."""
+    stride = math.ceil(max(images.shape[1:]) / (2 * PLANE_PIXELS * THUMBNAIL))  # of images that are larger than that
+    images = images[:, ::stride, ::stride]
+    height, width = images.shape[1:]
+    scale = max(1, round(PLANE_PIXELS * THUMBNAIL / max(height, width)))
+    high, wide = height * scale, width * scale
+    free = np.ones((PLANE_PIXELS, PLANE_PIXELS), dtype=bool)
+    canvas = np.zeros((PLANE_PIXELS, PLANE_PIXELS, 4))
+    for (across, up), image in zip(where, images, strict=True):
+        top = min(max(round((1.0 - up) * PLANE_PIXELS - high / 2), 0), PLANE_PIXELS - high)
+        left = min(max(round(across * PLANE_PIXELS - wide / 2), 0), PLANE_PIXELS - wide)
+        place = slice(top, top + high), slice(left, left + wide)
+        if free[place].all():
+            free[place] = False
+            canvas[place] = theme.shades(np.clip(image, 0.0, 1.0).repeat(scale, axis=0).repeat(scale, axis=1))
+    return canvas
 
 
 def activity_histogram(layers: Sequence[NDArray[np.floating]], threshold: float, theme: Theme = LIGHT) -> bytes:
@@ -238,6 +253,9 @@ def activity_histogram(layers: Sequence[NDArray[np.floating]], threshold: float,
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    if count == 1:  # whose layout need not be computed, which takes as long as drawing
+        figure = Figure(figsize=(5.6, 3.0))
+        return figure, [figure.add_axes((0.14, 0.16, 0.84, 0.74))]
     figure = Figure(figsize=(max(5.6, 4.5 * count), 3.0), layout="constrained")
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
