@@ -216,4 +216,16 @@ def extensions() -> list[Extension]:
     ]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtension})
+def index_page(readme: str) -> str:
+    """Return the README for a package index, where only addresses of the web lead anywhere: without pictures, and with
+    the plain text of links to files and headings."""
+    without_pictures = re.sub(r"!\[[^\]]*\]\([^)]*\)\n*", "", readme)
+    return re.sub(r"\[([^\]]+)\]\((?!https?://)[^)]*\)", r"\1", without_pictures)
+
+
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildExtension},
+    long_description=index_page(Path("README.md").read_text(encoding="utf-8")),
+    long_description_content_type="text/markdown",
+)

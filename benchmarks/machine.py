@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import iwae_fast as iw
+from iwae_fast.experiments.machine import processor
 
 
 def conditions(device: torch.device) -> dict[str, Any]:
@@ -32,14 +32,3 @@ def version(package: str) -> str:
     """Of a provider's package; the two that may run from a folder know theirs."""
     own = {"torch": torch.__version__, "iwae_fast": iw.__version__}
     return own.get(package) or importlib.metadata.version(package)
-
-
-def processor() -> str:
-    """The processor's own name for itself, with its family, where Linux tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    entries = dict(line.split(":", 1) for line in lines if ":" in line)
-    entries = {key.strip(): value.strip() for key, value in entries.items()}
-    return f"{entries.get('model name', platform.machine())} family {entries.get('cpu family', '?')}"

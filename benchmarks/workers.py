@@ -32,7 +32,7 @@ class Worker:
     """The driver's end of a worker. It ends with the driver, however that ends."""
 
     def __init__(self, threads: int) -> None:
-        context = multiprocessing.get_context(START_METHOD)
+        context: Any = multiprocessing.get_context(START_METHOD)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, threads), daemon=True)
         self._process.start()

@@ -10,6 +10,7 @@ from torch import nn
 
 import iwae_fast as iw
 from iwae_fast.data import load
+from iwae_fast.experiments.fixed_pixels import fixed_test_images
 
 encoder = nn.Sequential(nn.Linear(64, 100), nn.Tanh(), nn.Linear(100, 24))  # logits of q(z = 1 | x)
 decoder = nn.Sequential(nn.Linear(24, 100), nn.Tanh(), nn.Linear(100, 64))  # logits of the pixels
@@ -27,5 +28,5 @@ for epoch in range(epochs):
         optimizer.step()
     print(f"epoch {epoch + 1}: bound {-loss.item():.2f} nats")
 
-nll = -iw.evaluate.log_likelihood(model, images.test.round(), num_samples=500).mean
+nll = -iw.evaluate.log_likelihood(model, fixed_test_images(images), num_samples=500).mean
 print(f"test NLL {nll:.2f} nats")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -152,6 +153,22 @@ def not_negative(name: str, value: Any) -> int:
     if value < 0:
         raise ValueError(f"{name} must be at least 0, got {value}")
     return value
+
+
+def one_of(what: str, name: str, known: Collection[str], besides: str = "") -> str:
+    """Check that a name is a known one and return it; the error suggests the nearest, and may name what else is taken
+    ``besides``."""
+    if name in known:
+        return name
+    near = nearest(name, known)
+    suggestion = f"{near} " if near else ""
+    raise ValueError(f"unknown {what} {name!r}: {suggestion}choose one of {', '.join(known)}{besides}")
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return the question whether the known name was meant that is spelled most alike; empty where none is."""
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def reduction(reduction: Any) -> None:

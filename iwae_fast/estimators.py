@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import checks
 from .bounds import IWAE, Bound, Coefficients
 from .bounds.leave_one_out import log_rest, log_sum_exp
 from .models.base import Density, LatentVariableModel
@@ -121,7 +122,8 @@ def value_and_scales(
 def check(name: str, bound: Bound, num_samples: int, weighs_divergence: bool) -> Estimator:
     """The estimator of this name; ValueError where there is none, or where it does not suit the rest."""
     if name not in ESTIMATORS:
-        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {name!r}")
+        near = checks.nearest(str(name), ESTIMATORS)
+        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {name!r}{near and ': '}{near}")
     estimator = ESTIMATORS[name]
     if estimator.only_iwae and type(bound) is not IWAE:
         raise ValueError(f"estimator {name!r} is made of IWAE's weights: it does not suit {bound!r}")

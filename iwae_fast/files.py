@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,13 @@ from typing import Any
 def replace_file(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` by way of a hidden file beside it; a crash leaves the earlier file whole.
 
-    Of several that write the same file at a time one is the last, and the file is the whole of what that one wrote.
+    Of several processes that write the same file at a time one is the last, and the file is the whole of what that one
+    wrote. Raises OSError naming ``path`` where it cannot be written.
     """
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -22,8 +28,21 @@ def replace_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise type(error)(f"cannot write {path}: {reason(error)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def reason(error: Exception) -> str:
+    """Return why a file cannot be read or written, for a message that names the file itself: the system's words without
+    their error number, and numpy's without the advice to unpickle what nobody should trust."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror[0].lower()}{error.strerror[1:]}"
+    if "pickle" in str(error):
+        return "it is no NumPy file, or holds Python objects, which are never loaded"
+    return str(error)
 
 
 def remove_leftovers(path: Path) -> None:

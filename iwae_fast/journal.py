@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import replace_file
+from .files import reason, replace_file
 from .models import LatentVariableModel
 from .observations import Chunk
 
@@ -68,7 +68,7 @@ class Journal:
                 self.chunks, self.ends = file["chunks"].tolist(), file["ends"].tolist()
                 self.results = np.stack([file[name] for name in FIELDS])
         except (ValueError, KeyError, OSError, BadZipFile, EOFError) as error:
-            raise ValueError(f"{self.path} is no journal of an evaluation: {error}") from error
+            raise ValueError(f"{self.path} is no journal of an evaluation: {reason(error)}") from error
         if subject != self.subject:
             raise self._another("the model's parameters, the number of samples or observation_offset")
 

@@ -254,7 +254,7 @@ def test_info_table(here):
         (("train", "--backend", "nonsense"), "nonsense"),
         (("train", "--device", "tpu"), "unknown device 'tpu'"),
         (("train", "--device", "cuda:99"), "device 'cuda:99' is not there"),
-        (("train", "--eval-k", "-1"), "eval-k must be at least 0"),
+        (("train", "--eval-k", "-1"), "eval_k must be at least 0, got -1"),
         (("train", "--speed", "9"), "No such option: --speed"),
         (("train", "--alpha", "0.3"), "--alpha is an option of bound vr-iwae: bound 'iwae' has none"),
         (("train", "--bound", "elbo", "--order", "1"), "--order is an option of bound jvi: bound 'elbo'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,50 @@ def test_loading_a_run_names_the_extra_that_is_missing() -> None:
         "ImportError: load_run reads what the command line wrote, and safetensors is not installed: "
         "pip install 'iwae_fast[cli]'"
     )
+
+
+def test_importing_the_package_waits_for_torch_until_a_name_is_asked_for() -> None:
+    result = run(
+        "import sys, iwae_fast as iw\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert iw.__version__ and 'iwae_loss' in dir(iw)\n"
+        "assert iw.evaluate.log_likelihood and iw.pruning.without_units and iw.iwae_loss is iw.functional.iwae_loss\n"
+        "assert not hasattr(iw, 'no_such_name') and not hasattr(iw, '_no_such_name')\n"
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_type_checkers_see_the_names_that_are_imported_late() -> None:
+    import iwae_fast as iw
+
+    declared = next(node for node in ast.parse(Path(iw.__file__).read_text()).body if isinstance(node, ast.If))
+    imported = {
+        alias.name: statement.module
+        for statement in declared.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    homes = {name: module for module, names in iw._HOMES.items() for name in names}
+    assert {name: module for name, module in imported.items() if module is not None} == homes
+    assert set(imported) | {"__version__"} == set(iw.__all__)
+
+
+def test_every_module_can_be_the_first_to_be_imported() -> None:
+    """No module counts on another one having been imported, each in a process that has torch and nothing of ours."""
+    pytest.importorskip("typer")
+    code = (
+        "import importlib, os, sys, pathlib, torch\n"
+        f"root = pathlib.Path({str(Path(__file__).parents[1] / 'iwae_fast')!r})\n"
+        "failed = []\n"
+        "for package in sorted(root.glob('*')):\n"
+        "    if package.suffix not in ('', '.py') or package.name.startswith('_'):\n"
+        "        continue\n"
+        "    if (child := os.fork()) == 0:\n"
+        "        importlib.import_module('iwae_fast.' + package.stem)\n"
+        "        os._exit(0)\n"
+        "    if os.waitpid(child, 0)[1]:\n"
+        "        failed.append(package.stem)\n"
+        "sys.exit(', '.join(failed) or None)\n"
+    )
+    result = run(code)
+    assert result.returncode == 0, result.stderr

@@ -25,8 +25,17 @@ from iwae_fast.pruning import without_units
 from iwae_fast.report import render, write_run_report
 from iwae_fast.report.page import Figure, duration, fixed, percent, plain, signed
 
-SECTIONS = ["likelihood", "active-units", "importance-weights", "training", "pictures", "settings", "provenance"]
-VOID = {"meta", "img", "br", "link", "hr"}
+SECTIONS = [
+    "likelihood",
+    "active-units",
+    "importance-weights",
+    "training",
+    "model",
+    "pictures",
+    "settings",
+    "provenance",
+]
+VOID = {"meta", "img", "source", "br", "link", "hr"}
 K = 25
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -36,7 +45,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.ids, self.images, self.attributes, self.text = [], [], [], [], ""
+        self.open, self.ids, self.images, self.dark, self.attributes, self.text = [], [], [], [], [], ""
         self.feed(text)
         self.close()
         assert not self.open
@@ -47,6 +56,8 @@ class Page(HTMLParser):
         assert tag not in ("script", "link", "iframe", "object")
         if "id" in attributes:
             self.ids.append(attributes["id"])
+        if tag == "source":
+            self.dark.append(attributes)
         if tag == "img":
             self.images.append(attributes)
         if tag not in VOID:
@@ -61,6 +72,8 @@ class Page(HTMLParser):
 
 def assert_self_contained(page, text):
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in page.images)
+    assert all(each["srcset"].startswith("data:image/png;base64,") for each in page.dark)
+    assert all(each["media"] == "(prefers-color-scheme: dark)" for each in page.dark)
     assert not [name for name, _ in page.attributes if name == "href" or name.startswith("on")]
     for outside in ("http:", "https:", "url(", "@import"):
         assert outside not in text
@@ -270,7 +283,7 @@ def test_report(whole):
     text = run.report.read_text()
     page = Page(text)
     assert page.ids == SECTIONS
-    assert len(page.images) == 7
+    assert len(page.images) == len(page.dark) == 11
     assert_self_contained(page, text)
     found = read(run.evaluation)
     assert f"{found['nll']:.3f}" in page.text
@@ -287,7 +300,7 @@ def test_report_of_data_that_are_no_images(tmp_path):
     run, checkpoint, model = evaluated(tmp_path / "run", data, k=1)
     page = Page(run.report.read_text())
     assert page.ids == SECTIONS
-    assert len(page.images) == 3
+    assert len(page.images) == 6
     assert "the data are no images" in page.text
     assert "a tail can be fitted to 21 samples or more, and k is 1" in page.text
     assert "nats per observation" in page.text

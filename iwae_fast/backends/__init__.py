@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import checks
 from . import cpu, cuda, triton
 from .errors import BackendError
 from .marshal import refusal
@@ -65,9 +66,7 @@ def choose(forced: str | None, tensors: tuple[Tensor | None, ...], axes: int = 0
 
 
 def _known(name: str) -> str:
-    if name not in NATIVE and name != REFERENCE:
-        raise ValueError(f"unknown backend {name!r}: choose one of {', '.join((*NATIVE, REFERENCE))}")
-    return name
+    return checks.one_of("backend", name, (*NATIVE, REFERENCE))
 
 
 def _wrong_device(name: str, tensors: tuple[Tensor | None, ...]) -> str | None:

@@ -1,31 +1,54 @@
-"""The command line, ``iwae-fast`` or ``python -m iwae_fast``. Importing this imports nothing that the library does not
-need, and without the ``cli`` extra ``info`` is served all the same."""
+"""The command line, ``iwae-fast`` or ``python -m iwae_fast``. Importing this imports neither torch nor what the library
+does not need, and without the ``cli`` extra ``info`` is served all the same."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+
+from ..files import reason
 
 EXTRA = ("filelock", "requests", "jinja2", "matplotlib", "pooch", "rich", "safetensors", "sklearn", "typer")
 """Top-level modules of the optional dependencies ``cli``."""
 
 DEBUG = "IWAE_FAST_DEBUG"
-INTERRUPTED = 130
+SIGNALED = 128
+"""A process that a signal ended exits with this and the signal's number, as shells have it."""
+INTERRUPTED = SIGNALED + signal.SIGINT
 USAGE = 2
 
 
 class Interrupted(Exception):  # noqa: N818
-    """A command was asked to stop and has; the message says how to go on."""
+    """A command was asked to stop by a signal and has stopped; the message says how to go on."""
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP came where nothing else waits for it, as KeyboardInterrupt is for SIGINT."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("terminated")
+        self.number = number
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``iwae-fast`` with these arguments (those of the process if None); always raises SystemExit."""
+    from .interrupt import raise_on_termination
+
     try:
-        code = _run(arguments)
-    except (KeyboardInterrupt, Interrupted) as error:
-        _say(str(error) or "interrupted")
+        with raise_on_termination():
+            code = _run(arguments)
+    except KeyboardInterrupt:
+        _say("interrupted")
         code = INTERRUPTED
+    except (Interrupted, Terminated) as error:
+        _say(str(error))
+        code = SIGNALED + error.number
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in EXTRA:
             raise
@@ -39,20 +62,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    from .app import run_app
+
+    try:
+        return run_app(arguments)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        if os.environ.get(DEBUG) or not _is_expected(error):
+            raise
+        _say(f"error: {' '.join(_explain(error).split())}")
+        return USAGE
+
+
+def _is_expected(error: Exception) -> bool:
+    """Return whether the error is about what the user gave or has, so that its message is all that helps."""
+    if isinstance(error, ValueError | TypeError | OSError):
+        return True
+    # Imported only where an error asks for it: these import torch.
     from ..backends import BackendError
     from ..data import DataError
     from ..experiments.checkpoint import CheckpointError
     from ..experiments.training import TrainingError
-    from .app import run_app
 
-    expected = (BackendError, CheckpointError, DataError, TrainingError, ValueError, TypeError, OSError)
-    try:
-        return run_app(arguments)
-    except expected as error:
-        if os.environ.get(DEBUG):
-            raise
-        _say(f"error: {' '.join(str(error).split())}")
-        return USAGE
+    return isinstance(error, BackendError | CheckpointError | DataError | TrainingError)
+
+
+def _explain(error: Exception) -> str:
+    """Return the message of an error; the system's own say what failed with which file, not an error number."""
+    if not isinstance(error, OSError):
+        return str(error)
+    return reason(error) if error.filename is None else f"{error.filename}: {reason(error)}"
 
 
 def _say(message: str) -> None:

@@ -6,14 +6,17 @@ from typing import Any
 
 from .. import checks
 from ..data import ImageData
+from ..experiments import pictures
 from ..experiments.checkpoint import Checkpoint
+from ..experiments.defaults import OBSERVATIONS
 from ..experiments.evaluations import all_evaluations, best_evaluation
 from ..experiments.other_rows import evaluate_other
 from ..experiments.position import Position
-from ..experiments.results import OBSERVATIONS, evaluate_run
+from ..experiments.results import evaluate_run
 from ..experiments.runs import Run, sole_evaluator
 from ..models import LatentVariableModel
 from ..report import write_run_report
+from ..report.verdict import judge
 from .invocation import command_line
 from .progress import console, evaluation_progress
 
@@ -30,10 +33,12 @@ def evaluate_and_print(
     pruned_observations: int = OBSERVATIONS,
     chunk_size: int | None = None,
     wait: bool = False,
+    shorter: str = "fewer with --observations, --train-observations and --active-only-observations",
 ) -> None:
     """Evaluate on the test set (or its first ``observations``), write numbers and the report, print the likelihood.
 
-    ValueError where another process evaluates the run, unless this one shall ``wait`` for it.
+    ``shorter`` says which options make a long evaluation shorter. Raises ValueError where another process evaluates the
+    run, unless this one shall ``wait`` for it.
     """
     _check(k, observations)
     for name, value in (
@@ -42,7 +47,13 @@ def evaluate_and_print(
     ):
         if value < 0:
             raise ValueError(f"{name} must be at least 0, got {value}")
-    with sole_evaluator(run.folder, wait), evaluation_progress() as progress:
+    tested = len(data.test) if observations is None else min(observations, len(data.test))
+    sizes = (tested, min(train_observations, len(data.train)), min(pruned_observations, tested))
+    thing = pictures.thing(data.image_shape)
+    with (
+        sole_evaluator(run.folder, wait),
+        evaluation_progress(k * sum(sizes), sum(sizes), k, shorter) as progress,
+    ):
         console.print(f"evaluating {Position.of(checkpoint, data).describe()}")
         result = evaluate_run(
             run,
@@ -54,12 +65,12 @@ def evaluate_and_print(
             train_observations=train_observations,
             pruned_observations=pruned_observations,
             chunk_size=chunk_size,
-            progress=progress,
+            progress=lambda name, pairs: progress(name.replace("image", thing), pairs),
             command=command_line(),
         )
         write_run_report(run, checkpoint, model, data)
         best = best_evaluation(all_evaluations(run))
-    for line in _lines(result):
+    for line in _lines(result, thing):
         console.print(line)
     shown = ""
     if best is not None and best.content["evaluated_at"] != result["evaluated_at"]:
@@ -80,7 +91,11 @@ def evaluate_other_and_print(
 ) -> None:
     """Evaluate a run on other data than its own, and say where the numbers of each row are."""
     _check(k, observations)
-    with sole_evaluator(run.folder), evaluation_progress() as progress:
+    tested = len(data.test) if observations is None else min(observations, len(data.test))
+    with (
+        sole_evaluator(run.folder),
+        evaluation_progress(k * tested, tested, k, "fewer with --observations") as progress,
+    ):
         result, rows = evaluate_other(
             run,
             checkpoint,
@@ -106,16 +121,16 @@ def _check(k: int, observations: int | None) -> None:
         checks.positive("observations", observations)
 
 
-def _lines(result: dict[str, Any]) -> list[str]:
-    heavy, undefined = result["pareto_k_above_0.7"], result["pareto_k_undefined"]
-    tails = "" if heavy is None else f", Pareto k-hat above 0.7 for {heavy:.0%}, undefined for {undefined}"
+def _lines(result: dict[str, Any], thing: str) -> list[str]:
     lines = [
         f"test NLL {_with_error(result['nll'], result['std_error'])} nats (standard error; k = {result['k']}, "
-        f"{result['observations']} of {result['test_observations']} test images), mean ESS {result['ess']:.1f}{tails}"
+        f"{result['observations']} of {result['test_observations']} test {thing}s), mean ESS {result['ess']:.1f}"
     ]
+    if (verdict := judge(result)) is not None:
+        lines.append(f"{verdict.title[0].lower()}{verdict.title[1:]}. {verdict.text}")
     if result["train_nll"] is not None:
         error = _with_error(result["train_nll"], result["train_std_error"])
-        lines.append(f"train NLL {error} nats ({result['train_observations']} training images)")
+        lines.append(f"train NLL {error} nats ({result['train_observations']} training {thing}s)")
     if result["active_units"] is not None:
         layers = zip(result["active_units"], result["units"], strict=True)
         lines.append("active units " + ", ".join(f"{active} of {size}" for active, size in layers))

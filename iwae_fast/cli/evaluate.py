@@ -6,16 +6,13 @@ from typing import Annotated
 
 import typer
 
-from ..experiments.results import OBSERVATIONS
-from ..experiments.run_data import find_data
-from ..experiments.runs import open_run, trained_model
-from .closing import evaluate_and_print, evaluate_other_and_print
+from ..experiments.defaults import EVALUATION_K, OBSERVATIONS
 from .options import Backend, ChunkSize, Device, RunFolder
 
 
 def evaluate(
     run_folder: RunFolder,
-    k: Annotated[int, typer.Option("--k", "-k", help="Samples of each image.")] = 5000,
+    k: Annotated[int, typer.Option("--k", "-k", help="Samples of each image.")] = EVALUATION_K,
     observations: Annotated[
         int | None, typer.Option(help="Only so many test images, always the same choice.", show_default="all")
     ] = None,
@@ -40,6 +37,10 @@ def evaluate(
     Earlier evaluations are kept; evaluation.json and report.html are of the best. An evaluation that was interrupted
     goes on where it stopped when called again.
     """
+    from ..experiments.run_data import find_data
+    from ..experiments.runs import open_run, trained_model
+    from .closing import evaluate_and_print, evaluate_other_and_print
+
     run, checkpoint = open_run(run_folder)
     model = trained_model(checkpoint, device, backend)
     found = find_data(checkpoint, run.checkpoint, data)

@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
+from . import choices
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="the run's")]
-Backend = Annotated[str | None, typer.Option(help="Force a backend; see `iwae-fast info`.", show_default="the run's")]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="Force a backend; see `iwae-fast info`.",
+        show_default="the run's",
+        autocompletion=choices.completing(choices.BACKENDS),
+    ),
+]
 ChunkSize = Annotated[
     int | None, typer.Option(help="Samples evaluated at once: a matter of memory.", show_default="automatic")
 ]

@@ -1,4 +1,7 @@
-"""How training and evaluation show their progress: a live bar on a terminal, plain lines elsewhere."""
+"""How training and evaluation show their progress: a live bar on a terminal, plain lines elsewhere.
+
+Both say how long it will take as soon as the first part of the work was measured.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -18,8 +22,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..experiments.metrics import EpochMetrics
 from ..experiments.reporter import Live, Reporter
+from .forecast import Forecast, spoken
+
+if TYPE_CHECKING:
+    from ..experiments.metrics import EpochMetrics
 
 WIDTH_OF_A_FILE = 160
 
@@ -32,24 +39,37 @@ console = Console(
 
 
 class PlainReporter(Reporter):
-    """One line an epoch, for logs."""
+    """Prints one line an epoch, for logs, and says how long training will take."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
+        self.forecast = Forecast(0, self._announce, self._remind)
+
+    def started(self, step: int, total_steps: int) -> None:
+        self.forecast.total = total_steps
+        self.forecast.reach(step)
 
     def decided(self, how: str) -> None:
-        print(f"steps {how}", flush=True)
+        _line(f"steps {how}")
+
+    def progressed(self, live: Live) -> None:
+        self.forecast.reach(live.step)
 
     def epoch_ended(self, row: EpochMetrics) -> None:
-        print(
+        _line(
             f"epoch {row.epoch}/{self.epochs}: bound {row.bound:.3f} nats, ess {row.ess:.2f}, "
-            f"{row.steps_per_second:.1f} steps/s",
-            flush=True,
+            f"{row.steps_per_second:.1f} steps/s"
         )
+
+    def _announce(self, left: float) -> None:
+        _line(f"training takes about {spoken(left)}: {self.epochs} epochs, {self.forecast.total} steps")
+
+    def _remind(self, part: float, left: float) -> None:
+        _line(f"training {part:.0%}, about {spoken(left)} left")
 
 
 class BarReporter(Reporter):
-    """A live bar over the steps of the run."""
+    """Shows a live bar over the steps of the run, with the time that is left."""
 
     def __init__(self, progress: Progress, epochs: int) -> None:
         self.progress = progress
@@ -75,7 +95,7 @@ class BarReporter(Reporter):
 
 @contextmanager
 def training_progress(epochs: int) -> Iterator[Reporter]:
-    """A reporter that fits where standard output goes."""
+    """Yield a reporter that fits where standard output goes."""
     if not console.is_terminal:
         yield PlainReporter(epochs)
         return
@@ -91,9 +111,18 @@ def training_progress(epochs: int) -> Iterator[Reporter]:
 
 
 @contextmanager
-def evaluation_progress() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
-    """A function that begins a bar, from a name and a number of (sample, observation) pairs, and returns a function to
-    call with the number just evaluated."""
+def evaluation_progress(
+    pairs: int, observations: int, k: int, shorter: str
+) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
+    """Yield a function that begins a bar, from a name and a number of (sample, observation) pairs, and returns a
+    function to call with the number just evaluated.
+
+    Args:
+        pairs: how many there are at most, under all names together.
+        observations: how many observations they are of.
+        k: samples per observation.
+        shorter: how to make it shorter, which the announcement of a long evaluation ends with.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -104,8 +133,29 @@ def evaluation_progress() -> Iterator[Callable[[str, int], Callable[[int], None]
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
 
+        def announce(left: float) -> None:
+            progress.console.print(
+                f"evaluation takes about {spoken(left)}: k = {k} samples of each of {observations} observations; "
+                f"{shorter}"
+            )
+
+        def remind(part: float, left: float) -> None:
+            _line(f"evaluation {part:.0%}, about {spoken(left)} left")
+
+        forecast = Forecast(pairs, announce, None if console.is_terminal else remind)
+
         def begin(name: str, pairs: int) -> Callable[[int], None]:
             task = progress.add_task(name, total=pairs)
-            return lambda done: progress.advance(task, done)
+
+            def advance(done: int) -> None:
+                progress.advance(task, done)
+                forecast.add(done)
+
+            return advance
 
         yield begin
+
+
+def _line(text: str) -> None:
+    """Print a line of a log, at once."""
+    print(text, flush=True)

@@ -5,30 +5,38 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table as Printed
 
-from .. import checks
-from ..experiments.protocols import STAGES
-from ..files import write_json
-from ..report.page import duration, fixed, signed
-from ..reproduce.outcome import Outcome, content, outcome
-from ..reproduce.page import write_page
-from ..reproduce.runner import Runner, evaluation_of
-from ..reproduce.scales import SCALES
-from ..reproduce.tables import TABLES, Entry, RunOfTable
-from . import Interrupted
+from . import Interrupted, choices
 from .interrupt import stop_on_signals
 from .invocation import command_line
 from .options import Device
-from .progress import console
+
+if TYPE_CHECKING:
+    from rich.table import Table as Printed
+
+    from ..reproduce.outcome import Outcome
+    from ..reproduce.tables import Entry, RunOfTable
 
 
 def reproduce(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help=f"{', '.join(TABLES)}.")],
-    scale: Annotated[str, typer.Option(help=f"{', '.join(SCALES)}: how much of it is run.")] = "small",
+    table: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE",
+            help=f"{', '.join(choices.TABLES)}.",
+            autocompletion=choices.completing(choices.TABLES),
+        ),
+    ],
+    scale: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(choices.SCALES)}: how much of it is run.",
+            autocompletion=choices.completing(choices.SCALES),
+        ),
+    ] = "small",
     stages: Annotated[int | None, typer.Option(help="Stages, 1 to 8.", show_default="the scale's")] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Epochs of tables without stages.", show_default="the scale's")
@@ -49,9 +57,18 @@ def reproduce(
 
     Runs that are done are kept, and what was interrupted goes on when called again.
     """
+    from .. import checks
+    from ..experiments.protocols import STAGES
+    from ..files import write_json
+    from ..reproduce.outcome import content, outcome
+    from ..reproduce.page import write_page
+    from ..reproduce.runner import Runner, evaluation_of
+    from ..reproduce.scales import SCALES
+    from ..reproduce.tables import TABLES
+    from .progress import console
+
     for what, name, known in (("table", table, TABLES), ("scale", scale, SCALES)):
-        if name not in known:
-            raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(known)}")
+        checks.one_of(what, name, known)
     if checks.positive("jobs", jobs) > 1 and device is not None and ":" in device:
         raise ValueError(f"with several jobs the GPUs are taken in turn: device must be cpu or cuda, got {device!r}")
     chosen = SCALES[scale]
@@ -83,7 +100,7 @@ def reproduce(
     if failures:
         raise ValueError("; ".join(map(str, failures)))
     if stop():
-        raise Interrupted(f"interrupted, everything is saved; go on with: {command_line()}")
+        raise Interrupted(f"interrupted, everything is saved; go on with: {command_line()}", stop.number)
 
 
 def _chosen(entries: list[Entry], only: str | None) -> list[RunOfTable]:
@@ -98,6 +115,10 @@ def _chosen(entries: list[Entry], only: str | None) -> list[RunOfTable]:
 
 
 def _printed(title: str, outcomes: list[Outcome]) -> Printed:
+    from rich.table import Table as Printed
+
+    from ..report.page import duration, fixed, signed
+
     printed = Printed(title=title, title_justify="left")
     printed.add_column("")
     for right in ("test NLL", "active", "published", "active", "difference", "paired gain", "training"):

@@ -7,13 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .. import checks
-from ..experiments import pictures
-from ..experiments.results import draw_samples
-from ..experiments.runs import open_run, trained_model
 from .options import Backend, Device, RunFolder
-from .progress import console
-from .unused import check_suffix
 
 
 def sample(
@@ -28,13 +22,22 @@ def sample(
     backend: Backend = None,
 ) -> None:
     """Draw images from a trained model."""
+    from .. import checks
+    from ..experiments import pictures
+    from ..experiments.results import draw_samples
+    from ..experiments.runs import open_run, trained_model
+    from .progress import console
+    from .unused import check_suffix
+
     checks.positive("rows", rows)
     checks.positive("columns", columns)
     if output is not None:
         check_suffix("--output", output, ".png")
     run, checkpoint = open_run(run_folder)
     if not pictures.are_images(checkpoint.image_shape):
-        raise ValueError(f"{run_folder} is of {checkpoint.config.dataset}, which are no images: nothing can be drawn")
+        raise ValueError(
+            f"{checkpoint.config.dataset} is not an image data set, so samples of {run_folder} cannot be drawn as pictures"
+        )
     model = trained_model(checkpoint, device, backend)
     path = output or run.samples
     draw_samples(path, checkpoint, model, rows, columns, checkpoint.config.seed if seed is None else seed)

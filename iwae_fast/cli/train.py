@@ -3,53 +3,45 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import checks, data
-from ..experiments import training
-from ..experiments.checkpoint import Checkpoint
-from ..experiments.config import CHANGEABLE, TrainConfig, usable_device
-from ..experiments.networks import NETWORKS, PRIORS
-from ..experiments.protocols import PROTOCOLS, passes
-from ..experiments.results import draw_loss_curve, draw_reconstructions, draw_samples
-from ..experiments.run_data import load_own_data, stored_name
-from ..experiments.runs import (
-    Run,
-    check_empty,
-    check_is_run,
-    continue_elsewhere,
-    create_run,
-    default_folder,
-    open_run,
-    sole_trainer,
-    trained_model,
-)
-from ..likelihoods import LIKELIHOODS
-from . import Interrupted
-from .closing import evaluate_and_print
+from ..experiments.defaults import EVALUATION_K, OBSERVATIONS
+from . import Interrupted, Terminated, choices
 from .interrupt import stop_on_signals
-from .progress import console, training_progress
-from .unused import check_training
+
+if TYPE_CHECKING:
+    from ..data import ImageData
+    from ..experiments.checkpoint import Checkpoint
+    from ..experiments.config import TrainConfig
+    from ..experiments.runs import Run
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 6, 12
 PRESET = "fits the data set"
 
 
+def _one_of(names: tuple[str, ...], default: str, explained: str = "{names}.") -> Any:
+    """Return an option that takes one of the names, with its help and completion."""
+    return typer.Option(
+        help=explained.format(names=", ".join(names)),
+        show_default=default,
+        autocompletion=choices.completing(names),
+    )
+
+
 def train(
-    dataset: Annotated[str | None, typer.Option(help=f"{', '.join(data.DATASETS)}.", show_default="digits")] = None,
+    dataset: Annotated[str | None, _one_of(choices.DATASETS, "digits")] = None,
     data_file: Annotated[
         Path | None,
         typer.Option("--data", help="Data of your own in place of a data set, .npz or .npy.", show_default=False),
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(
-            help=f"How a paper trained, for what is not said here: {', '.join(PROTOCOLS)}.", show_default="constant"
-        ),
+        _one_of(choices.PROTOCOLS, "constant", "How a paper trained, for what is not said here: {names}."),
     ] = None,
     stages: Annotated[
         int | None,
@@ -60,26 +52,22 @@ def train(
     ] = None,
     network: Annotated[
         str | None,
-        typer.Option(
-            help=f"{', '.join(NETWORKS)} (random weights, everywhere or in the encoder).", show_default="dense"
-        ),
+        _one_of(choices.NETWORKS, "dense", "{names} (random weights, everywhere or in the encoder)."),
     ] = None,
-    likelihood: Annotated[str | None, typer.Option(help=f"{', '.join(LIKELIHOODS)}.", show_default="bernoulli")] = None,
-    prior: Annotated[str | None, typer.Option(help=f"{', '.join(PRIORS)}.", show_default="standard")] = None,
-    bound: Annotated[
-        str | None,
-        typer.Option(help="iwae, elbo, vr-iwae, jvi, miwae, piwae, ciwae, tvo, cubo or sumo.", show_default="iwae"),
-    ] = None,
+    likelihood: Annotated[str | None, _one_of(choices.LIKELIHOODS, "bernoulli")] = None,
+    prior: Annotated[str | None, _one_of(choices.PRIORS, "standard")] = None,
+    bound: Annotated[str | None, _one_of(choices.BOUNDS, "iwae")] = None,
     alpha: Annotated[float | None, typer.Option(help="Of vr-iwae.", show_default="0.5")] = None,
     order: Annotated[int | None, typer.Option(help="Of jvi.", show_default="1")] = None,
     groups: Annotated[int | None, typer.Option(help="Of miwae and piwae; divides k.", show_default="5")] = None,
     beta: Annotated[float | None, typer.Option(help="Of ciwae.", show_default="0.5")] = None,
     estimator: Annotated[
         str | None,
-        typer.Option(
-            help="reparameterized, stl or dreg; with iwae also aisle-kl, aisle-chi2, rws, rws-dreg or vimco; "
+        _one_of(
+            choices.ESTIMATORS,
+            "reparameterized",
+            "reparameterized, stl or dreg; with iwae also aisle-kl, aisle-chi2, rws, rws-dreg or vimco; "
             "with several latent layers also gdreg.",
-            show_default="reparameterized",
         ),
     ] = None,
     budget: Annotated[
@@ -113,7 +101,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Same seed, same run.", show_default="0")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cpu")] = None,
     backend: Annotated[
-        str | None, typer.Option(help="Force a backend; see `iwae-fast info`.", show_default="automatic")
+        str | None, _one_of(choices.BACKENDS, "automatic", "Force a backend; see `iwae-fast info`.")
     ] = None,
     capture: Annotated[
         bool | None,
@@ -144,15 +132,40 @@ def train(
         ),
     ] = None,
     eval_k: Annotated[
-        int, typer.Option(help="Samples of each test image in the closing evaluation; 0 leaves it out.")
-    ] = 5000,
+        int | None,
+        typer.Option(
+            help="Samples of each test image in the evaluation after training; 0 leaves it out.",
+            show_default=str(EVALUATION_K),
+        ),
+    ] = None,
+    eval_observations: Annotated[
+        int | None,
+        typer.Option(
+            help="At most so many test images in the evaluation after training; `iwae-fast evaluate` takes all.",
+            show_default=str(OBSERVATIONS),
+        ),
+    ] = None,
 ) -> None:
     """Train an autoencoder, evaluate it on the test set and draw pictures.
 
     Ctrl-C stops after a whole step with everything saved.
     """
-    if eval_k < 0:
-        raise ValueError(f"eval-k must be at least 0, got {eval_k}")
+    from .. import checks
+    from ..experiments import training
+    from ..experiments.config import TrainConfig, usable_device
+    from ..experiments.protocols import passes
+    from ..experiments.run_data import stored_name
+    from ..experiments.runs import (
+        check_empty,
+        check_is_run,
+        continue_elsewhere,
+        create_run,
+        default_folder,
+        sole_trainer,
+    )
+    from .progress import console
+    from .unused import check_training
+
     if data_file is not None and dataset is not None:
         raise ValueError("--data is in place of --dataset: give one")
     named = dataset if data_file is None else str(data_file)
@@ -183,6 +196,8 @@ def train(
         "device": device,
         "backend": backend,
         "capture": capture,
+        "eval_k": eval_k,
+        "eval_observations": eval_observations,
     }
     given = {name: value for name, value in settings.items() if value is not None}
     named_settings = set(given)
@@ -195,7 +210,7 @@ def train(
         folder = check_is_run(resume).folder
         with sole_trainer(folder):  # before anything is read: a run that another process changes is not read half
             run, checkpoint, config, images = _reopen(folder, given, named_settings)
-            _train(run, config, images, checkpoint, eval_k)
+            _train(run, config, images, checkpoint)
         return
     if start_from is None:
         earlier, checkpoint = None, None
@@ -212,27 +227,37 @@ def train(
     with sole_trainer(folder):
         run = create_run(folder, config) if earlier is None else continue_elsewhere(earlier, folder, config)
         console.print(f"training in {run.folder}")
-        _train(run, config, images, checkpoint, eval_k)
+        _train(run, config, images, checkpoint)
 
 
-def _train(run: Run, config: TrainConfig, images: data.ImageData, checkpoint: Checkpoint | None, eval_k: int) -> None:
+def _train(run: Run, config: TrainConfig, images: ImageData, checkpoint: Checkpoint | None) -> None:
     """Train to the end, evaluate and draw, as the sole trainer of the run."""
+    from ..experiments import training
+    from .progress import console, training_progress
+
     command = f"iwae-fast train --resume {shlex.quote(str(run.folder))}"
     with stop_on_signals() as stop, training_progress(config.epochs) as reporter:
         done = training.train(config, run, images, resume_from=checkpoint, reporter=reporter, stop=stop)
     if not done:
-        raise Interrupted(f"interrupted, everything is saved; go on with: {command}")
+        raise Interrupted(f"interrupted, everything is saved; go on with: {command}", stop.number)
     try:
-        _close(run, images, eval_k)
-    except KeyboardInterrupt:
-        raise Interrupted(f"training is done but its evaluation is not; go on with: {command}") from None
+        _close(run, config, images)
+    except (KeyboardInterrupt, Terminated) as error:
+        message = f"training is done but its evaluation is not; go on with: {command}"
+        raise Interrupted(message, error.number if isinstance(error, Terminated) else signal.SIGINT) from None
     console.print(f"run folder {run.folder}")
 
 
 def _reopen(
     folder: Path, given: dict[str, Any], named_settings: set[str]
-) -> tuple[Run, Checkpoint, TrainConfig, data.ImageData]:
+) -> tuple[Run, Checkpoint, TrainConfig, ImageData]:
     """Open an earlier run with changed settings, where they may change, and with its data; nothing is written."""
+    from ..experiments import training
+    from ..experiments.config import CHANGEABLE, usable_device
+    from ..experiments.run_data import load_own_data
+    from ..experiments.runs import open_run
+    from .unused import check_training
+
     run, checkpoint = open_run(folder)
     earlier = checkpoint.config
     config = replace(earlier, **given)
@@ -248,15 +273,36 @@ def _reopen(
     return run, checkpoint, config, images
 
 
-def _close(run: Run, images: data.ImageData, eval_k: int) -> None:
-    """Pictures and evaluation, from what is on disk."""
+def _close(run: Run, config: TrainConfig, images: ImageData) -> None:
+    """Draw the pictures and evaluate, from what is on disk."""
+    from ..experiments.results import draw_loss_curve, draw_reconstructions, draw_samples
+    from ..experiments.runs import open_run, trained_model
+    from .closing import evaluate_and_print
+    from .progress import console
+
     _, checkpoint = open_run(run.folder)
     model = trained_model(checkpoint)
     draw_loss_curve(run, checkpoint)
     draw_reconstructions(run, model, images)
     draw_samples(run.samples, checkpoint, model, SAMPLE_ROWS, SAMPLE_COLUMNS, checkpoint.config.seed)
-    if eval_k:
-        evaluate_and_print(run, checkpoint, model, images, k=eval_k, wait=True)
+    if config.eval_k:
+        few = config.eval_observations
+        evaluate_and_print(
+            run,
+            checkpoint,
+            model,
+            images,
+            k=config.eval_k,
+            observations=few,
+            train_observations=min(few, OBSERVATIONS),
+            pruned_observations=min(few, OBSERVATIONS),
+            wait=True,
+            shorter="fewer with --eval-observations, none with --eval-k 0",
+        )
+        if few < len(images.test):
+            console.print(
+                f"for all {len(images.test)} of the test set: iwae-fast evaluate {shlex.quote(str(run.folder))}"
+            )
 
 
 def _sizes(name: str, text: str, example: str) -> tuple[int, ...]:

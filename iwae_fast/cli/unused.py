@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..experiments.config import TrainConfig
-from ..experiments.protocols import PROTOCOLS
+if TYPE_CHECKING:
+    from ..experiments.config import TrainConfig
 
 BOUNDS_OF = {"alpha": ("vr-iwae",), "order": ("jvi",), "groups": ("miwae", "piwae"), "beta": ("ciwae",)}
 """The bounds that an option of a bound belongs to."""
 
 
 def check_training(given: Collection[str], config: TrainConfig) -> None:
-    """ValueError where one of the given settings has no effect on the run that the others make."""
+    """Raise ValueError where one of the given settings has no effect on the run that the others make."""
+    from ..experiments.protocols import PROTOCOLS
+
     for name, owners in BOUNDS_OF.items():
         if name in given and config.bound not in owners:
             raise ValueError(f"--{name} is an option of bound {' and '.join(owners)}: bound {config.bound!r} has none")
@@ -29,6 +32,6 @@ def check_training(given: Collection[str], config: TrainConfig) -> None:
 
 
 def check_suffix(option: str, path: Path, *suffixes: str) -> None:
-    """ValueError where the name of a file says that it holds something else than what the option writes."""
+    """Raise ValueError where the name of a file says that it holds something else than what the option writes."""
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{option} must end in {' or '.join(suffixes)}, which is what it writes, got {str(path)!r}")

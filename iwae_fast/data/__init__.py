@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from .. import checks
 from .binarized_mnist import load_binarized_mnist
 from .digits import load_digits
 from .fashion_mnist import load_fashion_mnist
@@ -46,11 +47,7 @@ def load(name: str, *, whole_numbers: bool = False, as_stored: bool = False, uns
     if name.endswith(FILES):
         found = load_own(name, whole_numbers, unsplit)
         return found if as_stored else _in_memory(found)
-    if name not in DATASETS:
-        raise ValueError(
-            f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or a file's path that ends in "
-            f"{' or '.join(FILES)}"
-        )
+    checks.one_of("data set", name, DATASETS, f", or a file's path that ends in {' or '.join(FILES)}")
     return DATASETS[name]()
 
 

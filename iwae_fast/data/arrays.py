@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import reason
 from .images import DataError
 
 MAPPED_FROM = 1 << 26
@@ -51,7 +52,7 @@ def read_arrays(path: Path, names: tuple[str, ...] | None = None, *, mapped: boo
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged or holds no plain arrays: {error}") from error
+        raise DataError(f"{path} is damaged or holds no plain arrays: {reason(error)}") from error
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # any other file in the archive comes as bytes
             raise DataError(f"{path} has {name!r}, which is no array")

@@ -3,5 +3,6 @@
 ``config.py`` (settings), ``protocols.py``, ``optimizers.py`` and ``networks.py`` say what is trained; ``training.py``
 trains it, by ``steps.py``, with ``pixels.py``, ``validation.py`` and ``metrics.py``, and ``checkpoint.py`` and
 ``runs.py`` keep it; ``results.py`` evaluates it, on ``fixed_pixels.py``, into ``per_observation.py`` too;
-``comparison.py``, ``pictures.py`` and ``plots.py`` show it. The library outside of this needs torch and numpy alone.
+``comparison.py``, ``decomposition.py``, ``architecture.py``, ``machine.py``, ``pictures.py``, ``plots.py`` and
+``themes.py`` show it. The library outside of this needs torch and numpy alone.
 """

@@ -12,7 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 from .._version import __version__
-from ..files import replace_file
+from ..files import reason, replace_file
 from .config import TrainConfig
 from .segments import Segment
 
@@ -93,7 +93,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             # Cloned out of the file's mapping: the file may be replaced while the tensors are in use.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {reason(error)}") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no {FORMAT} file: its format is {metadata.get('format')!r}")
     try:

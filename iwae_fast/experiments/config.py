@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -17,6 +17,7 @@ from ..likelihoods import LIKELIHOODS
 from ..objective import Objective
 from ..schedules import LinearWarmup
 from ..seeds import SEED_LIMIT
+from .defaults import EVALUATION_K, OBSERVATIONS
 from .networks import NETWORKS, PRIORS, check_network
 from .protocols import PROTOCOLS, STAGES
 
@@ -45,7 +46,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 OBJECTIVE = ("bound", "k", "alpha", "order", "groups", "beta", "estimator", "budget", "chunk_size", "kl_warmup")
 
-CHANGEABLE = ("epochs", "stages", "device", "backend", "capture", *OBJECTIVE)
+CLOSING = ("eval_k", "eval_observations")
+"""The settings of the evaluation after training."""
+
+CHANGEABLE = ("epochs", "stages", "device", "backend", "capture", *OBJECTIVE, *CLOSING)
 """What may differ when a run is resumed: another objective is Burda, Grosse & Salakhutdinov's (2016) Table 2."""
 
 
@@ -105,14 +109,18 @@ class TrainConfig:
     """Force a backend by name; None chooses."""
     capture: bool = True
     """Whether steps are captured as CUDA graphs where they can be; a run's results are the same."""
+    eval_k: int = EVALUATION_K
+    """Samples per test observation in the evaluation after training; 0 leaves it out."""
+    eval_observations: int = OBSERVATIONS
+    """Test observations that the evaluation after training takes at most."""
 
     def __post_init__(self) -> None:
         _known_or_file(self.dataset)
-        _one_of("protocol", self.protocol, PROTOCOLS)
-        _one_of("network", self.network, NETWORKS)
-        _one_of("likelihood", self.likelihood, LIKELIHOODS)
-        _one_of("prior", self.prior, PRIORS)
-        _one_of("bound", self.bound, BOUNDS)
+        checks.one_of("protocol", self.protocol, PROTOCOLS)
+        checks.one_of("network", self.network, NETWORKS)
+        checks.one_of("likelihood", self.likelihood, LIKELIHOODS)
+        checks.one_of("prior", self.prior, PRIORS)
+        checks.one_of("bound", self.bound, BOUNDS)
         object.__setattr__(self, "hidden", _by_stochastic_layer(self.hidden))
         object.__setattr__(self, "latent", (self.latent,) if isinstance(self.latent, int) else tuple(self.latent))
         for name in ("epochs", "batch_size", "k"):
@@ -127,7 +135,8 @@ class TrainConfig:
             )
         for size in (size for sizes in self.hidden for size in sizes):
             checks.positive("a hidden layer's size", size)
-        for name in ("kl_warmup", "validation"):
+        checks.positive("eval_observations", self.eval_observations)
+        for name in ("kl_warmup", "validation", "eval_k"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not (self.learning_rate > 0.0 and math.isfinite(self.learning_rate)):
@@ -182,7 +191,7 @@ class TrainConfig:
         Further stochastic layers have 100-100 below them, as in Burda, Grosse & Salakhutdinov (2016).
         """
         _known_or_file(dataset)
-        _one_of("protocol", name := overrides.get("protocol", "constant"), PROTOCOLS)
+        checks.one_of("protocol", name := overrides.get("protocol", "constant"), PROTOCOLS)
         protocol = PROTOCOLS[name]
         of_protocol = {**protocol.settings, **protocol.by_dataset.get(dataset, {})}
         settings: dict[str, Any] = {**PRESETS.get(dataset, PAPER), **of_protocol, **overrides}
@@ -204,6 +213,15 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "hidden": [list(sizes) for sizes in self.hidden], "latent": list(self.latent)}
 
+    def relevant(self) -> dict[str, Any]:
+        """Return the settings that the run depends on: those of other bounds and protocols are left out."""
+        asked = _Asked(self)
+        BOUNDS[self.bound](cast(TrainConfig, asked))
+        others = {"alpha", "order", "groups", "beta"} - asked.names
+        if len(PROTOCOLS[self.protocol].factors) == 1:
+            others.add("stages")
+        return {name: value for name, value in self.to_json().items() if name not in others}
+
     def differences(self, other: TrainConfig) -> list[str]:
         """Name the settings that make this another run than ``other``.
 
@@ -213,6 +231,18 @@ class TrainConfig:
         if self.dataset.endswith(FILES) and other.dataset.endswith(FILES):
             mine["dataset"] = others["dataset"]
         return [name for name in mine if name not in CHANGEABLE and mine[name] != others[name]]
+
+
+class _Asked:
+    """Settings that keep the names of those that were asked for."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.names: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.names.add(name)
+        return getattr(self.config, name)
 
 
 def usable_device(name: str, backend: str | None) -> torch.device:
@@ -230,13 +260,8 @@ def usable_device(name: str, backend: str | None) -> torch.device:
 
 
 def _known_or_file(dataset: str) -> None:
-    if dataset not in DATASETS and not dataset.endswith(FILES):
-        raise ValueError(f"unknown data set {dataset!r}: choose one of {', '.join(DATASETS)}, or a file .npz or .npy")
-
-
-def _one_of(what: str, name: str, known: dict[str, Any]) -> None:
-    if name not in known:
-        raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(known)}")
+    if not dataset.endswith(FILES):
+        checks.one_of("data set", dataset, DATASETS, ", or a file .npz or .npy")
 
 
 def _by_stochastic_layer(hidden: Any) -> tuple[tuple[int, ...], ...]:

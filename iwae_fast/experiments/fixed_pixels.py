@@ -23,6 +23,11 @@ def fixed_test_images(data: ImageData, observations: int | None = None) -> Tenso
     return _first(data.test, observations, data.grey_levels)
 
 
+def fixed_test_grey_levels(data: ImageData) -> Tensor:
+    """Return the test set (M, D) in the same order, with the grey levels that those pixels are drawn from."""
+    return data.test[subset_order(len(data.test))]
+
+
 def fixed_training_images(data: ImageData, validation: int, observations: int | None = None) -> Tensor:
     """Draw the training set by the same rule, without the observations that a run held out."""
     train, _ = split(data, validation)

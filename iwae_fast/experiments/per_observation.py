@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..evaluate import LogLikelihood
-from ..files import replace_file
+from ..files import reason, replace_file
 
 ARRAYS = ("nll", "std_error", "ess", "pareto_k")
 
@@ -59,4 +59,4 @@ class PerObservation:
                 rows = file["rows"] if "rows" in file else None  # noqa: SIM401 - no dict
                 return cls(nll, std_error, ess, pareto_k, str(file["images"]), rows)
         except (ValueError, KeyError, BadZipFile, EOFError) as error:
-            raise ValueError(f"{path} does not hold the results of an evaluation: {error}") from error
+            raise ValueError(f"{path} does not hold the results of an evaluation: {reason(error)}") from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from .metrics import EpochMetrics, Means
+if TYPE_CHECKING:
+    from .metrics import EpochMetrics, Means
 
 
 class Live(NamedTuple):

@@ -24,8 +24,10 @@ from ..files import replace_file
 from ..models import DenseVAE, LatentVariableModel
 from ..pruning import obstacle, without_units
 from ..seeds import Purpose, derive_seed
-from . import pictures
+from . import machine, pictures
 from .checkpoint import Checkpoint
+from .decomposition import decompose
+from .defaults import OBSERVATIONS
 from .evaluations import keep_evaluation
 from .fixed_pixels import TEST_PIXELS_SEED, fixed_test_images, fixed_training_images
 from .per_observation import PerObservation
@@ -34,10 +36,7 @@ from .position import Position
 from .run_data import check_own
 from .runs import Run
 
-OBSERVATIONS = 1000
-"""How many training images, and how many test images without inactive units, an evaluation takes by default."""
-
-TRAINING_NOISE, ACTIVITY_NOISE = 1, 2
+TRAINING_NOISE, ACTIVITY_NOISE, DECOMPOSITION_NOISE = 1, 2, 3
 """Indices of their seeds; that of the test likelihood has none."""
 
 Progress = Callable[[str, int], Callable[[int], None]]
@@ -109,6 +108,8 @@ def evaluate_run(
     }
     if k < FEWEST_SAMPLES:
         left_out["pareto_k"] = f"a tail can be fitted to {FEWEST_SAMPLES} samples or more, and k is {k}"
+    parts = decompose(model, x, derive_seed(checkpoint.config.seed, Purpose.EVALUATION, DECOMPOSITION_NOISE))
+    content |= {"reconstruction": parts.reconstruction, "divergence": parts.divergence}
     content |= _training(estimates, checkpoint, model, data, train_observations, left_out)
     found = _activity(checkpoint, model, x, left_out)
     content |= _activity_numbers(found)
@@ -132,6 +133,9 @@ def provenance(model: LatentVariableModel, x: Tensor, started: float, command: s
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": machine.processor(),
+        "threads": torch.get_num_threads(),
+        "commit": machine.commit(),
     }
 
 
@@ -237,7 +241,8 @@ def _active_units_only(
 
 def draw_loss_curve(run: Run, checkpoint: Checkpoint) -> None:
     """Write ``loss-curve.png`` from ``metrics.csv``."""
-    replace_file(run.loss_curve, pictures.loss_curve(run, checkpoint.config, checkpoint.segments))
+    content = pictures.loss_curve(run, checkpoint.config, checkpoint.image_shape, checkpoint.segments)
+    replace_file(run.loss_curve, content)
 
 
 def draw_reconstructions(run: Run, model: LatentVariableModel, data: ImageData) -> None:

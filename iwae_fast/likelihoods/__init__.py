@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from .. import checks
 from .base import Likelihood
 from .bernoulli import Bernoulli, LinearLayer
 from .categorical import Categorical
@@ -52,5 +53,6 @@ def as_likelihood(likelihood: str | Likelihood) -> Likelihood:
             f"likelihood must be a name or an iwae_fast.likelihoods.Likelihood, got {type(likelihood).__name__}"
         )
     if likelihood not in LIKELIHOODS:
-        raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}")
+        near = checks.nearest(likelihood, LIKELIHOODS)
+        raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}{near and ': '}{near}")
     return LIKELIHOODS[likelihood]()

@@ -8,6 +8,7 @@ error. The filters of this module write numbers with a fixed number of digits, a
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import jinja2
 
 from .._version import __version__
+from ..experiments.themes import DARK, LIGHT, Theme
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -29,11 +31,27 @@ class Figure:
     title: str
     """What it shows, in a few words; also for those who cannot see it."""
     caption: str = ""
+    dark: bytes | None = None
+    """The picture for a dark page; None where the other one serves there too."""
+
+    @classmethod
+    def drawn(cls, draw: Callable[[Theme], bytes], title: str, caption: str = "") -> Figure:
+        """Make a figure from a function that draws the picture in the colors of a theme."""
+        return cls(draw(LIGHT), title, caption, draw(DARK))
 
     @property
     def uri(self) -> str:
         """The picture itself, as a data URI."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+        return _uri(self.png)
+
+    @property
+    def dark_uri(self) -> str | None:
+        """The picture for a dark page, as a data URI."""
+        return None if self.dark is None else _uri(self.dark)
+
+
+def _uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def render(template: str, **context: Any) -> str:

@@ -71,8 +71,8 @@ def _curves(dataset: str, done: Sequence[_Done]) -> Figure:
     runs: dict[str, list[EpochMetrics]] = {
         f"{each.entry.column.split(', ')[-1]}, {each.entry.row}": read_metrics(each.run.metrics) for each in done
     }
-    return Figure(
-        plots.bounds_by_epoch(runs, DATASETS[dataset]),
+    return Figure.drawn(
+        lambda theme: plots.bounds_by_epoch(runs, DATASETS[dataset], theme),
         f"Training bounds on {DATASETS[dataset]}",
         "Mean over each epoch of what the run maximises: another bound for each k, so that only the likelihoods of the "
         "table can be compared.",
@@ -91,8 +91,8 @@ def _reconstructions(dataset: str, done: Sequence[_Done], data: ImageData) -> li
         models[label] = trained_model(checkpoint)
     shown = {} if len(columns) == 1 else {label: each.entry.row for label, each in labelled.items()}
     return [
-        Figure(
-            pictures.side_by_side(models, data),
+        Figure.drawn(
+            lambda theme: pictures.side_by_side(models, data, theme),
             f"Reconstructions of {DATASETS[dataset]} test images",
             "The mean of p(x | z) at the posterior mean of z. "
             + "; ".join(f"{column}: {row}" for column, row in shown.items()),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..experiments.config import TrainConfig
+from ..experiments.config import CLOSING, TrainConfig
 from ..experiments.evaluations import Evaluation, all_evaluations
 from ..experiments.runs import Run, sole_trainer
 from ..files import read_json
@@ -24,7 +24,7 @@ POLL_SECONDS = 0.2
 INTERRUPTED = 130
 COMMAND = ("-m", "iwae_fast.cli")
 UNEVALUATED = ("--eval-k", "0")
-FREE = ("device", "backend", "capture", "chunk_size")
+FREE = ("device", "backend", "capture", "chunk_size", *CLOSING)
 """Settings that do not make another run of it."""
 
 

@@ -1,0 +1,33 @@
+"""The names that options take, for help and completion.
+
+What they stand for is defined beside torch, which takes seconds to import: these are copies, which a test compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+DATASETS = ("digits", "mnist", "binarized-mnist", "omniglot", "fashion-mnist")
+PROTOCOLS = ("constant", "paper", "code", "dd2434", "iwaer")
+NETWORKS = ("dense", "iwaer", "iwaer-rec")
+LIKELIHOODS = (
+    "bernoulli",
+    "continuous-bernoulli",
+    "gaussian",
+    "gaussian-fixed",
+    "gaussian-learned",
+    "negative-binomial",
+    "zero-inflated-negative-binomial",
+    "categorical",
+)
+PRIORS = ("standard", "mixture", "vamp")
+BOUNDS = ("iwae", "elbo", "vr-iwae", "jvi", "miwae", "piwae", "ciwae", "tvo", "cubo", "sumo")
+ESTIMATORS = ("reparameterized", "stl", "dreg", "gdreg", "aisle-kl", "aisle-chi2", "rws", "rws-dreg", "vimco")
+BACKENDS = ("cpu", "cuda", "triton", "reference")
+TABLES = ("burda-table-1", "burda-table-2", "burda-table-3", "dd2434-table-1", "iwaer-table-1", "digits")
+SCALES = ("smoke", "small", "medium", "full")
+
+
+def completing(names: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """Return what completes the beginning of one of the names on the command line."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]

@@ -1,0 +1,33 @@
+"""The colors of pictures, for a light page and a dark one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colors as matplotlib takes them; pages have the same in their style sheet."""
+
+    name: str
+    paper: str
+    ink: str
+    quiet: str
+    grid: str
+    first: str
+    """The color of what a picture is about, and of the first of several lines."""
+    second: str
+    """The color of what it is compared with."""
+    full: str
+    """The color of an image's largest value; its zeros have that of the paper."""
+
+    @property
+    def shades(self) -> Colormap:
+        """The colors of images, from 0 to the largest value."""
+        return LinearSegmentedColormap.from_list(self.name, [self.paper, self.full])
+
+
+LIGHT = Theme("light", "#ffffff", "#1f2328", "#646c76", "#e3e6ea", "#2563a8", "#d9722b", "#111418")
+DARK = Theme("dark", "#15181c", "#e4e7ea", "#9aa3ad", "#31373f", "#7db4ee", "#f0a26a", "#f2f4f6")
