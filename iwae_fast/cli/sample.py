@@ -36,7 +36,7 @@ def sample(
     run, checkpoint = open_run(run_folder)
     if not pictures.are_images(checkpoint.image_shape):
         raise ValueError(
-            f"{checkpoint.config.dataset} is not an image data set, so samples of {run_folder} cannot be drawn as pictures"
+            f"{checkpoint.config.dataset} is not an image data set: samples of {run_folder} cannot be drawn"
         )
     model = trained_model(checkpoint, device, backend)
     path = output or run.samples
