@@ -66,11 +66,9 @@ def iwae_loss(
     observations = math.prod(weights.shape[1:])
     reduced = reduction != "none"
     programs = triton.cdiv(observations, COLUMNS)
-    losses = (
-        weights.new_empty(programs, dtype=torch.float64 if programs > 1 else weights.dtype)
-        if reduced
-        else weights.new_empty(weights.shape[1:])
-    )
+    # The one part of a reduced loss is the loss itself, and no view of it: a user may change it in place.
+    shape = weights.shape[1:] if not reduced else () if programs == 1 else (programs,)
+    losses = weights.new_empty(shape, dtype=torch.float64 if reduced and programs > 1 else weights.dtype)
     with device_of(weights):
         weights_kernel[(programs,)](
             weights,
@@ -88,7 +86,7 @@ def iwae_loss(
         return losses, weights
     if programs == 0:  # as in torch, the mean of none is NaN and their sum is 0
         return weights.new_full((), math.nan if reduction == "mean" else 0.0), weights
-    return losses.reshape(()) if programs == 1 else losses.sum().to(weights.dtype), weights
+    return losses if programs == 1 else losses.sum().to(weights.dtype), weights
 
 
 def iwae_loss_backward(

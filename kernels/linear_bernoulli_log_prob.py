@@ -319,10 +319,12 @@ def linear_bernoulli_log_prob(
     plan = _plan(hidden.dtype, precision_of(hidden.dtype), *map(layout, (value, hidden, weight, bias, mask, None)))
     splits, grid, numbers, constants = plan.forward
     dtype = accumulation_dtype(hidden)
-    result = hidden.new_empty((splits, *plan.leading), dtype=torch.float64 if splits > 1 else dtype)
+    # Without splits the result is no view of their first: a user may change it in place.
+    shape = plan.leading if splits == 1 else (splits, *plan.leading)
+    result = hidden.new_empty(shape, dtype=torch.float64 if splits > 1 else dtype)
     with device_of(result):
         log_prob_kernel[grid](result, value, hidden, weight, bias, mask, *numbers, **constants)
-    return _added(result, dtype)
+    return result if splits == 1 else _added(result, dtype)
 
 
 def linear_bernoulli_log_prob_backward(

@@ -67,8 +67,10 @@ def parts_of(log_weights: Tensor) -> Parts:
     # there are no others their shares are 0; a column without weight counts as one without others.
     unscaled = torch.exp(others - torch.where(shift == -math.inf, 0.0, shift))
     total = unscaled.sum(0)
-    shares = unscaled / torch.where(total == 0, 1.0, total)
-    log_others = torch.where(shift == -math.inf, -math.inf, shift - largest) + torch.log(total)
+    # The logarithm of 0 comes by the shift: here it would have no derivative, and where all weights are 0 no value.
+    total = torch.where(total == 0, 1.0, total)
+    shares = unscaled / total
+    log_others = torch.where(largest == -math.inf, -math.inf, shift - largest) + torch.log(total)
     log_total = torch.log1p(torch.exp(log_others))
     return Parts(largest, log_total, log_others, top, shares, shares * torch.exp(log_others - log_total))
 
