@@ -20,7 +20,8 @@ class Categorical(Likelihood):
     Args:
         num_classes: C; "categorical" by name has the 256 levels of an 8-bit pixel.
 
-    The mean is that of the index: it says something where classes are levels.
+    The mean is that of the index: it says something where classes are levels. An offset common to all logits of a
+    feature changes nothing, and a logit of -inf is a class of probability 0.
     """
 
     name = "categorical"

@@ -52,8 +52,8 @@ class NegativeBinomial(Likelihood):
     def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
         """Draw from Poisson's distribution with a mean that is drawn from a Gamma distribution."""
         log_mean, log_theta = parts_of(output, self)[:2]
-        # Beyond these a Gamma variable with mean 1 is 1, or 0, to every digit.
-        theta = torch.exp(log_theta.double().clamp(-700.0, 80.0))
+        # Beyond these a Gamma variable with mean 1 is 1, or nearly always 0, to every digit.
+        theta = torch.exp(log_theta.double().clamp(-600.0, 80.0))
         rate = torch._standard_gamma(theta, generator=generator) / theta * torch.exp(log_mean.double())
         return torch.poisson(rate, generator=generator).to(log_mean.dtype)
 

@@ -22,6 +22,9 @@ class Gaussian(Likelihood):
             decoder, which returns (mean, log_std), each (N, ...). "learned" ("gaussian-learned"): one parameter
             ``log_std`` of all features, 0 at first. A number above 0 ("gaussian-fixed", which has 1): that number. With
             the latter two the decoder returns the mean alone.
+
+    A log_std below -88 (float32; -709 in float64) gives NaN where an observation equals its mean, since the reciprocal
+    of the standard deviation overflows, and -inf elsewhere: keep a decoder's log_std above, for example by a clamp.
     """
 
     takes_integers = False
