@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor
@@ -21,7 +22,11 @@ class Coefficients(NamedTuple):
 
 
 class Bound:
-    """A function F of log-weights of shape (k, ...); float32 or float64 comes back, k = 0 is a ValueError."""
+    """A function F of log-weights of shape (k, ...); float32 or float64 comes back, k = 0 is a ValueError.
+
+    A column that is all -inf gives -inf. g_i and D_i are zero where log w_i is -inf, and so is the gradient by
+    autograd: what made a weight of zero has mostly overflowed, and nothing is learned from it.
+    """
 
     @property
     def for_decoder(self) -> Bound:
@@ -69,6 +74,16 @@ class Negated(Bound):
 
     def _settings(self) -> tuple[object, ...]:
         return (self.bound,)
+
+
+def is_zero(log_weights: Tensor) -> Tensor:
+    """Return where weights are zero: no gradient goes to their logarithms, whatever the bound."""
+    return log_weights == -math.inf
+
+
+def stopped_at_zero(log_weights: Tensor) -> Tensor:
+    """Return the same log-weights, through which no gradient goes to weights of zero."""
+    return log_weights.masked_fill(is_zero(log_weights), -math.inf)
 
 
 def widened(log_weights: Tensor) -> Tensor:
