@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .stopping import stopping
+
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -31,9 +33,12 @@ def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor
     if mask is not None:
         # Masked entries are replaced before any arithmetic: a NaN times zero would still be NaN.
         value, mean, log_std = (torch.where(mask, t, 0.0) for t in (value, mean, log_std))
-    standardized = (value - mean) * torch.exp(-log_std)
-    terms = -0.5 * (standardized.square() + 2.0 * log_std + LOG_2PI)
-    return _sum_observed(terms, mask)
+
+    def density(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        standardized = (value - mean) * torch.exp(-log_std)
+        return _sum_observed(-0.5 * (standardized.square() + 2.0 * log_std + LOG_2PI), mask)
+
+    return stopping(density, value, mean, log_std)
 
 
 def standard_gaussian_log_prob(value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -41,7 +46,7 @@ def standard_gaussian_log_prob(value: Tensor, mask: Tensor | None = None) -> Ten
     (value,) = widen(value)
     if mask is not None:
         value = torch.where(mask, value, 0.0)
-    return _sum_observed(-0.5 * (value.square() + LOG_2PI), mask)
+    return stopping(lambda value: _sum_observed(-0.5 * (value.square() + LOG_2PI), mask), value)
 
 
 def bernoulli_log_prob(value: Tensor, logits: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -49,8 +54,12 @@ def bernoulli_log_prob(value: Tensor, logits: Tensor, mask: Tensor | None = None
     value, logits = widen(value, logits)
     if mask is not None:
         value, logits = torch.where(mask, value, 0.0), torch.where(mask, logits, 0.0)
-    # softplus(l) = -logsigmoid(-l): torch's own softplus cuts off at l = 20.
-    return _sum_observed(value * logits + F.logsigmoid(-logits), mask)
+
+    def density(value: Tensor, logits: Tensor) -> Tensor:
+        # softplus(l) = -logsigmoid(-l): torch's own softplus cuts off at l = 20.
+        return _sum_observed(value * logits + F.logsigmoid(-logits), mask)
+
+    return stopping(density, value, logits)
 
 
 def linear_bernoulli_log_prob(
@@ -70,12 +79,17 @@ def _sum_observed(terms: Tensor, mask: Tensor | None) -> Tensor:
 def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:
     """logsumexp(log_w) - log k; a column of all -inf gives -inf with zero gradient (torch gives NaN)."""
     (log_weights,) = widen(log_weights)
-    shift = log_weights.detach().amax(dim, keepdim=True)
+    return stopping(_log_mean_exp, log_weights.movedim(dim, -1))
+
+
+def _log_mean_exp(log_weights: Tensor) -> Tensor:
+    """Return log_mean_exp over the last axis."""
+    shift = log_weights.detach().amax(-1, keepdim=True)
     shift = torch.where(shift.isfinite(), shift, 0.0)
-    total = torch.exp(log_weights - shift).sum(dim)
+    total = torch.exp(log_weights - shift).sum(-1)
     empty = total == 0
-    log_total = torch.log(torch.where(empty, 1.0, total)) + shift.squeeze(dim)
-    return torch.where(empty, -math.inf, log_total) - math.log(log_weights.shape[dim])
+    log_total = torch.log(torch.where(empty, 1.0, total)) + shift.squeeze(-1)
+    return torch.where(empty, -math.inf, log_total) - math.log(log_weights.shape[-1])
 
 
 def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
@@ -191,10 +205,16 @@ def sample_gaussian(
     mean, log_std = widen(mean, log_std)
     shape = (num_samples, mean.shape[0], mean.shape[1])
     noise = standard_normal(seed, shape, sample_offset, observation_offset, stream, mean.dtype, samples)
-    z = torch.addcmul(mean, torch.exp(log_std), noise)
+    z = stopping(lambda mean, log_std: torch.addcmul(mean, torch.exp(log_std), noise), mean.expand(shape), log_std)
     if path_only:
-        # The same number, but as a function of z with q's parameters held fixed.
-        log_std = log_std.detach()
-        standardized = (z - mean.detach()) * torch.exp(-log_std)
-        noise = noise + (standardized - standardized.detach())
-    return z, 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1)
+        mean, log_std = mean.detach(), log_std.detach()
+
+    def log_ratio(z: Tensor, log_std: Tensor) -> Tensor:
+        eps = noise
+        if path_only:
+            # The same number, but as a function of z with q's parameters held fixed.
+            standardized = (z - mean) * torch.exp(-log_std)
+            eps = noise + torch.where(standardized.isfinite(), standardized - standardized.detach(), 0.0)
+        return 0.5 * (eps.square() - z.square()).sum(-1) + log_std.sum(-1)
+
+    return z, stopping(log_ratio, z, log_std)

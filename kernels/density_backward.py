@@ -103,7 +103,8 @@ def gradient_kernel(
         coefficient = tl.load(grad + kept_leading[0] + leading[0], present, other=0.0).to(ACC)
         if weights is not None:
             weight = tl.load(weights + kept_leading[1] + leading[1], present, other=0.0)
-            coefficient = tl.where(weight == 0.0, 0.0, -coefficient / observations.to(ACC) * weight)
+            stopped = (weight == 0.0) | (coefficient == 0.0)
+            coefficient = tl.where(stopped, 0.0, -coefficient / observations.to(ACC) * weight)
             if coefficients is not None:
                 if block == 0:  # one program writes them for all
                     tl.store(coefficients + kept_leading[1] + leading[1], coefficient, present)

@@ -73,6 +73,7 @@ def log_mean_exp_gradient_kernel(
         sample = first + tl.arange(0, SAMPLES)
         tile = load_samples(log_weights, offset, sample_stride, sample, samples, present, ACC)
         weighted = scale[None, :] * exp(tile - shift[None, :])
+        weighted = tl.where(incoming[None, :] == 0.0, 0.0, weighted)  # also in a column with NaN
         address = gradient + (gradient_offset[None, :] + sample.to(tl.int64)[:, None] * gradient_sample_stride)
         store(address, weighted, (sample < samples)[:, None] & present[None, :])
 

@@ -149,12 +149,15 @@ def sample_gaussian_gradient_kernel(
             address = grad_log_ratio + row * grad_log_ratio_strides[0] + observation * grad_log_ratio_strides[1]
             incoming = tl.load(address, present, other=0.0)[:, None]
             if PATH_ONLY:  # log q as a function of z alone: -(z - m) / s^2 = -eps / s
-                at_z += tl.where(incoming == 0.0, 0.0, incoming * (eps / s - z))
+                slope = eps / s - z
             else:  # eps does not depend on q's parameters: what is left is -z, and log s itself
-                at_z -= incoming * z
+                slope = -z
                 direct += incoming
+            # A weight of zero gives zero, also where z overflows: 0 * inf would be NaN.
+            at_z += tl.where(incoming == 0.0, 0.0, incoming * slope)
         mean_sum, mean_error = kahan(mean_sum, mean_error, at_z)
-        log_std_sum, log_std_error = kahan(log_std_sum, log_std_error, at_z * (s * eps) + direct)
+        of_step = tl.where(at_z == 0.0, 0.0, at_z * (s * eps))  # likewise
+        log_std_sum, log_std_error = kahan(log_std_sum, log_std_error, of_step + direct)
     out = observation * features + feature
     store(grad_mean + out, over_rows(mean_sum, mean_error), inside)
     store(grad_log_std + out, over_rows(log_std_sum, log_std_error), inside)

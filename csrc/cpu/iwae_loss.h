@@ -110,7 +110,7 @@ static void iwae_loss_gradient(const IWAELossBackwardCall& call) {
     const T scale = -share * load_one<T>(call.grad, walk.offset(0));
     for (int64_t i = 0; i < samples; ++i) {
       const T weight = weights[i * observations + b];
-      grad_log_ratio[i * observations + b] = weight == T(0) ? T(0) : scale * weight;
+      grad_log_ratio[i * observations + b] = weight == T(0) || scale == T(0) ? T(0) : scale * weight;
     }
   }
   DensityBackwardCall density;

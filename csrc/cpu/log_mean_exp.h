@@ -97,17 +97,19 @@ static void log_mean_exp_gradient(const LogMeanExpBackwardCall& call) {
   for_columns<T>(call.shape, call.log_weights, call.threads,
                  [&](Columns<T>& columns, int64_t, int64_t row, int64_t first) {
                    const Walk<2> walk(call.shape, rows, row, {&call.grad, &call.gradient});
-                   typename S::Value scale = S::zero();
+                   typename S::Value scale = S::zero(), incoming = S::zero();
                    for (int c = 0; c < columns.count; ++c) {
                      const int64_t stride = last > 0 ? call.grad.strides[last] : 0;
                      const T grad = load_one<T>(call.grad, walk.offset(0) + (first + c) * stride);
                      const double normalizer = columns.normalizer(c);
+                     incoming[c] = grad;
                      scale[c] = normalizer == 0.0 ? T(0) : static_cast<T>(grad * normalizer);
                    }
                    const int64_t stride = last > 0 ? call.gradient.strides[last] : 0;
                    const int64_t offset = walk.offset(1) + first * stride;
                    for (int64_t i = 0; i < columns.samples; ++i) {
-                     const typename S::Value gradient = scale * columns.weight(i);
+                     // A coefficient of zero gives zero, also in a column with NaN.
+                     const typename S::Value gradient = S::zero_where_zero(incoming, scale * columns.weight(i));
                      for (int c = 0; c < columns.count; ++c) {
                        const T one = gradient[c];
                        store_tile<T>(call.gradient, offset + i * call.gradient.strides[0] + c * stride, 1, &one);

@@ -133,7 +133,7 @@ class PosteriorGradient {
         // A weight of zero gives zero, also where z overflows: 0 * inf would be NaN.
         if (weight != T(0)) at_z.part[v] += weight * gaussian_log_ratio_slope<S>(eps.part[v], z, score_.part[v]);
         mean.part[v] += at_z.part[v];
-        log_std.part[v] += at_z.part[v] * step + (call_.path_only ? T(0) : weight);
+        log_std.part[v] += gaussian_step_gradient<S>(at_z.part[v], step) + (call_.path_only ? T(0) : weight);
       }
     }
     add_block(mean, mean_);

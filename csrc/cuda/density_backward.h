@@ -19,7 +19,7 @@ struct Coefficients {
     T coefficient = grad.data ? load_one<T>(grad.data, grad.dtype, in) : T(1);
     if (weights == nullptr) return coefficient;
     const T weight = reinterpret_cast<const T*>(weights)[out];
-    return weight == T(0) ? T(0) : -static_cast<T>(share) * coefficient * weight;
+    return weight == T(0) || coefficient == T(0) ? T(0) : -static_cast<T>(share) * coefficient * weight;
   }
 
   template <class T>

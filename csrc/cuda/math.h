@@ -52,6 +52,7 @@ struct Numbers {
   // A NaN comes back.
   IWAE_EVERYWHERE static T max(T x, T y) { return x != x || x > y ? x : y; }
   IWAE_EVERYWHERE static T minus_abs(T x) { return x < T(0) ? x : -x; }
+  IWAE_EVERYWHERE static T zero_where_zero(T flag, T value) { return flag != T(0) ? value : T(0); }
   IWAE_EVERYWHERE static T one_where_positive(T x, T value) { return x >= T(0) ? T(1) : value; }
 
   IWAE_EVERYWHERE static Word word(uint32_t x) { return x; }

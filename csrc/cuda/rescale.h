@@ -19,7 +19,8 @@ IWAE_KERNEL rescale_kernel(T* gradient, const T* weights, const View grad, const
     const int64_t row = divide(i, features).quotient;
     int64_t at[1];
     rows.offsets(row, at);
-    gradient[i] = weights[row] == T(0) ? T(0) : gradient[i] * load_one<T>(grad.data, grad.dtype, at[0]);
+    const T incoming = load_one<T>(grad.data, grad.dtype, at[0]);
+    gradient[i] = weights[row] == T(0) || incoming == T(0) ? T(0) : gradient[i] * incoming;
   }
 }
 

@@ -104,7 +104,7 @@ IWAE_KERNEL sample_gaussian_gradient_kernel(const NoisePlan plan, const Posterio
         // A weight of zero gives zero, also where z overflows: 0 * inf would be NaN.
         if (weight != T(0)) at_z[i] += weight * gaussian_log_ratio_slope<Math<T>>(eps[i], z, score);
         sum_mean[i] += at_z[i];
-        sum_log_std[i] += at_z[i] * step + (g.path_only ? T(0) : weight);
+        sum_log_std[i] += gaussian_step_gradient<Math<T>>(at_z[i], step) + (g.path_only ? T(0) : weight);
       }
     }
 #pragma unroll

@@ -23,5 +23,11 @@ IWAE_INLINE typename Math::Value gaussian_log_ratio_slope(typename Math::Value e
   return score * eps - z;
 }
 
+// d / d log s of what arrives at z = m + s eps. Zero gives zero, also where the step s eps overflows.
+template <class Math>
+IWAE_INLINE typename Math::Value gaussian_step_gradient(typename Math::Value at_z, typename Math::Value step) {
+  return Math::zero_where_zero(at_z, at_z * step);
+}
+
 }  // namespace IWAE_ISA
 }  // namespace iwae

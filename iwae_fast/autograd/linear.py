@@ -57,7 +57,8 @@ class LinearBernoulli(Fused):
         residual, inputs = residual.view(rows, residual.shape[-1]), hidden.reshape(rows, hidden.shape[-1])
         # A coefficient of zero gives zero, also where the residual is NaN, as the log-probability then is.
         if not may_look(log_prob) or math.isnan(log_prob.sum().item()):
-            residual = residual.masked_fill((scale == 0) & log_prob.isnan().reshape(rows, 1), 0.0)
+            stopped = (scale == 0) & log_prob.isnan().reshape(rows, 1)
+            residual, inputs = residual.masked_fill(stopped, 0.0), inputs.masked_fill(stopped, 0.0)
         _, _, _, of_hidden, of_weight, of_bias = ctx.needs_input_grad
         gradients = (
             torch.mm(residual, weight).mul_(scale).view(hidden.shape) if of_hidden else None,
@@ -119,7 +120,7 @@ class LinearIWAELoss(Fused):
         if math.isfinite(number) and number != 1.0:  # the results are smaller than what they were made of
             for result in gradients[1:]:
                 if result is not None:
-                    result.mul_(number)
+                    result.mul_(number) if number else result.zero_()  # 0 times NaN would be NaN
         return None, None, None, None, *once(gradients, weights)
 
 

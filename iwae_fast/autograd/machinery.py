@@ -77,7 +77,9 @@ def for_incoming(ctx: Any, kept: list[Tensor], grad: Tensor, number: float, weig
 
 
 def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor, number: float) -> Tensor:
-    """Minus the normalised weights, shared out by a mean, times the incoming gradient or its number."""
+    """Return minus the normalized weights, shared out by a mean, times the incoming gradient or its number."""
+    if number == 0.0:
+        return torch.zeros_like(weights, dtype=ctx.log_ratio_dtype)
     share = 1.0 / max(weights[0].numel(), 1) if ctx.reduction == "mean" else 1.0
     if math.isfinite(number):
         return (weights * (-share * number)).to(ctx.log_ratio_dtype)
@@ -86,10 +88,10 @@ def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor, number: float) -
 
 
 def weighed(kept: Tensor, grad: Tensor, weights: Tensor) -> Tensor:
-    """kept * grad, and 0 where the weight is, also if the incoming gradient is not finite."""
+    """Return kept * grad, and 0 where either the weight or the incoming gradient is, whatever the other factor."""
     product = kept * grad
-    if not may_look(grad) or not grad.isfinite().all():
-        product = torch.where(weights == 0, 0.0, product)
+    if not may_look(grad) or not (grad.isfinite() & (grad != 0)).all():
+        product = torch.where((weights == 0) | (grad == 0), 0.0, product)
     return product
 
 

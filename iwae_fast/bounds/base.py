@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import NamedTuple, TypeVar
@@ -24,16 +25,17 @@ class Coefficients(NamedTuple):
 
 
 B = TypeVar("B", bound="Bound")
+R = TypeVar("R")
 
 
-def without_graph(method: Callable[[B, Tensor], Coefficients]) -> Callable[[B, Tensor], Coefficients]:
+def without_graph(method: Callable[[B, Tensor], R]) -> Callable[[B, Tensor], R]:
     """Run the method without recording a graph.
 
     As ``torch.no_grad()`` decorates, but with what ``torch.compile`` follows for a bound that is made while it traces.
     """
 
     @wraps(method)
-    def run(bound: B, log_weights: Tensor) -> Coefficients:
+    def run(bound: B, log_weights: Tensor) -> R:
         with torch.no_grad():
             return method(bound, log_weights)
 
@@ -41,7 +43,11 @@ def without_graph(method: Callable[[B, Tensor], Coefficients]) -> Callable[[B, T
 
 
 class Bound:
-    """A function F of log-weights of shape (k, ...); float32 or float64 comes back, k = 0 is a ValueError."""
+    """A function F of log-weights of shape (k, ...); float32 or float64 comes back, k = 0 is a ValueError.
+
+    A column that is all -inf gives -inf. g_i and D_i are zero where log w_i is -inf, and so is the gradient by
+    autograd: what made a weight of zero has mostly overflowed, and nothing is learned from it.
+    """
 
     one_sample_serves = False
     """Whether k = 1 is a usual choice, so that an objective takes it by default: of the ELBO alone."""
@@ -92,6 +98,16 @@ class Negated(Bound):
 
     def _settings(self) -> tuple[object, ...]:
         return (self.bound,)
+
+
+def is_zero(log_weights: Tensor) -> Tensor:
+    """Return where weights are zero: no gradient goes to their logarithms, whatever the bound."""
+    return log_weights == -math.inf
+
+
+def stopped_at_zero(log_weights: Tensor) -> Tensor:
+    """Return the same log-weights, through which no gradient goes to weights of zero."""
+    return log_weights.masked_fill(is_zero(log_weights), -math.inf)
 
 
 def widened(log_weights: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import autograd, checks, reference
 from ..backends.marshal import refusal
 from ..functional import log_mean_exp
-from .base import Bound, Coefficients, widened, without_graph
+from .base import Bound, Coefficients, is_zero, stopped_at_zero, widened, without_graph
 from .first_order import FirstOrder, Parts, derivatives_of, parts_of, value_of
 from .leave_one_out import largest_of, log_rest, log_sum_exp
 from .power import IWAE
@@ -46,9 +46,9 @@ class JVI(Bound):
             if refusal((log_weights,)) is not None:
                 return value_of(parts_of(log_weights))
             return autograd.apply(FirstOrder, log_weights)[0]
-        # A column of all -inf gives -inf and zero gradient: it is computed as zeros.
-        empty = log_weights.amax(0) == -math.inf
-        return torch.where(empty, -math.inf, self._value(torch.where(empty, 0.0, log_weights)))
+        log_weights = stopped_at_zero(log_weights)
+        infinite, limit = self._limit(log_weights)
+        return torch.where(infinite, limit, self._value(torch.where(infinite, 0.0, log_weights)))
 
     @without_graph
     def coefficients(self, log_weights: Tensor) -> Coefficients:
@@ -56,11 +56,24 @@ class JVI(Bound):
         if self.order == 1:
             value, *parts = FirstOrder.forward(log_weights)
             return Coefficients(value, *derivatives_of(Parts(*parts)))
-        empty = log_weights.amax(0) == -math.inf
-        value, g, D = self._coefficients(torch.where(empty, 0.0, log_weights))
+        infinite, limit = self._limit(log_weights)
+        value, g, D = self._coefficients(torch.where(infinite, 0.0, log_weights))
+        stopped = infinite | is_zero(log_weights)
         return Coefficients(
-            *(torch.where(empty, of_none, t) for of_none, t in ((-math.inf, value), (0.0, g), (0.0, D)))
+            torch.where(infinite, limit, value), g.masked_fill(stopped, 0.0), D.masked_fill(stopped, 0.0)
         )
+
+    @without_graph
+    def _limit(self, log_weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where no more samples weigh something than subsets leave out, and what the value is there: -inf times
+        the sum of the coefficients of subsets without weight. Nothing is learned from such a column."""
+        k, m = len(log_weights), self.order
+        count = (~is_zero(log_weights)).sum(0)
+        limit = torch.full_like(log_weights[0], -math.inf)
+        for n in range(1, m + 1):
+            of_empty = sum(_coefficient(k, m, j) * math.comb(k - n, j - n) / math.comb(k, j) for j in range(n, m + 1))
+            limit = torch.where(count == n, -math.inf * of_empty, limit)
+        return count <= m, limit
 
     def _value(self, log_weights: Tensor) -> Tensor:
         widest, k = log_weights.double(), len(log_weights)
@@ -89,6 +102,11 @@ class JVI(Bound):
 
     def _settings(self) -> tuple[object, ...]:
         return (self.order,)
+
+
+def _coefficient(k: int, order: int, j: int) -> float:
+    """Return c_j, by which the mean over the subsets that leave out j samples counts."""
+    return (-1) ** j * (k - j) ** order / (math.factorial(order - j) * math.factorial(j))
 
 
 def _without_one(log_weights: Tensor) -> Tensor:
@@ -160,7 +178,7 @@ def _enumerated(log_weights: Tensor, order: int) -> Coefficients:
         )
     value, g, D = torch.zeros_like(log_weights[0]), torch.zeros_like(log_weights), torch.zeros_like(log_weights)
     for j in range(order + 1):
-        c = (-1) ** j * (k - j) ** order / (math.factorial(order - j) * math.factorial(j)) / math.comb(k, j)
+        c = _coefficient(k, order, j) / math.comb(k, j)
         for left_out in combinations(range(k), j):
             kept = [i for i in range(k) if i not in left_out]
             value = value + c * log_mean_exp(log_weights[kept])

@@ -8,32 +8,31 @@ import torch
 from torch import Tensor
 
 from ..functional import log_mean_exp, normalized_weights
-from .base import Bound, Coefficients, Negated, widened, without_graph
+from .base import Bound, Coefficients, Negated, is_zero, stopped_at_zero, widened, without_graph
 
 
 class ELBO(Bound):
-    """The mean log-weight (Kingma & Welling 2014); g = 1/k, D = 0."""
+    """The mean log-weight (Kingma & Welling 2014); g = 1/k, and 0 for a weight of zero; D = 0."""
 
     one_sample_serves = True
 
     def __call__(self, log_weights: Tensor) -> Tensor:
-        return widened(log_weights).mean(0)
+        return stopped_at_zero(widened(log_weights)).mean(0)
 
     @without_graph
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         value = self(log_weights)
         g = torch.full(log_weights.shape, 1.0 / log_weights.shape[0], dtype=value.dtype, device=value.device)
-        return Coefficients(value, g, torch.zeros_like(g))
+        return Coefficients(value, g.masked_fill(is_zero(log_weights), 0.0), torch.zeros_like(g))
 
 
 class IWAE(Bound):
     """log (1/k) sum w_i (Burda, Grosse & Salakhutdinov 2016); g = w~, D = w~ (1 - w~)."""
 
     def __call__(self, log_weights: Tensor) -> Tensor:
-        if isinstance(log_weights, Tensor) and log_weights.shape[:1] == (
-            1,
-        ):  # the ELBO, for which nothing needs to be computed
-            return widened(log_weights).squeeze(0)
+        one = isinstance(log_weights, Tensor) and log_weights.shape[:1] == (1,)
+        if one:  # the ELBO, for which nothing needs to be computed
+            return stopped_at_zero(widened(log_weights)).squeeze(0)
         return log_mean_exp(log_weights)
 
     @without_graph
@@ -70,26 +69,31 @@ class VRIWAE(Bound):
         log_weights = widened(log_weights)
         power = 1.0 - self.alpha
         if power == 0.0:
-            return log_weights.mean(0)
+            return stopped_at_zero(log_weights).mean(0)
         with torch.no_grad():
             spread = log_weights.amax(0) - log_weights.amin(0)
             near = abs(power) * spread < 1.0  # NaN and infinite spreads are not
         # Each formula sees zeros where the other serves: the gradient of what is not chosen must not be NaN.
-        far = log_mean_exp(power * torch.where(near, 0.0, log_weights)) / power
+        infinite = self._infinite(log_weights)
+        far = log_mean_exp(power * torch.where(near | infinite, 0.0, log_weights)) / power
         # Near alpha = 1 the logarithm is of a number near 1, and the formula above loses all digits.
         tame = torch.where(near, log_weights, 0.0)
         mean = tame.mean(0)
         close = mean + torch.log1p(torch.expm1(power * (tame - mean)).mean(0)) / power
-        return torch.where(near, close, far)
+        return torch.where(infinite, -math.inf, torch.where(near, close, far))
 
     @without_graph
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         power = 1.0 - self.alpha
-        tempered = power * widened(log_weights)
-        certain = tempered == math.inf  # of weight 0, with a negative power: all of the sum
-        v = normalized_weights(torch.where(certain, 0.0, tempered))
-        v = torch.where(certain.any(0), certain / certain.sum(0).clamp(min=1), v)
+        log_weights = widened(log_weights)
+        stopped = is_zero(log_weights) | self._infinite(log_weights)
+        v = normalized_weights(power * log_weights.masked_fill(stopped, 0.0) if power <= 0.0 else power * log_weights)
+        v = v.masked_fill(stopped, 0.0)
         return Coefficients(self(log_weights), v, power * v * (1.0 - v))
+
+    def _infinite(self, log_weights: Tensor) -> Tensor:
+        """Return where a weight of zero to a negative power takes all of the sum, (...)."""
+        return is_zero(log_weights).any(0) if self.alpha > 1.0 else is_zero(log_weights.amax(0))
 
     def _settings(self) -> tuple[object, ...]:
         return (self.alpha,)

@@ -121,17 +121,20 @@ class TruncatedSUMO(Bound):
 
 
 class MinusSquare(Bound):
-    """-F^2."""
+    """-F^2, from which nothing is learned where F is infinite."""
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
 
     def __call__(self, log_weights: Tensor) -> Tensor:
-        return -self.bound(log_weights).square()
+        value = self.bound(log_weights)
+        return torch.where(value.isinf(), -math.inf, -value.masked_fill(value.isinf(), 0.0).square())
 
     def coefficients(self, log_weights: Tensor) -> Coefficients:
         value, g, D = self.bound.coefficients(log_weights)
-        return Coefficients(-value.square(), -2.0 * value * g, -2.0 * (g.square() + value * D))
+        finite = value.masked_fill(value.isinf(), 0.0)
+        g, D = -2.0 * finite * g, -2.0 * (g.square() + finite * D)
+        return Coefficients(-value.square(), g, D.masked_fill(value.isinf(), 0.0))
 
     def _settings(self) -> tuple[object, ...]:
         return (self.bound,)

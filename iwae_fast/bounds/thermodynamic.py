@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..functional import normalized_weights
-from .base import Bound, Coefficients, widened, without_graph
+from .base import Bound, Coefficients, is_zero, stopped_at_zero, widened, without_graph
 
 
 class TVO(Bound):
@@ -30,7 +30,7 @@ class TVO(Bound):
         self.partition = points
 
     def __call__(self, log_weights: Tensor) -> Tensor:
-        log_weights = widened(log_weights)
+        log_weights = stopped_at_zero(widened(log_weights))
         value = torch.zeros_like(log_weights[0])
         for beta, width in self._intervals():
             value = value + width * _expectation(_tempered(beta, log_weights), log_weights)
@@ -42,13 +42,13 @@ class TVO(Bound):
         g, D = torch.zeros_like(widest), torch.zeros_like(widest)
         for beta, width in self._intervals():
             v = _tempered(beta, widest)
-            if beta == 0.0:  # the ELBO, whose g is 1/k also where a log-weight is -inf
+            if beta == 0.0:
                 g += width * v
                 continue
             d = torch.where(v == 0, 0.0, widest - _expectation(v, widest))
             g += width * v * (1.0 + beta * d)
             D += width * beta * v * (1.0 + (1.0 - 2.0 * v) * (1.0 + beta * d))
-        return Coefficients(self(log_weights), g, D)
+        return Coefficients(self(log_weights), *(part.masked_fill(is_zero(widest), 0.0) for part in (g, D)))
 
     def _intervals(self) -> list[tuple[float, float]]:
         """Where each begins and how wide it is."""
@@ -65,4 +65,4 @@ def _tempered(beta: float, log_weights: Tensor) -> Tensor:
 
 def _expectation(v: Tensor, log_weights: Tensor) -> Tensor:
     """sum v log w; a sample of weight 0 counts nothing, also where its log-weight is -inf."""
-    return torch.where(v == 0, 0.0, v * log_weights).sum(0)
+    return (v * torch.where(v == 0, 0.0, log_weights)).sum(0)
