@@ -42,7 +42,11 @@ def train(
     dataset: Annotated[str | None, typer.Option(help=f"{', '.join(data.DATASETS)}.", show_default="digits")] = None,
     data_file: Annotated[
         Path | None,
-        typer.Option("--data", help="Data of your own in place of a data set, .npz or .npy.", show_default=False),
+        typer.Option(
+            "--data",
+            help="Data of your own in place of a data set, .npz or .npy; with --resume, where the run's data are now.",
+            show_default=False,
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
