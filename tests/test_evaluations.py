@@ -23,6 +23,14 @@ BYTES = RANDOM.integers(0, 256, (60, 3, 4), np.uint8)
 SMALL = ("--hidden", 6, "--latent", 2, "--batch-size", 10, "--k", 2)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def empty_pictures():
+    """Drawing takes most of the time, and is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("iwae_fast.experiments.plots._png", lambda *_: b"", raising=False)
+        yield
+
+
 @pytest.fixture
 def here(monkeypatch, tmp_path, capsys):
     """Runs the command line in this process, in an empty folder; returns exit code, output and error."""

@@ -106,7 +106,7 @@ def test_bytes_are_levels_or_whole_numbers(tmp_path) -> None:
     taken = {name: TrainConfig.preset(str(path), likelihood=name).load_data() for name in LIKELIHOODS}
     for name, images in taken.items():
         whole = name in ("negative-binomial", "zero-inflated-negative-binomial", "categorical")
-        assert (images.train == (51.0 if whole else 0.2)).all()
+        assert (images.train[:] == (51.0 if whole else 0.2)).all()
         assert images.grey_levels == (name == "bernoulli")
 
 

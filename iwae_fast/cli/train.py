@@ -37,7 +37,11 @@ def train(
     dataset: Annotated[str | None, _one_of(choices.DATASETS, "digits")] = None,
     data_file: Annotated[
         Path | None,
-        typer.Option("--data", help="Data of your own in place of a data set, .npz or .npy.", show_default=False),
+        typer.Option(
+            "--data",
+            help="Data of your own in place of a data set, .npz or .npy; with --resume, where the run's data are now.",
+            show_default=False,
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
