@@ -167,7 +167,7 @@ def one_of(what: str, name: str, known: Collection[str], besides: str = "") -> s
 
 def nearest(name: str, known: Collection[str]) -> str:
     """Return the question whether the known name was meant that is spelled most alike; empty where none is."""
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name, known, n=1, cutoff=0.7)
     return f"did you mean {near[0]!r}?" if near else ""
 
 
