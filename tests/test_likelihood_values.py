@@ -186,6 +186,20 @@ def test_zero_times_log_zero(name: str, row: Row, value: float, gradient: Row | 
         torch.testing.assert_close(found[0], torch.tensor(gradient, dtype=dtype), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_nan_is_never_hidden(name: str) -> None:
+    """Neither in a value nor in a gradient, whichever parameter holds it."""
+    columns = 4 if name == "categorical" else len(build(name).outputs)
+    for column, x in itertools.product(range(columns), (0.0, 1.0)):
+        parameters = torch.zeros(1, columns)
+        parameters[0, column] = math.nan
+        output, leaf = output_of(name, parameters)
+        value = build(name).log_prob(torch.tensor([[x]]), output, 1)
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        assert value.isnan().all()
+        assert gradient[0, column].isnan()
+
+
 def test_an_incoming_gradient_of_zero_stops_what_is_not_finite() -> None:
     for name in ("negative-binomial", "zero-inflated-negative-binomial"):
         rows = torch.tensor([(5.0, 800.0, 800.0, 0.0), (0.0, 800.0, 800.0, -INF)])[:, : len(build(name).outputs) + 1]
@@ -193,6 +207,22 @@ def test_an_incoming_gradient_of_zero_stops_what_is_not_finite() -> None:
         values = build(name).log_prob(rows[:, :1], output, 1)[0]
         (found,) = torch.autograd.grad(values, leaf, torch.zeros_like(values))
         assert (found == 0).all()
+
+
+@pytest.mark.parametrize("name", ["continuous-bernoulli", "negative-binomial", "zero-inflated-negative-binomial"])
+def test_forward_mode(name: str) -> None:
+    likelihood = build(name)
+    parameters = torch.tensor([[0.5, -1.0, 0.3], [2.0, 1.0, 0.0], [-4.0, 9.0, 0.2]], dtype=torch.float64)
+    parameters = parameters[: len(likelihood.outputs)]
+    x = torch.tensor([[0.0, 1.0, 1.0 if "bernoulli" in name else 5.0]], dtype=torch.float64)
+
+    def density(parameters: Tensor) -> Tensor:
+        parts = tuple(parameters.unsqueeze(1))
+        return likelihood.log_prob(x, parts if len(parts) > 1 else parts[0], 1, backend="reference").sum()
+
+    torch.testing.assert_close(torch.func.jacfwd(density)(parameters), torch.func.grad(density)(parameters))
+    twice = torch.func.jacrev(torch.func.jacrev(density))(parameters)
+    torch.testing.assert_close(torch.func.hessian(density)(parameters), twice)
 
 
 def test_derivatives_of_counts() -> None:

@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.distributions import constraints
+
+from ..autograd import apply
 
 ROUNDING = 1e-5
 """By how much an observation may miss an end of the support: a float32 that was scaled may be 1.0000001."""
@@ -149,6 +152,14 @@ def parts_by_sample(likelihood: Likelihood, output: Any, num_samples: int, value
     """Each of the decoder's outputs, (k B, ...) -> (k, B, D)."""
     parts = parts_of(output, likelihood)
     return [by_sample(name, part, num_samples, value) for name, part in zip(likelihood.outputs, parts, strict=True)]
+
+
+def elementwise(function: type[Function], *arguments: Tensor) -> Tensor:
+    """Apply a Function whose forward pass consists of ordinary operations: in forward mode, which Functions lack, these
+    are differentiated themselves."""
+    if not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0:
+        return function.forward(*arguments)
+    return apply(function, *arguments)
 
 
 def observed(mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..autograd import apply
 from ..functional import bernoulli_log_prob
 from ..reference import widen
-from .base import Likelihood, by_sample, observed, sum_observed
+from .base import Likelihood, by_sample, elementwise, observed, sum_observed
 from .series import BERNOULLI_NUMBERS, polynomial
 
 SERIES = tuple(
@@ -67,7 +66,7 @@ class ContinuousBernoulli(Likelihood):
 
 def log_normalizer(logits: Tensor) -> Tensor:
     """log C(s) of each pixel, for s = sigmoid(l): log(l / tanh(l / 2)), which is log 2 at l = 0."""
-    return apply(_LogNormalizer, logits)
+    return elementwise(_LogNormalizer, logits)
 
 
 class _LogNormalizer(torch.autograd.Function):

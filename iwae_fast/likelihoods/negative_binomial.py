@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..autograd import apply
+from .base import elementwise
 from .series import HALF_LOG_2PI, digamma_remainder, log_gamma_remainder, scaled_deviation
 
 TINY = 1e-300
@@ -24,7 +24,7 @@ def negative_binomial_log_prob(value: Tensor, log_mean: Tensor, log_theta: Tenso
     Shapes broadcast. ``log_theta`` may be inf, which is Poisson's distribution, and ``log_mean`` -inf, a mean of zero:
     then a count of zero has log-probability 0. Gradients are computed likewise, and are zero where the incoming one is.
     """
-    return apply(_NegativeBinomial, value, log_mean, log_theta)
+    return elementwise(_NegativeBinomial, value, log_mean, log_theta)
 
 
 def zero_inflated_log_prob(log_prob: Tensor, logits: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def zero_inflated_log_prob(log_prob: Tensor, logits: Tensor) -> Tensor:
 
     Either may have any size or be infinite. The result is float64.
     """
-    return apply(_ZeroInflated, log_prob, logits)
+    return elementwise(_ZeroInflated, log_prob, logits)
 
 
 class _Parts(NamedTuple):
