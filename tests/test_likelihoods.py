@@ -407,6 +407,16 @@ def test_observations_outside_the_support_are_an_error(name: str, masked: bool) 
             calls[2](met, bad)
 
 
+def test_a_wrong_mask_is_named_at_the_first_call() -> None:
+    objective, x = iw.Objective(iw.bounds.IWAE(), num_samples=2), torch.rand(3, 6)
+    for mask, error, message in (
+        (torch.ones(3, 6), TypeError, "mask must be a bool tensor"),
+        (torch.ones(2, 6, dtype=torch.bool), ValueError, r"mask \(2, 6\)"),
+    ):
+        with pytest.raises(error, match=message):
+            objective(iw.models.DenseVAE(6, (2,), (5,)), x, mask=mask)
+
+
 def test_rounding_and_nan_are_not_outside_the_support() -> None:
     bernoulli, real = iw.likelihoods.Bernoulli(), iw.likelihoods.Gaussian()
     bernoulli.check_support(torch.tensor([[1.0000001, -1e-7, 0.3, math.nan]]))

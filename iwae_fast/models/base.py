@@ -121,6 +121,7 @@ class LatentVariableModel(nn.Module, ABC):
         """
         if torch.compiler.is_compiling() or self._met_observations or not _may_be_looked_at(x):
             return
+        checks.mask(mask, tuple(x.shape), x.device)
         self.likelihood.check_support(x, mask)
         self._met_observations = True
 
