@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RIVALS := $(VENV)/.rivals-installed
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 
-.PHONY: install train test test-slow lint format bench bench-quick gpu clean
+.PHONY: install train test test-oldest test-slow lint format bench bench-quick gpu clean
 
 install: $(INSTALLED)
 
@@ -20,6 +20,12 @@ train: install  ## train on the digits that come with scikit-learn
 
 test: install  ## the whole suite, under 10 minutes on 2 cores; waiting threads leave the cores to other workers
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n auto
+
+test-oldest:  ## what torch sees of the package, on the oldest one that pyproject.toml allows, in .venv-oldest
+	$(PYTHON) -m venv .venv-oldest
+	grep -v '^torch\|^triton' constraints.txt > .venv-oldest/constraints.txt
+	.venv-oldest/bin/pip install --quiet --constraint .venv-oldest/constraints.txt 'torch==2.11.*' --editable '.[cli,dev]'
+	OMP_WAIT_POLICY=passive .venv-oldest/bin/pytest -n auto tests/test_tracing.py tests/test_backends.py tests/test_ops.py
 
 test-slow: install  ## what takes minutes: packaging, and ten times the hypothesis examples
 	$(BIN)/pytest -m slow

@@ -1,4 +1,4 @@
-"""Results may be changed in place before they go backward, as ``loss /= steps`` does where gradients are accumulated."""
+"""Results may be changed in place before they go backward, as ``loss /= steps`` does to accumulate gradients."""
 
 from __future__ import annotations
 

@@ -34,8 +34,7 @@ PREFERRED = {"cpu": ("cpu",), "cuda": ("triton",)}
 """For each device type, who may be chosen to serve its tensors, best first."""
 
 BEST = {
-    device: next((name for name in names if MISSING[name] is None), REFERENCE)
-    for device, names in PREFERRED.items()
+    device: next((name for name in names if MISSING[name] is None), REFERENCE) for device, names in PREFERRED.items()
 }
 """Who serves ordinary tensors of a device type, where none is forced. To know it no device is touched."""
 

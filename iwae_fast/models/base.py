@@ -214,7 +214,7 @@ class LatentVariableModel(nn.Module, ABC):
             (k, B) in nats, differentiable in the networks' parameters, by reparameterisation where z allows it.
         """
         checks.positive("num_samples", num_samples)
-        checks.context(context, len(x))
+        checks.context(context, x.shape[0])
         if posterior is None:
             posterior = self.encode(x, *context, mask=mask)
         draw = Draw(seed_tensor(seed, x.device), num_samples, sample_offset, observation_offset)
