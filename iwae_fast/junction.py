@@ -37,7 +37,7 @@ class Junction:
         if not z.requires_grad and (from_prior is None or not from_prior.requires_grad):
             return z, z, z
         *passed, self._messenger = apply(_Pass, z, from_prior, self._messenger)
-        return tuple(passed)  # type: ignore[return-value]
+        return tuple(passed)
 
     def messenger(self, like: Tensor) -> Tensor:
         """Return what carries the ratio back to every z that has passed; its own values mean nothing."""

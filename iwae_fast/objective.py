@@ -388,7 +388,7 @@ class _Call:
                 ),
                 strict=True,
             )
-            whole, messenger = _concatenated(parts), torch.cat(messengers)
+            whole, messenger = _concatenated(list(parts)), torch.cat(messengers)
         log_weights = whole.log_weights(self.kl_weight).detach()
         value, scales = self._scaled(log_weights)
         return self._with_gradient(value, scales, messenger, whole), log_weights
