@@ -256,7 +256,7 @@ class Objective:
     def _reduced(self, loss: Tensor) -> Tensor:
         if self.reduction == "none":
             return loss
-        return loss.mean() if self.reduction == "mean" else self._for_the_data_set(loss.sum(), len(loss))
+        return loss.mean() if self.reduction == "mean" else self._for_the_data_set(loss.sum(), loss.shape[0])
 
     def _for_the_data_set(self, loss: Tensor, observations: int) -> Tensor:
         return loss if self.dataset_size is None else loss * (self.dataset_size / max(observations, 1))
@@ -370,7 +370,7 @@ class _Call:
             mask=self.mask,
         )
         objective.seen = Seen(made.bound, self.num_samples, self.kl_weight, made.weights, normalized=True)
-        return objective._for_the_data_set(made.loss, len(self.x))
+        return objective._for_the_data_set(made.loss, self.x.shape[0])
 
     def run(self) -> tuple[Tensor, Tensor, int | Tensor]:
         """The bound with the estimator's gradient, the log-weights, and how many samples run backward, for all or each
@@ -451,7 +451,7 @@ class _Call:
     def _chosen_samples(self, posterior: Posterior) -> tuple[Tensor, Tensor, Tensor]:
         """Weights first, gradient second: all samples without a graph, then those that matter with one."""
         fixed = tuple(part.detach() for part in posterior)
-        step = self.objective.chunk_size or max(1, ROWS_WITHOUT_A_GRAPH // max(1, len(self.x)))
+        step = self.objective.chunk_size or max(1, ROWS_WITHOUT_A_GRAPH // max(1, self.x.shape[0]))
         k = self.num_samples
         with torch.no_grad():
             parts = []
@@ -471,7 +471,7 @@ class _Call:
 
     def _exponential(self) -> Tensor:
         """Independent exponential draws (k, B), what a budget draws by."""
-        shape = (self.num_samples, len(self.x), 1)
+        shape = (self.num_samples, self.x.shape[0], 1)
         normal = standard_normal(
             shape,
             self.draw.seed,

@@ -110,6 +110,28 @@ def test_means_agree_within_their_errors_only() -> None:
     assert agreement.of_means({"loss": np.full(40, np.nan)}, truth)
 
 
+def test_a_loss_may_err_by_one_rounding_of_its_log_weights() -> None:
+    """Terms of thousands of nats, as narrow scales make them: right is what float32 can give, and no more."""
+    torch.manual_seed(0)
+    value, mean, log_std = torch.randn(4, 30), torch.randn(5, 4, 30), torch.full((5, 4, 30), -3.0)
+    inputs = [value, mean, log_std, torch.randn(5, 4)]
+    inputs[3] = inputs[3] - iw.gaussian_log_prob(*inputs[:3])  # so that every sample weighs something
+
+    def evidence(dtype: torch.dtype) -> dict[str, np.ndarray]:
+        leaves = [t.clone().to(dtype).requires_grad_() for t in inputs]
+        loss = gaussian_iwae_loss.eager(*leaves)
+        return {str(i): g.double().numpy() for i, g in enumerate(torch.autograd.grad(loss, leaves))}
+
+    truth, found = evidence(torch.float64), evidence(torch.float32)
+    nats = float(gaussian_iwae_loss.nats(*inputs).max())
+    assert nats > 5e3
+    allowed = agreement.tolerance_of_weights(1e-4, nats)
+    assert allowed < 5e-3
+    assert agreement.of_entries(found, truth, 1e-5)  # which so ill-conditioned a loss cannot keep
+    assert not agreement.of_entries(found, truth, allowed)
+    assert agreement.of_entries({name: 1.01 * g for name, g in found.items()}, truth, allowed)
+
+
 def test_what_fails_is_reported_and_left_out() -> None:
     work = given.work(
         Provider("missing", given.not_installed, given.CHECK),

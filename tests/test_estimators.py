@@ -148,10 +148,10 @@ def test_a_decoder_scale_that_underflows_beside_an_encoder_scale() -> None:
     assert scales.encoder[2] > 0.1
     z = torch.ones(4, 1, 2, requires_grad=True)
     junction = Junction()
-    seen, _, _ = junction.part(0)(z)
+    seen, _, _ = junction(z)
     decoder = _at_least(*scales, 2.0**-24)
-    junction.ratio = scales.encoder / decoder
-    (seen.sum(-1) * decoder).sum().backward()
+    weighed, messenger = (seen.sum(-1) * decoder).sum(), junction.messenger(decoder)
+    torch.autograd.backward([weighed, messenger], [torch.tensor(1.0), scales.encoder / decoder])
     torch.testing.assert_close(z.grad, scales.encoder[..., None].expand(4, 1, 2))
 
 

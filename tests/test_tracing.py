@@ -112,12 +112,13 @@ class Seeded(nn.Module):
         return self.bound(x, seed=seed)
 
 
-def test_an_objective_is_exported_for_any_batch() -> None:
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_objective_is_exported_for_any_batch(strict: bool) -> None:
     """Below and above where a layer alone would choose another way."""
     model, _ = model_and_data(hidden_dims=(64,))
     loss = Seeded(iw.Objective(bounds.IWAE(), num_samples=4).bind(model))
     batch, seed = {0: torch.export.Dim("batch", min=2, max=4000)}, torch.tensor(7)
-    exported = torch.export.export(loss, (torch.rand(40, 9), seed), strict=True, dynamic_shapes=(batch, None))
+    exported = torch.export.export(loss, (torch.rand(40, 9), seed), strict=strict, dynamic_shapes=(batch, None))
     for size in (5, 300):
         x = torch.rand(size, 9)
         torch.testing.assert_close(exported.module()(x, seed), loss(x, seed))

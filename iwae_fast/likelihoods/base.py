@@ -126,13 +126,14 @@ def by_sample(name: str, output: Any, num_samples: int, value: Tensor, per_featu
     """(k B, ...) -> (k, B, D per_feature), with D the number of features of the observations (B, ...)."""
     if not isinstance(output, Tensor):
         raise TypeError(f"the decoder's {name} must be a tensor, got {type(output).__name__}")
-    features = value.shape[1:].numel() * per_feature if len(value) else output.shape[1:].numel()
-    if output.shape[0] != num_samples * len(value) or output.shape[1:].numel() != features:
+    rows = value.shape[0]  # len() would make a number of a traced batch
+    features = value.shape[1:].numel() * per_feature if rows else output.shape[1:].numel()
+    if output.shape[0] != num_samples * rows or output.shape[1:].numel() != features:
         raise ValueError(
             f"the decoder's {name} {tuple(output.shape)} do not fit observations {tuple(value.shape)} "
-            f"with k = {num_samples}: expected ({num_samples * len(value)}, ...) with {features} features"
+            f"with k = {num_samples}: expected ({num_samples * rows}, ...) with {features} features"
         )
-    return output.reshape(num_samples, len(value), features)
+    return output.reshape(num_samples, rows, features)
 
 
 def parts_of(output: Any, likelihood: Likelihood) -> tuple[Any, ...]:

@@ -40,7 +40,7 @@ class Bernoulli(Likelihood):
         self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None
     ) -> Tensor:
         if isinstance(output, LinearLayer):
-            hidden = output.hidden.reshape(num_samples, len(value), output.hidden.shape[-1])
+            hidden = output.hidden.reshape(num_samples, value.shape[0], output.hidden.shape[-1])
             weight, bias = output.layer.weight, output.layer.bias
             flat = value.flatten(1)
             return linear_bernoulli_log_prob(flat, hidden, weight, bias, mask, recompute=False, backend=backend)

@@ -157,7 +157,7 @@ class LatentVariableModel(nn.Module, ABC):
             context: (B, ...) each, what encoder and decoder take besides.
         """
         checks.observations(x, self.likelihood.takes_integers)
-        checks.context(context, len(x))
+        checks.context(context, x.shape[0])
 
     def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
         """Return the parameters of q(z | x) of the first layer, each (B, Z).
