@@ -21,6 +21,8 @@ def stopping(function: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
     parameters = tuple(torch.broadcast_tensors(*parameters))
     if not torch.is_grad_enabled():
         return function(*parameters)
+    # Forward mode writes tangents into what is handed on, which must not share memory with itself.
+    parameters = tuple(parameter.contiguous() for parameter in parameters)
     *guarded, token = _Guard.apply(*parameters)
     return _Coefficient.apply(function(*guarded), token)
 

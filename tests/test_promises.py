@@ -21,6 +21,8 @@ from iwae_fast.estimators import ESTIMATORS, check, value_and_scales
 FEATURES, SAMPLES = 6, 3
 DTYPES = [torch.float32, torch.float64]
 
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton", "ignore::RuntimeWarning:numpy")
+
 on_every_backend = pytest.mark.parametrize("backend", ALL)
 
 
@@ -216,6 +218,16 @@ def test_second_derivatives_at_a_coefficient_of_zero(backend: str) -> None:
     (first,) = torch.autograd.grad(log_prob, value, coefficient, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), coefficient)
     torch.testing.assert_close(second, -value.detach().sum(-1))
+
+
+def test_forward_mode_of_parameters_that_are_broadcast() -> None:
+    """Through the reference, whose parameters share no memory with themselves where tangents are written."""
+    value, mean, log_std = torch.rand(2, 4), torch.rand(3, 2, 4), torch.rand(4)
+    arguments = tuple(t.double() for t in (value, mean, log_std))
+    _, tangent = torch.func.jvp(iw.gaussian_log_prob, arguments, arguments)
+    leaves = [t.clone().requires_grad_() for t in arguments]
+    exact = torch.autograd.grad(iw.gaussian_log_prob(*leaves).sum(), leaves)
+    torch.testing.assert_close(tangent.sum(), sum((g * t).sum() for g, t in zip(exact, arguments, strict=True)))
 
 
 # --- log-weights of -inf ----------------------------------------------------------------------------------------------
