@@ -414,7 +414,7 @@ def test_bad_arguments(arguments: Any, error: type[Exception], message: str) -> 
 
 def test_bad_batches() -> None:
     pair = Pair(objective)
-    with pytest.raises(TypeError, match="x, context and mask must be tensors, got list"):
+    with pytest.raises(TypeError, match="x must be a torch.Tensor of observations .* got list"):
         pair.step([1.0])
     with pytest.raises(ValueError, match="must be on the model's device cpu, got meta"):
         pair.step(torch.zeros(5, 10, device="meta"))
