@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import secrets
@@ -45,10 +44,11 @@ def reason(error: Exception) -> str:
     return str(error)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete what crashes left half written beside a file that nobody else is writing."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Delete what crashes left half written of files in a folder that nobody else is writing; names may be patterns."""
+    for name in names:
+        for leftover in folder.glob(f".{name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

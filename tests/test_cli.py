@@ -298,9 +298,9 @@ def test_no_command_shows_help(here):
 
 
 def test_existing_folder(run, tmp_path):
-    before = {path.name: path.read_bytes() for path in run[0].iterdir()}
+    before = {path: path.read_bytes() for path in run[0].rglob("*") if path.is_file()}
     assert_error(iwae("train", *SMALL, "-o", run[0], cwd=tmp_path), "is not empty")
-    assert {path.name: path.read_bytes() for path in run[0].iterdir()} == before
+    assert {path: path.read_bytes() for path in run[0].rglob("*") if path.is_file()} == before
 
 
 def test_resume_of_another_run(run, tmp_path, here):

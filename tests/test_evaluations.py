@@ -135,6 +135,15 @@ def test_a_refusal_changes_nothing(run, here, trained, tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("keep me")
     before = content(tmp_path)
     resume = ("train", "--resume", run.folder, "--epochs", 7, "--k", 7)
+    leftovers = [
+        ".metrics.csv.0a1b2c3d.tmp",
+        ".evaluation-step1-k2-n3.partial.npz.0a1b2c3d.tmp",
+        "evaluations/.a.json.0.tmp",
+    ]
+    for name in leftovers:  # of a crash
+        (run.folder / name).write_text("half")
+    with sole_trainer(run.folder), sole_evaluator(run.folder):
+        assert not any((run.folder / name).exists() for name in leftovers)
     with sole_trainer(run.folder):
         code, _, error = here(*resume)
     assert (code, content(tmp_path)) == (2, before)

@@ -156,7 +156,8 @@ def test_what_is_stopped_is_left_for_the_next_time(here: list, tmp_path: Path) -
     (tmp_path / "runs" / "run" / ".checkpoint.safetensors.tmp").write_text("half")
     assert Runner(tmp_path / "runs", TINY, 3).run_all([run], ended.append) == []
     assert ended == [run]
-    (tmp_path / "runs" / "run" / "evaluation.json").write_text("{")
+    (kept,) = (tmp_path / "runs" / "run" / "evaluations").glob("*.json")
+    kept.write_text("{")
     (failure,) = Runner(tmp_path / "runs", TINY, 3).run_all([run], ended.append)
     assert "run failed" in str(failure)
     assert "is not JSON" in str(failure)

@@ -108,9 +108,9 @@ def evaluate_other_and_print(
             command=command_line(),
         )
     console.print(
-        f"NLL {_with_error(result['nll'], result['std_error'])} nats (standard error; k = {k}, "
-        f"{result['observations']} of {result['test_observations']} observations of {data.source.rstrip('.')}; "
-        f"not the run's own data), mean ESS {result['ess']:.1f}"
+        f"NLL {_with_error(result['nll'], result['std_error'])} nats (standard error; step {result['step']}, "
+        f"k = {k}, {result['observations']} of {result['test_observations']} observations of "
+        f"{data.source.rstrip('.')}; not the run's own data), mean ESS {result['ess']:.1f}"
     )
     console.print(f"each row in {rows}")
 

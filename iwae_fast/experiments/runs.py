@@ -113,8 +113,8 @@ def sole_trainer(folder: Path) -> Iterator[None]:
     """
     with _lock(folder / ".training.lock", f"another process is training in {folder}"):
         run = Run(folder)
-        for path in (run.config, run.metrics, run.checkpoint):
-            remove_leftovers(path)
+        written = (run.config, run.metrics, run.checkpoint, run.loss_curve, run.reconstructions)
+        remove_leftovers(folder, *(path.name for path in written))
         yield
 
 
@@ -127,8 +127,8 @@ def sole_evaluator(folder: Path, wait: bool = False) -> Iterator[None]:
     """
     with _lock(folder / ".evaluation.lock", f"another process is evaluating {folder}", -1 if wait else 0):
         run = Run(folder)
-        for path in (run.evaluation, run.per_observation, run.report):
-            remove_leftovers(path)
+        remove_leftovers(folder, run.evaluation.name, run.per_observation.name, run.report.name, "*.partial.npz")
+        remove_leftovers(run.evaluations, "*")
         yield
 
 
