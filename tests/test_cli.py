@@ -22,7 +22,7 @@ from iwae_fast.experiments.runs import Run
 PACKAGE = Path(iwae_fast.__file__).parents[1]
 SMALL = ("--hidden", "20", "--latent", "5", "--k", "5", "--seed", "3")
 TIMES = ("seconds", "steps_per_second")
-MINUTES = 120
+MINUTES = 300
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -164,7 +164,7 @@ def test_what_is_stopped_is_left_for_the_next_time(here: list, tmp_path: Path) -
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, here: list, tmp_path: Path, capsys) -> None:
-    monkeypatch.setattr("iwae_fast.cli.reproduce.SCALES", {"tiny": TINY, "small": TINY})
+    monkeypatch.setattr("iwae_fast.reproduce.scales.SCALES", {"tiny": TINY, "small": TINY})
 
     def run(*arguments: str) -> int | None:
         with pytest.raises(SystemExit) as ended:
