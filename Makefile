@@ -25,7 +25,7 @@ train: install  ## train on the digits that come with scikit-learn
 	$(BIN)/iwae-fast train
 
 test: install  ## the whole suite, under 10 minutes on 2 cores; waiting threads leave the cores to other workers
-	OMP_WAIT_POLICY=passive $(BIN)/pytest -n auto
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -n auto --dist loadgroup
 
 test-slow: install  ## what takes minutes: packaging, and ten times the hypothesis examples
 	$(BIN)/pytest -m slow
@@ -40,7 +40,7 @@ $(OLDEST)/.installed: $(SOURCES) constraints-oldest.txt
 	@touch $@
 
 test-oldest: $(OLDEST)/.installed  ## what torch sees of the package, on the oldest torch that pyproject.toml allows
-	OMP_WAIT_POLICY=passive $(OLDEST)/bin/pytest -n auto tests/test_tracing.py tests/test_backends.py tests/test_ops.py
+	OMP_WAIT_POLICY=passive $(OLDEST)/bin/pytest -n auto --dist loadgroup tests/test_tracing.py tests/test_backends.py tests/test_ops.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -59,7 +59,7 @@ class _Coefficient(Function):
 
     @staticmethod
     def forward(result: Tensor, token: Tensor) -> Tensor:
-        return result.view_as(result)
+        return result.clone()  # a view of an input could not be changed in place
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

@@ -39,6 +39,11 @@ settings.register_profile("gpu", settings.get_profile("default"), max_examples=2
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gpu" if torch.cuda.is_available() else "default"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with groups that one process must run, so that no other waits for their end."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def interpreter() -> None:
     """Mends Triton's interpreter, where it serves: what takes seconds, and how it rounds."""

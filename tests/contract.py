@@ -10,8 +10,8 @@ import strategies
 import tolerances
 import torch
 import torch.fx.experimental.proxy_tensor
-from devices import BACKENDS, device_of
-from hypothesis import given
+from devices import BACKENDS, COMPILED, TRITON, device_of
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -233,9 +233,18 @@ class DensityContract(Contract):
     def terms(*inputs: Tensor) -> Tensor:
         raise TypeError("the op's own test class gives its terms")
 
-    @pytest.mark.parametrize("backend", BACKENDS)
+    @pytest.mark.parametrize("backend", COMPILED)
     @given(data=st.data())
     def test_no_worse_than_torch(self, backend: str, data: st.DataObject) -> None:
+        self.check_no_worse_than_torch(backend, data)
+
+    @pytest.mark.parametrize("backend", TRITON)
+    @settings(max_examples=settings.default.max_examples // 4)
+    @given(data=st.data())
+    def test_no_worse_than_torch_on_triton(self, backend: str, data: st.DataObject) -> None:
+        self.check_no_worse_than_torch(backend, data)
+
+    def check_no_worse_than_torch(self, backend: str, data: st.DataObject) -> None:
         inputs, mask = data.draw(strategies.parameters(len(self.names)))
         exact, exact_grads = gradients(
             lambda *t: self.call(*t, mask=mask, backend="reference"), [t.double() for t in inputs], 4

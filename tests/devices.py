@@ -20,6 +20,9 @@ BACKENDS = [
 COMPILED = [backend for backend in BACKENDS if backend.values[0] != "triton"]
 """Without Triton's, whose interpreter takes seconds for what these do in milliseconds."""
 
+TRITON = [backend for backend in BACKENDS if backend.values[0] == "triton"]
+"""That one alone, for which tests draw fewer examples."""
+
 ALL = [*BACKENDS, "reference"]
 
 

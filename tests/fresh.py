@@ -57,7 +57,8 @@ def run(code: str, *arguments: str, cwd: Path | None = None, **environment: str)
     server = _server()
     with tempfile.NamedTemporaryFile() as stdout, tempfile.NamedTemporaryFile() as stderr:
         outputs = [stdout.name, stderr.name]
-        request = [code, {**os.environ, **environment}, str(cwd or Path.cwd()), arguments, outputs]
+        changed = {name: str(value) for name, value in {**os.environ, **environment}.items()}
+        request = [code, changed, str(cwd or Path.cwd()), arguments, outputs]
         server.stdin.write(json.dumps(request) + "\n")  # type: ignore[union-attr]
         server.stdin.flush()  # type: ignore[union-attr]
         status = int(server.stdout.readline())  # type: ignore[union-attr]

@@ -9,8 +9,8 @@ import strategies
 import tolerances
 import torch
 from contract import Contract, gradients
-from devices import BACKENDS, COMPILED
-from hypothesis import given
+from devices import BACKENDS, COMPILED, TRITON
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -34,9 +34,18 @@ class FusedLossContract(Contract):
         log_weights = self.log_prob(*parameters, mask=mask) + log_ratio
         return math.log(len(log_weights)) - torch.logsumexp(log_weights, 0)
 
-    @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+    @pytest.mark.parametrize("backend", [*COMPILED, "reference"])
     @given(data=st.data())
     def test_no_worse_than_torch(self, backend: str, data: st.DataObject) -> None:
+        self.check_no_worse_than_torch(backend, data)
+
+    @pytest.mark.parametrize("backend", TRITON)
+    @settings(max_examples=settings.default.max_examples // 4)
+    @given(data=st.data())
+    def test_no_worse_than_torch_on_triton(self, backend: str, data: st.DataObject) -> None:
+        self.check_no_worse_than_torch(backend, data)
+
+    def check_no_worse_than_torch(self, backend: str, data: st.DataObject) -> None:
         k, observations = data.draw(st.sampled_from([1, 2, 9, 50])), data.draw(st.integers(1, 5))
         size, dtype = data.draw(strategies.features), data.draw(st.sampled_from([torch.float32, torch.float64]))
         generator = torch.Generator().manual_seed(data.draw(strategies.seeds))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from same_run import assert_same_run
@@ -18,6 +19,8 @@ from iwae_fast import backends
 from iwae_fast.cli import main
 from iwae_fast.experiments.checkpoint import load_checkpoint
 from iwae_fast.experiments.runs import Run
+
+pytestmark = pytest.mark.xdist_group("command line")  # one run for all tests
 
 PACKAGE = Path(iwae_fast.__file__).parents[1]
 SMALL = ("--hidden", "20", "--latent", "5", "--k", "5", "--seed", "3")
@@ -32,11 +35,9 @@ def environment(**changes):
 
 
 def iwae(*arguments, cwd, **changes):
-    """Run the program; standard output and error as text."""
-    command = [sys.executable, "-m", "iwae_fast.cli", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=MINUTES, check=False
-    )
+    """Run the program in a process of its own; standard output and error as text."""
+    code = "from iwae_fast.cli import main; main()"
+    return fresh.run(code, *map(str, arguments), cwd=cwd, **environment(**changes))
 
 
 def rows(folder):

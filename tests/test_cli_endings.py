@@ -138,6 +138,7 @@ def test_errors_of_files_are_one_line_without_numbers(here: Command, tmp_path: P
     assert here("train", *SMALL, "--epochs", 1, "--eval-k", 3, "-o", "run")[0] == 0
     Path("text.npy").write_text("1 2 3\n")
     Path("torn").mkdir()
+    Path("folder.png").mkdir()
     for name in ("config.json", "metrics.csv", "checkpoint.safetensors", "evaluation.json"):
         Path("torn", name).write_bytes(Path("run", name).read_bytes())
     Path("torn/evaluation.npz").write_text("no arrays")
@@ -147,7 +148,7 @@ def test_errors_of_files_are_one_line_without_numbers(here: Command, tmp_path: P
             ("sample", "run", "-o", "/nonexistent/x.png"),
             "cannot write /nonexistent/x.png: there is no folder /nonexistent",
         ),
-        (("sample", "run", "-o", tmp_path), f"cannot write {tmp_path}: it is a folder"),
+        (("sample", "run", "-o", "folder.png"), "cannot write folder.png: it is a folder"),
         (("sample", "run", "-o", "/proc/x.png"), "cannot write /proc/x.png: no such file or directory"),
         (
             ("compare", "run", "run", "--json", "nowhere/x.json"),

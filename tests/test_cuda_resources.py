@@ -8,7 +8,10 @@ from typing import Any
 import cuda_resources
 import pytest
 
-pytestmark = pytest.mark.skipif(cuda_resources.missing() is not None, reason=str(cuda_resources.missing()))
+pytestmark = [
+    pytest.mark.skipif(cuda_resources.missing() is not None, reason=str(cuda_resources.missing())),
+    pytest.mark.xdist_group("what nvcc compiles"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from iwae_fast.experiments.position import Position
 from iwae_fast.experiments.runs import Run, sole_evaluator, sole_trainer
 from iwae_fast.experiments.segments import Segment, extended
 
+pytestmark = pytest.mark.xdist_group("evaluations")
+
 RANDOM = np.random.default_rng(5)
 BYTES = RANDOM.integers(0, 256, (60, 3, 4), np.uint8)
 SMALL = ("--hidden", 6, "--latent", 2, "--batch-size", 10, "--k", 2)

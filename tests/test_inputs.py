@@ -122,7 +122,7 @@ def test_other_observations_are_refused_by_name(name: str, function: str) -> Non
     if name not in ("counts", "classes"):
         refused += [(x.to(t), TypeError, f"^x must be float32.* got {t}") for t in (torch.uint8, torch.int64)]
     if name not in ("own", "binary") and function != "log_likelihood":
-        refused.append((x[:, :3], ValueError, r"^x must .*4 features.* \(6, 3\)"))
+        refused.append(((x > 0).float()[:, :3], ValueError, r"^x must .*4 features.* \(6, 3\)"))
     for given, error, message in refused:
         with pytest.raises(error, match=message):
             call(given)

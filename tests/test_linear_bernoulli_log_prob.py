@@ -9,8 +9,8 @@ import strategies
 import tolerances
 import torch
 from contract import Contract, gradients
-from devices import BACKENDS, run
-from hypothesis import given
+from devices import BACKENDS, COMPILED, TRITON, run
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -91,9 +91,18 @@ class TestLinearBernoulliLogProb(Contract):
         torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), weight)[0])
         assert not self.call(value, hidden, weight.detach(), bias, backend=backend).requires_grad
 
-    @pytest.mark.parametrize("backend", BACKENDS)
+    @pytest.mark.parametrize("backend", COMPILED)
     @given(data=st.data())
     def test_no_worse_than_torch(self, backend: str, data: st.DataObject) -> None:
+        self.check_no_worse_than_torch(backend, data)
+
+    @pytest.mark.parametrize("backend", TRITON)
+    @settings(max_examples=settings.default.max_examples // 4)
+    @given(data=st.data())
+    def test_no_worse_than_torch_on_triton(self, backend: str, data: st.DataObject) -> None:
+        self.check_no_worse_than_torch(backend, data)
+
+    def check_no_worse_than_torch(self, backend: str, data: st.DataObject) -> None:
         inputs, mask = data.draw(calls())
         exact, exact_grads = gradients(
             lambda *t: self.call(*t, mask=mask, backend="reference"), [t.double() for t in inputs], 1

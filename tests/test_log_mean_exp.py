@@ -7,8 +7,8 @@ import strategies
 import tolerances
 import torch
 from contract import Contract, gradients
-from devices import BACKENDS, run
-from hypothesis import given
+from devices import BACKENDS, COMPILED, TRITON, run
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -31,9 +31,18 @@ class TestLogMeanExp(Contract):
     def example() -> list[Tensor]:
         return [3.0 * torch.randn(6, 4, 3, dtype=torch.float64)]
 
-    @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+    @pytest.mark.parametrize("backend", [*COMPILED, "reference"])
     @given(data=st.data())
     def test_no_worse_than_torch(self, backend: str, data: st.DataObject) -> None:
+        self.check_no_worse_than_torch(backend, data)
+
+    @pytest.mark.parametrize("backend", TRITON)
+    @settings(max_examples=settings.default.max_examples // 4)
+    @given(data=st.data())
+    def test_no_worse_than_torch_on_triton(self, backend: str, data: st.DataObject) -> None:
+        self.check_no_worse_than_torch(backend, data)
+
+    def check_no_worse_than_torch(self, backend: str, data: st.DataObject) -> None:
         shape = data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=4))
         dim = data.draw(st.integers(-len(shape), len(shape) - 1))
         shape[dim] = data.draw(st.sampled_from([1, 2, 7, 50, 300]))

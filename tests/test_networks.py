@@ -43,7 +43,9 @@ def config(**changes: object) -> TrainConfig:
 def test_it_trains_comes_back_and_is_reported(digits: ImageData, tmp_path, kind: dict) -> None:
     settings = config(**kind)
     images = digits
-    if settings.likelihood != "bernoulli":  # counts and classes
+    if settings.likelihood == "continuous-bernoulli":
+        images = replace(digits, grey_levels=False)
+    elif settings.likelihood != "bernoulli":  # counts and classes
         images = replace(digits, train=digits.train * 16, test=digits.test * 16, grey_levels=False)
     run = create_run(tmp_path / "run", settings)
     trainer = training.Trainer(settings, run, images)

@@ -25,6 +25,8 @@ from iwae_fast.pruning import without_units
 from iwae_fast.report import render, write_run_report
 from iwae_fast.report.page import Figure, duration, fixed, percent, plain, signed
 
+pytestmark = pytest.mark.xdist_group("reports")
+
 SECTIONS = [
     "likelihood",
     "active-units",
@@ -330,7 +332,9 @@ def test_what_has_no_k_hat_is_counted(tmp_path, monkeypatch, capsys):
     evaluate_and_print(run, checkpoint, model, tiny_data(), **options)
     found = read(run.evaluation)
     assert (found["pareto_k_above_0.7"], found["pareto_k_undefined"]) == (pytest.approx(1 / 30), 2)
-    assert "Pareto k-hat above 0.7 for 3%, undefined for 2" in " ".join(capsys.readouterr().out.split())
+    assert "is above 0.7 for 3% of the 30 test observations and undefined for 2" in " ".join(
+        capsys.readouterr().out.split()
+    )
     page = Page(run.report.read_text())
     assert "and undefined for 2 of 30" in page.text
     assert "Not drawn: 1 that are inf, 0 that are \N{MINUS SIGN}inf (equal weights), 2 undefined." in page.text

@@ -92,10 +92,20 @@ def test_settings_of_other_bounds_are_left_out() -> None:
     ("heavy", "grade"), [(0.0, "good"), (0.05, "good"), (0.06, "fair"), (0.5, "fair"), (0.51, "poor"), (1.0, "poor")]
 )
 def test_the_verdict_on_the_weights(heavy: float, grade: str) -> None:
-    found = judge({"pareto_k_above_0.7": heavy, "k": 5000, "observations": 1000})
+    found = judge({"pareto_k_above_0.7": heavy, "pareto_k_undefined": 0, "k": 5000, "observations": 1000})
     assert found is not None
     assert found.grade == grade
     assert f"above 0.7 for {heavy:.0%} of the 1000 test observations" in found.text
+
+
+def test_the_verdict_counts_what_has_no_k_hat() -> None:
+    few = judge({"pareto_k_above_0.7": 0.0, "pareto_k_undefined": 3, "k": 5000, "observations": 100})
+    many = judge({"pareto_k_above_0.7": 0.0, "pareto_k_undefined": 30, "k": 5000, "observations": 100})
+    assert few is not None and many is not None
+    assert few.grade == "good"
+    assert "undefined for 3" in few.text
+    assert (many.grade, many.title) == ("fair", "The test NLL cannot be judged for every observation")
+    assert "undefined for 30" in many.text
 
 
 def test_no_verdict_without_a_tail() -> None:

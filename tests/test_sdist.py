@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("distribution")
+
 ROOT = Path(__file__).parents[1]
 NOT_DISTRIBUTED = {".gitignore", ".ci/run"}
 

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+    pytest.mark.xdist_group("what Triton compiles"),  # which takes a minute: once, not in each process
+]
 
 SCRIPT = Path(__file__).parent / "triton_resources.py"
 RESULTS = SCRIPT.parent.parent / "benchmarks" / "results"

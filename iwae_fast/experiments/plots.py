@@ -146,7 +146,7 @@ def _bound(
     rows: Sequence[EpochMetrics],
     thing: str,
     theme: Theme,
-    changes: Sequence[float],
+    changes: Sequence[float] = (),
     *,
     by_time: bool = False,
 ) -> None:
@@ -180,7 +180,7 @@ def _mark(axes: Axes, positions: Sequence[float], theme: Theme) -> None:
         axes.axvline(position, color=theme.ink, linewidth=1.2, linestyle=":")
 
 
-def _size(axes: Axes, rows: Sequence[EpochMetrics], k: int, theme: Theme, changes: Sequence[float]) -> None:
+def _size(axes: Axes, rows: Sequence[EpochMetrics], k: int, theme: Theme, changes: Sequence[float] = ()) -> None:
     """Fill one panel with the effective sample size."""
     sizes = [row.ess for row in rows]
     _Line([row.epoch for row in rows], sizes, color=theme.second).draw(axes)
