@@ -137,3 +137,19 @@ def test_values_are_answered_with_the_nearest(
     assert message in error
     assert error.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_waiting_threads_sleep() -> None:
+    """OpenMP is told before torch loads it, unless the user has told it something else."""
+    told = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, policy in ({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE"):
+        result = subprocess.run(
+            [sys.executable, "-m", "iwae_fast", "info", "--json"],
+            env={**told, "PYTHONPATH": str(PACKAGE), "OMP_DISPLAY_ENV": "true", **given},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        if "OMP_WAIT_POLICY" not in result.stderr:
+            pytest.skip("this OpenMP does not show its settings")
+        assert f"OMP_WAIT_POLICY = '{policy}'" in result.stderr

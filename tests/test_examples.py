@@ -13,9 +13,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def run(name: str, *arguments: str) -> str:
     # Threads that wait for each other's cores would be slow beside whatever else the machine does.
-    code = (
-        f"import runpy, torch; torch.set_num_threads(1); runpy.run_path({str(EXAMPLES / name)!r}, run_name='__main__')"
-    )
+    path = str(EXAMPLES / name)
+    code = f"import runpy, torch; torch.set_num_threads(1); runpy.run_path({path!r}, run_name='__main__')"
     result = fresh.run(code, *arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout

@@ -101,7 +101,8 @@ def test_the_verdict_on_the_weights(heavy: float, grade: str) -> None:
 def test_the_verdict_counts_what_has_no_k_hat() -> None:
     few = judge({"pareto_k_above_0.7": 0.0, "pareto_k_undefined": 3, "k": 5000, "observations": 100})
     many = judge({"pareto_k_above_0.7": 0.0, "pareto_k_undefined": 30, "k": 5000, "observations": 100})
-    assert few is not None and many is not None
+    assert few is not None
+    assert many is not None
     assert few.grade == "good"
     assert "undefined for 3" in few.text
     assert (many.grade, many.title) == ("fair", "The test NLL cannot be judged for every observation")
