@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``iwae-fast`` with these arguments (those of the process if None); always raises SystemExit."""
     from .interrupt import raise_on_termination
 
-    # OpenMP reads it when torch is imported. A thread that spins while it waits keeps its core from whoever has work, and
-    # beside one busy process training then takes five to ten times as long; a thread that sleeps costs some 5 %.
+    # OpenMP reads it when torch is imported. A thread that spins while it waits keeps its core from whoever has work:
+    # beside one busy process training took five to ten times as long; a thread that sleeps costs some 5 %.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         with raise_on_termination():
