@@ -128,6 +128,17 @@ def test_other_observations_are_refused_by_name(name: str, function: str) -> Non
             call(given)
 
 
+@pytest.mark.parametrize(
+    "encoder", [nn.Linear(4, 4), nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()), nn.Sequential(nn.Conv1d(2, 2, 1))]
+)
+def test_a_shape_that_ones_own_encoder_does_not_take_is_named(encoder: nn.Module) -> None:
+    model = iw.models.VAE(encoder, nn.Linear(2, 4), latent_dim=2)
+    with pytest.raises(
+        ValueError, match=rf"^x \(6, 3\) has a shape that the encoder, a {type(encoder).__name__}, does"
+    ):
+        model.encode(torch.rand(6, 3))
+
+
 def test_integers_reach_an_encoder_as_they_are() -> None:
     class Linear(nn.Module):
         def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -163,21 +163,28 @@ class LatentVariableModel(nn.Module, ABC):
         """Return the parameters of q(z | x) of the first layer, each (B, Z).
 
         The encoder sees zeros for features that a mask hides, and floating observations in the dtype of its
-        parameters. It sees integers as they are: TypeError where it does not take them.
+        parameters. It sees integers as they are. Raises TypeError where it does not take them, and ValueError where its
+        first layer does not take observations of this shape.
         """
         self.check_batch(x, context)
         x = visible(x, mask)
         if x.is_floating_point():
-            return self.posterior(self.encoder(as_parameters(self.encoder, x), *context))
+            x = as_parameters(self.encoder, x)
         try:
             output = self.encoder(x, *context)
         except RuntimeError as error:
-            if not any(word in str(error) for word in ("type", "not implemented for")):
-                raise  # it is of something else, such as memory
-            raise TypeError(
-                f"x is {x.dtype}, which the encoder, a {type(self.encoder).__name__}, does not take: convert x, as "
-                "with x.float(), or let the encoder do so"
-            ) from error
+            what = str(error)
+            name = type(self.encoder).__name__
+            if not x.is_floating_point() and any(word in what for word in ("type", "not implemented for")):
+                raise TypeError(
+                    f"x is {x.dtype}, which the encoder, a {name}, does not take: convert x, as with x.float(), or let "
+                    "the encoder do so"
+                ) from error
+            if any(word in what for word in ("shapes cannot be multiplied", "Expected 3D", "expected input")):
+                raise ValueError(
+                    f"x {tuple(x.shape)} has a shape that the encoder, a {name}, does not take: {what}"
+                ) from error
+            raise
         return self.posterior(output)
 
     @abstractmethod
