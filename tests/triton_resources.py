@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +212,8 @@ def tool(name: str, *arguments: str) -> str:
     return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def rows() -> Iterator[dict[str, Any]]:
-    for architecture in ARCHITECTURES:
+def rows(architectures: Sequence[int]) -> Iterator[dict[str, Any]]:
+    for architecture in architectures:
         driver.set_active(CompilingDriver(architecture))
         for name, call in cases().items():
             for kernel in launches(call):
@@ -223,12 +223,15 @@ def rows() -> Iterator[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
-    write = parser.parse_args().write
+    parser.add_argument("--sm", type=int, action="append", choices=ARCHITECTURES, help="only this architecture")
+    given = parser.parse_args()
+    if given.write and given.sm:
+        parser.error("--write is of all architectures")
     text = io.StringIO()
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows())
-    TABLE.write_text(text.getvalue()) if write else sys.stdout.write(text.getvalue())
+    writer.writerows(rows(given.sm or ARCHITECTURES))
+    TABLE.write_text(text.getvalue()) if given.write else sys.stdout.write(text.getvalue())
 
 
 if __name__ == "__main__":
