@@ -44,8 +44,8 @@ def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor
 def over_std(difference: Tensor, log_std: Tensor) -> Tensor:
     """Return difference / exp(log_std), for log_std of any size.
 
-    It is multiplied by exp(-log_std / 2) twice, since 1 / s may overflow where the result does not: a difference of zero
-    gives zero at every scale, with gradients that are zero and not 0 * inf = NaN.
+    The difference is multiplied by exp(-log_std / 2) twice, since 1 / s may overflow where the result does not: a
+    difference of zero gives zero at every scale, with gradients that are zero and not 0 * inf = NaN.
     """
     # Below this any other difference overflows when it is squared. Not by clamp alone, which stops the gradient.
     least = -150.0 if log_std.dtype == torch.float32 else -1100.0
@@ -219,11 +219,12 @@ def sample_gaussian(
     shape = (num_samples, mean.shape[0], mean.shape[1])
     noise = standard_normal(seed, shape, sample_offset, observation_offset, stream, mean.dtype, samples)
     z = stopping(lambda mean, log_std: torch.addcmul(mean, torch.exp(log_std), noise), mean.expand(shape), log_std)
+
     def log_ratio(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         if not path_only:
             return 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1)
-        # The same number, but as a function of z with q's parameters held fixed: (z - m) / s, and what moves z moves it.
-        # It is written in m and log s, since 1 / s times the step s eps may be inf * 0.
+        # The same number, but as a function of z with q's parameters held fixed: (z - m) / s, which moves as z does. It
+        # is written in m and log s, since 1 / s times the step s eps may be inf * 0.
         fixed = log_std.detach()
         moved = over_std(mean - mean.detach(), fixed) + noise * torch.expm1(log_std - fixed)
         eps = noise + torch.where(moved.isfinite(), moved, 0.0)

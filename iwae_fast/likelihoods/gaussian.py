@@ -23,8 +23,8 @@ class Gaussian(Likelihood):
             ``log_std`` of all features, 0 at first. A number above 0 ("gaussian-fixed", which has 1): that number. With
             the latter two the decoder returns the mean alone.
 
-    Any log_std is allowed. Where the density of an observation overflows it is -inf; an observation that equals its mean
-    has the density -log_std - log(2 pi) / 2 at every log_std, which grows without bound as log_std falls.
+    Any log_std is allowed. Where the log-density of an observation overflows it is -inf. An observation that equals its
+    mean has -log_std - log(2 pi) / 2 at every log_std, which grows without bound as log_std falls.
     """
 
     takes_integers = False

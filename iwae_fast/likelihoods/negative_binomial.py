@@ -21,11 +21,11 @@ def negative_binomial_log_prob(value: Tensor, log_mean: Tensor, log_theta: Tenso
     (n m / (t + m), n t / (t + m)), plus remainders of Stirling's formula, which are small (Loader 2000, "Fast and
     accurate computation of binomial probabilities"). The result is float64.
 
-    Shapes broadcast. ``log_theta`` may be inf, which is Poisson's distribution, and it or ``log_mean`` -inf, which leave
-    no count but zero: that has log-probability 0, and others -inf. Gradients are computed likewise, and are zero where
-    the incoming one is. Under a count x > 0 their limits at ``log_theta`` = -inf are (0, 1), by ``log_mean`` and by
-    ``log_theta``. Where both are -inf the limit depends on the path, and is taken in ``log_mean`` first, as at any other
-    ``log_theta``: (x, 1 - x).
+    Shapes broadcast. ``log_theta`` may be inf, which is Poisson's distribution. It or ``log_mean`` may be -inf, which
+    leaves no count but zero: that has log-probability 0, and others have -inf. Gradients are computed likewise, and are
+    zero where the incoming one is. For a count x > 0 the gradients by ``log_mean`` and ``log_theta`` at ``log_theta`` =
+    -inf are their limits 0 and 1. Where both are -inf the limit depends on the path. It is taken in ``log_mean`` first,
+    as at any other ``log_theta``: x and 1 - x.
     """
     return elementwise(_NegativeBinomial, value, log_mean, log_theta)
 
