@@ -35,10 +35,23 @@ def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor
         value, mean, log_std = (torch.where(mask, t, 0.0) for t in (value, mean, log_std))
 
     def density(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-        standardized = (value - mean) * torch.exp(-log_std)
+        standardized = over_std(value - mean, log_std)
         return _sum_observed(-0.5 * (standardized.square() + 2.0 * log_std + LOG_2PI), mask)
 
     return stopping(density, value, mean, log_std)
+
+
+def over_std(difference: Tensor, log_std: Tensor) -> Tensor:
+    """Return difference / exp(log_std), for log_std of any size.
+
+    The difference is multiplied by exp(-log_std / 2) twice, since 1 / s may overflow where the result does not: a
+    difference of zero gives zero at every scale, with gradients that are zero and not 0 * inf = NaN.
+    """
+    # Below this any other difference overflows when it is squared. Not by clamp alone, which stops the gradient.
+    least = -150.0 if log_std.dtype == torch.float32 else -1100.0
+    finite = torch.where(log_std.isinf(), 0.0, log_std)
+    root = torch.exp(-0.5 * (log_std.detach().clamp(min=least) + (finite - finite.detach())))
+    return difference * root * root
 
 
 def standard_gaussian_log_prob(value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -206,15 +219,15 @@ def sample_gaussian(
     shape = (num_samples, mean.shape[0], mean.shape[1])
     noise = standard_normal(seed, shape, sample_offset, observation_offset, stream, mean.dtype, samples)
     z = stopping(lambda mean, log_std: torch.addcmul(mean, torch.exp(log_std), noise), mean.expand(shape), log_std)
-    if path_only:
-        mean, log_std = mean.detach(), log_std.detach()
 
-    def log_ratio(z: Tensor, log_std: Tensor) -> Tensor:
-        eps = noise
-        if path_only:
-            # The same number, but as a function of z with q's parameters held fixed.
-            standardized = (z - mean) * torch.exp(-log_std)
-            eps = noise + torch.where(standardized.isfinite(), standardized - standardized.detach(), 0.0)
-        return 0.5 * (eps.square() - z.square()).sum(-1) + log_std.sum(-1)
+    def log_ratio(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        if not path_only:
+            return 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1)
+        # The same number, but as a function of z with q's parameters held fixed: (z - m) / s, which moves as z does. It
+        # is written in m and log s, since 1 / s times the step s eps may be inf * 0.
+        fixed = log_std.detach()
+        moved = over_std(mean - mean.detach(), fixed) + noise * torch.expm1(log_std - fixed)
+        eps = noise + torch.where(moved.isfinite(), moved, 0.0)
+        return 0.5 * (eps.square() - z.square()).sum(-1) + fixed.sum(-1)
 
-    return z, stopping(log_ratio, z, log_std)
+    return z, stopping(log_ratio, z, mean.expand(shape), log_std)

@@ -60,6 +60,23 @@ def exact_exp(x):
 
 
 @triton.jit
+def exp_factors(x):
+    """exp(x) as a product of two finite numbers, of which what is multiplied meets the first first.
+
+    It goes up to e^148, in float64 e^1200, which takes every difference of two numbers to where its square overflows.
+    """
+    if x.dtype == tl.float64:
+        far = x > 500.0
+        near = tl.minimum(tl.where(far, x - 500.0, x), 700.0, propagate_nan=tl.PropagateNan.ALL)
+        second = tl.where(far, tl.full(x.shape, 1.4035922178528374e217, tl.float64), 1.0)
+    else:
+        far = x > 60.0
+        near = tl.minimum(tl.where(far, x - 60.0, x), 88.0, propagate_nan=tl.PropagateNan.ALL)
+        second = tl.where(far, 1.1420073898156842e26, 1.0)
+    return exact_exp(near), second
+
+
+@triton.jit
 def reciprocal(x):
     """To 1 unit in the last place, for x that is neither subnormal nor beyond 2^126."""
     if PORTABLE or x.dtype == tl.float64:

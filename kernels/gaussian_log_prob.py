@@ -1,6 +1,7 @@
 """log N(value; mean, exp(log_std)^2), summed over the last axis.
 
--(t^2 / 2 + log s) - log(2 pi) / 2 with t = (v - m) / s.
+-(t^2 / 2 + log s) - log(2 pi) / 2 with t = (v - m) / s. 1 / s comes as two factors, neither of which overflows: v = m
+then gives t = 0 at every scale, where 0 * inf would be NaN.
 """
 
 from __future__ import annotations
@@ -12,22 +13,23 @@ from torch import Tensor
 from .density import Density
 from .density_backward import log_prob_backward
 from .density_forward import log_prob
-from .elementary import exact_exp
+from .elementary import exp_factors
 
 HALF_LOG_2PI = 0.91893853320467274178
 
 
 @triton.jit
 def accumulate(tiles, linear, factors):
-    standardized = (tiles[0] - tiles[1]) * exact_exp(-tiles[2])
+    first, second = exp_factors(-tiles[2])
+    standardized = (tiles[0] - tiles[1]) * first * second
     return linear - (0.5 * standardized * standardized + tiles[2]), factors
 
 
 @triton.jit
 def gradients(tiles):
-    precision_root = exact_exp(-tiles[2])
-    standardized = (tiles[0] - tiles[1]) * precision_root
-    slope = standardized * precision_root
+    first, second = exp_factors(-tiles[2])
+    standardized = (tiles[0] - tiles[1]) * first * second
+    slope = standardized * first * second
     return -slope, slope, standardized * standardized - 1.0
 
 

@@ -139,7 +139,8 @@ def sample_gaussian_gradient_kernel(
         )
         z = m + s * eps
         at_z = tl.zeros((ROWS, BLOCK), ACC)  # the gradient that arrives at z
-        direct = tl.zeros((ROWS, BLOCK), ACC)  # that of log s inside log q
+        of_mean = tl.zeros((ROWS, BLOCK), ACC)  # what log q gives to the gradients of m
+        of_log_std = tl.zeros((ROWS, BLOCK), ACC)  # and of log s, not through z
         if grad_z is not None:
             part = (row * multiple(grad_z_strides[0], GRAD_Z_ALIGNMENT))[:, None]
             part += observation * multiple(grad_z_strides[1], GRAD_Z_ALIGNMENT)
@@ -148,16 +149,18 @@ def sample_gaussian_gradient_kernel(
         if grad_log_ratio is not None:
             address = grad_log_ratio + row * grad_log_ratio_strides[0] + observation * grad_log_ratio_strides[1]
             incoming = tl.load(address, present, other=0.0)[:, None]
-            if PATH_ONLY:  # log q as a function of z alone: -(z - m) / s^2 = -eps / s
-                slope = eps / s - z
-            else:  # eps does not depend on q's parameters: what is left is -z, and log s itself
-                slope = -z
-                direct += incoming
             # A weight of zero gives zero, also where z overflows: 0 * inf would be NaN.
-            at_z += tl.where(incoming == 0.0, 0.0, incoming * slope)
-        mean_sum, mean_error = kahan(mean_sum, mean_error, at_z)
+            if PATH_ONLY:
+                # -log q is a function of z alone, with derivative eps / s, and s eps times that reaches log s: eps^2,
+                # taken without the 1 / s that may overflow.
+                of_mean += tl.where(incoming == 0.0, 0.0, incoming * (eps / s))
+                of_log_std += incoming * (eps * eps)
+            else:  # eps does not depend on q's parameters: what is left of -log q is log s itself
+                of_log_std += incoming
+            at_z += tl.where(incoming == 0.0, 0.0, incoming * -z)
+        mean_sum, mean_error = kahan(mean_sum, mean_error, at_z + of_mean)
         of_step = tl.where(at_z == 0.0, 0.0, at_z * (s * eps))  # likewise
-        log_std_sum, log_std_error = kahan(log_std_sum, log_std_error, of_step + direct)
+        log_std_sum, log_std_error = kahan(log_std_sum, log_std_error, of_step + of_log_std)
     out = observation * features + feature
     store(grad_mean + out, over_rows(mean_sum, mean_error), inside)
     store(grad_log_std + out, over_rows(log_std_sum, log_std_error), inside)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
-from devices import run
+from devices import ALL, run
 from loss_contract import FusedLossContract
 from torch import Tensor
 
 import iwae_fast as iw
+from iwae_fast.reference import LOG_2PI
 
 
 class TestGaussianIWAELoss(FusedLossContract):
@@ -35,3 +37,28 @@ class TestGaussianIWAELossAtOnce(TestGaussianIWAELoss):
     @staticmethod
     def example() -> list[Tensor]:
         return [torch.randn(*shape, dtype=torch.float64) for shape in ((3, 4, 11), (3, 4, 11), (3, 4, 11), (3, 4))]
+
+
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("log_std", [-800.0, -100.0, 100.0, 800.0])
+def test_values_that_equal_their_means_at_every_scale(log_std: float, at_once: bool, backend: str) -> None:
+    """The loss and its gradients, made in the forward pass or after it; of one observation a sample misses its mean."""
+    value, log_ratio = torch.rand(2, 5), torch.randn(3, 2)
+    mean = value.repeat(3, 1, 1)
+    if log_std < 0.0:
+        mean[1, 0, 2] += 1.0
+        log_ratio[1, 0] = -torch.inf  # as such a sample weighs, on every scale
+    leaves = [mean, torch.full((3, 2, 5), log_std), log_ratio.clone()]
+    leaves = [t.requires_grad_() for t in leaves]
+    value.requires_grad_(not at_once)
+    loss = run(iw.gaussian_iwae_loss, value, *leaves, reduction="none", backend=backend)
+    log_weights = log_ratio - 5 * (log_std + LOG_2PI / 2)
+    torch.testing.assert_close(loss, -iw.log_mean_exp(log_weights, backend="reference"))
+    of_mean, of_log_std, of_ratio = torch.autograd.grad(loss.sum(), leaves, retain_graph=not at_once)
+    weights = torch.softmax(log_weights, 0)
+    torch.testing.assert_close(of_ratio, -weights)
+    torch.testing.assert_close(of_log_std, weights[..., None].expand(3, 2, 5))
+    assert (of_mean == 0).all()
+    if not at_once:
+        assert (torch.autograd.grad(loss.sum(), value)[0] == 0).all()

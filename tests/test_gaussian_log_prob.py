@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from contract import DensityContract
-from devices import BACKENDS, run
+from devices import ALL, BACKENDS, run
 from torch import Tensor
 
 import iwae_fast as iw
@@ -47,3 +47,49 @@ class TestGaussianLogProb(DensityContract):
         assert log_prob[1] == -math.inf
         log_prob.backward(torch.tensor([1.0, 0.0]))
         assert torch.equal(mean.grad, torch.tensor([[-1.0] * 3, [0.0] * 3]))
+
+    @pytest.mark.parametrize("backend", ALL)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_a_value_that_equals_its_mean_has_its_density_at_every_scale(
+        self, backend: str, dtype: torch.dtype
+    ) -> None:
+        """The value and all gradients, which stay right after the chain rule has multiplied them."""
+        log_std = torch.tensor(
+            [0.0, *(sign * size for size in (60.0, 88.0, 89.0, 104.0, 177.0, 709.0, 711.0, 1e4) for sign in (1, -1))]
+        ).to(dtype)[:, None]
+        value = torch.linspace(-3.0, 7.0, len(log_std), dtype=dtype)[:, None]
+        leaves = [t.clone().requires_grad_() for t in (value, value, log_std)]
+        result = self.call(*leaves, backend=backend)
+        torch.testing.assert_close(result, -log_std[:, 0] - LOG_2PI / 2)
+        for grad, expected in zip(torch.autograd.grad((1e10 * result).sum(), leaves), (0.0, 0.0, -1e10), strict=True):
+            assert (grad == expected).all()
+
+    @pytest.mark.parametrize("backend", ALL)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_a_value_near_its_mean_has_its_density_where_the_reciprocal_of_the_scale_overflows(
+        self, backend: str, dtype: torch.dtype
+    ) -> None:
+        """Finite where it is finite, else -inf, with infinite gradients of the right sign."""
+        tiny, log_std = (1e-30, -95.0) if dtype == torch.float32 else (1e-300, -715.0)
+        value = torch.tensor([[tiny], [-tiny], [1.0], [-1.0]], dtype=dtype)
+        leaves = [value, torch.zeros_like(value), torch.full_like(value, log_std)]
+        leaves = [t.requires_grad_() for t in leaves]
+        result = self.call(*leaves, backend=backend)
+        standardized = math.exp(math.log(tiny) - log_std)
+        energy = torch.tensor([standardized**2 / 2] * 2 + [math.inf] * 2, dtype=torch.float64)
+        torch.testing.assert_close(result.double(), -energy - log_std - LOG_2PI / 2, rtol=2e-4, atol=0.0)
+        of_value, of_mean, of_log_std = torch.autograd.grad(result.sum(), leaves)
+        assert torch.equal(of_value, -of_mean)
+        assert torch.equal(of_mean.sign(), value.detach().sign())
+        assert of_mean[2:].isinf().all()
+        torch.testing.assert_close(of_log_std[:, 0].double(), 2 * energy - 1.0, rtol=2e-4, atol=0.0)
+
+    @pytest.mark.parametrize("backend", ALL)
+    def test_nan_reaches_its_own_gradient(self, backend: str) -> None:
+        """Also that of a scale under a value that equals its mean."""
+        for index in range(3):
+            inputs = [torch.zeros(1, 20) for _ in self.names]
+            inputs[index][0, 7] = math.nan
+            leaves = [t.requires_grad_() for t in inputs]
+            grad = torch.autograd.grad(self.call(*leaves, backend=backend).sum(), leaves)[index]
+            assert grad.isnan().nonzero().tolist() == [[0, 7]]

@@ -47,8 +47,9 @@ ROWS: dict[str, list[Row]] = {
     "continuous-bernoulli": list(itertools.product((0.0, 0.25, 0.999, 1.0), LOGITS)),
     "gaussian": [
         (x, mean, log_std)
-        for x, mean in ((0.0, 0.0), (1e6, 1e6 + 0.5), (1.0, -2.0), (1e-3, 2e-3))
-        for log_std in (-80.0, -40.0, -10.0, -1.0, 0.0, 3.0, 40.0, 80.0)
+        for x, mean in ((0.0, 0.0), (0.3, 0.3), (1e6, 1e6 + 0.5), (1.0, -2.0), (1e-3, 2e-3), (0.0, 1e-30))
+        for size in (1.0, 10.0, 40.0, 60.5, 80.0, 90.0, 100.0, 140.0, 300.0, 710.0, 800.0, 1000.0)
+        for log_std in (-size, 0.0, 3.0, min(size, 800.0))
     ],
     "categorical": [
         (float(index), *(logit + offset for logit in logits))
@@ -151,6 +152,14 @@ def test_mean_and_its_gradient(name: str, mean: exact.Density, rows: list[Row], 
         ("negative-binomial", (0.0, -INF, -INF), 0.0, (0.0, 0.0)),
         ("negative-binomial", (0.0, -INF, INF), 0.0, (0.0, 0.0)),
         ("negative-binomial", (3.0, -INF, 0.0), -INF, (3.0, -7 / 6)),
+        # Theta of zero: beside it a mean of zero is the limit that is taken first.
+        ("negative-binomial", (3.0, 0.0, -INF), -INF, (0.0, 1.0)),
+        ("negative-binomial", (3.0, -50.0, -INF), -INF, (0.0, 1.0)),
+        ("negative-binomial", (3.0, 0.0, -1e30), -1e30, (0.0, 1.0)),
+        ("negative-binomial", (1.0, -INF, -INF), -INF, (1.0, 0.0)),
+        ("negative-binomial", (3.0, -INF, -INF), -INF, (3.0, -2.0)),
+        ("negative-binomial", (3.0, -INF, INF), -INF, (3.0, 0.0)),
+        ("zero-inflated-negative-binomial", (3.0, 0.0, -INF, 0.0), -INF, (0.0, 1.0, -0.5)),
         ("zero-inflated-negative-binomial", (0.0, -INF, 0.3, 1.0), 0.0, (0.0, 0.0, 0.0)),
         ("zero-inflated-negative-binomial", (3.0, -INF, 0.0, 0.0), -INF, (3.0, -7 / 6, -0.5)),
         # Nothing and everything missed.

@@ -424,3 +424,19 @@ class TestSampleGaussianArguments:
             iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 2, device="meta").long())
         with pytest.raises(ValueError, match="samples takes the place of sample_offset, .* got 5"):
             iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 2).long(), sample_offset=5)
+
+
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("log_std", [-30.0, -95.0, -110.0])
+def test_gradients_of_the_path_where_the_reciprocal_of_the_scale_overflows(log_std: float, backend: str) -> None:
+    """By log_std they are finite: -log q is (z - m)^2 / (2 s^2) of z = m + s eps. By the mean they are eps / s."""
+    mean, incoming = torch.tensor([[0.0, 2.0, -1.0, 0.5, 3.0]]), torch.tensor([[0.5]])
+    leaves = [mean.requires_grad_(), torch.full((1, 5), log_std, requires_grad=True)]
+    _, log_ratio = run(iw.sample_gaussian, *leaves, 1, 3, True, backend=backend)
+    of_mean, of_log_std = torch.autograd.grad(log_ratio, leaves, incoming)
+    eps = iw.standard_normal((1, 1, 5), 3, backend="reference")[0].double()
+    step = math.exp(log_std) * eps
+    expected = incoming.double() * (eps.square() - (mean.detach() + step) * step)
+    torch.testing.assert_close(of_log_std.double(), expected, rtol=1e-4, atol=1e-5)
+    exact = (incoming.double() * (eps / math.exp(log_std) - mean.detach())).float()
+    torch.testing.assert_close(of_mean, exact, rtol=1e-4, atol=1e-5)

@@ -116,3 +116,15 @@ def test_each_term_is_its_formula(k: int, monkeypatch: pytest.MonkeyPatch) -> No
     bound = log_weights.exp().mean(0).log().mean()
     loss = iw.Objective(iw.bounds.IWAE(), num_samples=k)(model, x, seed=SEED)
     torch.testing.assert_close(-loss, bound, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("log_std", [-1000.0, -100.0, -2.0, 0.0, 50.0])
+def test_reparameterizing_by_the_noise_of_the_prior_gives_z_back_at_every_scale(log_std: float) -> None:
+    """With the derivatives of mean + exp(log_std) eps: 1 and z - mean."""
+    z, mean = torch.tensor([0.3, 1.0]), torch.tensor([0.3, -0.5], requires_grad=True)
+    scale = torch.full((2,), log_std, requires_grad=True)
+    again = vae._by_prior_noise(z, mean, scale)
+    torch.testing.assert_close(again, z)
+    of_mean, of_scale = torch.autograd.grad(again.sum(), (mean, scale))
+    assert (of_mean == 1.0).all()
+    torch.testing.assert_close(of_scale, (z - mean).detach())

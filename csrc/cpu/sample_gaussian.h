@@ -117,7 +117,7 @@ class PosteriorGradient {
       : call_(call), noise_(noise), observation_(observation), block_(block), size_(noise.size(block)),
         q_(posterior<T>(call, observation, block, size_)) {
     for (int v = 0; v < Block<T>::kVectors; ++v) {
-      score_.part[v] = call.path_only ? S::one() / q_.std.part[v] : S::zero();
+      reciprocal_.part[v] = call.path_only ? S::one() / q_.std.part[v] : S::zero();
     }
   }
 
@@ -131,9 +131,15 @@ class PosteriorGradient {
       for (int v = 0; v < Block<T>::kVectors; ++v) {
         const typename S::Value step = q_.std.part[v] * eps.part[v], z = q_.mean.part[v] + step;
         // A weight of zero gives zero, also where z overflows: 0 * inf would be NaN.
-        if (weight != T(0)) at_z.part[v] += weight * gaussian_log_ratio_slope<S>(eps.part[v], z, score_.part[v]);
+        if (weight != T(0)) {
+          const ScoreGradient<typename S::Value> score =
+              gaussian_score_gradient<S>(call_.path_only, eps.part[v], reciprocal_.part[v]);
+          at_z.part[v] -= weight * z;
+          mean.part[v] += weight * score.mean;
+          log_std.part[v] += weight * score.log_std;
+        }
         mean.part[v] += at_z.part[v];
-        log_std.part[v] += gaussian_step_gradient<S>(at_z.part[v], step) + (call_.path_only ? T(0) : weight);
+        log_std.part[v] += gaussian_step_gradient<S>(at_z.part[v], step);
       }
     }
     add_block(mean, mean_);
@@ -177,7 +183,7 @@ class PosteriorGradient {
   const int64_t observation_, block_;
   const int size_;
   const Posterior<T> q_;
-  Block<T> score_;
+  Block<T> reciprocal_;
   Padded<T> padded_;
   double mean_[Block<T>::kSize] = {}, log_std_[Block<T>::kSize] = {};
 };

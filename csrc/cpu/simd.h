@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../math/factors.h"
+
 #ifdef __SSE2__
 #include <immintrin.h>
 #endif
@@ -36,6 +38,9 @@ struct Vector<float> {
   static constexpr float kLn2High = 0.693359375f;             // exact in few bits, so n * kLn2High is exact
   static constexpr float kLn2Low = -2.12194440e-4f;
   static constexpr float kExpLowest = -110.0f, kExpHighest = 90.0f;  // exp is 0 below and inf above
+  // Two factors of exp are normal numbers up to here, and e^148 takes every difference of two numbers to where its
+  // square overflows.
+  static constexpr float kFactorsEnd = 174.0f;
   static constexpr float kNormal = 126.0f;                           // 2^x and 2^-x are normal numbers up to here
   static constexpr float kTanhEnd = 20.0f;                           // tanh(x / 2) is 1 from here on
   static constexpr int kTerms = 6;
@@ -55,6 +60,7 @@ struct Vector<double> {
   static constexpr double kLn2High = 0.693147180369123816490;
   static constexpr double kLn2Low = 1.90821492927058770002e-10;
   static constexpr double kExpLowest = -750.0, kExpHighest = 710.0;
+  static constexpr double kFactorsEnd = 1400.0;  // as above, with e^1100
   static constexpr double kNormal = 1022.0;
   static constexpr double kTanhEnd = 40.0;
   static constexpr int kTerms = 11;
@@ -130,13 +136,13 @@ struct Simd {
 
   // exp over the whole range, subnormal results and infinities included; NaN stays NaN.
   static Value exp(Value x) {
-    x = min(max(x, all(Lanes::kExpLowest)), all(Lanes::kExpHighest));
-    const Value shifted = x * T(kLog2E) + Lanes::kRoundingShift;
-    const Integer n = reinterpret_cast<Integer>(shifted) - reinterpret_cast<Integer>(all(Lanes::kRoundingShift));
-    const Value y = exp2_fraction(remainder(x, shifted - Lanes::kRoundingShift));
-    // In two steps: 2^n alone may leave the range of normal numbers although the result does not.
-    const Integer first = n >> 1;
-    return y * power_of_two(first) * power_of_two(n - first);
+    const Factors<Value> factors = exp_factors_within(x, Lanes::kExpLowest, Lanes::kExpHighest);
+    return factors.first * factors.second;
+  }
+
+  // exp as a product of two finite numbers, up to exp(kFactorsEnd) and from exp(-kFactorsEnd); NaN stays NaN.
+  static Factors<Value> exp_factors(Value x) {
+    return exp_factors_within(x, -Lanes::kFactorsEnd, Lanes::kFactorsEnd);
   }
 
   // exp(x) for x <= 0, to an absolute error of 2^-25 (2^-54): for what is added to 1. Not below the normal numbers.
@@ -171,6 +177,16 @@ struct Simd {
       for (int lane = 0; lane < width; ++lane) lanes[lane] = operation(lanes[lane], lanes[lane + width]);
     }
     return lanes[0];
+  }
+
+  // In two steps: 2^n alone may leave the range of normal numbers although what it multiplies does not.
+  static Factors<Value> exp_factors_within(Value x, T lowest, T highest) {
+    x = min(max(x, all(lowest)), all(highest));
+    const Value shifted = x * T(kLog2E) + Lanes::kRoundingShift;
+    const Integer n = reinterpret_cast<Integer>(shifted) - reinterpret_cast<Integer>(all(Lanes::kRoundingShift));
+    const Value y = exp2_fraction(remainder(x, shifted - Lanes::kRoundingShift));
+    const Integer first = n >> 1;
+    return {y * power_of_two(first), power_of_two(n - first)};
   }
 
   // Adding it rounds to an integer and leaves integer + bias in the lowest bits.

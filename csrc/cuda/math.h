@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "../math/factors.h"
 #include "../math/half.h"
 #include "device.h"
 
@@ -106,6 +107,14 @@ struct Math<float> : Numbers<float> {
     return power > 0.0f && power <= 3.4028235e38f ? fmaf(power, lost * 0.6931471805599453f, power) : power;
   }
 
+  // exp as a product of two finite numbers, up to e^148: that takes every difference of two numbers to where its square
+  // overflows. NaN stays NaN.
+  IWAE_EVERYWHERE static Factors<float> exp_factors(float x) {
+    const bool far = x > 60.0f;
+    const float near = far ? x - 60.0f : x;
+    return {exp(near > 88.0f ? 88.0f : near), far ? 1.1420073898156842e26f : 1.0f};  // e^60
+  }
+
   IWAE_EVERYWHERE static float divide(float x, float y) { return x * reciprocal_instruction(y); }
   IWAE_EVERYWHERE static float log(float x) { return logf(x); }
   IWAE_EVERYWHERE static float sqrt(float x) { return sqrtf(x); }
@@ -115,6 +124,13 @@ template <>
 struct Math<double> : Numbers<double> {
   IWAE_EVERYWHERE static double exp_nonpositive(double x) { return ::exp(x); }
   IWAE_EVERYWHERE static double exp(double x) { return ::exp(x); }
+  // As in float32, up to e^1200; e^1100 would do.
+  IWAE_EVERYWHERE static Factors<double> exp_factors(double x) {
+    const bool far = x > 500.0;
+    const double near = far ? x - 500.0 : x;
+    return {exp(near > 700.0 ? 700.0 : near), far ? 1.4035922178528374e217 : 1.0};  // e^500
+  }
+
   IWAE_EVERYWHERE static double divide(double x, double y) { return x / y; }
   IWAE_EVERYWHERE static double log(double x) { return ::log(x); }
   IWAE_EVERYWHERE static double sqrt(double x) { return ::sqrt(x); }

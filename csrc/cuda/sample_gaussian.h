@@ -100,11 +100,17 @@ IWAE_KERNEL sample_gaussian_gradient_kernel(const NoisePlan plan, const Posterio
       }
 #pragma unroll
       for (int i = 0; i < kQuad; ++i) {
-        const T step = std[i] * eps[i], z = mean[i] + step, score = g.path_only ? T(1) / std[i] : T(0);
+        const T step = std[i] * eps[i], z = mean[i] + step;
         // A weight of zero gives zero, also where z overflows: 0 * inf would be NaN.
-        if (weight != T(0)) at_z[i] += weight * gaussian_log_ratio_slope<Math<T>>(eps[i], z, score);
+        if (weight != T(0)) {
+          const ScoreGradient<T> score =
+              gaussian_score_gradient<Math<T>>(g.path_only, eps[i], g.path_only ? T(1) / std[i] : T(0));
+          at_z[i] -= weight * z;
+          sum_mean[i] += weight * score.mean;
+          sum_log_std[i] += weight * score.log_std;
+        }
         sum_mean[i] += at_z[i];
-        sum_log_std[i] += gaussian_step_gradient<Math<T>>(at_z[i], step) + (g.path_only ? T(0) : weight);
+        sum_log_std[i] += gaussian_step_gradient<Math<T>>(at_z[i], step);
       }
     }
 #pragma unroll

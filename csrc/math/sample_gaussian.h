@@ -15,12 +15,21 @@ IWAE_INLINE typename Math::Value gaussian_log_ratio(typename Math::Value eps, ty
   return Math::half() * (eps * eps - z * z) + log_std;
 }
 
-// d (log p - log q) / dz. With q's parameters held fixed, -log q is a function of z with derivative eps / s: `score` is
-// then 1 / s. Otherwise eps does not depend on them, `score` is 0, and what is left of -log q is log s itself.
+// What -log q gives to the gradients of m and log s, per unit of the log-ratio's weight. With q's parameters held fixed,
+// -log q is a function of z with derivative eps / s, of which s eps times reaches log s: eps^2, taken without the 1 / s
+// that may overflow. Otherwise eps does not depend on them, and what is left of -log q is log s itself.
+template <class Value>
+struct ScoreGradient {
+  Value mean;
+  Value log_std;
+};
+
+// `reciprocal` is 1 / s.
 template <class Math>
-IWAE_INLINE typename Math::Value gaussian_log_ratio_slope(typename Math::Value eps, typename Math::Value z,
-                                                          typename Math::Value score) {
-  return score * eps - z;
+IWAE_INLINE ScoreGradient<typename Math::Value> gaussian_score_gradient(bool path_only, typename Math::Value eps,
+                                                                        typename Math::Value reciprocal) {
+  return path_only ? ScoreGradient<typename Math::Value>{reciprocal * eps, eps * eps}
+                   : ScoreGradient<typename Math::Value>{Math::zero(), Math::one()};
 }
 
 // d / d log s of what arrives at z = m + s eps. Zero gives zero, also where the step s eps overflows.

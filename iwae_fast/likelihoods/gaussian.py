@@ -23,8 +23,8 @@ class Gaussian(Likelihood):
             ``log_std`` of all features, 0 at first. A number above 0 ("gaussian-fixed", which has 1): that number. With
             the latter two the decoder returns the mean alone.
 
-    A log_std below -88 (float32; -709 in float64) gives NaN where an observation equals its mean, since the reciprocal
-    of the standard deviation overflows, and -inf elsewhere: keep a decoder's log_std above, for example by a clamp.
+    Any log_std is allowed. Where the log-density of an observation overflows it is -inf. An observation that equals its
+    mean has -log_std - log(2 pi) / 2 at every log_std, which grows without bound as log_std falls.
     """
 
     takes_integers = False

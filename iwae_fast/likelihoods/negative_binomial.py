@@ -21,8 +21,11 @@ def negative_binomial_log_prob(value: Tensor, log_mean: Tensor, log_theta: Tenso
     (n m / (t + m), n t / (t + m)), plus remainders of Stirling's formula, which are small (Loader 2000, "Fast and
     accurate computation of binomial probabilities"). The result is float64.
 
-    Shapes broadcast. ``log_theta`` may be inf, which is Poisson's distribution, and ``log_mean`` -inf, a mean of zero:
-    then a count of zero has log-probability 0. Gradients are computed likewise, and are zero where the incoming one is.
+    Shapes broadcast. ``log_theta`` may be inf, which is Poisson's distribution. It or ``log_mean`` may be -inf, which
+    leaves no count but zero: that has log-probability 0, and others have -inf. Gradients are computed likewise, and are
+    zero where the incoming one is. For a count x > 0 the gradients by ``log_mean`` and ``log_theta`` at ``log_theta`` =
+    -inf are their limits 0 and 1. Where both are -inf the limit depends on the path. It is taken in ``log_mean`` first,
+    as at any other ``log_theta``: x and 1 - x.
     """
     return elementwise(_NegativeBinomial, value, log_mean, log_theta)
 
@@ -75,7 +78,10 @@ class _NegativeBinomial(torch.autograd.Function):
         log_n_of_theta = torch.where(p.theta > p.x, torch.log1p(p.x / p.theta), p.log_n - p.log_theta)
         of_x = HALF_LOG_2PI + 0.5 * p.log_x + log_gamma_remainder(p.x, p.log_x)
         of_theta = 0.5 * log_n_of_theta + log_gamma_remainder(p.theta, p.log_theta)
-        return torch.where(zero, _log_prob_of_zero(p), log_gamma_remainder(p.n, p.log_n) - of_x - of_theta - deviance)
+        # Theta's own logarithm is cut off where the probability of a count above 0 is theta times a number.
+        cut_off = (log_theta.double() - p.log_theta).clamp(max=0.0)
+        of_count = log_gamma_remainder(p.n, p.log_n) - of_x - of_theta - deviance + cut_off
+        return torch.where(zero, _log_prob_of_zero(p), of_count)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:

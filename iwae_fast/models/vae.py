@@ -327,6 +327,8 @@ def _held(posterior: Posterior, density: Density) -> Posterior:
 
 
 def _by_prior_noise(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """z as p's own reparameterisation makes it: mean + exp(log_std) eps with the eps that gives z."""
-    eps = ((z - mean) * torch.exp(-log_std)).detach()
-    return mean + torch.exp(log_std) * eps
+    """Return z as p's own reparameterization makes it: mean + exp(log_std) eps with the eps that gives z.
+
+    The step exp(log_std) eps is z - mean: exp(-log_std), which may overflow, need not be taken.
+    """
+    return mean + (z - mean).detach() * torch.exp(log_std - log_std.detach())
