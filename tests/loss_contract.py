@@ -63,7 +63,7 @@ class FusedLossContract(Contract):
         # Log-weights are of this size; an absolute error of theirs is a relative one of the weights.
         size_of_sum = float(exact.abs().max()) + 4 * size
         tolerances.assert_no_worse(ours, eager, exact, 4 * tolerances.ROUNDING[dtype] * size_of_sum)
-        # That of the observations is a sum over samples that cancel: what they were is seen in those that are not summed.
+        # The observations' is a sum over samples that cancel: what they were is seen in those that are not summed.
         largest = max(float(exa.abs().max()) for exa in exact_grads) * (1.0 + size_of_sum)
         for our, eag, exa in zip(our_grads, eager_grads, exact_grads, strict=True):
             tolerances.assert_no_worse(our, eag, exa, tolerances.gradient_allowance(dtype, dtype, exa, largest))
