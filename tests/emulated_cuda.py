@@ -7,6 +7,7 @@ blocks write at once, and time.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -17,6 +18,7 @@ import sysconfig
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pybind11
 import torch
@@ -35,16 +37,32 @@ FLAGS = (
 
 
 def install() -> None:
-    """Make the kernels the "cuda" backend, where a compiler is there to build them."""
+    """Make the kernels the "cuda" backend, where a compiler is there to build them.
+
+    Compiling takes a minute or two. It begins now, beside the first tests; the first that needs a kernel waits for it.
+    """
     if shutil.which("g++") is None:
         return
-    kernels = native.Native(load(build()), lambda _: (0, Memory()))
+    if "PYTEST_XDIST_WORKER" not in os.environ and not target().exists():
+        subprocess.Popen([sys.executable, __file__], stdout=subprocess.DEVNULL)
+    kernels = native.Native(Emulated(), lambda _: (0, Memory()))
     for name in native.__all__:
         if name not in ("Native", "linear_tanh", "linear_tanh_backward"):
             setattr(cuda, name, partial(getattr(native, name), kernels))
     cuda.DEVICE = "cpu"
     cuda.missing = cuda.unavailable = lambda: None
     MISSING["cuda"] = None
+
+
+class Emulated:
+    """The compiled module, loaded when a kernel is first asked for."""
+
+    @functools.cached_property
+    def module(self) -> ModuleType:
+        return load(build())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
 
 
 class Memory:
@@ -58,19 +76,28 @@ class Memory:
         return self.taken[-1].data_ptr()
 
 
-def build() -> Path:
-    """The compiled module, of just these sources; made if it is not there."""
+def target() -> Path:
+    """Return where the module of just these sources is, or will be."""
     sources = sorted(path for folder in FOLDERS for path in folder.rglob("*") if path.suffix in (".h", ".cu", ".cpp"))
     texts = b"".join(path.read_bytes() for path in sources)
     version = hashlib.sha256(" ".join((*FLAGS, sys.version)).encode() + texts).hexdigest()[:16]
-    target = ROOT / "build" / "emulated-cuda" / version / f"emulated_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made = target.with_suffix(f".{os.getpid()}")  # another process may be building it too
-        includes = [f"-I{folder}" for folder in (*FOLDERS, pybind11.get_include(), sysconfig.get_path("include"))]
-        subprocess.run(["g++", *FLAGS, *includes, "-o", made, SOURCE], check=True)
-        made.rename(target)
-    return target
+    return ROOT / "build" / "emulated-cuda" / version / f"emulated_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def build() -> Path:
+    """Return the compiled module; it is made if it is not there, by one process while others wait."""
+    import fcntl  # of POSIX alone
+
+    compiled = target()
+    compiled.parent.mkdir(parents=True, exist_ok=True)
+    with open(compiled.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not compiled.exists():
+            made = compiled.with_suffix(".unfinished")
+            includes = [f"-I{folder}" for folder in (*FOLDERS, pybind11.get_include(), sysconfig.get_path("include"))]
+            subprocess.run(["g++", *FLAGS, *includes, "-o", made, SOURCE], check=True)
+            made.rename(compiled)
+    return compiled
 
 
 def load(path: Path) -> ModuleType:
@@ -78,3 +105,7 @@ def load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(module)  # type: ignore[union-attr]
     return module
+
+
+if __name__ == "__main__":
+    build()

@@ -106,9 +106,9 @@ def test_a_tolerance_drops_no_more_than_it_says(tolerance: float) -> None:
     ids=str,
 )
 def test_a_budget_is_unbiased(name: str, bound: Bound, estimator: str) -> None:
-    """Over 20,000 draws with their own noise: 5 standard errors of the paired difference to all samples."""
+    """Over 10,000 draws with their own noise: 5 standard errors of the paired difference to all samples."""
     model, x = away_from_the_optimum(name)
-    draws, batches = x[:1].expand(500, 4), 40
+    draws, batches = x[:1].expand(500, 4), 20
     for budget in (1, 3):
         differences = []
         for seed in range(batches):
