@@ -24,7 +24,7 @@ $(INSTALLED): $(SOURCES)
 train: install  ## train on the digits that come with scikit-learn
 	$(BIN)/iwae-fast train
 
-test: install  ## the whole suite, under 10 minutes on 2 cores; waiting threads leave the cores to other workers
+test: install  ## the whole suite, some 11 minutes on 2 cores the first time; waiting threads leave the cores to other workers
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n auto --dist loadgroup
 
 test-slow: install  ## what takes minutes: packaging, and ten times the hypothesis examples
