@@ -7,7 +7,7 @@ RIVALS := $(VENV)/.rivals-installed
 OLDEST := .venv-oldest
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 
-.PHONY: install train test test-slow test-oldest lint format bench bench-quick gpu clean
+.PHONY: install train test test-slow test-machine-code test-oldest lint format bench bench-quick gpu clean
 
 install: $(INSTALLED)
 
@@ -24,12 +24,15 @@ $(INSTALLED): $(SOURCES)
 train: install  ## train on the digits that come with scikit-learn
 	$(BIN)/iwae-fast train
 
-test: install  ## the whole suite, some 11 minutes on 2 cores the first time; waiting threads leave the cores to other workers
+test: install  ## the whole suite, some 8 minutes on 2 cores; waiting threads leave the cores to other workers
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n auto --dist loadgroup
 
 test-slow: install  ## what takes minutes: packaging, and ten times the hypothesis examples
 	$(BIN)/pytest -m slow
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -k no_worse
+
+test-machine-code: install  ## registers, spills and load widths of the GPU kernels, from Triton and (if built) nvcc
+	$(BIN)/pytest -m machine_code -n auto --dist loadscope
 
 # PyPI's torch of that version brings CUDA and the Triton of its time, as on a machine with a GPU: 5 GB of disk.
 $(OLDEST)/.installed: $(SOURCES) constraints-oldest.txt

@@ -10,7 +10,7 @@ import strategies
 import tolerances
 import torch
 import torch.fx.experimental.proxy_tensor
-from devices import BACKENDS, COMPILED, TRITON, device_of
+from devices import BACKENDS, COMPILATIONS, COMPILED, TRITON, device_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -97,8 +97,7 @@ class Contract:
             torch.set_num_threads(threads)
         torch.testing.assert_close(first, second, rtol=0, atol=0)
 
-    @pytest.mark.parametrize("dynamic", [False, True])
-    @pytest.mark.parametrize("backend", BACKENDS)
+    @pytest.mark.parametrize(("backend", "dynamic"), COMPILATIONS)
     def test_compiles_as_one_graph(self, backend: str, dynamic: bool) -> None:
         torch._dynamo.reset()
 

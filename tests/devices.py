@@ -23,6 +23,14 @@ COMPILED = [backend for backend in BACKENDS if backend.values[0] != "triton"]
 TRITON = [backend for backend in BACKENDS if backend.values[0] == "triton"]
 """That one alone, for which tests draw fewer examples."""
 
+COMPILATIONS = [
+    pytest.param(*backend.values, dynamic, marks=backend.marks)
+    for backend in BACKENDS
+    for dynamic in (True, False)
+    if dynamic or backend is BACKENDS[0]
+]
+"""Pairs of a backend and whether shapes are dynamic. Tracing asks little of a backend: static shapes need one."""
+
 ALL = [*BACKENDS, "reference"]
 
 

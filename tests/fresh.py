@@ -45,7 +45,16 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
-IMPORTED = ("torch", "matplotlib.pyplot", "sklearn.datasets", "typer", "rich.progress", "jinja2", "safetensors.torch")
+IMPORTED = (
+    "torch",
+    "torch._dynamo",  # which any torch.optim.Optimizer imports when it is made
+    "matplotlib.pyplot",
+    "sklearn.datasets",
+    "typer",
+    "rich.progress",
+    "jinja2",
+    "safetensors.torch",
+)
 
 
 def run(code: str, *arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

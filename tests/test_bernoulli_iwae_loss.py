@@ -36,6 +36,8 @@ class TestBernoulliIWAELoss(FusedLossContract):
 class TestBernoulliIWAELossAtOnce(TestBernoulliIWAELoss):
     """No gradient is summed over an axis, so that the forward pass makes them all."""
 
+    test_no_worse_than_torch_on_triton = None  # Triton has no such forward pass: this would be the same test again
+
     @staticmethod
     def example() -> list[Tensor]:
         value, logits, log_ratio = TestBernoulliIWAELoss.example()

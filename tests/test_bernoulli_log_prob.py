@@ -54,7 +54,7 @@ class TestBernoulliLogProb(DensityContract):
     @pytest.mark.parametrize("logit", [0.0, 1e-4, 0.7, 88.0])
     def test_equal_logits_over_many_features(self, backend: str, logit: float) -> None:
         """The product of factors neither overflows nor drifts: 100,000 equal ones, the worst case for both."""
-        logits = torch.full((2, 100_000), logit)
+        logits = torch.full((1, 100_000), logit)
         value = torch.zeros(100_000)
         exact = self.call(value.double(), logits.double(), backend="reference")
         eager = self.call(value, logits, backend="reference")

@@ -1,4 +1,4 @@
-"""What nvcc made of the CUDA kernels, for GPUs that need not be here: the limits it must keep, and the table of it."""
+"""Holds what nvcc made of the CUDA kernels, for GPUs that need not be here, to its limits and a committed table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 pytestmark = [
     pytest.mark.skipif(cuda_resources.missing() is not None, reason=str(cuda_resources.missing())),
-    pytest.mark.xdist_group("what nvcc compiles"),
+    pytest.mark.slow,
+    pytest.mark.machine_code,
 ]
 
 

@@ -34,6 +34,8 @@ class TestGaussianIWAELoss(FusedLossContract):
 class TestGaussianIWAELossAtOnce(TestGaussianIWAELoss):
     """No gradient is summed over an axis, so that the forward pass makes them all."""
 
+    test_no_worse_than_torch_on_triton = None  # Triton has no such forward pass: this would be the same test again
+
     @staticmethod
     def example() -> list[Tensor]:
         return [torch.randn(*shape, dtype=torch.float64) for shape in ((3, 4, 11), (3, 4, 11), (3, 4, 11), (3, 4))]

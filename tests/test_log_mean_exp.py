@@ -43,7 +43,7 @@ class TestLogMeanExp(Contract):
         self.check_no_worse_than_torch(backend, data)
 
     def check_no_worse_than_torch(self, backend: str, data: st.DataObject) -> None:
-        shape = data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=4))
+        shape = data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=3))
         dim = data.draw(st.integers(-len(shape), len(shape) - 1))
         shape[dim] = data.draw(st.sampled_from([1, 2, 7, 50, 300]))
         generator = torch.Generator().manual_seed(data.draw(strategies.seeds))

@@ -1,4 +1,4 @@
-"""What Triton compiles the kernels to, for GPUs that need not be here: the limits it must keep, and the table of it."""
+"""Holds what Triton compiles the kernels to, for GPUs that need not be here, to its limits and to a committed table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
-    pytest.mark.xdist_group("what Triton compiles"),  # which takes a minute: once, not in each process
+    pytest.mark.slow,
+    pytest.mark.machine_code,
 ]
 
 SCRIPT = Path(__file__).parent / "triton_resources.py"
@@ -49,7 +50,7 @@ def compile_with(script: Path, *arguments: str) -> str:
     return result.stdout
 
 
-@pytest.fixture(scope="module", params=["90", pytest.param("80", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["80", "90"])
 def architecture(request: pytest.FixtureRequest) -> str:
     """Each takes a minute of the compiler."""
     return request.param
