@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from iwae_fast import data
-from iwae_fast.experiments import training
 from iwae_fast.experiments.config import TrainConfig
-from iwae_fast.experiments.results import evaluate_run
-from iwae_fast.experiments.runs import create_run, open_run, trained_model
+from iwae_fast.experiments.evaluate.results import evaluate_run
+from iwae_fast.experiments.train import training
+from iwae_fast.experiments.train.runs import create_run, open_run, trained_model
 
 FIELDS = (
     *("dataset", "bound", "estimator", "k", "budget", "seed", "epochs", "steps", "nll", "std_error", "eval_k"),

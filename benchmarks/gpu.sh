@@ -64,9 +64,9 @@ tests() {
     "$PYTHON" -m pytest -q -p no:cacheprovider $WORKERS -m "not slow" "$@"
   tail -n 15 "$RESULTS/$name.log"
 }
-tests tests 90 tests/test_gpu*.py
+tests tests 90 tests/gpu
 # shellcheck disable=SC2046
-tests tests-of-ops 180 -k "triton or cuda" $(grep -l '^from devices import' tests/test_*.py | grep -v test_gpu)
+tests tests-of-ops 180 -k "triton or cuda" $(grep -rl '^from devices import' tests --include='test_*.py' | grep -v ^tests/gpu/)
 if [ -f "$RESULTS/tests-of-ops.log" ]; then  # fewer files to bring home
   cat "$RESULTS/tests-of-ops.log" >>"$RESULTS/tests.log" && rm "$RESULTS/tests-of-ops.log"
 fi

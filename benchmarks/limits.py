@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from iwae_fast.backends import cpu
-from iwae_fast.heap import keep_large_blocks
+from iwae_fast.backends.heap import keep_large_blocks
 
 from . import machine
 from .run import slug

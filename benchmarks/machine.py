@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import iwae_fast as iw
-from iwae_fast.experiments.machine import processor
+from iwae_fast.experiments.evaluate.machine import processor
 
 
 def conditions(device: torch.device) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iwae_fast.backends import NATIVE
-from iwae_fast.functional import WIDE
+from iwae_fast.ops.functional import WIDE
 
 from . import agreement
 from .work import BASELINE, Check, Evidence, Provider, Task, Work

@@ -33,7 +33,7 @@ check() {
   local tool=$1
   shift
   timeout --kill-after=3 "$LIMIT" "$TOOL" --tool "$tool" --error-exitcode 86 "$@" \
-    "$PYTHON" tests/every_kernel.py cuda >"$LOGS/$tool" 2>&1
+    "$PYTHON" tests/support/every_kernel.py cuda >"$LOGS/$tool" 2>&1
 }
 # Races and bounds of our own kernels alone. Who wrote what is known only where all kernels are watched.
 OURS=()

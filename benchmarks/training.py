@@ -68,9 +68,9 @@ class Watch:
 def measure(backend: str, device: str, seconds: float, **settings: Any) -> tuple[list[float], str]:
     """Seconds a step of a run, and what happened in a few words."""
     from iwae_fast.experiments.config import TrainConfig
-    from iwae_fast.experiments.reporter import Reporter
-    from iwae_fast.experiments.runs import create_run
-    from iwae_fast.experiments.training import Trainer
+    from iwae_fast.experiments.train.reporter import Reporter
+    from iwae_fast.experiments.train.runs import create_run
+    from iwae_fast.experiments.train.training import Trainer
 
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig.preset(

@@ -10,7 +10,7 @@ from torch import nn
 
 import iwae_fast as iw
 from iwae_fast.data import load
-from iwae_fast.experiments.fixed_pixels import fixed_test_images
+from iwae_fast.experiments.train.fixed_pixels import fixed_test_images
 
 encoder = nn.Sequential(nn.Linear(64, 100), nn.Tanh(), nn.Linear(100, 24))  # logits of q(z = 1 | x)
 decoder = nn.Sequential(nn.Linear(24, 100), nn.Tanh(), nn.Linear(100, 64))  # logits of the pixels

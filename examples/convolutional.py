@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import iwae_fast as iw
 from iwae_fast.data import load
-from iwae_fast.experiments.fixed_pixels import fixed_test_images
+from iwae_fast.experiments.train.fixed_pixels import fixed_test_images
 
 
 class Encoder(nn.Sequential):

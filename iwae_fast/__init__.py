@@ -13,24 +13,28 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import activity, backends, bounds, diagnostics, evaluate, likelihoods, models, schedules
+    from . import backends, bounds, data, evaluate, likelihoods, models
     from .capture import CapturedStep
-    from .functional import (
+    from .evaluate import activity, diagnostics, pruning
+    from .evaluate.gradients import check_estimator, gradient_snr
+    from .experiments.loading import load_run
+    from .objectives import Objective, estimators, schedules
+    from .ops import (
         bernoulli_iwae_loss,
         bernoulli_log_prob,
         effective_sample_size,
         gaussian_iwae_loss,
         gaussian_log_prob,
         iwae_loss,
+        linear_bernoulli_iwae_loss,
+        linear_bernoulli_log_prob,
+        linear_tanh,
         log_mean_exp,
         normalized_weights,
+        sample_gaussian,
         standard_gaussian_log_prob,
+        standard_normal,
     )
-    from .gradients import check_estimator, gradient_snr
-    from .linear import linear_bernoulli_iwae_loss, linear_bernoulli_log_prob, linear_tanh
-    from .loading import load_run
-    from .objective import Objective
-    from .sampling import sample_gaussian, standard_normal
 
 __all__ = [
     "CapturedStep",
@@ -42,8 +46,10 @@ __all__ = [
     "bernoulli_log_prob",
     "bounds",
     "check_estimator",
+    "data",
     "diagnostics",
     "effective_sample_size",
+    "estimators",
     "evaluate",
     "gaussian_iwae_loss",
     "gaussian_log_prob",
@@ -57,6 +63,7 @@ __all__ = [
     "log_mean_exp",
     "models",
     "normalized_weights",
+    "pruning",
     "sample_gaussian",
     "schedules",
     "standard_gaussian_log_prob",
@@ -65,37 +72,47 @@ __all__ = [
 
 _HOMES = {
     "capture": ("CapturedStep",),
-    "functional": (
+    "evaluate": ("activity", "diagnostics", "pruning"),
+    "evaluate.gradients": ("check_estimator", "gradient_snr"),
+    "experiments.loading": ("load_run",),
+    "objectives": ("Objective", "estimators", "schedules"),
+    "ops": (
         "bernoulli_iwae_loss",
         "bernoulli_log_prob",
         "effective_sample_size",
         "gaussian_iwae_loss",
         "gaussian_log_prob",
         "iwae_loss",
+        "linear_bernoulli_iwae_loss",
+        "linear_bernoulli_log_prob",
+        "linear_tanh",
         "log_mean_exp",
         "normalized_weights",
+        "sample_gaussian",
         "standard_gaussian_log_prob",
+        "standard_normal",
     ),
-    "gradients": ("check_estimator", "gradient_snr"),
-    "linear": ("linear_bernoulli_iwae_loss", "linear_bernoulli_log_prob", "linear_tanh"),
-    "loading": ("load_run",),
-    "objective": ("Objective",),
-    "sampling": ("sample_gaussian", "standard_normal"),
 }
-"""The submodules that define the names that are no submodules themselves."""
+"""Public names that are not submodules of this package, by the module or folder that holds them."""
 
 
 def __getattr__(name: str) -> Any:
     """Import what a name stands for when it is first asked for: importing torch takes seconds, which the help of the
     command line need not wait for."""
-    for module, names in _HOMES.items():
+    for home, names in _HOMES.items():
         if name in names:
-            value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            value = _from(f"{__name__}.{home}", name)
             globals()[name] = value
             return value
     if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _from(home: str, name: str) -> Any:
+    """Return what a module defines under a name, or the module of that name in a folder."""
+    value = getattr(importlib.import_module(home), name, None)
+    return importlib.import_module(f"{home}.{name}") if value is None else value
 
 
 def __dir__() -> list[str]:

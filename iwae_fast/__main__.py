@@ -1,5 +1,5 @@
 """``python -m iwae_fast``, the same as ``iwae-fast``."""
 
-from .cli import main
+from .experiments.cli import main
 
 main()

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..backends import linear
+from ..backends import tiled as linear
 from ..backends.marshal import accumulation_dtype
 from .bernoulli_log_prob import accumulate, bernoulli_log_prob, bernoulli_log_prob_backward, gradients
 from .launch import (

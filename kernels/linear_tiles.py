@@ -94,8 +94,8 @@ class Tiling(NamedTuple):
         return {"num_warps": self.num_warps, "num_stages": self.num_stages}
 
 
-# By what tests/triton_resources.py finds for sm_80 and sm_90: no spilled register, and at most 74 KB of shared memory
-# (of 163 on sm_80). Operands in registers, with tf32x3 two for each, are what limits the tiles.
+# Chosen by tests/support/triton_resources.py for sm_80 and sm_90: no register is spilled, and at most 74 KB of shared
+# memory (of 163 on sm_80) are taken. Operands in registers, two for each with tf32x3, limit the tiles.
 FORWARD = {
     "half": Tiling(64, 64, 64, num_warps=4, num_stages=3),
     "tf32": Tiling(128, 64, 32, num_warps=8, num_stages=3),

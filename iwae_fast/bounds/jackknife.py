@@ -11,9 +11,10 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from .. import autograd, checks, reference
+from .. import checks, reference
 from ..backends.marshal import refusal
-from ..functional import log_mean_exp
+from ..ops import autograd
+from ..ops.functional import log_mean_exp
 from .base import Bound, Coefficients, is_zero, stopped_at_zero, widened, without_graph
 from .first_order import FirstOrder, Parts, derivatives_of, parts_of, value_of
 from .leave_one_out import largest_of, log_rest, log_sum_exp

@@ -9,7 +9,7 @@ from torch.optim import SGD, Optimizer
 
 from ..bounds import Bound
 from ..modules import has_global_hooks, has_hooks
-from ..objective import Objective
+from ..objectives.objective import Objective
 
 
 def obstacle(objective: Objective, model: nn.Module, optimizer: Optimizer) -> str | None:

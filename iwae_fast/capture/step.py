@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from .. import checks
 from ..models import LatentVariableModel
-from ..objective import Objective, Seen
-from ..sampling import seed_tensor
+from ..objectives.objective import Objective, Seen
+from ..ops.samples import seed_tensor
 from ..seeds import Purpose, first_seed
 from .obstacles import obstacle, settings
 from .program import Program

@@ -12,10 +12,10 @@ import torch
 from .. import backends, bounds, checks
 from ..data import DATASETS, FILES, DataError, ImageData, load
 from ..data.rows import chunks
-from ..estimators import ESTIMATORS
 from ..likelihoods import LIKELIHOODS
-from ..objective import Objective
-from ..schedules import LinearWarmup
+from ..objectives.estimators import ESTIMATORS
+from ..objectives.objective import Objective
+from ..objectives.schedules import LinearWarmup
 from ..seeds import SEED_LIMIT
 from .defaults import EVALUATION_K, OBSERVATIONS
 from .networks import NETWORKS, PRIORS, check_network

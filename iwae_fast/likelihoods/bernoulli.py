@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ..functional import bernoulli_log_prob
-from ..linear import linear_bernoulli_log_prob
 from ..modules import defines
+from ..ops.functional import bernoulli_log_prob
+from ..ops.linear import linear_bernoulli_log_prob
 from .base import Likelihood, by_sample
 
 

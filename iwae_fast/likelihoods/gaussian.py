@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backends.marshal import accumulation_dtype
-from ..functional import gaussian_log_prob
+from ..ops.functional import gaussian_log_prob
 from .base import Likelihood, parts_by_sample, parts_of
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from .. import checks
 from ..backends.marshal import PLAIN
 from ..likelihoods import Bernoulli, Likelihood, LinearLayer, as_likelihood
-from ..linear import LinearIWAE, linear_bernoulli_iwae
 from ..modes import evaluating, evaluation_mode
 from ..modules import as_parameters, defines, is_plain_linear, runs_forward
-from ..sampling import seed_tensor, standard_normal
+from ..ops.linear import LinearIWAE, linear_bernoulli_iwae
+from ..ops.samples import seed_tensor, standard_normal
 from .embedding import Data, encode_dataset
 
 RESAMPLING_STREAM = 2**31 + 1
@@ -81,7 +81,7 @@ def weighed(log_prior: Tensor | None, log_ratio: Tensor, kl_weight: float) -> Te
 
 
 class Passage(Protocol):
-    """How z goes from the encoder to the densities: see :class:`iwae_fast.junction.Junction`."""
+    """How z goes from the encoder to the densities: see :class:`iwae_fast.objectives.routing.Junction`."""
 
     doubly: bool
 

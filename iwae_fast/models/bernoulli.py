@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..functional import bernoulli_log_prob
 from ..likelihoods import Likelihood
-from ..sampling import standard_normal
+from ..ops.functional import bernoulli_log_prob
+from ..ops.samples import standard_normal
 from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..likelihoods import Likelihood, as_likelihood
-from ..linear import linear_tanh
 from ..modules import as_parameters
+from ..ops.linear import linear_tanh
 from .base import LinearOutput
 from .vae import VAE
 

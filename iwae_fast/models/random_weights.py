@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..functional import gaussian_log_prob, standard_gaussian_log_prob
 from ..modules import as_parameters
-from ..sampling import seed_tensor, standard_normal
+from ..ops.functional import gaussian_log_prob, standard_gaussian_log_prob
+from ..ops.samples import seed_tensor, standard_normal
 from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, observed_features, visible
 from .dense import DenseDecoder, glorot, start_at_mean
 from .random_network import Noise, RandomNetwork

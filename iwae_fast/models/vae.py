@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import functional_call
 
-from ..functional import gaussian_log_prob, standard_gaussian_log_prob
 from ..likelihoods import Likelihood
 from ..modes import evaluating
 from ..modules import as_parameters
+from ..ops.functional import gaussian_log_prob, standard_gaussian_log_prob
+from ..ops.samples import sample_gaussian, seed_tensor, standard_normal
 from ..reference import widen
-from ..sampling import sample_gaussian, seed_tensor, standard_normal
 from ..seeds import torch_seeded
 from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, as_posterior
 from .posteriors import SampledPosterior, posterior_of

@@ -13,7 +13,7 @@ from .densities import (
     standard_gaussian_log_prob_backward,
 )
 from .device import Native
-from .layers import (
+from .linear import (
     linear_bernoulli_iwae_loss,
     linear_bernoulli_log_prob,
     linear_bernoulli_log_prob_and_residual,
@@ -30,7 +30,7 @@ from .losses import (
     gaussian_iwae_loss_backward,
     rescale,
 )
-from .noise import sample_gaussian, sample_gaussian_backward, standard_normal
+from .samples import sample_gaussian, sample_gaussian_backward, standard_normal
 from .weights import log_mean_exp, log_mean_exp_backward
 
 __all__ = [

@@ -1,5 +1,0 @@
-"""``python -m iwae_fast.cli``."""
-
-from . import main
-
-main()

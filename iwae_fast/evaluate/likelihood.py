@@ -1,0 +1,226 @@
+"""Streaming estimates of the marginal log-likelihood, in memory that does not grow with the number of samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..backends.heap import keep_large_blocks, return_free_memory
+from ..models import LatentVariableModel
+from ..modes import evaluation_mode
+from .diagnostics import FEWEST_IN_TAIL, pareto_k_of_largest, tail_size
+from .journal import FIELDS, Journal
+from .observations import Chunk, chunks
+from .rows import device_rows
+
+SAMPLES_TAKEN_IN = 1024
+"""Log-weights of each observation that are collected before they are summed: finding the largest takes its time."""
+
+OBSERVATIONS_A_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """Importance-sampled log p(x) of each observation, and its mean over observations, in nats."""
+
+    value: Tensor
+    """log (1/k) sum w_i, (B,) float64."""
+    std_error: Tensor
+    """Standard error of each value by the delta method, (B,) float64; NaN at k = 1 and where all weights are 0."""
+    ess: Tensor
+    """Effective sample size of the weights, (B,) float64."""
+    pareto_k: Tensor
+    """Shape of the weights' tail, (B,) float64: :func:`iwae_fast.diagnostics.pareto_k`. Above 0.7, more samples than
+    these are needed; NaN where it is undefined (count these apart), such as for k < 21."""
+
+    @property
+    def mean(self) -> float:
+        """Mean over the observations."""
+        return self.value.mean().item()
+
+    @property
+    def mean_std_error(self) -> float:
+        """Standard error of the mean over the observations."""
+        return (self.value.std() / math.sqrt(len(self.value))).item()
+
+
+class StreamingWeights:
+    """Sums over a stream of log-weights, kept relative to the largest so far, and the largest ones themselves; exact at
+    any split of the stream.
+
+    ``num_samples`` is how many there will be in all: it says how long the tail is.
+    """
+
+    def __init__(self, num_samples: int, observations: int, device: torch.device) -> None:
+        self.count = 0
+        self.tail = torch.empty((0, observations), dtype=torch.float64, device=device)
+        self.tail_size = tail_size(num_samples) + 1
+        self.largest = torch.full((observations,), -math.inf, dtype=torch.float64, device=device)
+        self.total = torch.zeros_like(self.largest)
+        self.total_square = torch.zeros_like(self.largest)
+
+    def add(self, log_weights: Tensor) -> None:
+        """Take in more samples, (k, B)."""
+        log_weights = log_weights.double()
+        largest = torch.maximum(self.largest, log_weights.amax(0))
+        # inf - inf would be NaN: while all weights are zero, or one is infinite, any finite shift serves.
+        shift = torch.where(largest.isinf(), 0.0, largest)
+        kept = torch.exp(self.largest - shift)
+        weights = torch.exp(log_weights - shift)
+        self.total = self.total * kept + weights.sum(0)
+        self.total_square = self.total_square * kept.square() + weights.square().sum(0)
+        self.largest = largest
+        self.count += len(log_weights)
+        candidates = torch.cat([self.tail, log_weights])
+        self.tail = candidates.topk(min(self.tail_size, len(candidates)), dim=0).values
+
+    def log_likelihood(self) -> LogLikelihood:
+        k = self.count
+        mean_square_ratio = k * self.total_square / self.total.square()
+        return LogLikelihood(
+            value=self.largest + torch.log(self.total) - math.log(k),
+            std_error=((mean_square_ratio - 1.0).clamp(min=0.0) / (k - 1)).sqrt()
+            if k > 1
+            else torch.full_like(self.total, math.nan),
+            ess=torch.where(self.total == 0, 0.0, self.total.square() / self.total_square),
+            pareto_k=pareto_k_of_largest(self.tail)
+            if self.tail_size > FEWEST_IN_TAIL
+            else torch.full_like(self.total, math.nan),
+        )
+
+
+@torch.no_grad()
+def log_likelihood(
+    model: LatentVariableModel,
+    x: Tensor | Iterable[Any],
+    num_samples: int = 5000,
+    chunk_size: int | None = None,
+    seed: int | None = None,
+    *,
+    context: Sequence[Tensor] = (),
+    mask: Tensor | None = None,
+    observation_offset: int = 0,
+    progress: Callable[[int], None] | None = None,
+    journal: str | Path | None = None,
+) -> LogLikelihood:
+    """Importance-sampled log p(x), the IWAE bound with many samples (Burda, Grosse & Salakhutdinov 2016).
+
+    The model runs in evaluation mode. Memory depends on ``chunk_size``, not on ``num_samples``, and noise is a
+    function of (seed, sample, observation), so the chunk size changes the result by rounding only.
+
+    Args:
+        model: one of :mod:`iwae_fast.models`.
+        x: observations (B, ...), on the device of the model; of integers too where the likelihood takes them.
+            ValueError where they are outside of the likelihood's support, such as pixels from 0 to 255 for "bernoulli".
+            Or a DataLoader or another iterable of batches, each a tensor (b, ...) or a tuple whose first element is
+            one; batches are moved to the model's device, and the result is that of all batches as one tensor. A loader
+            that shuffles gives the results in its own order.
+        num_samples: k >= 1; the papers use 5000.
+        chunk_size: samples of each observation evaluated at once. If None it is chosen: on the CPU for the caches, on a
+            GPU for large products within a part of the memory that is free, and smaller where that does not suffice.
+        seed: an int for reproducible noise; drawn from torch's generator if None.
+        context: (B, ...) each, what encoder and decoder take besides: log p(x | context).
+        mask: bool, True where x is observed, broadcasting to its shape: log p(x_observed).
+        observation_offset: the index of the first observation for the noise, at least 0: in a loop over batches, the
+            number of observations before this batch, so that each has noise of its own and one seed gives what all of
+            them as one tensor would.
+        progress: called with the number of (sample, observation) pairs just evaluated.
+        journal: an .npz in which finished observations are kept, 256 at a time: called again with the same file, an
+            evaluation that was interrupted goes on where it stopped, and ends with the same bits. ValueError where the
+            file is of another model, other data, or another k, seed or offset. A loader must give the same batches
+            again.
+
+    Returns:
+        :class:`LogLikelihood`, per observation.
+
+    Raises TypeError or ValueError, which name the argument, for arguments that are not these.
+    """
+    checks.positive("num_samples", num_samples)
+    if chunk_size is not None:
+        checks.positive("chunk_size", chunk_size)
+    checks.not_negative("observation_offset", observation_offset)
+    parts: list[Tensor] = []
+    every = chunks(model, x, context, mask, OBSERVATIONS_A_CHUNK)
+    keep_large_blocks()
+    with evaluation_mode(model):
+        kept = None if journal is None else Journal(Path(journal), model, num_samples, observation_offset)
+        if kept is not None and kept.seed is not None:
+            if seed not in (None, kept.seed):
+                raise ValueError(f"{journal} is of an evaluation with seed {kept.seed}, not {seed}")
+            seed = kept.seed
+        if seed is None:
+            seed = int(torch.randint(2**63 - 1, (), device="cpu"))
+        rows = 0
+        for chunk in every:
+            result = None if kept is None else kept.take(chunk)
+            if result is None:
+                model.likelihood.check_support(chunk.x, chunk.mask)
+                rows = rows or device_rows(model, chunk.x)
+                chunk = chunk._replace(first=observation_offset + chunk.first)
+                done, rows = _observations(model, chunk, num_samples, chunk_size, rows, seed, progress)
+                result = torch.stack([getattr(done, name) for name in FIELDS])
+                if kept is not None:
+                    kept.add(seed, result)
+            elif progress is not None:
+                progress(result.shape[1] * num_samples)
+            parts.append(result)
+        if kept is not None:
+            kept.finish()
+    return LogLikelihood(*torch.cat(parts, dim=1))
+
+
+def _observations(
+    model: LatentVariableModel,
+    chunk: Chunk,
+    num_samples: int,
+    chunk_size: int | None,
+    rows: int,
+    seed: int,
+    progress: Callable[[int], None] | None,
+) -> tuple[LogLikelihood, int]:
+    """Evaluate a chunk of observations, ``chunk_size`` samples at a time, or ``rows`` samples times observations.
+
+    Returns the results, and how many rows have turned out to fit into memory: at most ``rows``.
+    """
+    x, context, mask = chunk.x, chunk.context, chunk.mask
+    posterior = model.encode(x, *context, mask=mask)
+    weights = StreamingWeights(num_samples, len(x), x.device)
+    step = min(num_samples, chunk_size or max(1, rows // max(1, len(x))))
+    taken_in = min(num_samples, -(-SAMPLES_TAKEN_IN // step) * step)
+    # One block for all: results of chunks that are kept one by one would cut up the heap.
+    waiting = torch.empty((taken_in, len(x)), dtype=torch.float64, device=x.device)
+    filled = start = 0
+    while start < num_samples:
+        count = min(step, num_samples - start, taken_in - filled)
+        try:
+            waiting[filled : filled + count] = model.log_weights(
+                x,
+                count,
+                seed,
+                context=context,
+                mask=mask,
+                posterior=posterior,
+                sample_offset=start,
+                observation_offset=chunk.first,
+            )
+        except torch.OutOfMemoryError:
+            if chunk_size is not None or step == 1:
+                raise
+            step //= 2  # the rows were only an estimate of what fits
+            rows = step * len(x)
+            continue
+        start, filled = start + count, filled + count
+        if filled == taken_in or start == num_samples:
+            weights.add(waiting[:filled])
+            filled = 0
+        if progress is not None:
+            progress(count * len(x))
+        return_free_memory(x.device)
+    return weights.log_likelihood(), rows

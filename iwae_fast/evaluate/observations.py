@@ -1,0 +1,88 @@
+"""Observations in chunks of rows, from one tensor or from a loader of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..models.base import LatentVariableModel, check_model, observed_features
+
+
+class Chunk(NamedTuple):
+    """Consecutive observations, and what goes with them."""
+
+    first: int
+    """Index of the first row among all observations."""
+    x: Tensor
+    context: tuple[Tensor, ...]
+    mask: Tensor | None
+
+
+def chunks(
+    model: LatentVariableModel,
+    x: Tensor | Iterable[Any],
+    context: Sequence[Tensor],
+    mask: Tensor | None,
+    rows: int,
+) -> Iterator[Chunk]:
+    """Check the arguments at once, and return chunks of ``rows`` observations, of which the last may have fewer.
+
+    The chunks do not depend on how a loader cuts its batches. No observations make one chunk of none.
+
+    Args:
+        model: one of :mod:`iwae_fast.models`.
+        x: observations (B, ...), or an iterable of batches such as a DataLoader: each a tensor (b, ...), or a tuple or
+            list whose first element is one. Batches are moved to the device of the model's first parameter.
+        context, mask: as of the models; with an iterable they must be left out.
+        rows: the size of a chunk.
+
+    Raises TypeError or ValueError for what is none of these; for a later batch of an iterable when it comes.
+    """
+    check_model(model)
+    if isinstance(x, Tensor) or not isinstance(x, Iterable) or hasattr(x, "__array__") or isinstance(x, str | bytes):
+        model.check_batch(x, context)  # type: ignore[arg-type]  # which says what x should be
+        return _of_tensor(x, tuple(context), mask if mask is None else observed_features(mask, x), rows)  # type: ignore[arg-type]
+    if len(context) or mask is not None:
+        raise ValueError(
+            "context and mask go with x as one tensor: for a loader of batches, call this once per batch and give each "
+            "batch its own (and log_likelihood its observation_offset)"
+        )
+    return _of_batches(model, x, rows)
+
+
+def _of_tensor(x: Tensor, context: tuple[Tensor, ...], mask: Tensor | None, rows: int) -> Iterator[Chunk]:
+    for first in range(0, max(len(x), 1), rows):
+        part = slice(first, first + rows)
+        yield Chunk(first, x[part], tuple(c[part] for c in context), None if mask is None else mask[part])
+
+
+def _of_batches(model: LatentVariableModel, batches: Iterable[Any], rows: int) -> Iterator[Chunk]:
+    first, waiting = 0, None
+    for x in _tensors(model, batches):
+        waiting = x if waiting is None else torch.cat([waiting, x])
+        while len(waiting) > rows:  # and not >=, so that the last chunk is never an empty one
+            yield Chunk(first, waiting[:rows], (), None)
+            first, waiting = first + rows, waiting[rows:]
+    if waiting is None:
+        raise ValueError("x has no batches: an iterator can be read only once")
+    yield Chunk(first, waiting, (), None)
+
+
+def _tensors(model: LatentVariableModel, batches: Iterable[Any]) -> Iterator[Tensor]:
+    parameter = next(model.parameters(), None)
+    shape: torch.Size | None = None
+    for index, batch in enumerate(batches):
+        x = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"x must be a tensor, or an iterable of batches that are tensors or tuples with a tensor first: batch "
+                f"{index} is of {type(batch).__name__}"
+            )
+        model.check_batch(x)
+        if shape is not None and x.shape[1:] != shape:
+            raise ValueError(f"batch {index} of x is {tuple(x.shape)}, but those before are (b, {tuple(shape)})")
+        shape = x.shape[1:]
+        yield x if parameter is None else x.to(parameter.device, non_blocking=True)

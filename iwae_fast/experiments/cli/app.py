@@ -1,0 +1,63 @@
+"""The commands, gathered.
+
+The modules of the commands declare arguments, and import what does the work when they are called: torch takes seconds,
+and neither help nor completion needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ..._version import __version__
+from . import INTERRUPTED, USAGE
+from .compare import compare
+from .evaluate import evaluate
+from .info import info
+from .invocation import invoked_with
+from .reproduce import reproduce
+from .sample import sample
+from .train import train
+
+# Click's base class of what is wrong with the arguments; recent versions of typer carry click inside.
+UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+app = typer.Typer(no_args_is_help=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"iwae_fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train and evaluate importance-weighted autoencoders."""
+
+
+for command in (train, evaluate, compare, sample, reproduce, info):
+    app.command()(command)
+
+
+def run_app(arguments: Sequence[str] | None) -> int:
+    """Run a command and return its exit code; its exceptions pass, those about arguments as ValueError."""
+    try:
+        with invoked_with(arguments):
+            code = app(arguments, prog_name="iwae-fast", standalone_mode=False)
+    except typer.Abort:  # what older versions of typer make of Ctrl-C
+        raise KeyboardInterrupt from None
+    except UsageError as error:
+        message = error.format_message()  # type: ignore[attr-defined]
+        if not message:  # no command: the help was shown
+            return USAGE
+        raise ValueError(message) from error
+    if code == INTERRUPTED:  # what newer versions of typer make of it
+        raise KeyboardInterrupt
+    return code or 0

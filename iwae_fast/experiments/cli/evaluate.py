@@ -1,0 +1,62 @@
+"""``iwae-fast evaluate RUN``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..defaults import EVALUATION_K, OBSERVATIONS
+from .options import Backend, ChunkSize, Device, RunFolder
+
+
+def evaluate(
+    run_folder: RunFolder,
+    k: Annotated[int, typer.Option("--k", "-k", help="Samples of each image.")] = EVALUATION_K,
+    observations: Annotated[
+        int | None, typer.Option(help="Only so many test images, always the same choice.", show_default="all")
+    ] = None,
+    train_observations: Annotated[int, typer.Option(help="So many training images too; 0 for none.")] = OBSERVATIONS,
+    active_only_observations: Annotated[
+        int, typer.Option(help="So many test images again with inactive units switched off, if any are; 0 for none.")
+    ] = OBSERVATIONS,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The run's data, if their file has moved; or other data, a file or a data set, whose test array, or "
+            "all of whose rows, are scored.",
+            show_default="the run's",
+        ),
+    ] = None,
+    chunk_size: ChunkSize = None,
+    device: Device = None,
+    backend: Backend = None,
+) -> None:
+    """Estimate the likelihood of a trained model, count its active units, and write the report.
+
+    Earlier evaluations are kept; evaluation.json and report.html are of the best. An evaluation that was interrupted
+    goes on where it stopped when called again.
+    """
+    from ..train.run_data import find_data
+    from ..train.runs import open_run, trained_model
+    from .closing import evaluate_and_print, evaluate_other_and_print
+
+    run, checkpoint = open_run(run_folder)
+    model = trained_model(checkpoint, device, backend)
+    found = find_data(checkpoint, run.checkpoint, data)
+    if not found.is_own:
+        evaluate_other_and_print(
+            run, checkpoint, model, found.data, k=k, observations=observations, chunk_size=chunk_size
+        )
+        return
+    evaluate_and_print(
+        run,
+        checkpoint,
+        model,
+        found.data,
+        k=k,
+        observations=observations,
+        train_observations=train_observations,
+        pruned_observations=active_only_observations,
+        chunk_size=chunk_size,
+    )

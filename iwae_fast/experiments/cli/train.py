@@ -1,0 +1,309 @@
+"""``iwae-fast train``."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..defaults import EVALUATION_K, OBSERVATIONS
+from . import Interrupted, Terminated, choices
+from .interrupt import stop_on_signals
+
+if TYPE_CHECKING:
+    from ...data import ImageData
+    from ..config import TrainConfig
+    from ..train.checkpoint import Checkpoint
+    from ..train.runs import Run
+
+SAMPLE_ROWS, SAMPLE_COLUMNS = 6, 12
+PRESET = "fits the data set"
+
+
+def _one_of(names: tuple[str, ...], default: str, explained: str = "{names}.") -> Any:
+    """Return an option that takes one of the names, with its help and completion."""
+    return typer.Option(
+        help=explained.format(names=", ".join(names)),
+        show_default=default,
+        autocompletion=choices.completing(names),
+    )
+
+
+def train(
+    dataset: Annotated[str | None, _one_of(choices.DATASETS, "digits")] = None,
+    data_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Data of your own in place of a data set, .npz or .npy; with --resume, where the run's data are now.",
+            show_default=False,
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        _one_of(choices.PROTOCOLS, "constant", "How a paper trained, for what is not said here: {names}."),
+    ] = None,
+    stages: Annotated[
+        int | None,
+        typer.Option(
+            help="The first so many stages of a protocol: 1 + 3 + 9 + ... passes, unless --epochs says otherwise.",
+            show_default="8",
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        _one_of(choices.NETWORKS, "dense", "{names} (random weights, everywhere or in the encoder)."),
+    ] = None,
+    likelihood: Annotated[str | None, _one_of(choices.LIKELIHOODS, "bernoulli")] = None,
+    prior: Annotated[str | None, _one_of(choices.PRIORS, "standard")] = None,
+    bound: Annotated[str | None, _one_of(choices.BOUNDS, "iwae")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Of vr-iwae.", show_default="0.5")] = None,
+    order: Annotated[int | None, typer.Option(help="Of jvi.", show_default="1")] = None,
+    groups: Annotated[int | None, typer.Option(help="Of miwae and piwae; divides k.", show_default="5")] = None,
+    beta: Annotated[float | None, typer.Option(help="Of ciwae.", show_default="0.5")] = None,
+    estimator: Annotated[
+        str | None,
+        _one_of(
+            choices.ESTIMATORS,
+            "reparameterized",
+            "reparameterized, stl or dreg; with iwae also aisle-kl, aisle-chi2, rws, rws-dreg or vimco; "
+            "with several latent layers also gdreg.",
+        ),
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Samples of each image that run backward, unbiased.", show_default="all")
+    ] = None,
+    chunk_size: Annotated[
+        int | None, typer.Option(help="Samples of each image at a time, to save memory.", show_default="all")
+    ] = None,
+    kl_warmup: Annotated[
+        int | None,
+        typer.Option(help="Steps in which the divergence's weight rises from 0 to 1.", show_default="0"),
+    ] = None,
+    k: Annotated[int | None, typer.Option("--k", "-k", help="Samples of each image.", show_default="50")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training set.", show_default=PRESET)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default=PRESET)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Step size of Adam.", show_default=PRESET)] = None,
+    hidden: Annotated[
+        str | None,
+        typer.Option(
+            help="Sizes of the encoder's hidden layers, such as 200,200, or 200,200/100,100 with two latent layers.",
+            show_default=PRESET,
+        ),
+    ] = None,
+    latent: Annotated[
+        str | None, typer.Option(help="Size of z, or of each layer of it, such as 100,50.", show_default=PRESET)
+    ] = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(help="Training images that are held out, and looked at after each epoch.", show_default="0"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same run.", show_default="0")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cpu")] = None,
+    backend: Annotated[
+        str | None, _one_of(choices.BACKENDS, "automatic", "Force a backend; see `iwae-fast info`.")
+    ] = None,
+    capture: Annotated[
+        bool | None,
+        typer.Option(
+            "--capture/--no-capture",
+            help="Steps as CUDA graphs, where they can be: the same results, sooner.",
+            show_default="capture",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="New folder of the run.", show_default="runs/DATASET-BOUND-kK-TIME"),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with an earlier run exactly; --epochs may be raised, and the objective changed.",
+            show_default=False,
+        ),
+    ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="As --resume, in a new folder: the earlier run stays as it is.",
+            show_default=False,
+        ),
+    ] = None,
+    eval_k: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples of each test image in the evaluation after training; 0 leaves it out.",
+            show_default=str(EVALUATION_K),
+        ),
+    ] = None,
+    eval_observations: Annotated[
+        int | None,
+        typer.Option(
+            help="At most so many test images in the evaluation after training; `iwae-fast evaluate` takes all.",
+            show_default=str(OBSERVATIONS),
+        ),
+    ] = None,
+) -> None:
+    """Train an autoencoder, evaluate it on the test set and draw pictures.
+
+    Ctrl-C stops after a whole step with everything saved.
+    """
+    from ... import checks
+    from ..config import TrainConfig, usable_device
+    from ..protocols import passes
+    from ..train import training
+    from ..train.run_data import stored_name
+    from ..train.runs import check_empty, check_is_run, continue_elsewhere, create_run, default_folder, sole_trainer
+    from .progress import console
+    from .unused import check_training
+
+    if data_file is not None and dataset is not None:
+        raise ValueError("--data is in place of --dataset: give one")
+    named = dataset if data_file is None else str(data_file)
+    settings: dict[str, Any] = {
+        "dataset": None if named is None else stored_name(named),
+        "protocol": protocol,
+        "network": network,
+        "likelihood": likelihood,
+        "prior": prior,
+        "validation": validation,
+        "bound": bound,
+        "alpha": alpha,
+        "order": order,
+        "groups": groups,
+        "beta": beta,
+        "estimator": estimator,
+        "budget": budget,
+        "chunk_size": chunk_size,
+        "kl_warmup": kl_warmup,
+        "k": k,
+        "stages": stages,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "hidden": None if hidden is None else tuple(_sizes("hidden", layer, "200,200") for layer in hidden.split("/")),
+        "latent": None if latent is None else _sizes("latent", latent, "100,50"),
+        "seed": seed,
+        "device": device,
+        "backend": backend,
+        "capture": capture,
+        "eval_k": eval_k,
+        "eval_observations": eval_observations,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    named_settings = set(given)
+    if stages is not None and epochs is None:
+        given["epochs"] = passes(checks.positive("stages", stages))
+    if resume is not None and (output is not None or start_from is not None):
+        raise ValueError("--output and --start-from do not go with --resume: the run stays in its folder")
+    checkpoint: Checkpoint | None
+    if resume is not None:
+        folder = check_is_run(resume).folder
+        with sole_trainer(folder):  # before anything is read: a run that another process changes is not read half
+            run, checkpoint, config, images = _reopen(folder, given, named_settings)
+            _train(run, config, images, checkpoint)
+        return
+    if start_from is None:
+        earlier, checkpoint = None, None
+        config = TrainConfig.preset(given.pop("dataset", "digits"), **given)
+        check_training(named_settings, config)
+        usable_device(config.device, config.backend)
+        images = config.load_data()
+        training.check(config, images)
+    else:
+        earlier, checkpoint, config, images = _reopen(start_from, given, named_settings)
+    folder = output or default_folder(config)
+    check_empty(folder)  # all that can be refused is, before there is a folder, which would be left empty
+    folder.mkdir(parents=True, exist_ok=True)
+    with sole_trainer(folder):
+        run = create_run(folder, config) if earlier is None else continue_elsewhere(earlier, folder, config)
+        console.print(f"training in {run.folder}")
+        _train(run, config, images, checkpoint)
+
+
+def _train(run: Run, config: TrainConfig, images: ImageData, checkpoint: Checkpoint | None) -> None:
+    """Train to the end, evaluate and draw, as the sole trainer of the run."""
+    from ..train import training
+    from .progress import console, training_progress
+
+    command = f"iwae-fast train --resume {shlex.quote(str(run.folder))}"
+    with stop_on_signals() as stop, training_progress(config.epochs) as reporter:
+        done = training.train(config, run, images, resume_from=checkpoint, reporter=reporter, stop=stop)
+    if not done:
+        raise Interrupted(f"interrupted, everything is saved; go on with: {command}", stop.number)
+    try:
+        _close(run, config, images)
+    except (KeyboardInterrupt, Terminated) as error:
+        message = f"training is done but its evaluation is not; go on with: {command}"
+        raise Interrupted(message, error.number if isinstance(error, Terminated) else signal.SIGINT) from None
+    console.print(f"run folder {run.folder}")
+
+
+def _reopen(
+    folder: Path, given: dict[str, Any], named_settings: set[str]
+) -> tuple[Run, Checkpoint, TrainConfig, ImageData]:
+    """Open an earlier run with changed settings, where they may change, and with its data; nothing is written."""
+    from ..config import CHANGEABLE, usable_device
+    from ..train import training
+    from ..train.run_data import load_own_data
+    from ..train.runs import open_run
+    from .unused import check_training
+
+    run, checkpoint = open_run(folder)
+    earlier = checkpoint.config
+    config = replace(earlier, **given)
+    fixed = config.differences(earlier)
+    if fixed:
+        raise ValueError(f"a run cannot go on with another {', '.join(fixed)}: only {', '.join(CHANGEABLE)} may change")
+    if config.epochs < earlier.epochs:
+        raise ValueError(f"epochs can only be raised: the run has {earlier.epochs}, got {config.epochs}")
+    check_training(named_settings, config)
+    usable_device(config.device, config.backend)
+    images = load_own_data(replace(checkpoint, config=config), run.checkpoint)
+    training.check(config, images)
+    return run, checkpoint, config, images
+
+
+def _close(run: Run, config: TrainConfig, images: ImageData) -> None:
+    """Draw the pictures and evaluate, from what is on disk."""
+    from ..evaluate.results import draw_loss_curve, draw_reconstructions, draw_samples
+    from ..train.runs import open_run, trained_model
+    from .closing import evaluate_and_print
+    from .progress import console
+
+    _, checkpoint = open_run(run.folder)
+    model = trained_model(checkpoint)
+    draw_loss_curve(run, checkpoint)
+    draw_reconstructions(run, model, images)
+    draw_samples(run.samples, checkpoint, model, SAMPLE_ROWS, SAMPLE_COLUMNS, checkpoint.config.seed)
+    if config.eval_k:
+        few = config.eval_observations
+        evaluate_and_print(
+            run,
+            checkpoint,
+            model,
+            images,
+            k=config.eval_k,
+            observations=few,
+            train_observations=min(few, OBSERVATIONS),
+            pruned_observations=min(few, OBSERVATIONS),
+            wait=True,
+            shorter="fewer with --eval-observations, none with --eval-k 0",
+        )
+        if few < len(images.test):
+            console.print(
+                f"for all {len(images.test)} of the test set: iwae-fast evaluate {shlex.quote(str(run.folder))}"
+            )
+
+
+def _sizes(name: str, text: str, example: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name} must be sizes like {example}, got {text!r}") from None

@@ -1,0 +1,1 @@
+"""Evaluates runs, keeps what came of it, and compares it."""

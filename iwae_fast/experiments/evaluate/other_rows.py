@@ -1,0 +1,84 @@
+"""The likelihood of observations that a run was not trained and not evaluated on."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from ...data import ImageData
+from ...data.rows import fingerprint
+from ...evaluate import likelihood as evaluate
+from ...models import LatentVariableModel
+from ...seeds import Purpose, derive_seed
+from ..train.checkpoint import Checkpoint
+from ..train.fixed_pixels import TEST_PIXELS_SEED
+from ..train.pixels import as_pixels, subset_order
+from ..train.runs import Run
+from .evaluations import keep_evaluation
+from .per_observation import PerObservation
+from .results import Progress, mean_std_error, provenance
+
+
+def evaluate_other(
+    run: Run,
+    checkpoint: Checkpoint,
+    model: LatentVariableModel,
+    data: ImageData,
+    *,
+    k: int,
+    observations: int | None = None,
+    chunk_size: int | None = None,
+    progress: Progress = lambda _name, _pairs: lambda _: None,
+    command: str | None = None,
+) -> tuple[dict[str, Any], Path]:
+    """Estimate the likelihood of other observations than a run's, row by row in the order of their file.
+
+    They are kept among the run's evaluations under the name of their file, and never stand for one of its own. The
+    caller is the sole evaluator of the folder. What is interrupted goes on where it stopped.
+
+    Args:
+        run, checkpoint, model: what is evaluated, the model on its device.
+        data: whose test part is scored. ValueError where its observations have another width than the run's.
+        k: samples of each observation.
+        observations: only so many, always the same random choice; all if None.
+        chunk_size: samples evaluated at once.
+        progress: is told how it goes.
+        command: the command line that this is done for, to be kept.
+
+    Returns the numbers, likelihoods in nats, and the .npz with those of each row.
+    """
+    if data.test.shape[1] != checkpoint.data_dim:
+        raise ValueError(
+            f"{data.name} has observations of {data.test.shape[1]} numbers, but the run's have {checkpoint.data_dim}"
+        )
+    started = time.perf_counter()
+    rows = subset_order(len(data.test))[:observations].sort().values
+    device = next(model.parameters()).device
+    x = as_pixels(data.test, data.grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS, rows=rows).to(device)
+    images, seed = fingerprint(x), derive_seed(checkpoint.config.seed, Purpose.EVALUATION)
+    name = "other-" + re.sub(r"[^A-Za-z0-9_.]+", "_", Path(data.name).stem)
+    journal = run.journal(checkpoint.step, k, len(x), f"{name}-{images[:8]}")
+    found = evaluate.log_likelihood(
+        model, x, k, chunk_size, seed, progress=progress("observations", k * len(x)), journal=journal
+    )
+    content = {
+        "nll": -found.mean,
+        "std_error": mean_std_error(found.value),
+        "ess": found.ess.mean().item(),
+        "k": k,
+        "dataset": data.name,
+        "source": data.source,
+        "observations": len(x),
+        "test_observations": len(data.test),
+        "seed": seed,
+        "test_pixels_seed": TEST_PIXELS_SEED,
+        "own": False,
+        "images": images,
+        "step": checkpoint.step,
+        **provenance(model, x, started, command),
+    }
+    path = keep_evaluation(run, content, PerObservation.of(found, images, rows), name)
+    journal.unlink(missing_ok=True)
+    return content, path.with_suffix(".npz")

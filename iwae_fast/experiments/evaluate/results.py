@@ -1,0 +1,273 @@
+"""What a run leaves behind once it is trained: its evaluation in numbers, and pictures."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ... import backends
+from ..._version import __version__
+from ...data import ImageData
+from ...data.rows import fingerprint
+from ...evaluate import activity
+from ...evaluate import likelihood as evaluate
+from ...evaluate.activity import Activity
+from ...evaluate.diagnostics import FEWEST_SAMPLES
+from ...evaluate.likelihood import LogLikelihood
+from ...evaluate.pruning import obstacle, without_units
+from ...files import replace_file
+from ...models import DenseVAE, LatentVariableModel
+from ...seeds import Purpose, derive_seed
+from ..defaults import OBSERVATIONS
+from ..pictures import pictures
+from ..train.checkpoint import Checkpoint
+from ..train.fixed_pixels import TEST_PIXELS_SEED, fixed_test_images, fixed_training_images
+from ..train.pixels import subset_order
+from ..train.position import Position
+from ..train.run_data import check_own
+from ..train.runs import Run
+from . import machine
+from .decomposition import decompose
+from .evaluations import keep_evaluation
+from .per_observation import PerObservation
+
+TRAINING_NOISE, ACTIVITY_NOISE, DECOMPOSITION_NOISE = 1, 2, 3
+"""Indices of their seeds; that of the test likelihood has none."""
+
+Progress = Callable[[str, int], Callable[[int], None]]
+"""Called as each estimate begins, with its name and its number of (sample, observation) pairs; returns a function to
+call with the number of pairs just evaluated."""
+
+
+def evaluate_run(
+    run: Run,
+    checkpoint: Checkpoint,
+    model: LatentVariableModel,
+    data: ImageData,
+    *,
+    k: int,
+    observations: int | None = None,
+    train_observations: int = OBSERVATIONS,
+    pruned_observations: int = OBSERVATIONS,
+    chunk_size: int | None = None,
+    progress: Progress = lambda _name, _pairs: lambda _: None,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run on its own data, and keep the numbers and the results of each test observation.
+
+    The caller is the sole evaluator of the folder (:func:`.runs.sole_evaluator`); :mod:`.evaluations` says where
+    evaluations are kept. CheckpointError where the data are not those that the run was trained with.
+
+    What is interrupted goes on where it stopped when called again with the same arguments.
+
+    Args:
+        run, checkpoint, model: what is evaluated, the model on its device.
+        data: the run's data set.
+        k: samples of each observation.
+        observations: only this many of the test set, from its beginning; all if None.
+        train_observations: so many training images, from their beginning, are evaluated too; 0 for none.
+        pruned_observations: on so many of the test images the model without its inactive units is evaluated, where it
+            has any; 0 leaves it out.
+        chunk_size: samples evaluated at once; changes the result by rounding only.
+        progress: is told how it goes.
+        command: the command line that this is done for, to be kept.
+
+    Returns the numbers, likelihoods in nats.
+    """
+    check_own(checkpoint, data, run.checkpoint)
+    started = time.perf_counter()
+    device = next(model.parameters()).device
+    x = fixed_test_images(data, observations).to(device)
+    images = fingerprint(x)
+    estimates = _Estimates(run, checkpoint.step, k, chunk_size, progress)
+    seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION)
+    left_out: dict[str, str] = {}
+    test = estimates("evaluation", "test images", model, x, seed)
+    content: dict[str, Any] = {
+        "nll": -test.mean,
+        "std_error": mean_std_error(test.value),
+        "monte_carlo_std_error": _finite(test.std_error.square().sum().sqrt().item() / len(x)),
+        "ess": test.ess.mean().item(),
+        "pareto_k_above_0.7": None if k < FEWEST_SAMPLES else (test.pareto_k > 0.7).double().mean().item(),
+        "pareto_k_undefined": None if k < FEWEST_SAMPLES else int(test.pareto_k.isnan().sum()),
+        "k": k,
+        "dataset": data.name,
+        "observations": len(x),
+        "test_observations": len(data.test),
+        "seed": seed,
+        "test_pixels_seed": TEST_PIXELS_SEED,
+        "own": True,
+        "images": images,
+        **Position.of(checkpoint, data).to_json(),
+        "segments": [segment.to_json() for segment in checkpoint.segments],
+    }
+    if k < FEWEST_SAMPLES:
+        left_out["pareto_k"] = f"a tail can be fitted to {FEWEST_SAMPLES} samples or more, and k is {k}"
+    parts = decompose(model, x, derive_seed(checkpoint.config.seed, Purpose.EVALUATION, DECOMPOSITION_NOISE))
+    content |= {"reconstruction": parts.reconstruction, "divergence": parts.divergence}
+    content |= _training(estimates, checkpoint, model, data, train_observations, left_out)
+    found = _activity(checkpoint, model, x, left_out)
+    content |= _activity_numbers(found)
+    content |= _active_units_only(estimates, model, x[:pruned_observations], seed, test, found, left_out)
+    content |= {"left_out": left_out, **provenance(model, x, started, command)}
+    rows = subset_order(len(data.test))[:observations]
+    keep_evaluation(run, content, PerObservation.of(test, images, rows))
+    estimates.forget()
+    return content
+
+
+def provenance(model: LatentVariableModel, x: Tensor, started: float, command: str | None) -> dict[str, Any]:
+    """Say when, where and by what an evaluation was made that began at ``started`` of :func:`time.perf_counter`."""
+    return {
+        "seconds": time.perf_counter() - started,
+        "evaluated_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": command,
+        "device": str(x.device),
+        "backend": backends.choose(model.backend, (x,)),
+        "version": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": machine.processor(),
+        "threads": torch.get_num_threads(),
+        "commit": machine.commit(),
+    }
+
+
+@dataclass
+class _Estimates:
+    """Likelihoods of a model, each with a journal that stays until all are done."""
+
+    run: Run
+    step: int
+    k: int
+    chunk_size: int | None
+    progress: Progress
+    journals: list[Path] = field(default_factory=list)
+
+    def __call__(self, name: str, shown: str, model: LatentVariableModel, x: Tensor, seed: int) -> LogLikelihood:
+        journal = self.run.journal(self.step, self.k, len(x), name)
+        self.journals.append(journal)
+        advance = self.progress(shown, self.k * len(x))
+        return evaluate.log_likelihood(model, x, self.k, self.chunk_size, seed, progress=advance, journal=journal)
+
+    def forget(self) -> None:
+        for journal in self.journals:
+            journal.unlink(missing_ok=True)
+
+
+def _training(
+    estimates: _Estimates,
+    checkpoint: Checkpoint,
+    model: LatentVariableModel,
+    data: ImageData,
+    observations: int,
+    left_out: dict[str, str],
+) -> dict[str, Any]:
+    """The likelihood of training images."""
+    result = None
+    if observations:
+        x = fixed_training_images(data, checkpoint.config.validation, observations)
+        x = x.to(next(model.parameters()).device)
+        seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION, TRAINING_NOISE)
+        result = estimates("evaluation-training", "training images", model, x, seed)
+    else:
+        left_out["train_nll"] = "not asked for"
+    return {
+        "train_nll": None if result is None else -result.mean,
+        "train_std_error": None if result is None else mean_std_error(result.value),
+        "train_observations": 0 if result is None else len(result.value),
+    }
+
+
+def _activity(
+    checkpoint: Checkpoint, model: LatentVariableModel, x: Tensor, left_out: dict[str, str]
+) -> Activity | None:
+    if len(x) < 2:
+        left_out["active_units"] = "a variance over observations needs 2 or more"
+        return None
+    seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION, ACTIVITY_NOISE)
+    return activity.active_units(model, x, seed=seed)
+
+
+def _activity_numbers(found: Activity | None) -> dict[str, Any]:
+    return {
+        "active_units": None if found is None else list(found.counts),
+        "units": None if found is None else list(found.sizes),
+        "activity": None if found is None else [variance.tolist() for variance in found.variance],
+        "activity_noise": None if found is None else [noise.tolist() for noise in found.noise],
+        "activity_threshold": activity.THRESHOLD,
+        "activity_samples": activity.NUM_SAMPLES,
+    }
+
+
+def _active_units_only(
+    estimates: _Estimates,
+    model: LatentVariableModel,
+    x: Tensor,
+    seed: int,
+    whole: LogLikelihood,
+    found: Activity | None,
+    left_out: dict[str, str],
+) -> dict[str, Any]:
+    """The likelihood without inactive units, beside that with all of them on the same images and the same noise."""
+    with_all = whole.value[: len(x)]
+    result = None
+    if not len(x):
+        left_out["nll_active_units_only"] = "not asked for"
+    elif found is None:
+        left_out["nll_active_units_only"] = left_out["active_units"]
+    elif found.counts == found.sizes:
+        result = with_all
+    elif (reason := obstacle(model)) is not None:
+        left_out["nll_active_units_only"] = reason
+    else:
+        pruned = without_units(cast(DenseVAE, model), found.active)
+        units = "_".join(map(str, found.counts))  # another set of units is another evaluation
+        result = estimates(f"evaluation-active-{units}", "test images, active units only", pruned, x, seed).value
+    return {
+        "nll_active_units_only": None if result is None else -result.mean().item(),
+        "nll_all_units": None if result is None else -with_all.mean().item(),
+        "active_units_only_difference": None if result is None else (with_all - result).mean().item(),
+        "active_units_only_difference_std_error": None if result is None else mean_std_error(with_all - result),
+        "active_units_only_observations": 0 if result is None else len(x),
+    }
+
+
+def draw_loss_curve(run: Run, checkpoint: Checkpoint) -> None:
+    """Write ``loss-curve.png`` from ``metrics.csv``."""
+    content = pictures.loss_curve(run, checkpoint.config, checkpoint.image_shape, checkpoint.segments)
+    replace_file(run.loss_curve, content)
+
+
+def draw_reconstructions(run: Run, model: LatentVariableModel, data: ImageData) -> None:
+    """Write ``reconstructions.png``; nothing for data that are no images."""
+    if pictures.are_images(data.image_shape):
+        replace_file(run.reconstructions, pictures.reconstructions(model, data))
+
+
+def draw_samples(
+    path: Path, checkpoint: Checkpoint, model: LatentVariableModel, rows: int, columns: int, seed: int
+) -> None:
+    """Write a PNG of samples; nothing for data that are no images."""
+    shape: Sequence[int] = checkpoint.image_shape
+    if pictures.are_images(shape):
+        replace_file(path, pictures.samples(model, shape, rows, columns, seed))
+
+
+def mean_std_error(values: Tensor) -> float | None:
+    """Estimate the standard error of the mean of independent values (B,); None for a single one."""
+    return None if len(values) < 2 else (values.std() / math.sqrt(len(values))).item()
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no NaN, which a standard error from a single sample is."""
+    return value if math.isfinite(value) else None

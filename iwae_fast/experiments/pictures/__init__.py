@@ -1,0 +1,1 @@
+"""Pictures of runs: curves, images, latent codes, each for a light and a dark page."""

@@ -1,0 +1,349 @@
+"""Pictures of a run as PNG bytes: training curves, histograms, planes and grids of images, in light or dark colors.
+
+Figures are made through matplotlib's object interface: there is no global state, and no window system is needed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from ..train.metrics import EpochMetrics
+from .themes import LIGHT, Theme
+
+DOTS_PER_INCH = 150
+GAP = 0.12
+"""Between images of a grid, in image widths."""
+THUMBNAIL = 0.055
+"""The size of an image in a plane, in parts of its axes."""
+PLANE_PIXELS = 800
+"""The side of the picture that these images are in."""
+BINS = 40
+BIN_DECADES, BINS_A_SIDE = 0.25, 40
+"""Of the histogram of variances: the width of a bin, and how many there can be on each side of the threshold."""
+SMALLEST_VARIANCE = 1e-8
+"""What is below is shown as this."""
+
+
+FEWEST_TO_FOCUS = 10
+"""Of fewer epochs the whole curve is shown."""
+FLAT = 2.5
+"""How many times as high as the rest of a curve its beginning must be for the rest to be shown alone."""
+MINUTE, HOUR = 60.0, 3600.0
+
+
+def training_curves(
+    rows: Sequence[EpochMetrics],
+    title: str,
+    k: int,
+    thing: str = "image",
+    theme: Theme = LIGHT,
+    changes: Sequence[float] = (),
+) -> bytes:
+    """Draw the bound over the epochs and over the time, and the effective sample size of ``k`` weights.
+
+    The bound of a validation set is beside that of the training set where the metrics have one; it is in nats per
+    ``thing``. A dotted line is at each epoch of ``changes``, after which the objective is another one.
+    """
+    figure = Figure(figsize=(13.5, 3.6), layout="constrained")
+    bound, by_time, size = figure.subplots(1, 3)
+    _bound(bound, rows, thing, theme, changes)
+    _bound(by_time, rows, thing, theme, changes, by_time=True)
+    _size(size, rows, k, theme, changes)
+    figure.suptitle(title, color=theme.ink, fontsize=12)
+    return _png(figure, theme)
+
+
+def bound_curve(
+    rows: Sequence[EpochMetrics],
+    thing: str = "image",
+    theme: Theme = LIGHT,
+    changes: Sequence[float] = (),
+    *,
+    by_time: bool = False,
+) -> bytes:
+    """Draw the bound, in nats per ``thing``, over the epochs or over the time of training, with a dotted line at each
+    epoch of ``changes``."""
+    figure, (axes,) = _panels(1)
+    _bound(axes, rows, thing, theme, changes, by_time=by_time)
+    return _png(figure, theme)
+
+
+def size_curve(rows: Sequence[EpochMetrics], k: int, theme: Theme = LIGHT, changes: Sequence[float] = ()) -> bytes:
+    """Draw the effective sample size of ``k`` weights over the epochs, with a dotted line at each epoch of
+    ``changes``."""
+    figure, (axes,) = _panels(1)
+    _size(axes, rows, k, theme, changes)
+    return _png(figure, theme)
+
+
+def bounds_by_epoch(runs: Mapping[str, Sequence[EpochMetrics]], title: str, theme: Theme = LIGHT) -> bytes:
+    """Draw the training bounds of several runs over the epochs, each with its label."""
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    series = []
+    for label, rows in runs.items():
+        line = _Line([row.epoch for row in rows], [row.bound for row in rows], label)
+        series.append(line.draw(axes, linewidth=1.6))
+    axes.legend(frameon=False, fontsize=9, labelcolor=theme.ink, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    _label(axes, title, "epoch", "training bound, nats", theme)
+    _focus(axes, series, "epochs", theme)
+    return _png(figure, theme)
+
+
+def histogram(
+    values: NDArray[np.floating], title: str, unit: str, line: float | None = None, theme: Theme = LIGHT
+) -> bytes:
+    """Draw how many of the values, each of an observation, are where, with a dashed line at ``line``; the picture says
+    how many are left out because they are not finite."""
+    figure, axes = _panels(1)
+    finite = np.isfinite(values)
+    axes[0].hist(values[finite], bins=BINS, color=theme.first)
+    _threshold(axes[0], line, theme)
+    left_out = int((~finite).sum())
+    _label(axes[0], title, f"{unit}; {left_out} not finite" if left_out else unit, "observations", theme)
+    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
+    return _png(figure, theme)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of a diagram."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    label: str = ""
+    color: str | None = None
+
+    def draw(self, axes: Axes, linewidth: float = 1.8) -> _Line:
+        """Draw it, with points where there are few, and return it with the color that it got."""
+        marker = "o" if len(self.x) < 3 else None
+        (drawn,) = axes.plot(
+            self.x,
+            self.y,
+            color=self.color,
+            linewidth=linewidth,
+            marker=marker,
+            label=self.label,
+            clip_on=marker is None,
+        )
+        return replace(self, color=to_hex(drawn.get_color()))
+
+
+def _bound(
+    axes: Axes,
+    rows: Sequence[EpochMetrics],
+    thing: str,
+    theme: Theme,
+    changes: Sequence[float] = (),
+    *,
+    by_time: bool = False,
+) -> None:
+    """Fill one panel with the bound."""
+    unit, seconds = _unit_of_time(rows[-1].seconds) if rows else ("seconds", 1.0)
+    position = [row.seconds / seconds if by_time else float(row.epoch) for row in rows]
+    series = [_Line(position, [row.bound for row in rows], "training", theme.first)]
+    validated = [(x, row.validation) for x, row in zip(position, rows, strict=True) if row.validation is not None]
+    if validated:
+        x, y = zip(*validated, strict=True)
+        series.append(_Line(x, y, "validation", theme.second))
+    for line in series:
+        line.draw(axes)
+    if validated:
+        axes.legend(frameon=False, fontsize=9, labelcolor=theme.ink, loc="upper left")
+    if by_time:
+        ends = [row.epoch for row in rows]
+        _mark(axes, [float(np.interp(change, ends, position)) for change in changes], theme)
+    else:
+        _count_epochs(axes, rows)
+        _mark(axes, [change + 0.5 for change in changes], theme)  # a row is at its epoch's end
+    _label(
+        axes, "Bound by training time" if by_time else "Bound", unit if by_time else "epoch", f"nats per {thing}", theme
+    )
+    _focus(axes, series, "epochs", theme)
+
+
+def _mark(axes: Axes, positions: Sequence[float], theme: Theme) -> None:
+    """Draw a dotted line where the objective changed."""
+    for position in positions:
+        axes.axvline(position, color=theme.ink, linewidth=1.2, linestyle=":")
+
+
+def _size(axes: Axes, rows: Sequence[EpochMetrics], k: int, theme: Theme, changes: Sequence[float] = ()) -> None:
+    """Fill one panel with the effective sample size."""
+    sizes = [row.ess for row in rows]
+    _Line([row.epoch for row in rows], sizes, color=theme.second).draw(axes)
+    axes.set_ylim(0.0, 1.08 * max(sizes, default=1.0))
+    _count_epochs(axes, rows)
+    _mark(axes, [change + 0.5 for change in changes], theme)
+    _label(axes, f"Effective sample size (of k = {k})", "epoch", "samples", theme)
+
+
+def _count_epochs(axes: Axes, rows: Sequence[EpochMetrics]) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    if len(rows) == 1:
+        axes.set_xlim(rows[0].epoch - 0.5, rows[0].epoch + 0.5)
+
+
+def _focus(axes: Axes, series: Sequence[_Line], things: str, theme: Theme) -> None:
+    """Show the later part of curves whose beginning would flatten it, and say so: with the whole curves in an inset.
+
+    The first epochs climb from far below.
+    """
+    values = np.concatenate([np.asarray(line.y, dtype=float) for line in series]) if series else np.empty(0)
+    late = [np.asarray(line.y, dtype=float)[len(line.y) // FEWEST_TO_FOCUS + 1 :] for line in series]
+    late_values = np.concatenate(late) if late else np.empty(0)
+    if not len(late_values) or max(len(line.y) for line in series) <= FEWEST_TO_FOCUS:
+        return
+    low, high = float(late_values.min()), float(values.max())
+    if high - values.min() <= FLAT * (high - low):
+        return
+    axes.set_ylim(low - 0.5 * (high - low), high + 0.06 * (high - low))  # the inset is below the curves
+    hidden = len({x for line in series for x, y in zip(line.x, line.y, strict=True) if y < axes.get_ylim()[0]})
+    inset = axes.inset_axes((0.5, 0.1, 0.47, 0.34))
+    for line in series:
+        inset.plot(line.x, line.y, color=line.color, linewidth=1.1)
+    inset.set_title(f"all of it: {hidden} {things} are below", fontsize=7.5, color=theme.quiet, loc="right", pad=2.5)
+    _style(inset, theme)
+    inset.tick_params(labelsize=7)
+
+
+def _unit_of_time(longest: float) -> tuple[str, float]:
+    """Return the unit in which to show times up to the longest, in seconds, and its length."""
+    if longest < 3 * MINUTE:
+        return "seconds", 1.0
+    return ("minutes", MINUTE) if longest < 3 * HOUR else ("hours", HOUR)
+
+
+def plane(
+    points: NDArray[np.floating],
+    labels: tuple[str, str],
+    images: NDArray[np.floating] | None = None,
+    theme: Theme = LIGHT,
+) -> bytes:
+    """Draw points (M, 2) of a plane as dots, and where they do not overlap the images (M, height, width) of them."""
+    figure = Figure(figsize=(7.0, 6.4))
+    axes = figure.add_axes((0.1, 0.08, 0.88, 0.9))
+    axes.scatter(points[:, 0], points[:, 1], s=9, color=theme.first, alpha=0.6, linewidths=0)
+    span = np.maximum(np.ptp(points, axis=0), 1e-12)
+    low, high = points.min(0) - 0.05 * span, points.max(0) + 0.05 * span
+    if images is not None:
+        canvas = _thumbnails((points - low) / (high - low), images, theme)
+        axes.imshow(canvas, extent=(low[0], high[0], low[1], high[1]), aspect="auto", zorder=2)
+    axes.set_xlim(float(low[0]), float(high[0]))
+    axes.set_ylim(float(low[1]), float(high[1]))
+    _label(axes, "", *labels, theme)
+    return _png(figure, theme)
+
+
+def _thumbnails(where: NDArray[np.floating], images: NDArray[np.floating], theme: Theme) -> NDArray[np.floating]:
+    """Return a square picture (side, side, RGBA), transparent but for the images that do not cover earlier ones, each
+    centered where it is in the unit square, whose second axis points up."""
+    stride = math.ceil(max(images.shape[1:]) / (2 * PLANE_PIXELS * THUMBNAIL))  # of images that are larger than that
+    images = images[:, ::stride, ::stride]
+    height, width = images.shape[1:]
+    scale = max(1, round(PLANE_PIXELS * THUMBNAIL / max(height, width)))
+    high, wide = height * scale, width * scale
+    free = np.ones((PLANE_PIXELS, PLANE_PIXELS), dtype=bool)
+    canvas = np.zeros((PLANE_PIXELS, PLANE_PIXELS, 4))
+    for (across, up), image in zip(where, images, strict=True):
+        top = min(max(round((1.0 - up) * PLANE_PIXELS - high / 2), 0), PLANE_PIXELS - high)
+        left = min(max(round(across * PLANE_PIXELS - wide / 2), 0), PLANE_PIXELS - wide)
+        place = slice(top, top + high), slice(left, left + wide)
+        if free[place].all():
+            free[place] = False
+            canvas[place] = theme.shades(np.clip(image, 0.0, 1.0).repeat(scale, axis=0).repeat(scale, axis=1))
+    return canvas
+
+
+def activity_histogram(layers: Sequence[NDArray[np.floating]], threshold: float, theme: Theme = LIGHT) -> bytes:
+    """Draw variances of posterior means on a logarithmic axis, a panel for each layer, with a line at the threshold."""
+    figure, panels = _panels(len(layers))
+    exponents = [np.log10(np.maximum(variances, SMALLEST_VARIANCE)) for variances in layers]
+    low, high = min(map(np.min, exponents)), max(map(np.max, exponents))
+    # Units at the threshold's two sides are in different bins.
+    bins = math.log10(threshold) + np.arange(-BINS_A_SIDE, BINS_A_SIDE + 1) * BIN_DECADES
+    bins = bins[(bins >= low - 1.01 * BIN_DECADES) & (bins <= high + 1.01 * BIN_DECADES)]
+    for number, (axes, values) in enumerate(zip(panels, exponents, strict=True), 1):
+        axes.hist(values, bins=bins.tolist(), color=theme.first)
+        _threshold(axes, math.log10(threshold), theme)
+        _label(axes, f"Layer {number}", "log10 of the variance of the posterior mean", "units", theme)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return _png(figure, theme)
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    if count == 1:  # whose layout need not be computed, which takes as long as drawing
+        figure = Figure(figsize=(5.6, 3.0))
+        return figure, [figure.add_axes((0.14, 0.16, 0.84, 0.74))]
+    figure = Figure(figsize=(max(5.6, 4.5 * count), 3.0), layout="constrained")
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def _threshold(axes: Axes, position: float | None, theme: Theme) -> None:
+    if position is not None:
+        axes.axvline(position, color=theme.second, linewidth=1.6, linestyle="--")
+
+
+def image_grid(
+    images: NDArray[np.floating], labels: Sequence[str] = (), columns: Sequence[str] = (), theme: Theme = LIGHT
+) -> bytes:
+    """Draw images (rows, columns, height, width), with a label for each row and each column if given.
+
+    Values are in [0, 1], or from 0 to the largest where that is more, as in images of counts.
+    """
+    rows, _, _, width = images.shape
+    # Pixels drawn at a whole multiple of their size stay sharp.
+    scale = max(1, round(72 / width))
+    tiles = images.repeat(scale, axis=2).repeat(scale, axis=3)
+    gap = max(3, round(GAP * width * scale))
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (gap, gap), (gap, gap)))
+    canvas = tiles.transpose(0, 2, 1, 3).reshape(rows * tiles.shape[2], images.shape[1] * tiles.shape[3])
+    left, above = (150 if labels else 0), (26 if columns else 0)
+    wide, high = canvas.shape[1] + left, canvas.shape[0] + above
+    figure = Figure(figsize=(wide / 100, high / 100))
+    axes = figure.add_axes((left / wide, 0.0, canvas.shape[1] / wide, canvas.shape[0] / high))
+    largest = max(1.0, float(images.max()))
+    axes.imshow(canvas, cmap=theme.shades, vmin=0.0, vmax=largest, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    for row, label in enumerate(labels):
+        position = (canvas.shape[0] / high) * (1.0 - (row + 0.5) / rows)
+        figure.text(0.94 * left / wide, position, label, ha="right", va="center", color=theme.ink, fontsize=11)
+    for column, label in enumerate(columns):
+        position = (left + (column + 0.5) * tiles.shape[3]) / wide
+        figure.text(position, 1.0 - 0.5 * above / high, label, ha="center", va="center", color=theme.quiet, fontsize=9)
+    return _png(figure, theme, 100)
+
+
+def _label(axes: Axes, title: str, below: str, beside: str, theme: Theme) -> None:
+    axes.set_title(title, color=theme.ink, fontsize=10.5, loc="left")
+    axes.set_xlabel(below, color=theme.ink)
+    axes.set_ylabel(beside, color=theme.ink)
+    _style(axes, theme)
+
+
+def _style(axes: Axes, theme: Theme) -> None:
+    axes.set_facecolor(theme.paper)
+    axes.grid(color=theme.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(theme.quiet)
+    axes.tick_params(colors=theme.ink)
+
+
+def _png(figure: Figure, theme: Theme, dots_per_inch: int = DOTS_PER_INCH) -> bytes:
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dots_per_inch, facecolor=theme.paper)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Trains a model in a folder, which keeps settings, checkpoints and metrics."""

@@ -1,0 +1,131 @@
+"""Checkpoints: one safetensors file with all that a run needs to go on to the same bits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from ..._version import __version__
+from ...files import reason, replace_file
+from ..config import TrainConfig
+from .segments import Segment
+
+FORMAT = "iwae_fast.checkpoint.1"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, damaged, or of something else; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after a whole number of steps."""
+
+    config: TrainConfig
+    image_shape: tuple[int, int]
+    data: str
+    """A fingerprint of the training observations."""
+    step: int
+    """Steps taken since the start of the run."""
+    seconds: float
+    """Training time since the start of the run."""
+    epoch_started: float
+    """``seconds`` at the start of the current epoch."""
+    epoch_count: int
+    """Observations that the running means of the epoch have seen."""
+    epoch_sums: Tensor
+    """Sums of the running means, float64."""
+    model: dict[str, Tensor]
+    """Parameters and buffers by name."""
+    optimizer: dict[str, dict[str, Tensor]]
+    """For each parameter's name, the optimizer's tensors by theirs."""
+    how: str | None = None
+    """How steps were last taken, for people; None where that was not decided."""
+    test_data: str | None = None
+    """A fingerprint of the test observations; None in checkpoints of earlier versions."""
+    segments: tuple[Segment, ...] = ()
+    """Which objective the run had from which step on."""
+
+    @property
+    def data_dim(self) -> int:
+        height, width = self.image_shape
+        return height * width
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Replace the file at ``path``; whatever happens, either the earlier or the new checkpoint is there whole."""
+    tensors = {f"model/{name}": tensor for name, tensor in checkpoint.model.items()}
+    tensors["epoch_sums"] = checkpoint.epoch_sums
+    for parameter, state in checkpoint.optimizer.items():
+        tensors.update({f"optimizer/{parameter}/{name}": tensor for name, tensor in state.items()})
+    metadata = {
+        "format": FORMAT,
+        "version": __version__,
+        "config": json.dumps(checkpoint.config.to_json()),
+        "image_shape": json.dumps(checkpoint.image_shape),
+        "data": checkpoint.data,
+        "progress": json.dumps({name: getattr(checkpoint, name) for name in PROGRESS}),
+        "how": json.dumps(checkpoint.how),
+        "test_data": json.dumps(checkpoint.test_data),
+        "segments": json.dumps([segment.to_json() for segment in checkpoint.segments]),
+    }
+    # Scalars are copied: an optimizer may count the steps of several parameters in one, which the format refuses.
+    cpu = {name: (t if t.dim() else t.clone()).detach().cpu().contiguous() for name, t in tensors.items()}
+    replace_file(path, safetensors.torch.save(cpu, metadata))
+
+
+PROGRESS = ("step", "seconds", "epoch_started", "epoch_count")
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU; CheckpointError with one line that says what is wrong with the file."""
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            # Cloned out of the file's mapping: the file may be replaced while the tensors are in use.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {reason(error)}") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no {FORMAT} file: its format is {metadata.get('format')!r}")
+    try:
+        return _assemble(metadata, tensors)
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
+
+
+def _assemble(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Checkpoint:
+    model: dict[str, Tensor] = {}
+    optimizer: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "model":
+            model[rest] = tensor
+        elif kind == "optimizer":
+            parameter, _, entry = rest.rpartition("/")
+            optimizer.setdefault(parameter, {})[entry] = tensor
+    height, width = json.loads(metadata["image_shape"])
+    config = TrainConfig.from_json(json.loads(metadata["config"]))
+    # Earlier versions kept no segments: the settings that the checkpoint was written with are known.
+    segments = [Segment(**segment) for segment in json.loads(metadata.get("segments", "[]"))]
+    progress: dict[str, Any] = json.loads(metadata["progress"])
+    return Checkpoint(
+        config=config,
+        image_shape=(height, width),
+        data=metadata["data"],
+        epoch_sums=tensors["epoch_sums"],
+        model=model,
+        optimizer=optimizer,
+        how=json.loads(metadata.get("how", "null")),
+        test_data=json.loads(metadata.get("test_data", "null")),
+        segments=tuple(segments) or (Segment.begin(0, config),),
+        **{name: progress[name] for name in PROGRESS},
+    )

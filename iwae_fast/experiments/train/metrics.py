@@ -1,0 +1,128 @@
+"""Training metrics: running means on the device, and one row an epoch in ``metrics.csv``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...files import replace_file
+from ...objectives.objective import Seen, joined
+
+
+class Means(NamedTuple):
+    """Means over the observations of an epoch so far."""
+
+    bound: float
+    """In nats."""
+    ess: float
+    """Effective sample size, 1 to k."""
+    max_weight: float
+    """Largest normalised weight, 1/k to 1."""
+
+
+class RunningMeans:
+    """Sums over observations, in float64 on the device, so that adding a step does not wait for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(len(Means._fields), dtype=torch.float64, device=device)
+        self.count = 0
+        """Of observations."""
+
+    def add(self, seen: Sequence[Seen]) -> None:
+        """Take in what an objective saw in some steps; in a graph :attr:`count` is the caller's to keep."""
+        found = joined(seen).diagnostics()
+        self.sums += torch.stack((found.value, found.ess, found.max_weight)).sum(1, dtype=torch.float64)
+
+    def means(self) -> Means:
+        """The means so far; waits for the device."""
+        return Means(*(self.sums / self.count).tolist())
+
+    def restore(self, sums: Tensor, count: int) -> None:
+        self.sums.copy_(sums)
+        self.count = count
+
+    def start_again(self) -> None:
+        """With no observations."""
+        self.sums.zero_()
+        self.count = 0
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One row of ``metrics.csv``."""
+
+    epoch: int
+    """Counted from 1."""
+    step: int
+    """Steps since the start of the run."""
+    bound: float
+    """Training bound in nats, mean over the epoch."""
+    ess: float
+    max_weight: float
+    seconds: float
+    """Training time since the start of the run, interruptions left out."""
+    steps_per_second: float
+    """Mean over the epoch."""
+    validation: float | None = None
+    """IWAE bound of the validation set in nats, by k samples of the model at the end of the epoch; None without one."""
+
+
+COLUMNS = tuple(field.name for field in fields(EpochMetrics))
+
+
+def start_metrics(path: Path) -> None:
+    """Write a file with a header and no rows."""
+    _write(path, [])
+
+
+def append_metrics(path: Path, row: EpochMetrics) -> None:
+    """Add a row; it is on disk when this returns, so a checkpoint written later never knows an epoch more."""
+    with path.open("a", newline="") as file:
+        csv.writer(file).writerow(astuple(row))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_metrics(path: Path) -> list[EpochMetrics]:
+    """All whole rows; a last row that a crash left unfinished is passed over. ValueError for another kind of file."""
+    with path.open(newline="", errors="replace") as file:
+        content = file.read()
+    rows = list(csv.reader(io.StringIO(content)))
+    if not rows or tuple(rows[0]) != COLUMNS:
+        raise ValueError(f"{path} is no metrics file: its first line must be {','.join(COLUMNS)}")
+    if not content.endswith("\n"):
+        del rows[-1]
+    try:
+        return [_parse(row) for row in rows[1:]]
+    except ValueError as error:
+        raise ValueError(f"{path} has a damaged row: {error}") from error
+
+
+def _parse(row: list[str]) -> EpochMetrics:
+    if len(row) != len(COLUMNS):
+        raise ValueError(f"{len(row)} cells for {len(COLUMNS)} columns")
+    epoch, step, *numbers, validation = row
+    bound, ess, max_weight, seconds, rate = (float(number) for number in numbers)
+    held_out = float(validation) if validation else None
+    return EpochMetrics(int(epoch), int(step), bound, ess, max_weight, seconds, rate, held_out)
+
+
+def drop_metrics_after(path: Path, epoch: int) -> None:
+    """Keep the rows up to ``epoch``: those after a checkpoint come again when training resumes from it."""
+    _write(path, [row for row in read_metrics(path) if row.epoch <= epoch])
+
+
+def _write(path: Path, rows: list[EpochMetrics]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    writer.writerows(astuple(row) for row in rows)
+    replace_file(path, text.getvalue().encode())

@@ -1,0 +1,186 @@
+"""A run's folder: which file is where, how a run begins, and how a trained model comes back from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+
+from ...files import read_json, remove_leftovers, replace_file, write_json
+from ...models import LatentVariableModel
+from ..config import TrainConfig, usable_device
+from ..networks import build
+from .checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from .metrics import start_metrics
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of a run."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.csv"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation.json"
+
+    @property
+    def per_observation(self) -> Path:
+        return self.folder / "evaluation.npz"
+
+    @property
+    def evaluations(self) -> Path:
+        """The folder of all evaluations, of which ``evaluation`` and ``per_observation`` are the best one."""
+        return self.folder / "evaluations"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    def journal(self, step: int, k: int, observations: int, of: str = "evaluation") -> Path:
+        """Of an evaluation that is under way, or was interrupted."""
+        return self.folder / f"{of}-step{step}-k{k}-n{observations}.partial.npz"
+
+    @property
+    def loss_curve(self) -> Path:
+        return self.folder / "loss-curve.png"
+
+    @property
+    def reconstructions(self) -> Path:
+        return self.folder / "reconstructions.png"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples.png"
+
+
+def default_folder(config: TrainConfig) -> Path:
+    """``runs/<dataset>-<bound>-k<k>-<local time>``; of data of one's own, the name of their file."""
+    dataset = Path(config.dataset).stem
+    return Path("runs") / f"{dataset}-{config.bound}-k{config.k}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def create_run(folder: Path, config: TrainConfig) -> Run:
+    """Begin a run in a new or empty folder; FileExistsError where anything is in it."""
+    check_empty(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(folder)
+    start_metrics(run.metrics)
+    write_json(run.config, config.to_json())
+    return run
+
+
+def check_empty(folder: Path) -> None:
+    """Raise FileExistsError where anything is in a folder that a run shall begin in."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is not a folder")
+    # Hidden files are locks, and what a crash left half written.
+    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise FileExistsError(f"the folder {folder} is not empty: choose another, or go on with --resume {folder}")
+
+
+def check_is_run(folder: Path) -> Run:
+    """Return the run of a folder; FileNotFoundError where the folder holds no run."""
+    run = Run(folder)
+    if not run.config.is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {run.config.name}")
+    return run
+
+
+@contextmanager
+def sole_trainer(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in an existing folder meanwhile: ValueError where one does.
+
+    Whoever writes the run's configuration, metrics or checkpoint takes this first and reads them inside.
+    """
+    with _lock(folder / ".training.lock", f"another process is training in {folder}"):
+        run = Run(folder)
+        written = (run.config, run.metrics, run.checkpoint, run.loss_curve, run.reconstructions)
+        remove_leftovers(folder, *(path.name for path in written))
+        yield
+
+
+@contextmanager
+def sole_evaluator(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Keep other processes from evaluating the run in a folder meanwhile.
+
+    Whoever writes evaluations or the report takes this first. Where another process has it, ValueError, unless this
+    one shall ``wait``.
+    """
+    with _lock(folder / ".evaluation.lock", f"another process is evaluating {folder}", -1 if wait else 0):
+        run = Run(folder)
+        remove_leftovers(folder, run.evaluation.name, run.per_observation.name, run.report.name, "*.partial.npz")
+        remove_leftovers(run.evaluations, "*")
+        yield
+
+
+@contextmanager
+def _lock(path: Path, taken: str, timeout: float = 0) -> Iterator[None]:
+    try:
+        held = filelock.FileLock(path).acquire(timeout=timeout)
+    except filelock.Timeout as error:
+        raise ValueError(taken) from error
+    with held:  # which the end of a process, however it comes, gives back too
+        yield
+
+
+def continue_elsewhere(earlier: Run, folder: Path, config: TrainConfig) -> Run:
+    """Begin a run in a new or empty folder where another one is, which stays as it is."""
+    run = create_run(folder, config)
+    for source, target in ((earlier.metrics, run.metrics), (earlier.checkpoint, run.checkpoint)):
+        replace_file(target, source.read_bytes())
+    return run
+
+
+def open_run(folder: Path) -> tuple[Run, Checkpoint]:
+    """An earlier run and its checkpoint; the config is the folder's, which the checkpoint must be of."""
+    run = check_is_run(folder)
+    content = read_json(run.config)
+    try:
+        config = TrainConfig.from_json(content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{run.config}: {error}") from error
+    checkpoint = load_checkpoint(run.checkpoint)
+    differing = checkpoint.config.differences(config)
+    if differing:
+        raise CheckpointError(f"{run.checkpoint} is of another run than {run.config}: {', '.join(differing)} differ")
+    return run, replace(checkpoint, config=config)
+
+
+def trained_model(checkpoint: Checkpoint, device: str | None = None, backend: str | None = None) -> LatentVariableModel:
+    """The model of a checkpoint, on the run's device and backend unless others are given."""
+    config = checkpoint.config
+    with torch.random.fork_rng(devices=[]):  # of the first weights, which the checkpoint's replace
+        model = build(config, checkpoint.data_dim, backend=backend)
+    fill(model.state_dict(), checkpoint.model)
+    return model.to(usable_device(device or config.device, backend or config.backend))
+
+
+def fill(targets: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Copy saved tensors into those of the same name; CheckpointError where names or shapes differ."""
+    expected = {name: tuple(tensor.shape) for name, tensor in targets.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    if expected != found:
+        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise CheckpointError(f"the checkpoint does not fit the model: {', '.join(differing)}")
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(saved[name])

@@ -1,0 +1,251 @@
+"""Training that stops and goes on at any step without a trace in the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ...capture import Recorder
+from ...data import ImageData
+from ...data.rows import Observations, select
+from ...files import write_json
+from ...models import LatentVariableModel
+from ...seeds import Purpose, derive_seed, generator
+from ..config import TrainConfig, usable_device
+from ..networks import build
+from ..optimizers import allocate_state
+from ..protocols import PROTOCOLS
+from .checkpoint import Checkpoint, save_checkpoint
+from .metrics import EpochMetrics, Means, append_metrics, drop_metrics_after
+from .pixels import subset_order
+from .reporter import Live, Reporter
+from .run_data import check_own
+from .runs import Run, fill
+from .segments import Segment, extended
+from .source import Source
+from .steps import Steps
+from .validation import Validation
+
+REPORT_SECONDS = 0.1
+SAVE_SECONDS = 10.0
+"""A checkpoint is due at the end of an epoch if the last one is this old ..."""
+SAVE_WITHIN_EPOCH_SECONDS = 120.0
+"""... and between any steps, or graphs of steps, if it is this old."""
+
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
+
+
+class Trainer:
+    """A run in progress: model, optimizer and position.
+
+    The order of an epoch, the pixels and the noise of a step are functions of the run's seed and the position
+    (:mod:`iwae_fast.seeds`), so a checkpoint of these three is all that an exact continuation needs.
+
+    Args:
+        config, run, data: as of :func:`train`.
+        recorder: what captures steps, in the place of CUDA graphs.
+    """
+
+    def __init__(self, config: TrainConfig, run: Run, data: ImageData, recorder: Recorder | None = None) -> None:
+        self.config = config
+        self.run = run
+        self.image_shape = data.image_shape
+        self.data = data
+        self.device = usable_device(config.device, config.backend)
+        train, held_out = split(data, config.validation)
+        self.images = Source(train, self.device)
+        self.validation = Validation(config, data, held_out, self.device)
+        self.model = initial_model(config, train).to(self.device)
+        self.protocol = PROTOCOLS[config.protocol]
+        self.optimizer = self.protocol.optimizer(self.model.parameters(), config.learning_rate)
+        allocate_state(self.optimizer)
+        self.steps = Steps(config, self.model, self.optimizer, self.images, data.grey_levels, recorder)
+        self.means = self.steps.means
+        self.steps_per_epoch = self.steps.in_epoch
+        self.step = 0
+        self.seconds = 0.0
+        self._origin = 0.0
+        self.epoch_started = 0.0
+        self.segments: tuple[Segment, ...] = (Segment.begin(0, config),)
+        self._begin_epoch()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take the place of the run that wrote the checkpoint; CheckpointError where it does not fit."""
+        check_own(checkpoint, self.data, self.run.checkpoint)
+        fill(self.model.state_dict(), checkpoint.model)
+        for entry in ADAM_STATE:
+            targets = {name: state[entry] for name, state in self._adam_state().items()}
+            fill(targets, {name: state[entry] for name, state in checkpoint.optimizer.items() if entry in state})
+        self.step = checkpoint.step
+        self.seconds = checkpoint.seconds
+        self.epoch_started = checkpoint.epoch_started
+        self.segments = extended(checkpoint.segments, self.step, self.config)
+        self._begin_epoch()
+        self.means.restore(checkpoint.epoch_sums, checkpoint.epoch_count)
+        drop_metrics_after(self.run.metrics, self.step // self.steps_per_epoch)
+
+    def fit(self, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train to the end of the last epoch, or until ``stop()`` between steps; a checkpoint is written either way.
+
+        Returns whether the end was reached. TrainingError if the loss is no longer finite; the checkpoint is then
+        the last one that was.
+        """
+        total_steps = self.config.epochs * self.steps_per_epoch
+        first_step, first_second = self.step, self.seconds
+        reporter.started(self.step, total_steps)
+        self.save()
+        self._origin = time.perf_counter() - self.seconds
+        saved = reported = self.seconds
+        told = self.device.type == "cpu"
+        while self.step < total_steps:
+            self.take_steps()
+            self._read_clock()
+            if not told and self.steps.how is not None:
+                reporter.decided(self.steps.how)
+                told = True
+            epoch_ended = self.step % self.steps_per_epoch == 0
+            if epoch_ended:
+                reporter.epoch_ended(self._end_epoch())
+            elif self.seconds - reported > REPORT_SECONDS:
+                reported = self.seconds
+                rate = (self.step - first_step) / (self.seconds - first_second)
+                reporter.progressed(Live(self.step, self._epoch() + 1, self._finite_means(), rate))
+            age = self.seconds - saved
+            stopping = stop()
+            if stopping or age > (SAVE_SECONDS if epoch_ended else SAVE_WITHIN_EPOCH_SECONDS):
+                self.save()
+                saved = self.seconds
+            if stopping:
+                return False
+        self.save()
+        return True
+
+    def take_steps(self) -> None:
+        """One step, or as many as a graph holds: fresh pixels, bound, gradient, update."""
+        rate = self.config.learning_rate * self.protocol.factor(self._epoch(), self.config.stages)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.step += self.steps.take(self.step)
+
+    def save(self) -> None:
+        """Write the checkpoint, unless training has come to something that is not finite: TrainingError."""
+        if self.means.count:
+            self._finite_means()
+        finite = [parameter.isfinite().all() for parameter in self.model.parameters()]
+        if not torch.stack(finite).all():
+            raise self._not_finite()
+        save_checkpoint(
+            self.run.checkpoint,
+            Checkpoint(
+                config=self.config,
+                image_shape=self.image_shape,
+                data=self.data.train_fingerprint,
+                step=self.step,
+                seconds=self.seconds,
+                epoch_started=self.epoch_started,
+                epoch_count=self.means.count,
+                epoch_sums=self.means.sums,
+                model=self.model.state_dict(),
+                optimizer=self._adam_state(),
+                how=self.steps.how,
+                test_data=self.data.test_fingerprint,
+                segments=self.segments,
+            ),
+        )
+
+    def _read_clock(self) -> None:
+        self.seconds = time.perf_counter() - self._origin
+
+    def _epoch(self) -> int:
+        """Whole epochs done."""
+        return self.step // self.steps_per_epoch
+
+    def _begin_epoch(self) -> None:
+        """At the present step, which may be in the middle of it; its means have seen nothing yet."""
+        order = generator(self.config.seed, Purpose.ORDER, self._epoch())
+        self.steps.move_to(self.step, torch.randperm(len(self.images), generator=order))
+        self.means.start_again()
+
+    def _end_epoch(self) -> EpochMetrics:
+        means = self._finite_means()
+        self._read_clock()  # again: the means may have waited for the device
+        rate = self.steps_per_epoch / (self.seconds - self.epoch_started)
+        row = EpochMetrics(self._epoch(), self.step, *means, self.seconds, rate, self.validation.bound(self.model))
+        append_metrics(self.run.metrics, row)
+        self.epoch_started = self.seconds
+        self._begin_epoch()
+        return row
+
+    def _finite_means(self) -> Means:
+        means = self.means.means()
+        if not all(torch.tensor(means).isfinite()):
+            raise self._not_finite()
+        return means
+
+    def _not_finite(self) -> TrainingError:
+        return TrainingError(
+            f"the loss is not finite at step {self.step} (epoch {self._epoch() + 1}): try a lower learning rate; "
+            f"{self.run.checkpoint} is from before"
+        )
+
+    def _adam_state(self) -> dict[str, dict[str, Tensor]]:
+        return {name: self.optimizer.state[parameter] for name, parameter in self.model.named_parameters()}
+
+
+def split(data: ImageData, validation: int) -> tuple[Observations, Observations | None]:
+    """The training observations, and ``validation`` held out of them, always the same ones; None for none."""
+    if not validation:
+        return data.train, None
+    if validation >= len(data.train):
+        raise ValueError(f"validation must be below the {len(data.train)} training observations, got {validation}")
+    held_out = torch.zeros(len(data.train), dtype=torch.bool)
+    held_out[subset_order(len(data.train))[:validation]] = True
+    training, validating = (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+    return select(data.train, training), select(data.train, validating)
+
+
+def check(config: TrainConfig, data: ImageData) -> None:
+    """ValueError for what would stop a run at its first step."""
+    split(data, config.validation)
+    config.objective().check_model(build(config, data.train.shape[1]))
+
+
+def initial_model(config: TrainConfig, images: Observations) -> LatentVariableModel:
+    """The untrained model of a run, on the CPU, from the training images (N, D)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(config.seed, Purpose.MODEL))
+        return build(config, images.shape[1], images)
+
+
+def train(
+    config: TrainConfig,
+    run: Run,
+    data: ImageData,
+    *,
+    resume_from: Checkpoint | None = None,
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train a run, or go on with one, until its last epoch or until ``stop()`` between steps.
+
+    Args:
+        config: the settings; those of ``resume_from`` but for what :data:`.config.CHANGEABLE` names.
+        run: from :func:`.runs.create_run` or :func:`.runs.open_run`.
+        data: from :meth:`TrainConfig.load_data`.
+        resume_from: the checkpoint to go on from.
+        reporter: is told how it goes.
+        stop: asked after every step, or every graph of some steps.
+
+    Returns whether the end was reached. Either way the checkpoint holds the state as it is.
+    """
+    trainer = Trainer(config, run, data)
+    if resume_from is not None:
+        trainer.restore(resume_from)
+        write_json(run.config, config.to_json())  # only now that nothing is left to refuse it
+    return trainer.fit(reporter or Reporter(), stop)

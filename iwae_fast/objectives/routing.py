@@ -1,0 +1,106 @@
+"""Where samples leave the encoder: one backward pass brings each network its own scales."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from ..ops.autograd import Once, apply
+
+
+class Junction:
+    """Hands z on to the densities, and brings the gradients that come back to the scales of the encoder.
+
+    The backward pass is seeded with the decoder's scales a, and with the encoder's scales b inside log q. What arrives
+    at z from the decoder's densities is multiplied by the ratio b / a, which is known only when z has been used. So z
+    leaves with a messenger for each layer, a tensor (k, B) whose gradient is that ratio: :class:`Ascended` sends it.
+    Nothing is kept in Python between the passes, so a compiler can follow, and a chunk can be computed again.
+
+    Args:
+        doubly: whether z also belongs to the prior it came down from, whose parameters then get
+            sum_i [a_i d log p(children | z_i) / dz_i - b_i d log w_i / dz_i] dz_i / dlambda, z_i being a function of
+            the prior's own noise (GDReG, Bauer & Mnih 2021).
+    """
+
+    def __init__(self, doubly: bool = False) -> None:
+        self.doubly = doubly
+        self._messenger: Tensor | None = None
+
+    def __call__(self, z: Tensor, from_prior: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return z (k, B, Z) as the parent in p, as the child in p, and inside q.
+
+        ``from_prior`` is the same z as its prior's own reparameterization makes it.
+        """
+        if not z.requires_grad and (from_prior is None or not from_prior.requires_grad):
+            return z, z, z
+        *passed, self._messenger = apply(_Pass, z, from_prior, self._messenger)
+        return tuple(passed)
+
+    def messenger(self, like: Tensor) -> Tensor:
+        """Return what carries the ratio back to every z that has passed; its own values mean nothing."""
+        return torch.empty_like(like).detach() if self._messenger is None else self._messenger
+
+
+class _Pass(Function):
+    """Three views of z, and a messenger that has also been at the layers before."""
+
+    @staticmethod
+    def forward(z: Tensor, from_prior: Tensor | None, messenger: Tensor | None) -> tuple[Tensor, ...]:
+        return z.view_as(z), z.view_as(z), z.view_as(z), z.new_empty(z.shape[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(
+        ctx: Any, as_parent: Tensor | None, as_child: Tensor | None, inside_q: Tensor | None, ratio: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        from_p = _sum(as_parent, as_child)
+        if from_p is not None and ratio is not None:
+            to_encoder = _sum(from_p * ratio.unsqueeze(-1).to(from_p.dtype), inside_q)
+        else:
+            to_encoder = _sum(from_p, inside_q)
+        to_prior = None
+        if ctx.needs_input_grad[1]:
+            to_prior = _sum(as_parent, None if to_encoder is None else -to_encoder)
+        return to_encoder, to_prior, ratio if ctx.needs_input_grad[2] else None
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
+
+
+class Ascended(Function):
+    """The value (B,), with the gradient of sum_i scales_i terms_i for each pair of scales and terms, (k, B).
+
+    Nothing is summed for it: a scale of 0 gives a gradient of 0, also where its term is infinite. The messenger of a
+    :class:`Junction` gets ``ratio`` (k, B), whatever gradient comes.
+    """
+
+    @staticmethod
+    def forward(value: Tensor, ratio: Tensor, messenger: Tensor, *scales_and_terms: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _, ratio, _, *scales_and_terms = inputs
+        ctx.save_for_backward(ratio, *scales_and_terms)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        ratio, *saved = ctx.saved_tensors
+        gradients: list[Tensor | None] = [None, None, ratio if ctx.needs_input_grad[2] else None]
+        for index, (scales, term) in enumerate(zip(saved[::2], saved[1::2], strict=True)):
+            gradient = None
+            if ctx.needs_input_grad[2 * index + 4]:
+                gradient = (scales * grad).to(term.dtype)
+                if torch.is_grad_enabled():
+                    gradient = apply(Once, gradient, *saved[1::2])
+            gradients += [None, gradient]
+        return tuple(gradients)

@@ -1,0 +1,201 @@
+"""The public functions of a linear layer with what follows it.
+
+As in :mod:`iwae_fast.ops.functional`: they check their arguments, choose a backend, and run it behind autograd.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import checks, reference
+from ..autocast import autocast_dtype
+from ..backends import REFERENCE, choose
+from ..backends.marshal import accumulation_dtype
+from . import autograd
+from . import registry as ops
+from .functional import WIDE, bernoulli_log_prob, reduced
+
+
+def linear_bernoulli_log_prob(
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    recompute: bool = True,
+    backend: str | None = None,
+) -> Tensor:
+    """:func:`bernoulli_log_prob` of value and a linear layer's output, whose logits are never stored.
+
+    log p(value | hidden @ weight.T + bias), a tile of rows at a time; the backward pass makes the logits again: a
+    fourth matrix product (on a GPU a fifth too) for memory that does not grow with k B D. On a GPU float32 is
+    multiplied as ``torch.set_float32_matmul_precision`` says. Without ``recompute`` the forward pass leaves the
+    residuals value - sigmoid(logits) where the logits were, all that the backward pass needs: three matrix products,
+    and one array of k B D.
+
+    Args:
+        value: observations, for example (B, D).
+        hidden: the layer's input, for example (k, B, H); its leading axes broadcast with those of ``value``.
+        weight, bias: (D, H) and (D,), as of an ``nn.Linear``, of the dtype of ``hidden``. Under autocast all three
+            are cast as a linear layer's.
+        mask: as in :func:`gaussian_log_prob`.
+        recompute: whether to trade a matrix product for memory.
+        backend: force a backend by name.
+
+    Returns:
+        Log-probability in nats, shape (...), float32 or float64.
+    """
+    leading, hidden, weight, bias = _linear_bernoulli(value, hidden, weight, bias, mask)
+    chosen = choose(backend, (value, hidden, weight, bias, mask), axes=len(leading) + 1)
+    if chosen == REFERENCE:
+        return reference.linear_bernoulli_log_prob(value, hidden, weight, bias, mask)
+    if recompute or not (torch.is_grad_enabled() and _any_requires_grad(hidden, weight, bias, value)):
+        return autograd.apply(autograd.Density, "linear_bernoulli_log_prob", chosen, mask, value, hidden, weight, bias)
+    in_place = hidden.shape[:-1] == leading and accumulation_dtype(value, hidden) == hidden.dtype
+    if value.requires_grad or not in_place or not ops.offered("linear_bernoulli_log_prob_and_residual", chosen):
+        return bernoulli_log_prob(value, F.linear(hidden, weight, bias), mask, backend=backend)
+    log_prob, *_ = autograd.apply(autograd.LinearBernoulli, chosen, value, mask, hidden, weight, bias)
+    return log_prob
+
+
+def linear_bernoulli_iwae_loss(
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    log_ratio: Tensor,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """:func:`bernoulli_iwae_loss` of value and a linear layer's output, in one op from the layer to the loss.
+
+    Its forward pass leaves the gradient of the logits where the logits were: three matrix products in all, and one
+    array of the size of the logits.
+
+    Args:
+        value: observations, for example (B, D).
+        hidden: the layer's input, (k, ..., H), k >= 1.
+        weight, bias: (D, H) and (D,) or None, as of an ``nn.Linear``, of the dtype of ``hidden``. Under autocast all
+            three are cast as a linear layer's.
+        log_ratio: log p(z_i) - log q(z_i | x), (k, ...).
+        mask: as in :func:`gaussian_log_prob`.
+        reduction: "mean" or "sum" over the observations, or "none".
+        backend: force a backend by name.
+
+    Returns:
+        The loss in nats: a scalar, or with "none" one entry an observation, shape (...).
+    """
+    return linear_bernoulli_iwae(value, hidden, weight, bias, log_ratio, mask, reduction, backend=backend).loss
+
+
+class LinearIWAE(NamedTuple):
+    """What :func:`linear_bernoulli_iwae_loss` knows besides; only the loss has a gradient."""
+
+    loss: Tensor
+    bound: Tensor
+    """Of each observation, (...)."""
+    weights: Tensor
+    """Normalised, (k, ...)."""
+
+
+def linear_bernoulli_iwae(
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    log_ratio: Tensor,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    *,
+    backend: str | None = None,
+) -> LinearIWAE:
+    """As :func:`linear_bernoulli_iwae_loss`, with what diagnostics are made of."""
+    checks.reduction(reduction)
+    leading, hidden, weight, bias = _linear_bernoulli(value, hidden, weight, bias, mask, log_ratio=log_ratio)
+    if tuple(log_ratio.shape) != leading or not leading or leading[0] == 0:
+        raise ValueError(f"log_ratio must be (k, ...) = {leading} with k >= 1, got {tuple(log_ratio.shape)}")
+    chosen = choose(backend, (value, hidden, weight, bias, log_ratio, mask), axes=len(leading) + 1)
+    if (
+        chosen != REFERENCE
+        and ops.offered("linear_bernoulli_iwae_loss", chosen)
+        and not value.requires_grad
+        and hidden.shape[:-1] == leading
+        and accumulation_dtype(value, hidden, log_ratio) == hidden.dtype
+    ):
+        loss, bound, weights, _ = autograd.apply(
+            autograd.LinearIWAELoss, chosen, reduction, value, mask, log_ratio, hidden, weight, bias
+        )
+        return LinearIWAE(loss, bound, weights.detach())
+    logits = F.linear(hidden, weight, bias)
+    if chosen != REFERENCE:
+        losses, weights = autograd.apply(
+            autograd.IWAELoss, "bernoulli_iwae_loss", chosen, "none", mask, log_ratio, value, logits
+        )
+        return LinearIWAE(reduced(losses, reduction), -losses.detach(), weights)
+    log_weights = reference.bernoulli_log_prob(value, logits, mask) + log_ratio
+    bound = reference.log_mean_exp(log_weights, 0)
+    weights = reference.normalized_weights(log_weights.detach(), 0)
+    return LinearIWAE(reduced(-bound, reduction), bound.detach(), weights)
+
+
+def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
+    """tanh(hidden @ weight.T + bias), a dense layer of the papers' networks.
+
+    Where a backend has kernels for the two halves around the matrix product (bias and tanh in one pass; the gradient
+    before the tanh with its sum in one) they serve; elsewhere torch's own operations do.
+
+    Args:
+        hidden: (..., H).
+        weight, bias: (M, H) and (M,), as of an ``nn.Linear``, of the dtype of ``hidden``. Under autocast all three are
+            cast as a linear layer's.
+        backend: force a backend by name.
+
+    Returns:
+        (..., M), of the dtype of ``hidden``.
+    """
+    _linear_layer(hidden, weight, bias)
+    chosen = choose(backend, (hidden, weight, bias))
+    plain = autocast_dtype(hidden.device) is not None or not _one_wide_dtype(hidden, weight, bias)
+    if plain or chosen == REFERENCE or not ops.offered("linear_tanh", chosen):
+        return torch.tanh(F.linear(hidden, weight, bias))
+    return autograd.apply(autograd.LinearTanh, chosen, hidden, weight, bias)
+
+
+def _linear_bernoulli(
+    value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, **others: Tensor
+) -> tuple[tuple[int, ...], Tensor, Tensor, Tensor | None]:
+    """The arguments are observations and a linear layer's; returns their leading axes, and the layer as cast."""
+    _linear_layer(hidden, weight, bias, value=value, **others)
+    leading = checks.broadcast({"value": tuple(value.shape[:-1]), "hidden": tuple(hidden.shape[:-1])})
+    if value.dim() == 0 or value.shape[-1] != weight.shape[0]:
+        raise ValueError(f"value must be (..., {weight.shape[0]}), got {tuple(value.shape)}")
+    checks.mask(mask, (*leading, weight.shape[0]), value.device)
+    if (cast := autocast_dtype(hidden.device)) is not None:
+        hidden, weight, bias = hidden.to(cast), weight.to(cast), None if bias is None else bias.to(cast)
+    if hidden.dtype != weight.dtype or (bias is not None and bias.dtype != weight.dtype):
+        raise TypeError(f"hidden, weight and bias must have one dtype, got {hidden.dtype} and {weight.dtype}")
+    return leading, hidden, weight, bias
+
+
+def _linear_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None, **others: Tensor) -> None:
+    """The arguments are those of a linear layer, and others on the same device."""
+    checks.floating(**others, hidden=hidden, weight=weight, **({} if bias is None else {"bias": bias}))
+    if weight.dim() != 2 or hidden.dim() == 0 or hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (..., H) and (D, H)")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must be ({weight.shape[0]},) as weight {tuple(weight.shape)}, got {tuple(bias.shape)}")
+
+
+def _any_requires_grad(*tensors: Tensor | None) -> bool:
+    return any(t is not None and t.requires_grad for t in tensors)
+
+
+def _one_wide_dtype(*tensors: Tensor | None) -> bool:
+    return len(dtypes := {t.dtype for t in tensors if t is not None}) == 1 and dtypes <= set(WIDE)

@@ -1,0 +1,126 @@
+"""Reparameterised Gaussian samples, with noise that is a function of (seed, index)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import checks, reference
+from ..backends import REFERENCE, choose
+from . import autograd
+from . import registry as ops
+
+
+def sample_gaussian(
+    mean: Tensor,
+    log_std: Tensor,
+    num_samples: int,
+    seed: int | Tensor | None = None,
+    path_only: bool = False,
+    *,
+    samples: Tensor | None = None,
+    sample_offset: int = 0,
+    observation_offset: int = 0,
+    stream: int = 0,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw z ~ N(mean, exp(log_std)^2) by reparameterisation, with log p(z) - log q(z | x) under p = N(0, I).
+
+    z = m + s eps, and log p(z) - log q(z | x) = 1/2 sum_d [eps^2 - z^2 + 2 log s] (Kingma & Welling 2014).
+
+    Args:
+        mean, log_std: (B, Z), of the same shape.
+        num_samples: k >= 1.
+        seed: an int, or an int64 scalar tensor on the device of ``mean``; drawn from torch's generator if None.
+            The noise of an entry depends on the seed, its stream and its indices alone, on every backend.
+        path_only: stop the gradient of mean and log_std inside log q, but not through z: what the
+            sticking-the-landing (Roeder et al. 2017) and doubly reparameterised (Tucker et al. 2019) estimators
+            need.
+        samples: int64 (k, B) of any strides, on the device of ``mean``: the global index of the sample whose noise
+            each entry gets, in place of sample_offset + 0, ..., k - 1. So the few samples of each observation that
+            turn out to matter can be drawn again, bit for bit. Indices must be in [0, 2^32); that is not checked,
+            since it would wait for the GPU, and noise at others is unspecified.
+        sample_offset, observation_offset: global index of the first sample and observation, so that chunks and
+            shards draw what the whole would draw.
+        stream: which independent array of noise (one for each latent layer, for example).
+        backend: force a backend by name.
+
+    Returns:
+        z of shape (k, B, Z), and the log-ratio in nats of shape (k, B), float32 or float64. A decoder that takes rows,
+        such as a convolutional one, is called as ``decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])``.
+
+    Raises:
+        TypeError: a dtype or type is not the one above.
+        ValueError: a shape, device or number is not, or both ``samples`` and ``sample_offset`` are given.
+    """
+    checks.floating(mean=mean, log_std=log_std)
+    checks.positive("num_samples", num_samples)
+    if mean.dim() != 2 or mean.shape != log_std.shape:
+        raise ValueError(f"mean and log_std must both be (B, Z), got {tuple(mean.shape)} and {tuple(log_std.shape)}")
+    _check_index("sample_offset", sample_offset, num_samples)
+    _check_index("observation_offset", observation_offset, mean.shape[0])
+    _check_index("stream", stream, 1)
+    checks.samples(samples, (num_samples, mean.shape[0]), mean.device, sample_offset)
+    seed = seed_tensor(seed, mean.device)
+    indices = (sample_offset, observation_offset, stream)
+    chosen = choose(backend, (mean, log_std, seed, samples))
+    if chosen == REFERENCE:
+        return reference.sample_gaussian(mean, log_std, num_samples, seed, *indices, path_only, samples)
+    return autograd.apply(
+        autograd.SampleGaussian, chosen, mean, log_std, seed, samples, num_samples, indices, path_only
+    )
+
+
+def standard_normal(
+    shape: tuple[int, int, int],
+    seed: int | Tensor | None = None,
+    *,
+    samples: Tensor | None = None,
+    sample_offset: int = 0,
+    observation_offset: int = 0,
+    stream: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    backend: str | None = None,
+) -> Tensor:
+    """Standard normal noise of shape (samples, observations, dimensions) by Philox4x32-10 and Box-Muller.
+
+    The arguments are those of :func:`sample_gaussian`; ``dtype`` is float32 or float64, and all indices fit 32 bits.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+    if len(shape) != 3 or min(shape) < 0:
+        raise ValueError(f"shape must be (samples, observations, dimensions), got {tuple(shape)}")
+    _check_index("sample_offset", sample_offset, shape[0])
+    _check_index("observation_offset", observation_offset, shape[1])
+    _check_index("stream", stream, 1)
+    seed = seed_tensor(seed, torch.device(device))
+    checks.samples(samples, (shape[0], shape[1]), seed.device, sample_offset)
+    chosen = choose(backend, (seed, samples))
+    indices = (sample_offset, observation_offset, stream)
+    if chosen == REFERENCE:
+        return reference.standard_normal(seed, shape, *indices, dtype, samples)
+    return ops.call("standard_normal", seed, samples, list(shape), *indices, dtype, backend=chosen)
+
+
+def _check_index(name: str, first: int, count: int) -> None:
+    """Indices are words of 32 bits in the counter."""
+    if first < 0 or first + count > 2**32:
+        raise ValueError(f"{name} must be in [0, 2^32 - {count}], got {first}")
+
+
+def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
+    """A seed as an int64 scalar tensor on the device; from torch's generator if None."""
+    if seed is None:
+        return torch.randint(2**63 - 1, (), device=device)
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.dim() != 0:
+            raise TypeError(f"seed must be an int64 scalar tensor, got {seed.dtype} of shape {tuple(seed.shape)}")
+        if seed.device.type != device.type or (None not in (seed.device.index, device.index) and seed.device != device):
+            raise ValueError(f"seed is on {seed.device}, but the noise is wanted on {device}")
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, an int64 scalar tensor or None, got {type(seed).__name__}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be in [0, 2^63), got {seed}")
+    return torch.full((), seed, dtype=torch.int64, device=device)  # torch.tensor would wait for a GPU

@@ -1,0 +1,233 @@
+"""The truth that every backend is tested against: plain torch, written for reading.
+
+Ordinary differentiable torch operations only, so autograd, ``torch.func``, ``torch.compile``, second
+derivatives and every device work. Inputs of half precision are widened to float32 first; float64 stays
+float64. Arguments are taken as checked: the public, checking functions are in :mod:`iwae_fast.ops.functional`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .stopping import stopping
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Bring tensors to the dtype that sums are accumulated in: float64 if any is float64, else float32."""
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    return tuple(t.to(dtype) for t in tensors)
+
+
+# --- densities ------------------------------------------------------------------------------------------------
+
+
+def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None = None) -> Tensor:
+    """-1/2 sum_d [((v - m) / s)^2 + 2 log s + log 2 pi]."""
+    value, mean, log_std = widen(value, mean, log_std)
+    if mask is not None:
+        # Masked entries are replaced before any arithmetic: a NaN times zero would still be NaN.
+        value, mean, log_std = (torch.where(mask, t, 0.0) for t in (value, mean, log_std))
+
+    def density(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        standardized = over_std(value - mean, log_std)
+        return _sum_observed(-0.5 * (standardized.square() + 2.0 * log_std + LOG_2PI), mask)
+
+    return stopping(density, value, mean, log_std)
+
+
+def over_std(difference: Tensor, log_std: Tensor) -> Tensor:
+    """Return difference / exp(log_std), for log_std of any size.
+
+    The difference is multiplied by exp(-log_std / 2) twice, since 1 / s may overflow where the result does not: a
+    difference of zero gives zero at every scale, with gradients that are zero and not 0 * inf = NaN.
+    """
+    # Below this any other difference overflows when it is squared. Not by clamp alone, which stops the gradient.
+    least = -150.0 if log_std.dtype == torch.float32 else -1100.0
+    finite = torch.where(log_std.isinf(), 0.0, log_std)
+    root = torch.exp(-0.5 * (log_std.detach().clamp(min=least) + (finite - finite.detach())))
+    return difference * root * root
+
+
+def standard_gaussian_log_prob(value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """-1/2 sum_d [v^2 + log 2 pi]."""
+    (value,) = widen(value)
+    if mask is not None:
+        value = torch.where(mask, value, 0.0)
+    return stopping(lambda value: _sum_observed(-0.5 * (value.square() + LOG_2PI), mask), value)
+
+
+def bernoulli_log_prob(value: Tensor, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """sum_d [v l - softplus(l)]."""
+    value, logits = widen(value, logits)
+    if mask is not None:
+        value, logits = torch.where(mask, value, 0.0), torch.where(mask, logits, 0.0)
+
+    def density(value: Tensor, logits: Tensor) -> Tensor:
+        # softplus(l) = -logsigmoid(-l): torch's own softplus cuts off at l = 20.
+        return _sum_observed(value * logits + F.logsigmoid(-logits), mask)
+
+    return stopping(density, value, logits)
+
+
+def linear_bernoulli_log_prob(
+    value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """bernoulli_log_prob(value, hidden @ weight.T + bias)."""
+    return bernoulli_log_prob(value, F.linear(hidden, weight, bias), mask)
+
+
+def _sum_observed(terms: Tensor, mask: Tensor | None) -> Tensor:
+    return (terms if mask is None else torch.where(mask, terms, 0.0)).sum(-1)
+
+
+# --- importance weights ---------------------------------------------------------------------------------------
+
+
+def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:
+    """logsumexp(log_w) - log k; a column of all -inf gives -inf with zero gradient (torch gives NaN)."""
+    (log_weights,) = widen(log_weights)
+    return stopping(_log_mean_exp, log_weights.movedim(dim, -1))
+
+
+def _log_mean_exp(log_weights: Tensor) -> Tensor:
+    """Return log_mean_exp over the last axis."""
+    shift = log_weights.detach().amax(-1, keepdim=True)
+    shift = torch.where(shift.isfinite(), shift, 0.0)
+    total = torch.exp(log_weights - shift).sum(-1)
+    empty = total == 0
+    log_total = torch.log(torch.where(empty, 1.0, total)) + shift.squeeze(-1)
+    return torch.where(empty, -math.inf, log_total) - math.log(log_weights.shape[-1])
+
+
+def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
+    """softmax(log_w); a column of all -inf gives weights 0."""
+    (log_weights,) = widen(log_weights)
+    shift = log_weights.detach().amax(dim, keepdim=True)
+    weights = torch.exp(log_weights - torch.where(shift.isfinite(), shift, 0.0))
+    total = weights.sum(dim, keepdim=True)
+    return weights / torch.where(total == 0, 1.0, total)
+
+
+def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:
+    """1 / sum w~^2; a column of all -inf gives 0."""
+    return effective_sample_size_of_weights(normalized_weights(log_weights, dim), dim)
+
+
+def effective_sample_size_of_weights(weights: Tensor, dim: int = 0) -> Tensor:
+    """1 / sum w~^2 from normalised weights; a column of zeros gives 0."""
+    square = weights.square().sum(dim)
+    empty = square == 0
+    return torch.where(empty, 0.0, 1.0 / torch.where(empty, 1.0, square))
+
+
+# --- fused losses, per observation ------------------------------------------------------------------------------
+
+
+def bernoulli_iwae_loss(value: Tensor, logits: Tensor, log_ratio: Tensor, mask: Tensor | None = None) -> Tensor:
+    """-log_mean_exp over samples of log p(x | z) + [log p(z) - log q(z | x)], Bernoulli p(x | z)."""
+    value, logits, log_ratio = widen(value, logits, log_ratio)
+    return -log_mean_exp(bernoulli_log_prob(value, logits, mask) + log_ratio)
+
+
+def gaussian_iwae_loss(
+    value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """-log_mean_exp over samples of log p(x | z) + [log p(z) - log q(z | x)], Gaussian p(x | z)."""
+    value, mean, log_std, log_ratio = widen(value, mean, log_std, log_ratio)
+    return -log_mean_exp(gaussian_log_prob(value, mean, log_std, mask) + log_ratio)
+
+
+# --- noise as a function of (seed, index) -----------------------------------------------------------------------
+
+PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+WORD = 0xFFFFFFFF
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Philox4x32-10 (Salmon et al. 2011): four 32-bit words of counter, two of key, four random words.
+
+    Words are int64 tensors holding 0 .. 2^32 - 1.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        product0, product1 = PHILOX_MULTIPLIERS[0] * c0, PHILOX_MULTIPLIERS[1] * c2
+        c0, c1, c2, c3 = (
+            (product1 >> 32) & WORD ^ c1 ^ k0,
+            product1 & WORD,
+            (product0 >> 32) & WORD ^ c3 ^ k1,
+            product0 & WORD,
+        )
+        k0, k1 = (k0 + PHILOX_KEY_STEPS[0]) & WORD, (k1 + PHILOX_KEY_STEPS[1]) & WORD
+    return c0, c1, c2, c3
+
+
+def standard_normal(
+    seed: Tensor,
+    shape: tuple[int, int, int],
+    sample_offset: int = 0,
+    observation_offset: int = 0,
+    stream: int = 0,
+    dtype: torch.dtype = torch.float32,
+    samples: Tensor | None = None,
+) -> Tensor:
+    """Standard normal noise (samples, observations, dimensions), each entry a function of its indices alone.
+
+    The counter is (dimension // 4, observation, sample, stream) and the key is the seed, so chunks and shards of
+    a larger array are the same numbers. The index of the sample is counted from ``sample_offset``, or read from
+    ``samples`` (samples, observations). Box-Muller takes u = ((bits >> 9) + 1/2) 2^-23, exact in float32, and is
+    evaluated here in float64.
+    """
+    count, observations, dimensions = shape
+    device = seed.device
+    block = torch.arange(-(-dimensions // 4), device=device)
+    observation = torch.arange(observations, device=device) + observation_offset
+    if samples is None:
+        samples = (torch.arange(count, device=device) + sample_offset)[:, None]
+    counter = torch.broadcast_tensors(
+        block[None, None, :], observation[None, :, None], samples[:, :, None], torch.full_like(block, stream)
+    )
+    words = philox(counter, (seed & WORD, (seed >> 32) & WORD))
+    u0, u1, u2, u3 = (((word >> 9).double() + 0.5) * 2.0**-23 for word in words)
+    normals = []
+    for radius, angle in ((u0, u1), (u2, u3)):
+        r, theta = torch.sqrt(-2.0 * torch.log(radius)), 2.0 * math.pi * angle
+        normals += [r * torch.cos(theta), r * torch.sin(theta)]
+    return torch.stack(normals, dim=-1).flatten(-2)[..., :dimensions].to(dtype)
+
+
+def sample_gaussian(
+    mean: Tensor,
+    log_std: Tensor,
+    num_samples: int,
+    seed: Tensor,
+    sample_offset: int = 0,
+    observation_offset: int = 0,
+    stream: int = 0,
+    path_only: bool = False,
+    samples: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """z = m + s eps and 1/2 sum_d [eps^2 - z^2 + 2 log s]."""
+    mean, log_std = widen(mean, log_std)
+    shape = (num_samples, mean.shape[0], mean.shape[1])
+    noise = standard_normal(seed, shape, sample_offset, observation_offset, stream, mean.dtype, samples)
+    z = stopping(lambda mean, log_std: torch.addcmul(mean, torch.exp(log_std), noise), mean.expand(shape), log_std)
+
+    def log_ratio(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        if not path_only:
+            return 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1)
+        # The same number, but as a function of z with q's parameters held fixed: (z - m) / s, which moves as z does. It
+        # is written in m and log s, since 1 / s times the step s eps may be inf * 0.
+        fixed = log_std.detach()
+        moved = over_std(mean - mean.detach(), fixed) + noise * torch.expm1(log_std - fixed)
+        eps = noise + torch.where(moved.isfinite(), moved, 0.0)
+        return 0.5 * (eps.square() - z.square()).sum(-1) + fixed.sum(-1)
+
+    return z, stopping(log_ratio, z, mean.expand(shape), log_std)

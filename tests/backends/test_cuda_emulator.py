@@ -1,0 +1,29 @@
+"""That the emulator sees what is wrong with a kernel, so that the tests of CUDA kernels on it can fail."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import emulated_cuda
+import pytest
+from paths import TESTS
+
+FOLDER = TESTS / "cuda_emulator"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+def test_wrong_kernels_are_seen(tmp_path: Path) -> None:
+    flags = [flag for flag in emulated_cuda.FLAGS if flag not in ("-shared", "-fPIC")]
+    program = tmp_path / "selftest"
+    subprocess.run(["g++", *flags, f"-I{FOLDER}", "-o", program, FOLDER / "selftest.cpp"], check=True)
+    result = subprocess.run([program], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == [
+        "barrier: right",
+        "no barrier: wrong",
+        "half come: refused",
+        "lanes missing: refused",
+        "too much shared memory: refused",
+        "unwritten: NaN",
+    ]

@@ -1,0 +1,74 @@
+"""Holds what nvcc made of the CUDA kernels, for GPUs that need not be here, to its limits and a committed table."""
+
+from __future__ import annotations
+
+import csv
+from typing import Any
+
+import cuda_resources
+import pytest
+
+pytestmark = [
+    pytest.mark.skipif(cuda_resources.missing() is not None, reason=str(cuda_resources.missing())),
+    pytest.mark.slow,
+    pytest.mark.machine_code,
+]
+
+
+@pytest.fixture(scope="module")
+def table() -> str:
+    return cuda_resources.table()
+
+
+@pytest.fixture(scope="module")
+def rows(table: str) -> list[dict[str, Any]]:
+    return list(csv.DictReader(table.splitlines()))
+
+
+def test_the_same_kernels_for_each_architecture(rows: list[dict[str, Any]]) -> None:
+    kernels = {sm: {row["kernel"] for row in rows if row["sm"] == sm} for sm in ("80", "90")}
+    assert kernels["80"] == kernels["90"]
+    assert len(kernels["90"]) > 50
+
+
+def test_later_architectures_find_code_to_compile() -> None:
+    assert "sm_90" in cuda_resources.dump("--list-ptx")
+
+
+def test_no_spills(rows: list[dict[str, Any]]) -> None:
+    """Float64, which is not for speed, may spill a few registers."""
+    for row in rows:
+        assert int(row["spill_bytes"]) <= (64 if "double" in row["kernel"] else 0), row
+
+
+def test_registers_leave_room_for_other_warps(rows: list[dict[str, Any]]) -> None:
+    """At 128 registers, 16 warps of a multiprocessor's 64 are resident: enough loads in flight to fill its memory."""
+    assert [row for row in rows if int(row["registers"]) > 128] == []
+
+
+def test_shared_memory_leaves_room_for_another_block(rows: list[dict[str, Any]]) -> None:
+    """Beside up to 16 KiB of log-weights, two blocks of any kernel fit a multiprocessor of any GPU."""
+    assert [row for row in rows if int(row["shared_bytes"]) > 32 * 1024] == []
+
+
+def test_loads_and_stores_are_wide(rows: list[dict[str, Any]]) -> None:
+    """Of kernels that take rows 16 bytes at a time, and samples, whose rows are written so."""
+    seen = set()
+    for row in rows:
+        name = row["kernel"]
+        if "Vector<" in name or name.startswith("iwae_loss_kernel"):
+            assert "x16" in row["loads"], row
+            seen.add(name.split("<")[0])
+        if ("Vector<" in name and "gradient" in name) or name.startswith(
+            ("iwae_loss", "standard_normal", "sample_gau")
+        ):
+            assert "x16" in row["stores"] or name.startswith("sample_gaussian_gradient"), row
+    assert seen == {"log_prob_kernel", "gradient_kernel", "summed_gradient_kernel", "iwae_loss_kernel"}
+
+
+def test_table_is_committed(table: str) -> None:
+    version = cuda_resources.compiler()
+    path = cuda_resources.table_of(version or "unknown")
+    if not path.exists():
+        pytest.skip(f"no table for nvcc {version} is kept; the limits hold all the same")
+    assert table == path.read_text(), "python tests/support/cuda_resources.py --write renews the table"

@@ -1,0 +1,134 @@
+"""Holds what Triton compiles the kernels to, for GPUs that need not be here, to its limits and to a committed table."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from paths import ROOT, TESTS
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+    pytest.mark.slow,
+    pytest.mark.machine_code,
+]
+
+SCRIPT = TESTS / "support" / "triton_resources.py"
+RESULTS = ROOT / "benchmarks" / "results"
+
+UNALIGNED = {
+    "bernoulli_log_prob D=50": "rows of 200 bytes begin on 8",
+    "bernoulli_log_prob transposed": "neighbouring features are not neighbours in memory",
+    "log_mean_exp": "20 columns, of whose number small calls assume nothing",
+    "standard_normal": "rows of 200 bytes",
+    "sample_gaussian": "rows of 200 bytes",
+    "sample_gaussian_backward": "rows of 200 bytes",
+    "standard_normal chosen": "rows of 200 bytes",
+    "sample_gaussian chosen": "rows of 200 bytes",
+    "sample_gaussian_backward chosen": "rows of 200 bytes",
+}
+"""Where 16 bytes at a time cannot be had, and why."""
+
+KIBIBYTES = 1024
+SHARED_BYTES = {"80": 163 * KIBIBYTES, "90": 227 * KIBIBYTES}
+"""Of a multiprocessor, as far as one program can have them."""
+
+
+def compile_with(script: Path, *arguments: str) -> str:
+    """What a script prints that compiles kernels, for which the interpreter must be off."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, script, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module", params=["80", "90"])
+def architecture(request: pytest.FixtureRequest) -> str:
+    """Each takes a minute of the compiler."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def rows(architecture: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(compile_with(SCRIPT, "--sm", architecture).splitlines()))
+
+
+def test_no_spills(rows: list[dict[str, str]]) -> None:
+    assert rows
+    assert [row for row in rows if row["spill_bytes"] != "0"] == []
+
+
+def is_linear(row: dict[str, str]) -> bool:
+    return row["case"].startswith("linear")
+
+
+def test_registers_leave_room_for_other_warps(rows: list[dict[str, str]]) -> None:
+    """At 128 registers, 16 warps of a multiprocessor's 64 are resident: enough loads in flight to fill its memory.
+
+    Matrix products are another matter: the more of their operands and sums stand in registers, the fewer times these
+    are read, and their loads are asynchronous. They may have all 255 of a thread.
+    """
+    assert [row for row in rows if int(row["registers"]) > (255 if is_linear(row) else 128)] == []
+
+
+def test_shared_memory_holds_two_programs(rows: list[dict[str, str]]) -> None:
+    assert [row for row in rows if 2 * int(row["shared_bytes"]) > SHARED_BYTES[row["sm"]]] == []
+
+
+def test_matrix_products_run_on_tensor_cores(rows: list[dict[str, str]]) -> None:
+    """By the instructions of four warps (HGMMA) on sm_90, where tiles have the 64 rows that these take: registers do
+    not suffice for so many in the weight's gradient in float32."""
+    linear = [row for row in rows if is_linear(row)]
+    assert len(linear) == 9
+    for row in linear:
+        small = row["case"].endswith("float32") and row["kernel"] == "weight_gradient_kernel"
+        assert row["tensor_cores"] == ("HGMMA" if row["sm"] == "90" and not small else "HMMA"), row
+        assert "x16" in row["loads"], row
+    assert {row["tensor_cores"] for row in rows if not is_linear(row)} == {""}
+
+
+def test_float32_is_added_up_outside_of_tensor_cores(rows: list[dict[str, str]]) -> None:
+    """Which a compiler that joins a product and a sum would undo, and the interpreter would not show."""
+    for row in rows:
+        if is_linear(row):
+            assert ("sum" in row["products"]) == (not row["case"].endswith("float32")), row
+            assert row["products"], row
+
+
+def test_loads_and_stores_are_wide(rows: list[dict[str, str]]) -> None:
+    """Parameters are read, and gradients written, 16 bytes at a time wherever alignment allows."""
+    for row in rows:
+        if row["case"] in UNALIGNED or row["kernel"] == "weights_kernel":  # that is small, as log_mean_exp's
+            continue
+        if is_linear(row):  # observations are read as the products lie in registers
+            continue
+        assert "x16" in row["loads"], row
+        _, *narrow = row["loads"].split()
+        # What is read one number at a time is one a row: coefficients, and masks four at once.
+        rest = sum(int(part.split("x")[0]) for part in narrow)
+        assert rest <= 16, row
+        if "backward" in row["case"] or "Z=64" in row["case"]:
+            assert "x16" in row["stores"], row
+
+
+def test_table_is_committed(rows: list[dict[str, str]], architecture: str) -> None:
+    path = RESULTS / f"triton-{version('triton')}-resources.csv"
+    if not path.exists():
+        pytest.skip(f"no table for triton {version('triton')} is kept; the limits hold all the same")
+    kept = [row for row in csv.DictReader(path.read_text().splitlines()) if row["sm"] == architecture]
+    assert rows == kept, f"python {SCRIPT.relative_to(Path.cwd())} --write renews the table"
+
+
+def test_batch_sizes_share_kernels() -> None:
+    """50 pairs of a batch and a number of samples: a kernel more where the batch is divisible by 16, or is 1."""
+    compiled = json.loads(compile_with(SCRIPT.with_name("triton_variants.py")))
+    assert max(compiled.values()) <= 4, compiled

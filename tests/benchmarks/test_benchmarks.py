@@ -1,0 +1,652 @@
+"""The benchmarks' own logic: what is refused, what is left out, what is written. No time is asserted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import benchmark_providers as given
+import every_kernel
+import forkserver
+import numpy as np
+import pytest
+import torch
+from paths import ROOT, TESTS
+
+import iwae_fast as iw
+from benchmarks import (
+    agreement,
+    bernoulli_iwae_loss,
+    bernoulli_log_prob,
+    catalogue,
+    copy,
+    cuda,
+    driver,
+    evaluation,
+    gaussian_iwae_loss,
+    gaussian_log_prob,
+    linear_bernoulli_log_prob,
+    log_mean_exp,
+    memory,
+    ops,
+    ours,
+    rows,
+    run,
+    sample_gaussian,
+    standard_gaussian_log_prob,
+    targets,
+    training,
+    training_step,
+    workers,
+)
+from benchmarks.__main__ import main
+from benchmarks.compare import compare
+from benchmarks.intervals import ratio_of_medians
+from benchmarks.networks import Setting
+from benchmarks.rivals import eager
+from benchmarks.rows import Row
+from benchmarks.summary import summary
+from benchmarks.table import table
+from benchmarks.work import BASELINE, CPU, Provider, Work, WrongResultError, refuse_if_wrong
+from iwae_fast.backends import native
+
+
+@pytest.fixture(autouse=True)
+def workers_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork workers from a process that has imported torch: a fresh one takes seconds for that."""
+    forkserver.context()
+    monkeypatch.setattr(workers, "START_METHOD", "forkserver")
+
+
+TINY = Setting(k=12, batch=3, features=20, hidden=8, latents=4)
+ROW = Row(
+    op="loss", provider="torch eager", mode="forward", shape="k=5", dtype="float32", metric="seconds",
+    median=2e-3, quantile_10=1.9e-3, quantile_90=2.2e-3, rounds=60, bytes=4000, device="a processor", threads=2,
+    load=0.5, torch="2.13.0", triton="", iwae_fast="0.1.0", python="3.11.7", isa="avx2", role="rival",
+    version="2.13.0", k=5, ratio=4.0, ratio_low=3.9, ratio_high=4.2,
+)  # fmt: skip
+OURS = replace(
+    ROW, provider="iwae_fast cpu", role="ours", median=5e-4, quantile_10=4e-4, quantile_90=6e-4, ratio=None,
+    ratio_low=None, ratio_high=None, speedup=4.0, speedup_low=3.9, speedup_high=4.2,
+)  # fmt: skip
+
+
+# What is measured
+
+
+def test_rounds_are_resampled_jointly() -> None:
+    denominator = np.random.default_rng(0).lognormal(0.0, 1.0, 40)
+    assert ratio_of_medians(2.0 * denominator, denominator) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_an_interval_covers_the_ratio_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(100):
+        numerator, denominator = generator.lognormal(np.log([[3.0], [1.0]]), 0.3, (2, 30))
+        ratio = ratio_of_medians(numerator, denominator)
+        assert ratio.low <= ratio.value <= ratio.high
+        covered += ratio.low <= 3.0 <= ratio.high
+    assert covered >= 85
+
+
+def test_means_agree_within_their_errors_only() -> None:
+    generator = np.random.default_rng(2)
+    truth = {"loss": generator.normal(100.0, 1.0, 40), "other": np.zeros(40)}
+    assert not agreement.of_means({"loss": generator.normal(100.0, 1.0, 40)}, truth)
+    found = agreement.of_means({"loss": generator.normal(103.0, 1.0, 40)}, truth)
+    assert "loss is 10" in found
+    assert "standard error" in found
+    assert agreement.of_means({"loss": np.full(40, np.nan)}, truth)
+
+
+def test_a_loss_may_err_by_one_rounding_of_its_log_weights() -> None:
+    """Terms of thousands of nats, as narrow scales make them: right is what float32 can give, and no more."""
+    torch.manual_seed(0)
+    value, mean, log_std = torch.randn(4, 30), torch.randn(5, 4, 30), torch.full((5, 4, 30), -3.0)
+    inputs = [value, mean, log_std, torch.randn(5, 4)]
+    inputs[3] = inputs[3] - iw.gaussian_log_prob(*inputs[:3])  # so that every sample weighs something
+
+    def evidence(dtype: torch.dtype) -> dict[str, np.ndarray]:
+        leaves = [t.clone().to(dtype).requires_grad_() for t in inputs]
+        loss = gaussian_iwae_loss.eager(*leaves)
+        return {str(i): g.double().numpy() for i, g in enumerate(torch.autograd.grad(loss, leaves))}
+
+    truth, found = evidence(torch.float64), evidence(torch.float32)
+    nats = float(gaussian_iwae_loss.nats(*inputs).max())
+    assert nats > 5e3
+    allowed = agreement.tolerance_of_weights(1e-4, nats)
+    assert allowed < 5e-3
+    assert agreement.of_entries(found, truth, 1e-5)  # which so ill-conditioned a loss cannot keep
+    assert not agreement.of_entries(found, truth, allowed)
+    assert agreement.of_entries({name: 1.01 * g for name, g in found.items()}, truth, allowed)
+
+
+def test_what_fails_is_reported_and_left_out() -> None:
+    work = given.work(
+        Provider("missing", given.not_installed, given.CHECK),
+        Provider("failing", given.fails_when_run, given.CHECK),
+        Provider("dying", given.dies, given.CHECK),
+    )
+    said: list[str] = []
+    found = driver.measure(work, rounds=2, report=said.append)
+    assert [row.provider for row in found] == [BASELINE, "iwae_fast"]
+    assert "missing is left out of nothing" in said[0]
+    assert "No module named 'no_such_package'" in said[0]
+    assert "dying" in said[1]
+    assert "exit code 3" in said[1]
+    assert said[2].endswith("ValueError: cannot run")
+
+
+def test_peak_bytes_are_those_of_one_call_above_what_stays() -> None:
+    whole = given.work(metric="peak bytes")
+    (found,) = driver.measure(replace(whole, providers=whole.providers[:1]), rounds=5)
+    assert (found.median, found.rounds) == (1000.0, 1)
+
+
+def test_on_a_gpu_small_works_are_timed_with_python_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the clocks, which need one."""
+    clocks(monkeypatch)
+    found = cuda.measure(given.work(), rounds=3)
+    assert [row.metric for row in found] == ["seconds"] * 2 + ["seconds with Python"] * 2
+    assert [row.median for row in found] == [1e-3, 1e-3, 2e-3, 2e-3]
+    assert (found[0].rounds, found[0].note) == (3, "factor 1.0")
+    found = cuda.measure(replace(given.work(), whole=True), rounds=3)
+    assert [row.median for row in found] == [4e-3, 4e-3]
+    found = cuda.measure(given.work(metric="peak bytes"), rounds=3)
+    assert [(row.median, row.rounds) for row in found] == [(500.0, 1), (500.0, 1)]
+
+
+def clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "DeviceClock", lambda _: lambda: 1e-3)
+    monkeypatch.setattr(cuda, "host_clock", lambda _: lambda: 2e-3)
+    monkeypatch.setattr(cuda, "BurstClock", lambda _: lambda: 4e-3)
+    monkeypatch.setattr(cuda, "peak_bytes", lambda _: 500)
+
+
+def test_on_a_gpu_others_are_timed_where_one_is_wrong_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks(monkeypatch)
+
+    def cannot_be_captured(run: Callable[[], object]) -> Callable[[], float]:
+        run()
+        return lambda: 1e-3
+
+    monkeypatch.setattr(cuda, "DeviceClock", cannot_be_captured)
+    work = given.work(
+        Provider("wrong", partial(given.of_factor, 1.1), given.CHECK),
+        Provider("missing", given.not_installed, given.CHECK),
+        Provider("failing", given.fails_when_run, given.CHECK),
+    )
+    said: list[str] = []
+    with pytest.raises(WrongResultError, match="wrong is wrong in nothing") as caught:
+        cuda.measure(work, 3, said.append)
+    assert [row.provider for row in caught.value.rows] == [BASELINE, "iwae_fast"] * 2
+    assert [line.split(" is left out")[0] for line in said] == ["missing", "failing"]
+    assert said[1].endswith("ValueError: cannot run")
+
+
+def test_a_burst_is_as_many_calls_as_take_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def run() -> None:
+        now[0] += cuda.BURST_SECONDS / 7.5
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(cuda, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    clock = cuda.BurstClock(run)
+    before = now[0]
+    assert clock() == pytest.approx(cuda.BURST_SECONDS / 7.5)
+    assert now[0] - before == pytest.approx(7 * cuda.BURST_SECONDS / 7.5)
+
+
+def test_slow_works_have_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "SECONDS_A_WORK", 0.0)
+    (provider,) = given.work().providers[:1]
+    assert cuda.alternating({provider: lambda: 1.0}, 200, warmup=2, fewest=3) == {provider: [1.0] * 3}
+
+
+ALIVE = """
+import sys, time
+sys.path[:0] = {path!r}
+import benchmark_providers as given
+import every_kernel
+from benchmarks.workers import Worker
+if __name__ == "__main__":
+    workers = [Worker(1), Worker(1)]
+    for worker in workers:
+        worker.prepare(given.sleeps)
+    print(*(worker._process.pid for worker in workers), flush=True)
+    workers[0].burst()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_workers_die_with_the_driver(how: signal.Signals, tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(ALIVE.format(path=[str(TESTS / "support"), str(ROOT)]))
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(pids) == 2
+    process.send_signal(how)
+    process.wait(timeout=20)
+    deadline = time.monotonic() + 20.0
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    """A zombie that nobody has reaped is dead."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+# Who is measured
+
+
+@pytest.mark.parametrize("name", [provider.name for provider in training_step.providers(TINY)])
+def test_every_step_agrees_with_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What torch's default backend adds is a minute of its compiler.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    agrees(training_step.works(TINY)[0], name)
+
+
+@pytest.mark.parametrize(
+    "works",
+    [
+        partial(evaluation.works, TINY),
+        partial(memory.step_works, TINY),
+        partial(memory.evaluation_works, TINY),
+        partial(bernoulli_iwae_loss.works, CPU, 3, 2, 10),
+        partial(bernoulli_log_prob.works, CPU, 3, 2, 10),
+        partial(bernoulli_log_prob.works, CPU, 3, 2, 10, torch.bfloat16),
+        partial(gaussian_log_prob.works, CPU, 3, 2, 10),
+        partial(linear_bernoulli_log_prob.works, CPU, 3, 2, 4, 10),
+        partial(log_mean_exp.works, CPU, 3, 2),
+        partial(sample_gaussian.works, CPU, 3, 2, 4),
+        partial(copy.works, CPU, 4000),
+        partial(gaussian_iwae_loss.works, CPU, 3, 2, 10),
+        partial(standard_gaussian_log_prob.works, CPU, 3, 2, 10),
+        lambda: linear_bernoulli_log_prob.gpu_works(CPU, 3, 2, 4, 10)[1:2],
+        partial(training_step.gpu_works, TINY),
+        partial(evaluation.test_set_works, TINY),
+    ],
+)
+def test_every_work_is_done_right(works: Callable[[], list[Work]]) -> None:
+    for work in works():
+        for provider in work.providers:
+            # What is compiled takes long, and is the eager one; what is captured is on a GPU.
+            if not provider.name.startswith("torch.compile") and not provider.name.endswith("captured"):
+                agrees(work, provider.name)
+
+
+def agrees(work: Work, name: str) -> None:
+    (provider,) = (provider for provider in work.providers if provider.name == name)
+    try:
+        task = provider.prepare()
+    except ModuleNotFoundError as error:
+        pytest.skip(f"{name}: {error}")
+    refuse_if_wrong(work, provider, task.evidence())
+    task.run()
+
+
+class TakenOneByOne:
+    """In the place of :class:`iwae_fast.CapturedStep`: after two calls it runs no hooks, as a graph does not."""
+
+    reason: str | None = None
+
+    def __init__(
+        self, objective: iw.Objective, model: iw.models.DenseVAE, optimizer: torch.optim.Optimizer, *, seed: int
+    ) -> None:
+        self.objective, self.model, self.optimizer, self.seed = objective, model, optimizer, torch.tensor(seed)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        parameters = list(self.model.parameters())
+        loss = self.objective(self.model, x, seed=self.seed)
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        self.seed += 1
+        return loss.detach()
+
+
+def test_a_captured_step_is_looked_at_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iw, "CapturedStep", TakenOneByOne, raising=False)
+    monkeypatch.setattr(torch.optim, "Adam", lambda *_, **__: torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.0))
+    (work,) = training_step.gpu_works(TINY)
+    agrees(work, "iwae_fast cpu captured")
+    monkeypatch.setattr(TakenOneByOne, "reason", "there is no GPU")
+    with pytest.raises(ours.NotCapturedError, match="one by one: there is no GPU"):
+        agrees(work, "iwae_fast cpu captured")
+
+
+def test_seconds_of_training_are_those_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "dataset", lambda _: "digits")
+    found, told = training.measure("cpu", "cpu", 0.4, hidden=((8,),), latent=(2,))
+    assert 1 <= len(found) <= training.PARTS
+    assert all(0.0 < seconds < 0.4 for seconds in found)
+    assert told.startswith("digits, ")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are not emulated where there is a GPU")
+def test_every_kernel_can_be_called_and_what_is_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    if iw.backends.cuda.unavailable() is not None:
+        pytest.skip("there is no compiler for the emulator")
+    called: set[str] = set()
+
+    def watched(name: str, op: Callable[..., object]) -> Callable[..., object]:
+        return lambda *arguments: called.add(name) or op(*arguments)
+
+    names = set(native.__all__) - {"Native", "linear_tanh", "linear_tanh_backward"}
+    for name in names:
+        monkeypatch.setattr(iw.backends.cuda, name, watched(name, getattr(iw.backends.cuda, name)))
+    cases = [case for case in every_kernel.cases() if "B=300" not in case.name]
+    assert [what for case in cases if (what := every_kernel.wrong(case, "cuda", "cpu"))] == []
+    assert called == names
+    monkeypatch.setattr(iw.backends.cuda, "log_mean_exp", lambda log_weights, dim: log_weights.sum(dim).float())
+    case = next(case for case in every_kernel.cases() if "log_mean_exp torch.float32 (7, 3)" in case.name)
+    assert "result 0 is off by" in str(every_kernel.wrong(case, "cuda", "cpu"))
+
+
+def test_a_gradient_that_is_wrong_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is right, but no gradient reaches the encoder's mean."""
+    right = eager.log_weights
+    monkeypatch.setattr(eager, "log_weights", lambda decoder, mean, *rest: right(decoder, mean.detach(), *rest))
+    work = training_step.works(Setting(k=12, batch=20, features=200, hidden=50, latents=20))[0]
+    with pytest.raises(WrongResultError, match="torch eager is wrong in step.*along weight matrix 2 is 0 on average"):
+        refuse_if_wrong(work, work.providers[0], work.providers[0].prepare().evidence())
+
+
+def test_all_works_are_named_and_made_when_their_turn_comes() -> None:
+    assert set(catalogue.cpu(quick=True)) <= set(catalogue.cpu()) | {"evaluation k=500"}
+    assert "copy" in catalogue.gpu()
+
+
+def test_a_backward_pass_alone_has_the_gradients_of_both() -> None:
+    work = partial(
+        ops.op_work, "bernoulli_log_prob", shape="", k=3, ours=iw.bernoulli_log_prob, eager=bernoulli_log_prob.eager,
+        inputs=partial(bernoulli_log_prob.inputs, CPU, 3, 2, 10, torch.float32), leaves=[1],
+    )  # fmt: skip
+    both, alone = work(mode="forward+backward"), work(mode="backward")
+    assert "torch.compile" not in [provider.name for provider in alone.providers]
+    for whole, part in zip((p for p in both.providers if p.name != "torch.compile"), alone.providers, strict=True):
+        expected, task = whole.prepare().evidence(), part.prepare()
+        assert list(task.evidence()) == ["result 0"]
+        for _ in range(2):  # the forward pass is kept
+            np.testing.assert_array_equal(task.evidence()["result 0"], expected["result 1"])
+    logits, value, result = 3 * 2 * 10 * 4, 2 * 10 * 4, 3 * 2 * 4
+    assert alone.bytes == value + 2 * logits
+    assert both.bytes == 2 * (value + logits) + result + logits
+    (at_once,) = bernoulli_iwae_loss.works(CPU, 3, 2, 10)
+    assert at_once.bytes == value + logits + result + 4 + logits + result
+
+
+# What is found of it
+
+
+COPY = replace(ROW, op="copy", provider="torch", bytes=8_000_000, median=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("judge", "median", "met", "figures"),
+    [
+        (targets.of_copy(0.85), 2e-3, True, "100% of 8 GB/s"),
+        (targets.of_copy(0.85), 2.4e-3, False, "83% of 8 GB/s"),
+        (targets.times(4.0), 5e-4, True, "4.00 (0.500 ms; torch eager 2.000 ms)"),
+        (targets.times(4.1), 5e-4, False, "4.00 (0.500 ms; torch eager 2.000 ms)"),
+        (targets.times(3.0, "theirs", op="step"), 5e-4, True, "6.00 (0.500 ms; theirs 3.000 ms)"),
+        (targets.at_most(1.0), 0.9, True, "900.000 ms"),
+        (targets.at_most(1200.0, 9_840_000), 125e-6, False, "20.5 min"),
+    ],
+)
+def test_a_target_is_met_or_not(judge: targets.Judge, median: float, met: bool, figures: str) -> None:
+    ours = replace(OURS, median=median, bytes=16_000_000)
+    verdict = judge(ours, [COPY, ROW, ours, replace(ROW, op="step", provider="theirs", median=3e-3)])
+    assert verdict == targets.Verdict(met, figures)
+
+
+def test_the_table_of_targets_says_what_is_missing() -> None:
+    judged = [
+        targets.Target("fast", targets.times(3.0), "loss", "forward"),
+        targets.Target("faster", targets.times(5.0), "loss", "forward", "k=5", providers="iwae_fast cpu"),
+        targets.Target("as pyro", targets.times(1.0, "pyro"), "loss", "forward"),
+        targets.Target("captured", targets.at_most(1.0), "loss", "forward", suffix="captured"),
+        targets.Target("in chunks", targets.at_most(1.0), "loss", "forward", "k=50"),
+    ]
+    assert targets.table(judged, [ROW, OURS]).splitlines()[2:] == [
+        "| fast | iwae_fast cpu float32 | yes | 4.00 (0.500 ms; torch eager 2.000 ms) |",
+        "| faster | iwae_fast cpu float32 | NO | 4.00 (0.500 ms; torch eager 2.000 ms) |",
+        "| as pyro | iwae_fast cpu float32 | ? | what it is held against was not measured |",
+        "| captured | | ? | not measured |",
+        "| in chunks | | ? | not measured |",
+    ]
+
+
+def test_every_target_is_of_a_work_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made at small sizes, on the CPU, with the names that a GPU's have."""
+    monkeypatch.setattr(ops, "modes", lambda _: ("forward", "backward"))
+    for module in (bernoulli_log_prob, gaussian_log_prob, standard_gaussian_log_prob, log_mean_exp):
+        monkeypatch.setattr(module, "modes", ops.modes)
+    monkeypatch.setattr(training_step, "backends", lambda _: ["cuda", "triton"])
+    small = [
+        *bernoulli_iwae_loss.works(CPU, 50, 2, 4), *gaussian_iwae_loss.works(CPU, 50, 2, 4),
+        *bernoulli_log_prob.works(CPU, 3, 2, 4), *gaussian_log_prob.works(CPU, 3, 2, 4),
+        *standard_gaussian_log_prob.works(CPU, 3, 2, 4), *log_mean_exp.works(CPU, 3, 2),
+        *linear_bernoulli_log_prob.gpu_works(CPU, 3, 2, 4, 10), *training_step.gpu_works(replace(TINY, k=50)),
+        *evaluation.test_set_works(TINY),
+        Work(training.OP, "training", "", (Provider("iwae_fast cuda", given.fails_when_run, None),)),
+    ]  # fmt: skip
+    made = [
+        replace(ROW, op=w.op, mode=w.mode, shape=w.shape.replace("B=2 ", "B=1024 "), metric=w.metric, provider=p.name)
+        for w in small
+        for p in w.providers
+    ]
+    for target in catalogue.GPU_TARGETS:
+        target = replace(target, shape="" if target.op == "evaluation" else target.shape)
+        assert target.rows(made), target
+        assert all(target.judge(row, [COPY, *made]) is not None for row in target.rows(made)), target
+
+
+# What is written
+
+
+def test_a_run_writes_its_rows_and_ends_with_an_error_where_a_provider_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    wrong = given.work(Provider("a rival", partial(given.of_factor, 2.0), given.CHECK))
+    works = {"wrong": lambda: [wrong], "right": lambda: [given.work()], "not asked for": lambda: [wrong]}
+    monkeypatch.setattr(catalogue, "cpu", lambda _: works)
+    output = tmp_path / "results" / "tiny.csv"
+    assert main(["--rounds", "2", "--only", "^(wrong|right)", "--output", str(output)]) == 1
+    said = capsys.readouterr()
+    assert said.err.count("error: a rival is wrong in nothing forward n=1 (seconds): result by 1.0e+00") == 1
+    assert "| nothing | n=1 | forward | iwae_fast |" in said.out
+    with output.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == [field.name for field in fields(Row)]
+    assert [line["provider"] for line in lines] == [BASELINE, "iwae_fast"]
+    found = rows.read(output)
+    assert (found[0].k, found[0].rounds, found[0].note, found[0].role) == (7, 2, "factor 1.0", "rival")
+    assert found[0].ratio_low <= found[0].ratio <= found[0].ratio_high
+    assert (found[0].version, found[1].ratio) == (torch.__version__, None)
+    assert json.loads(output.with_suffix(".json").read_text())[1]["speedup"] == found[1].speedup
+
+
+def test_a_run_of_nothing_is_an_error(capsys: pytest.CaptureFixture) -> None:
+    assert main(["run", "--only", "no such work"]) == 1
+    assert "nothing was measured" in capsys.readouterr().err
+
+
+def test_rows_survive_their_file_and_older_files_are_read(tmp_path: Path) -> None:
+    rows.write([ROW, OURS], tmp_path / "a.csv")
+    assert rows.read(tmp_path / "a.csv") == [ROW, OURS]
+    (tmp_path / "old.csv").write_text("op,provider,mode,shape,dtype,metric,median,quantile_10,quantile_90,rounds,bytes,"
+        "device,threads,load,torch,triton,iwae_fast,python,isa\nloss,torch eager,forward,k=5,float32,seconds,1,1,1,3,0,"
+        "a,2,0.5,2.13.0,,0.1.0,3.11.7,avx2\n")  # fmt: skip
+    (old,) = rows.read(tmp_path / "old.csv")
+    assert (old.median, old.k, old.ratio, old.version) == (1.0, None, None, "")
+
+
+def test_table() -> None:
+    lines = table([ROW, OURS, replace(ROW, metric="peak bytes", median=2.0**21, rounds=1)]).splitlines()
+    assert lines[2] == "| loss | k=5 | forward | torch eager | 2.000 ms | 1.900 - 2.200 | 4.00 (3.90 - 4.20) |"
+    assert lines[3] == "| loss | k=5 | forward | iwae_fast cpu | 0.500 ms | 0.400 - 0.600 |  |"
+    assert lines[4] == "| loss | k=5 | forward | torch eager | 2 MiB |  | 4.00 |"
+
+
+def test_table_beside_a_copy_has_bandwidths() -> None:
+    copied = replace(ROW, op="copy", bytes=8000, median=1e-6)
+    timed = replace(ROW, bytes=4000, median=1e-6)
+    lines = table([copied, timed, replace(timed, metric="peak bytes"), replace(timed, bytes=0)]).splitlines()
+    assert lines[0].endswith("| dtype | GB/s | of copy |")
+    assert lines[3].endswith("| float32 | 4 | 50% |")
+    assert [line.endswith("| float32 |  |  |") for line in lines[4:]] == [True, True]
+
+
+def test_summary_has_a_line_for_each_of_ours_and_a_column_for_each_rival() -> None:
+    budget = replace(OURS, provider="iwae_fast budget=8", role="estimate", median=0.25e-3)
+    bound = replace(ROW, provider="products alone", role="bound", median=0.4e-3, ratio=None)
+    lines = summary([ROW, OURS, budget, bound, replace(OURS, op="alone")]).splitlines()
+    assert lines[0] == "| work | provider | median | torch eager | products alone |"
+    assert lines[2:] == [
+        "| loss, forward, k=5 | iwae_fast cpu | 0.500 ms | 4.00 (3.90 - 4.20) | 80% |",
+        "| loss, forward, k=5 | iwae_fast budget=8 | 0.250 ms | 8.00 | 160% |",
+        "| alone, forward, k=5 | iwae_fast cpu | 0.500 ms |  |  |",
+    ]
+
+
+def test_compare_says_conditions_first_and_marks_what_differs() -> None:
+    faster = replace(ROW, median=1e-3, quantile_10=0.9e-3, quantile_90=1.2e-3, threads=4, version="2.14.0")
+    lines = compare([ROW, OURS], [faster, OURS, replace(ROW, provider="new")]).splitlines()
+    assert lines[0] == "another threads: 2 -> 2, 4"
+    assert lines[1] == "another version of torch eager: 2.13.0 -> 2.14.0"
+    assert lines[2] == "only in the new file: 1 rows"
+    assert "| torch eager | 2.000 ms | 1.000 ms | 0.50 | less |" in lines[-2]
+    assert "| iwae_fast cpu | 0.500 ms | 0.500 ms | 1.00 |  |" in lines[-1]
+
+
+def test_commands_read_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("matplotlib")
+    rows.write(
+        [ROW, OURS, replace(OURS, op="step", provider="iwae_fast budget=8", role="estimate")], tmp_path / "a.csv"
+    )
+    assert main(["table", str(tmp_path / "a.csv")]) == 0
+    assert main(["summary", str(tmp_path / "a.csv")]) == 0
+    assert main(["compare", str(tmp_path / "a.csv"), str(tmp_path / "a.csv")]) == 0
+    assert main(["plot", str(tmp_path / "a.csv"), str(tmp_path / "a.png")]) == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert "1.00" in capsys.readouterr().out
+
+
+def test_a_run_needs_no_more_than_torch() -> None:
+    """A machine with a GPU may have neither matplotlib nor a rival."""
+    missing = ("matplotlib", "pyro", "pythae", "typer", "rich", "sklearn")
+    code = f"import sys\nfor name in {missing}: sys.modules[name] = None\nimport benchmarks.__main__"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_slug() -> None:
+    assert run.slug("AMD EPYC family 25") == "amd-epyc-family-25"
+
+
+# What a machine with a GPU runs
+
+PYTHON = """#!/usr/bin/env bash
+echo "IWAE_FAST_CUDA=${IWAE_FAST_CUDA:-} $IWAE_FAST_CUDA_ARCHITECTURES $*" >>"$CALLS"
+case "$*" in
+  *get_device_capability*) echo 90 ;;
+  *xdist*) exit 1 ;;
+  "setup.py "*) [ "$IWAE_FAST_CUDA" = 0 ] || { echo nvcc failed; exit 1; } ;;
+  "-m pytest "*) echo "3 passed, 1 failed"; exit 1 ;;
+  "-m benchmarks --device cuda"*) echo "error: a provider is wrong" ;;
+  "-m benchmarks.training"*) sleep 60 ;;
+  "-m benchmarks targets"*) echo "| a target |" ;;
+esac
+"""
+
+
+def test_parts_on_a_gpu_do_not_stop_each_other_and_each_ends_in_time(tmp_path: Path) -> None:
+    python, calls, out = tmp_path / "python", tmp_path / "calls", tmp_path / "out"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    environment = {"PYTHON": str(python), "CALLS": str(calls), "OUT": str(out), "GPU_SECONDS": "3"}
+    environment = {**os.environ, **environment, "IWAE_FAST_CUDA_ARCHITECTURES": ""}
+    told = subprocess.run(["bash", ROOT / "benchmarks" / "gpu.sh"], env=environment, capture_output=True, text=True)
+    assert told.returncode == 1
+    *_, target, _, build, without, tests, of_ops, few, more, trained, watched, closing = told.stdout.splitlines()
+    assert "error: a provider is wrong" in told.stdout
+    assert target == "| a target |"
+    assert build.startswith("build: exit 1 ")
+    assert without.startswith("build-without-cuda: exit 0 ")
+    assert tests.startswith("tests: exit 1 ")
+    assert of_ops.startswith("tests-of-ops: exit 1 ")
+    assert few.startswith("timings: exit 0 ")
+    assert more.startswith("timings-more: exit 0 ")
+    assert trained.startswith("training: exit 124 ")
+    assert trained.endswith(", CUT SHORT")
+    assert watched == "sanitizer: not begun, there was no time left"
+    assert closing.endswith(f"logs and results are in {out}")
+    assert (out / "tests.log").read_text() == "3 passed, 1 failed\n" * 2
+    assert not (out / "tests-of-ops.log").exists()
+    made = [line for line in calls.read_text().splitlines() if "setup.py" in line]
+    assert [line.split()[:2] for line in made] == [["IWAE_FAST_CUDA=1", "90"], ["IWAE_FAST_CUDA=0", "90"]]
+
+
+SANITIZER = """#!/usr/bin/env bash
+case "$*" in
+  --help) echo --kernel-regex ;;
+  *memcheck*kns=iwae*) echo "ERROR SUMMARY: 0 errors" ;;
+  *racecheck*kns=iwae*) echo "a race"; exit 86 ;;
+  *initcheck*kns*) exit 1 ;;
+  *initcheck*every_kernel.py*) sleep 60 ;;
+esac
+"""
+
+
+def test_tools_that_watch_memory_run_side_by_side(tmp_path: Path) -> None:
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(SANITIZER)
+    tool.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = ROOT / "benchmarks" / "sanitize.sh"
+    told = subprocess.run(["bash", script, "1"], env=environment, capture_output=True, text=True)
+    assert told.returncode == 1
+    assert told.stdout.splitlines() == [
+        "ERROR SUMMARY: 0 errors", "memcheck: exit 0", "a race", "a race", "racecheck: exit 86",
+        "initcheck: exit 124, stopped after 1 s",
+    ]  # fmt: skip
+
+
+def test_architectures_are_options_of_nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
+    setuptools = pytest.importorskip("setuptools")
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    made = runpy.run_path(str(ROOT / "setup.py"))
+    monkeypatch.delenv("IWAE_FAST_CUDA_ARCHITECTURES", raising=False)
+    assert made["cuda_targets"](made["cuda_architectures"]()) == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90,code=sm_90",
+        "-gencode=arch=compute_90,code=compute_90",
+    ]
+    monkeypatch.setenv("IWAE_FAST_CUDA_ARCHITECTURES", "90a; 100")
+    assert made["cuda_architectures"]() == ["90a", "100"]
+    monkeypatch.setenv("IWAE_FAST_CUDA_ARCHITECTURES", "hopper")
+    with pytest.raises(setuptools.errors.CompileError, match="hopper"):
+        made["cuda_architectures"]()

@@ -1,0 +1,156 @@
+"""Training by recorded steps, on a tape in the place of a GPU's graphs: the bits of training step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from host_recorder import TapeRecorder
+from same_run import assert_same_run
+
+from iwae_fast import data
+from iwae_fast.experiments.config import TrainConfig
+from iwae_fast.experiments.protocols import passes
+from iwae_fast.experiments.train import training
+from iwae_fast.experiments.train.reporter import Reporter
+from iwae_fast.experiments.train.runs import Run, create_run, open_run
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.ImageData:
+    """65 digits: with batches of 10, an epoch is six steps and a last one with half a batch."""
+    images = data.load("digits")
+    return replace(images, train=images.train[:65], test=images.test[:20])
+
+
+def settings(**changes: object) -> TrainConfig:
+    small = {"hidden": (8,), "latent": 3, "k": 4, "batch_size": 10, "epochs": 5, "seed": 11}
+    return TrainConfig.preset("digits", **{**small, **changes})
+
+
+def trainer(folder: Path, images: data.ImageData, config: TrainConfig, recorder: TapeRecorder | None = None):
+    return training.Trainer(config, create_run(folder, config), images, recorder)
+
+
+def train(folder: Path, images: data.ImageData, config: TrainConfig, recorder: TapeRecorder | None = None) -> Run:
+    made = trainer(folder, images, config, recorder)
+    assert made.fit(Reporter())
+    return made.run
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 6])
+def test_recorded_steps_leave_the_bits_of_single_ones(digits, tmp_path, monkeypatch, at_once: int) -> None:
+    monkeypatch.setattr("iwae_fast.experiments.train.steps.MOST_STEPS", at_once)
+    recorder = TapeRecorder()
+    recorded = train(tmp_path / "recorded", digits, settings(epochs=7), recorder)
+    assert_same_run(train(tmp_path / "eager", digits, settings(epochs=7)), recorded)
+    assert recorder.recorded == 2  # whole batches, one or several at a time, and the last of an epoch
+    assert recorder.replayed == 7 * (6 // at_once + 1) - recorder.rehearsed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"estimator": "dreg", "budget": 2},
+        {"chunk_size": 3, "estimator": "stl"},
+        {"latent": (3, 2), "hidden": ((8,), (5,)), "estimator": "gdreg"},
+        {"bound": "tvo"},
+        {"bound": "miwae", "groups": 2},
+        {"prior": "mixture", "likelihood": "gaussian"},
+        {"network": "iwaer"},
+    ],
+    ids=str,
+)
+def test_objectives_and_networks(digits, tmp_path, changes: dict) -> None:
+    config, recorder = settings(epochs=4, **changes), TapeRecorder()
+    recorded = train(tmp_path / "recorded", digits, config, recorder)
+    assert recorder.replayed
+    assert_same_run(train(tmp_path / "eager", digits, config), recorded)
+
+
+@pytest.mark.parametrize("protocol", ["paper", "code"])
+def test_rates_by_stage(digits, tmp_path, protocol: str) -> None:
+    """The second stage begins when there are recordings, and is in them."""
+    config, recorder = settings(protocol=protocol, epochs=passes(3), batch_size=10), TapeRecorder()
+    recorded = trainer(tmp_path / "recorded", digits, config, recorder)
+    assert recorded.fit(Reporter())
+    assert recorder.recorded == 2
+    assert_same_run(train(tmp_path / "eager", digits, config), recorded.run)
+    constant = train(tmp_path / "constant", digits, replace(config, stages=1))
+    with pytest.raises(AssertionError):
+        assert_same_run(constant, recorded.run)
+
+
+@pytest.mark.parametrize("first", [None, TapeRecorder])
+@pytest.mark.parametrize("taken", [2, 5, 7, 16])
+def test_going_on_in_the_middle_with_and_without_recordings(digits, tmp_path, monkeypatch, first, taken: int) -> None:
+    monkeypatch.setattr("iwae_fast.experiments.train.steps.MOST_STEPS", 3)
+    whole = train(tmp_path / "whole", digits, settings())
+    broken = trainer(tmp_path / "broken", digits, settings(), first and first())
+    assert not broken.fit(Reporter(), stop=lambda: broken.step >= taken)
+    run, checkpoint = open_run(broken.run.folder)
+    again = training.Trainer(checkpoint.config, run, digits, None if first else TapeRecorder())
+    again.restore(checkpoint)
+    assert again.fit(Reporter())
+    assert_same_run(whole, run)
+
+
+def test_a_graph_of_several_steps_never_crosses_an_epoch(digits, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("iwae_fast.experiments.train.steps.MOST_STEPS", 4)
+    made = trainer(tmp_path / "run", digits, settings(), TapeRecorder())
+    taken = []
+    for epoch in (1, 2):
+        while made.step < epoch * made.steps_per_epoch:
+            before = made.step
+            made.take_steps()
+            taken.append(made.step - before)
+        made._end_epoch()
+    assert taken == [4, 1, 1, 1] * 2
+
+
+def test_how_steps_are_taken_is_told(digits, tmp_path) -> None:
+    _, checkpoint = open_run(train(tmp_path / "eager", digits, settings(epochs=1)).folder)
+    assert checkpoint.how == "one by one: the model is on cpu: CUDA graphs are for CUDA devices"
+    made = trainer(tmp_path / "recorded", digits, settings(), TapeRecorder())
+    assert made.steps.how is None
+    made.fit(Reporter())
+    assert open_run(made.run.folder)[1].how == "captured as CUDA graphs of up to 6"
+    off = trainer(tmp_path / "off", digits, settings(capture=False), TapeRecorder())
+    assert off.steps.reason == "capture is switched off"
+    assert settings(capture=False).differences(settings()) == []
+
+
+class Failing(TapeRecorder):
+    """Finds out late that nothing can be recorded."""
+
+    def record(self, function: Callable[[], Any]) -> Any:
+        raise RuntimeError(f"no more\nof {function}")
+
+
+def test_what_cannot_be_recorded_is_taken_step_by_step(digits, tmp_path) -> None:
+    made = trainer(tmp_path / "failing", digits, settings(), Failing())
+    assert made.fit(Reporter())
+    assert made.steps.how == "one by one: RuntimeError: no more"
+    assert_same_run(train(tmp_path / "eager", digits, settings()), made.run)
+    warming = trainer(tmp_path / "warming", digits, settings(kl_warmup=9), TapeRecorder())
+    assert warming.steps.reason == "kl_weight is a schedule: its numbers are the host's"
+    assert warming.fit(Reporter())
+
+
+def test_means_and_diagnostics_are_those_of_the_replay(digits, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("iwae_fast.experiments.train.steps.MOST_STEPS", 2)
+    eager = trainer(tmp_path / "eager", digits, settings())
+    recorded = trainer(tmp_path / "recorded", digits, settings(), TapeRecorder())
+    for epoch in range(3):
+        for made in (eager, recorded):
+            while made.step < 6 + 7 * epoch:
+                made.take_steps()
+        assert torch.equal(eager.steps.objective.last.value, recorded.steps.objective.last.value)
+        assert eager.means.means() == recorded.means.means()
+        for made in (eager, recorded):
+            made.take_steps()
+            made._end_epoch()

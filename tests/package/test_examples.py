@@ -1,0 +1,77 @@
+"""Every example runs as it is, and learns."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import fresh
+import pytest
+from paths import ROOT
+
+EXAMPLES = ROOT / "examples"
+
+
+def run(name: str, *arguments: str) -> str:
+    # Threads that wait for each other's cores would be slow beside whatever else the machine does.
+    path = str(EXAMPLES / name)
+    code = f"import runpy, torch; torch.set_num_threads(1); runpy.run_path({path!r}, run_name='__main__')"
+    result = fresh.run(code, *arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_every_example_is_tested() -> None:
+    here = Path(__file__).read_text()
+    assert all(f'"{path.name}"' in here for path in EXAMPLES.glob("*.py"))
+
+
+def test_readme() -> None:
+    """Every line of Python in the README runs, one block after the other."""
+    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
+    script = f"""
+import torch
+from torch import nn
+import iwae_fast as iw
+
+class Encoder(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1)).chunk(2, -1)
+
+def run(code, **names):
+    exec(code, names := {{"iw": iw, "nn": nn, "torch": torch, **names}})
+    return names
+
+functions, convolutions, models = {blocks!r}
+networks = dict(encoder=Encoder(784, 10), decoder=nn.Linear(5, 784), x=torch.rand(4, 784))
+run(functions, **networks)
+assert run(convolutions, images=torch.rand(2, 1, 28, 28))["loss"].shape == ()
+models = models.replace("5000", "50")
+run(models, **networks, x_test=networks["x"], loader=[networks["x"]])
+"""
+    result = fresh.run(script)
+    assert result.returncode == 0, result.stderr
+
+
+def test_drop_in() -> None:
+    bounds = [float(b) for b in re.findall(r"bound (-[\d.]+) nats", run("drop_in.py"))]
+    assert bounds[-1] > bounds[0] + 20
+
+
+@pytest.mark.parametrize(("name", "reached"), [("convolutional.py", 25.5), ("binary_latents.py", 25.5)])
+def test_digits(name: str, reached: float) -> None:
+    """Pixels that are independent of each other have 27.2 nats."""
+    pytest.importorskip("sklearn")
+    (nll,) = re.findall(r"test NLL ([\d.]+) nats", run(name, "3" if name == "convolutional.py" else "10"))
+    assert float(nll) < reached
+
+
+def test_counts() -> None:
+    """Before training 162 nats."""
+    (nll,) = re.findall(r"test NLL ([\d.]+) nats", run("counts.py", "8"))
+    assert float(nll) < 150.0
+
+
+def test_conditional() -> None:
+    (found,) = re.findall(r"log p\(x \| y\) (-[\d.]+) nats", run("conditional.py"))
+    assert float(found) > -36.0

@@ -1,0 +1,111 @@
+"""Runs the kernels of csrc/cuda on CPU tensors, where there is no GPU: compiled for the CPU with
+cuda_emulator/emulator.h in the place of CUDA, they are the "cuda" backend of the tests.
+
+What a GPU does besides, this does not show: its instructions for exponentials and reciprocals, memory that several
+blocks write at once, and time.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pybind11
+import torch
+from paths import ROOT
+from torch import Tensor
+
+from iwae_fast.backends import MISSING, cuda, native
+
+SOURCE = ROOT / "tests" / "cuda_emulator" / "module.cpp"
+FOLDERS = (ROOT / "csrc", SOURCE.parent)
+FLAGS = (
+    *("-O1", "-g0", "-std=c++17", "-shared", "-fPIC", "-DIWAE_ISA=cuda"),
+    *("-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-clobbered"),
+    "-U_FORTIFY_SOURCE",  # which takes a change of fibers for a mistake
+)
+
+
+def install() -> None:
+    """Make the kernels the "cuda" backend, where a compiler is there to build them.
+
+    Compiling takes a minute or two. It begins now, beside the first tests; the first that needs a kernel waits for it.
+    """
+    if shutil.which("g++") is None:
+        return
+    if "PYTEST_XDIST_WORKER" not in os.environ and not target().exists():
+        subprocess.Popen([sys.executable, __file__], stdout=subprocess.DEVNULL)
+    kernels = native.Native(Emulated(), lambda _: (0, Memory()))
+    for name in native.__all__:
+        if name not in ("Native", "linear_tanh", "linear_tanh_backward"):
+            setattr(cuda, name, partial(getattr(native, name), kernels))
+    cuda.DEVICE = "cpu"
+    cuda.missing = cuda.unavailable = lambda: None
+    MISSING["cuda"] = None
+
+
+class Emulated:
+    """The compiled module, loaded when a kernel is first asked for."""
+
+    @functools.cached_property
+    def module(self) -> ModuleType:
+        return load(build())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+
+class Memory:
+    """What a call asks for, for as long as it runs."""
+
+    def __init__(self) -> None:
+        self.taken: list[Tensor] = []
+
+    def __call__(self, size: int) -> int:
+        self.taken.append(torch.empty(size, dtype=torch.uint8))
+        return self.taken[-1].data_ptr()
+
+
+def target() -> Path:
+    """Return where the module of just these sources is, or will be."""
+    sources = sorted(path for folder in FOLDERS for path in folder.rglob("*") if path.suffix in (".h", ".cu", ".cpp"))
+    texts = b"".join(path.read_bytes() for path in sources)
+    version = hashlib.sha256(" ".join((*FLAGS, sys.version)).encode() + texts).hexdigest()[:16]
+    return ROOT / "build" / "emulated-cuda" / version / f"emulated_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def build() -> Path:
+    """Return the compiled module; it is made if it is not there, by one process while others wait."""
+    import fcntl  # of POSIX alone
+
+    compiled = target()
+    compiled.parent.mkdir(parents=True, exist_ok=True)
+    with open(compiled.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not compiled.exists():
+            made = compiled.with_suffix(".unfinished")
+            includes = [f"-I{folder}" for folder in (*FOLDERS, pybind11.get_include(), sysconfig.get_path("include"))]
+            subprocess.run(["g++", *FLAGS, *includes, "-o", made, SOURCE], check=True)
+            made.rename(compiled)
+    return compiled
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("emulated_cuda", path)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
+
+
+if __name__ == "__main__":
+    build()

@@ -1,0 +1,202 @@
+"""Launches every kernel of a backend through the public functions, at small and odd sizes, and holds results and
+gradients against the reference: ``python tests/support/every_kernel.py cuda``. Memory checkers run this.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import iwae_fast as iw
+from iwae_fast.backends import NATIVE
+from iwae_fast.ops.samples import standard_normal
+
+ALLOWED = {torch.float64: 1e-10, torch.float32: 5e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+"""Of the largest entry of a result, by its dtype. What tests of each op hold it to is stricter."""
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+STRIDE = 11
+
+
+class Case(NamedTuple):
+    """A call: ``function(*inputs, backend=...)``."""
+
+    name: str
+    function: Callable[..., Any]
+    inputs: Sequence[Tensor | None]
+    leaves: Sequence[int] = ()
+    """Which inputs get a gradient."""
+    factor: float = 1.0
+    """The incoming gradient is so many times one."""
+
+    def run(self, backend: str, device: str, double: bool = False) -> list[Tensor]:
+        """The results and the gradients of the leaves."""
+        given = []
+        for index, tensor in enumerate(self.inputs):
+            if tensor is not None:
+                tensor = tensor.double() if double and tensor.is_floating_point() else tensor
+                tensor = moved(tensor, device).detach().requires_grad_(index in self.leaves)
+            given.append(tensor)
+        results = self.function(*given, backend=backend)
+        results = list(results) if isinstance(results, tuple) else [results]
+        leaves = [given[index] for index in self.leaves]
+        if not leaves:
+            return results
+        incoming = [torch.full_like(r, self.factor) for r in results]
+        return [*(r.detach() for r in results), *torch.autograd.grad(results, leaves, incoming)]
+
+
+def moved(tensor: Tensor, device: str) -> Tensor:
+    """With the strides that it has: ``to`` would make an expanded tensor whole."""
+    base = tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
+    return base.to(device).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def cases() -> Iterator[Case]:
+    torch.manual_seed(0)
+    yield from densities()
+    yield from losses()
+    yield from weights()
+    yield from noise()
+    yield from linear_layers()
+
+
+def observed(*shape: int) -> Tensor:
+    return torch.rand(*shape) > 0.3
+
+
+def densities() -> Iterator[Case]:
+    for dtype, size in product(FLOATS, (1, 7, 64)):
+        value, logits, mean, log_std = (torch.rand(5, 3, size).to(dtype) for _ in range(4))
+        shared = value[0]
+        for mask in (None, observed(size), observed(5, 3, size)):
+            where = f"{dtype} D={size} mask {None if mask is None else tuple(mask.shape)}"
+            yield Case(f"bernoulli_log_prob {where}", iw.bernoulli_log_prob, (value, logits, mask), (0, 1))
+            yield Case(f"shared bernoulli_log_prob {where}", iw.bernoulli_log_prob, (shared, logits, mask), (0, 1))
+            yield Case(
+                f"gaussian_log_prob {where}", iw.gaussian_log_prob, (shared, mean, log_std[:1, :1], mask), (0, 1, 2)
+            )
+            yield Case(f"standard_gaussian_log_prob {where}", iw.standard_gaussian_log_prob, (value, mask), (0,))
+    rows, one = torch.randn(300, 70), torch.randn(70)
+    yield Case("sums over rows in parts", iw.gaussian_log_prob, (rows, one, one / 3, None), (0, 1, 2))
+    yield Case("sums, one parameter", iw.bernoulli_log_prob, (one, rows, None), (0,))
+    every_other = torch.randn(6, 5, 14)[:, :, ::2].transpose(0, 1)
+    yield Case("strided", iw.bernoulli_log_prob, (every_other[0, 0], every_other, observed(7)), (0, 1))
+    yield Case("long rows", iw.bernoulli_log_prob, (torch.rand(3, 5001), torch.randn(3, 5001), None), (1,))
+    yield Case("no features", iw.bernoulli_log_prob, (torch.rand(3, 0), torch.randn(3, 0), None), (1,))
+
+
+def losses() -> Iterator[Case]:
+    for observations, size, dtype in product((20, 300), (7, 64), FLOATS):
+        value = torch.rand(observations, size).to(dtype)
+        logits, mean, log_std = (torch.randn(3, observations, size).to(dtype) for _ in range(3))
+        log_ratio = torch.randn(3, observations)
+        for mask, reduction in ((None, "mean"), (observed(size), "none"), (None, "sum")):
+            where = f"{dtype} B={observations} D={size} {reduction}"
+            loss = partial(iw.bernoulli_iwae_loss, reduction=reduction)
+            yield Case(f"bernoulli_iwae_loss {where}", loss, (value, logits, log_ratio, mask), (1, 2), 3.0)
+            loss = partial(iw.gaussian_iwae_loss, reduction=reduction)
+            inputs = (value, mean, log_std / 3, log_ratio, mask)
+            yield Case(f"gaussian_iwae_loss {where}", loss, inputs, (1, 2, 3))
+    value, logits, log_ratio = torch.rand(20, 64), torch.randn(5, 20, 64), torch.randn(5, 20)
+    inputs = (value, logits, log_ratio, None)
+    yield Case("loss, all gradients", iw.bernoulli_iwae_loss, inputs, (0, 1, 2))
+    yield Case("loss, no gradient", iw.bernoulli_iwae_loss, inputs)
+    yield Case("loss, the log-ratio's gradient", iw.bernoulli_iwae_loss, inputs, (2,))
+    scales = (value, logits, logits[0, 0] / 3, log_ratio, None)
+    yield Case("loss, a scale of each feature", iw.gaussian_iwae_loss, scales, (0, 1, 2, 3), 0.5)
+    impossible = log_ratio.clone()
+    impossible[:, 3] = -torch.inf
+    yield Case("loss, without weight", weightless, (value, logits, impossible, None), (1, 2))
+
+
+def weightless(*inputs: Tensor, backend: str) -> Tensor:
+    """Without the infinite loss, which has no distance from another."""
+    return iw.bernoulli_iwae_loss(*inputs, reduction="none", backend=backend).clamp(max=1e4)
+
+
+def weights() -> Iterator[Case]:
+    for dtype, shape, dim in product(FLOATS, ((1, 5), (7, 3), (50, 40, 2), (300, 33)), (0, -1)):
+        name = f"log_mean_exp {dtype} {shape} over {dim}"
+        yield Case(name, partial(iw.log_mean_exp, dim=dim), (torch.randn(shape).to(dtype),), (0,))
+
+
+def noise() -> Iterator[Case]:
+    seed = torch.tensor(3)
+    for dtype, size in product(FLOATS, (1, 7, 50)):
+        mean, log_std, samples = (
+            torch.randn(9, size).to(dtype),
+            torch.rand(9, size).to(dtype),
+            torch.randint(99, (5, 9)),
+        )
+        for chosen, path_only in product((None, samples, samples.T.contiguous().T), (False, True)):
+            strides = None if chosen is None else chosen.stride()
+            function = partial(drawn, path_only=path_only)
+            name = f"sample_gaussian {dtype} Z={size} samples {strides} path_only={path_only}"
+            yield Case(name, function, (mean, log_std, seed, chosen), (0, 1))
+    for size, dtype in product((1, 6, 64), (torch.float32, torch.float64)):
+        function = partial(normal, shape=(3, 5, size), dtype=dtype)
+        yield Case(f"standard_normal {dtype} Z={size}", function, (seed, torch.randint(99, (3, 5))))
+    yield Case("many draws", partial(drawn, num_samples=700), (torch.randn(2, 5), torch.rand(2, 5), seed, None), (0, 1))
+
+
+def drawn(
+    mean: Tensor, log_std: Tensor, seed: Tensor, samples: Tensor | None, num_samples: int = 5, **options: Any
+) -> tuple[Tensor, Tensor]:
+    return iw.sample_gaussian(mean, log_std, num_samples, seed, samples=samples, **options)
+
+
+def normal(seed: Tensor, samples: Tensor, shape: tuple[int, int, int], dtype: torch.dtype, backend: str) -> Tensor:
+    return standard_normal(shape, seed, samples=samples, dtype=dtype, device=seed.device, backend=backend)
+
+
+def linear_layers() -> Iterator[Case]:
+    for observations, size in product((20, 300), (7, 64)):
+        value, hidden = torch.rand(observations, size), torch.randn(3, observations, 9)
+        weight, bias, log_ratio = torch.randn(size, 9), torch.randn(size), torch.randn(3, observations)
+        for mask in (None, observed(size)):
+            where = f"B={observations} D={size} mask {mask is not None}"
+            layer = (value, hidden, weight, bias)
+            for recompute in (True, False):
+                function = partial(iw.linear_bernoulli_log_prob, recompute=recompute)
+                yield Case(f"linear_bernoulli_log_prob {where} {recompute}", function, (*layer, mask), (1, 2, 3))
+            yield Case(f"linear loss {where}", iw.linear_bernoulli_iwae_loss, (*layer, log_ratio, mask), (1, 2, 3, 4))
+    yield Case("without bias", iw.linear_bernoulli_log_prob, (value, hidden, weight, None), (1, 2))
+
+
+def wrong(case: Case, backend: str, device: str) -> str | None:
+    """What is, of a backend's results, or None."""
+    ours = case.run(backend, device)
+    exact = case.run("reference", "cpu", double=True)
+    for index, (our, exa) in enumerate(zip(ours, exact, strict=True)):
+        size = max(float(exa.abs().max()), 1.0) if exa.numel() else 1.0
+        error = float((our.cpu().double() - exa).abs().max()) / size if exa.numel() else 0.0
+        if not error <= ALLOWED[our.dtype]:
+            return f"{case.name}: result {index} is off by {error:.1e} of its largest entry"
+    return None
+
+
+def main(backend: str) -> int:
+    reason = NATIVE[backend].unavailable()
+    if reason is not None:
+        print(f"{backend} cannot run here: {reason}")
+        return 2
+    device = NATIVE[backend].DEVICE
+    every = list(cases())
+    # In strides: what is stopped early has seen something of everything.
+    order = [case for first in range(STRIDE) for case in every[first::STRIDE]]
+    failures = [what for case in order if (what := wrong(case, backend, device)) is not None]
+    print("\n".join([*failures, f"{len(every)} calls of every kernel of {backend}, {len(failures)} wrong"]))
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*(sys.argv[1:] or ["cuda"])))

@@ -1,0 +1,23 @@
+"""Processes of tests, forked from one that has imported what takes seconds."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.context import ForkServerContext
+
+IMPORTED = (
+    "iwae_fast.experiments.cli.train",
+    "benchmarks.workers",
+    "matplotlib.pyplot",
+    "sklearn.datasets",
+    "torch._dynamo",
+    "torch.distributed",
+)
+"""Modules for all tests: a process has one fork server, whose modules are decided when it starts."""
+
+
+def context() -> ForkServerContext:
+    """Return a multiprocessing context whose processes have ``IMPORTED``, where they are installed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(IMPORTED))
+    return context

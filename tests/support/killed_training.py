@@ -1,0 +1,48 @@
+"""What each process of test_resume_after_kill.py runs: the command line, killed at a line of what training does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from iwae_fast import files
+from iwae_fast.experiments.cli import main
+from iwae_fast.experiments.train import checkpoint, metrics, training
+
+WATCHED = {module.__file__ for module in (checkpoint, files, metrics, training)}
+
+
+def command_line(arguments: list[str], lines: int | None) -> None:
+    """Run it with a checkpoint after every step; dead after so many lines from the first step on, unless None."""
+    training.SAVE_SECONDS = training.SAVE_WITHIN_EPOCH_SECONDS = 0.0
+    if lines is not None:
+        take_steps, trace = training.Trainer.take_steps, kill_after(lines)
+
+        def watched_steps(trainer: training.Trainer) -> None:
+            sys.settrace(trace)
+            take_steps(trainer)
+
+        training.Trainer.take_steps = watched_steps  # type: ignore[method-assign]
+    main(arguments)
+
+
+def kill_after(lines: int) -> Callable[[FrameType, str, Any], Any]:
+    """A trace function that lets so many lines of the watched modules run, those of comprehensions not counted."""
+    left = lines
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename not in WATCHED or frame.f_code.co_name.startswith(
+            "<"
+        ):  # a comprehension: many lines
+            return None
+        left -= event == "line"
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    return trace

@@ -1,0 +1,239 @@
+"""What Triton's compiler makes of the kernels for two GPUs, as a table: registers, spills, shared memory, widths of
+loads and stores, instructions of tensor cores. It compiles what the launch wrappers would launch, and needs no GPU.
+
+    python tests/support/triton_resources.py [--write]
+
+prints the table as CSV, or writes it to benchmarks/results/. It must not run under TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from paths import ROOT
+from sass import widths
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime import JITFunction, driver
+
+from iwae_fast.backends import triton as ops
+
+TABLE = ROOT / "benchmarks" / "results" / f"triton-{triton.__version__}-resources.csv"
+ARCHITECTURES = (80, 90)
+FIELDS = (
+    "case",
+    "kernel",
+    "sm",
+    "registers",
+    "spill_bytes",
+    "shared_bytes",
+    "loads",
+    "stores",
+    "tensor_cores",
+    "products",
+)
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+TENSOR_CORES = ("HMMA", "HGMMA")
+"""Their instructions: by a warp, and by four."""
+
+Launch = tuple[str, Any]
+
+
+class CompilingDriver:
+    """Stands in for a GPU's driver: kernels are compiled for its target and never run."""
+
+    def __init__(self, architecture: int) -> None:
+        self.target = GPUTarget("cuda", architecture, 32)
+        self.device = architecture  # compiled kernels are kept by the device's number
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return self.device
+
+    def get_current_stream(self, _: int | None = None) -> int:
+        return 0
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.rand(shape).to(dtype)
+
+
+def cases() -> dict[str, Callable[[], Any]]:
+    """Name to call: the papers' shapes, each dtype, and what changes a kernel: masks, broadcasts, alignment."""
+    k, b, d, z = 50, 20, 784, 50
+    value, log_ratio, weights, seed = random(b, d), random(k, b), random(k, b), torch.tensor(1)
+    per_pixel, scalar, mask = random(d), random(), torch.ones(d, dtype=torch.bool)
+    mean, log_std, chosen = random(b, z), random(b, z), torch.zeros(k, b, dtype=torch.int64)
+    every = [True, True]
+    logits = {dtype: random(k, b, d, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float64)}
+    result: dict[str, Callable[[], Any]] = {}
+    for dtype, own in logits.items():
+        name = str(dtype).removeprefix("torch.")
+        x = value.to(dtype)
+        result[f"bernoulli_log_prob {name}"] = lambda x=x, own=own: ops.bernoulli_log_prob(x, own, None)
+        result[f"bernoulli_log_prob_backward {name}"] = lambda x=x, own=own: ops.bernoulli_log_prob_backward(
+            log_ratio, x, own, None, [False, True]
+        )
+    full = logits[torch.float32]
+    result |= {
+        "bernoulli_log_prob masked": lambda: ops.bernoulli_log_prob(value, full, mask),
+        "bernoulli_log_prob D=100": lambda: ops.bernoulli_log_prob(random(b, 100), random(k, b, 100), None),
+        "bernoulli_log_prob D=50": lambda: ops.bernoulli_log_prob(random(b, z), random(k, b, z), None),
+        "bernoulli_log_prob transposed": lambda: ops.bernoulli_log_prob(value, random(k, d, b).mT, None),
+        "bernoulli_log_prob_backward to both": lambda: ops.bernoulli_log_prob_backward(
+            log_ratio, value, full, None, every
+        ),
+        "gaussian_log_prob": lambda: ops.gaussian_log_prob(value, full, per_pixel, None),
+        "gaussian_log_prob_backward to mean": lambda: ops.gaussian_log_prob_backward(
+            log_ratio, value, full, per_pixel, None, [False, True, False]
+        ),
+        "gaussian_log_prob_backward to mean and log_std": lambda: ops.gaussian_log_prob_backward(
+            log_ratio, value, full, per_pixel, None, [False, True, True]
+        ),
+        "standard_gaussian_log_prob": lambda: ops.standard_gaussian_log_prob(full, None),
+        "standard_gaussian_log_prob_backward": lambda: ops.standard_gaussian_log_prob_backward(
+            log_ratio, full, None, [True]
+        ),
+        "log_mean_exp": lambda: ops.log_mean_exp(log_ratio, 0),
+        "log_mean_exp large": lambda: ops.log_mean_exp(random(k, 4096), 0),
+        "log_mean_exp_backward large": lambda: ops.log_mean_exp_backward(random(4096), random(k, 4096), 0),
+        "bernoulli_iwae_loss": lambda: ops.bernoulli_iwae_loss(value, full, log_ratio, None, "mean"),
+        "bernoulli_iwae_loss_backward": lambda: ops.bernoulli_iwae_loss_backward(
+            scalar, weights, value, full, None, "mean", [False, True]
+        ),
+        "gaussian_iwae_loss": lambda: ops.gaussian_iwae_loss(value, full, per_pixel, log_ratio, None, "mean"),
+        "gaussian_iwae_loss_backward": lambda: ops.gaussian_iwae_loss_backward(
+            scalar, weights, value, full, per_pixel, None, "mean", [False, True, True]
+        ),
+        "standard_normal": lambda: ops.standard_normal(seed, None, [k, b, z], 0, 0, 0, torch.float32),
+        "sample_gaussian": lambda: ops.sample_gaussian(mean, log_std, seed, None, k, 0, 0, 0),
+        "sample_gaussian Z=64": lambda: ops.sample_gaussian(random(b, 64), random(b, 64), seed, None, k, 0, 0, 0),
+        "sample_gaussian_backward": lambda: ops.sample_gaussian_backward(
+            random(k, b, z), log_ratio, mean, log_std, seed, None, k, 0, 0, 0, False
+        ),
+        "standard_normal chosen": lambda: ops.standard_normal(seed, chosen, [k, b, z], 0, 0, 0, torch.float32),
+        "sample_gaussian chosen": lambda: ops.sample_gaussian(mean, log_std, seed, chosen, k, 0, 0, 0),
+        "sample_gaussian chosen Z=64": lambda: ops.sample_gaussian(
+            random(b, 64), random(b, 64), seed, chosen, k, 0, 0, 0
+        ),
+        "sample_gaussian_backward chosen": lambda: ops.sample_gaussian_backward(
+            random(k, b, z), log_ratio, mean, log_std, seed, chosen, k, 0, 0, 0, False
+        ),
+    }
+    return result | linear_cases()
+
+
+def linear_cases() -> dict[str, Callable[[], Any]]:
+    """A linear layer and its likelihood at the size of 50 samples of 1024 observations."""
+    k, b, h, d = 50, 1024, 200, 784
+    grad, mask = random(k, b), torch.ones(d, dtype=torch.bool)
+    result: dict[str, Callable[[], Any]] = {}
+
+    def add(name: str, dtype: torch.dtype, precision: str = "ieee", mask: Tensor | None = None) -> None:
+        shapes = ((b, d), (k, b, h), (d, h), (d,))
+        operands = (*(torch.empty(shape, dtype=dtype) for shape in shapes), mask)
+
+        def at(precision: str, op: Callable[..., Any], *arguments: Any) -> Any:
+            torch.backends.cuda.matmul.fp32_precision = precision
+            try:
+                return op(*arguments)
+            finally:
+                torch.backends.cuda.matmul.fp32_precision = "ieee"
+
+        needs = [False, True, True, True]
+        result[f"linear_bernoulli_log_prob {name}"] = lambda: at(precision, ops.linear_bernoulli_log_prob, *operands)
+        result[f"linear_bernoulli_log_prob_backward {name}"] = lambda: at(
+            precision, ops.linear_bernoulli_log_prob_backward, grad, *operands, needs
+        )
+
+    add("float32", torch.float32)
+    add("tf32", torch.float32, "tf32")
+    add("bfloat16 masked", torch.bfloat16, mask=mask)
+    return result
+
+
+def launches(call: Callable[[], Any]) -> list[Any]:
+    """The kernels that a call would launch, compiled."""
+    compiled: list[Any] = []
+
+    def compile_only(kernel: JITFunction, grid: Any) -> Callable[..., None]:
+        return lambda *arguments, **options: compiled.append(kernel.warmup(*arguments, grid=grid, **options))
+
+    launch = JITFunction.__getitem__
+    JITFunction.__getitem__ = compile_only
+    try:
+        call()
+    finally:
+        JITFunction.__getitem__ = launch
+    return compiled
+
+
+def resources(kernel: Any) -> dict[str, Any]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = tool("cuobjdump", "--dump-resource-usage", file.name)
+        code = tool("nvdisasm", "-c", file.name)
+    used = dict(re.findall(r"(\w+):(\d+)", usage.splitlines()[-1]))
+    return {
+        "registers": int(used["REG"]),
+        "spill_bytes": int(used["STACK"]) + int(used["LOCAL"]),
+        "shared_bytes": kernel.metadata.shared,
+        "loads": widths(code, "LDG(?:STS)?"),  # to registers or, asynchronous, to shared memory
+        "stores": widths(code, "STG"),
+        "tensor_cores": " ".join(name for name in TENSOR_CORES if re.search(rf"\b{name}\b", code)),
+        "products": products(kernel.asm["ttir"]),
+    }
+
+
+def products(code: str) -> str:
+    """How many products of tiles begin with zero, and how many go on with the sum of those before: "1 zero 1 sum"."""
+    starts = Counter(
+        "zero" if start.startswith("%cst") else "sum" for start in re.findall(r"tt\.dot \S+ \S+ (%\w+)", code)
+    )
+    return " ".join(f"{count} {start}" for start, count in sorted(starts.items(), reverse=True))
+
+
+def tool(name: str, *arguments: str) -> str:
+    return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def rows(architectures: Sequence[int]) -> Iterator[dict[str, Any]]:
+    for architecture in architectures:
+        driver.set_active(CompilingDriver(architecture))
+        for name, call in cases().items():
+            for kernel in launches(call):
+                yield {"case": name, "kernel": kernel.name, "sm": architecture, **resources(kernel)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--sm", type=int, action="append", choices=ARCHITECTURES, help="only this architecture")
+    given = parser.parse_args()
+    if given.write and given.sm:
+        parser.error("--write is of all architectures")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows(given.sm or ARCHITECTURES))
+    TABLE.write_text(text.getvalue()) if given.write else sys.stdout.write(text.getvalue())
+
+
+if __name__ == "__main__":
+    main()
