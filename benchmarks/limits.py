@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from iwae_fast.backends import cpu
+from iwae_fast.backends.cpu import CPUBackend
 from iwae_fast.backends.heap import keep_large_blocks
 
 from . import machine
@@ -61,39 +61,40 @@ class Limit:
 
 def kernels(k: int, batch: int, features: int) -> dict[str, tuple[Kernel, int]]:
     """Each kernel on tensors of its own, and the bytes that it reads and writes."""
+    cpu = CPUBackend()
     wide, rows = (k, batch, features), (k, batch)
     x, logits, log_std = torch.bernoulli(torch.full(wide[1:], 0.3)), torch.randn(wide), 0.1 * torch.randn(wide)
     log_ratio, grad = torch.randn(rows), torch.randn(rows)
-    loss, weights = cpu.bernoulli_iwae_loss(x, logits, log_ratio, None, "mean")
+    loss, weights = cpu.iwae_loss("bernoulli", (x, logits), log_ratio, None, "mean")
     mean, spread, seed = torch.randn(wide[1:]), 0.1 * torch.randn(wide[1:]), torch.tensor(1)
     hidden, of_hidden = torch.randn(k * batch, features), torch.randn(k * batch, features)
     out, sums = torch.empty_like(hidden), torch.empty(features)
     array, small = 4 * k * batch * features, 4 * batch * features
 
     def tanh() -> None:
-        cpu.KERNELS.kernels.tanh_layer(False, *hidden.shape, hidden.data_ptr(), 0, torch.get_num_threads())
+        cpu.kernels.tanh_layer(False, *hidden.shape, hidden.data_ptr(), 0, torch.get_num_threads())
 
     def tanh_backward() -> None:
         pointers = (t.data_ptr() for t in (hidden, of_hidden, out, sums))
-        cpu.KERNELS.kernels.tanh_layer_backward(False, *hidden.shape, *pointers, torch.get_num_threads())
+        cpu.kernels.tanh_layer_backward(False, *hidden.shape, *pointers, torch.get_num_threads())
 
     return {
-        "bernoulli_log_prob": (lambda: cpu.bernoulli_log_prob(x, logits, None), array + small),
+        "bernoulli_log_prob": (lambda: cpu.density("bernoulli", (x, logits), None), array + small),
         "bernoulli_log_prob backward": (
-            lambda: cpu.bernoulli_log_prob_backward(grad, x, logits, None, [False, True]),
+            lambda: cpu.density_backward("bernoulli", grad, (x, logits), None, [False, True]),
             2 * array + small,
         ),
         "bernoulli_iwae_loss, gradients at once": (
-            lambda: cpu.bernoulli_iwae_loss_and_gradients(x, logits, log_ratio, None, "mean", [False, True]),
+            lambda: cpu.iwae_loss_and_gradients("bernoulli", (x, logits), log_ratio, None, "mean", [False, True]),
             2 * array + small,
         ),
         "bernoulli_iwae_loss backward": (
-            lambda: cpu.bernoulli_iwae_loss_backward(loss, weights, x, logits, None, "mean", [False, True]),
+            lambda: cpu.iwae_loss_backward("bernoulli", loss, weights, (x, logits), None, "mean", [False, True]),
             2 * array + small,
         ),
-        "gaussian_log_prob": (lambda: cpu.gaussian_log_prob(x, logits, log_std, None), 2 * array + small),
+        "gaussian_log_prob": (lambda: cpu.density("gaussian", (x, logits, log_std), None), 2 * array + small),
         "gaussian_log_prob backward": (
-            lambda: cpu.gaussian_log_prob_backward(grad, x, logits, log_std, None, [False, True, True]),
+            lambda: cpu.density_backward("gaussian", grad, (x, logits, log_std), None, [False, True, True]),
             4 * array + small,
         ),
         "sample_gaussian": (

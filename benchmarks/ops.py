@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iwae_fast.backends import NATIVE
-from iwae_fast.ops.functional import WIDE
+from iwae_fast.dtypes import WIDE
 
 from . import agreement
 from .work import BASELINE, Check, Evidence, Provider, Task, Work
@@ -98,7 +98,7 @@ def op_work(
 
 def backends(device: torch.device) -> list[str]:
     """Those with kernels that run on the device."""
-    return [name for name, module in NATIVE.items() if device.type == module.DEVICE and module.unavailable() is None]
+    return [name for name, backend in NATIVE.items() if device.type == backend.device and backend.unavailable() is None]
 
 
 def prepare(function: Op, inputs: Inputs, mode: str, leaves: Sequence[int], measure: Measurement) -> Task:

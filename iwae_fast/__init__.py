@@ -19,22 +19,11 @@ if TYPE_CHECKING:
     from .evaluate.gradients import check_estimator, gradient_snr
     from .experiments.loading import load_run
     from .objectives import Objective, estimators, schedules
-    from .ops import (
-        bernoulli_iwae_loss,
-        bernoulli_log_prob,
-        effective_sample_size,
-        gaussian_iwae_loss,
-        gaussian_log_prob,
-        iwae_loss,
-        linear_bernoulli_iwae_loss,
-        linear_bernoulli_log_prob,
-        linear_tanh,
-        log_mean_exp,
-        normalized_weights,
-        sample_gaussian,
-        standard_gaussian_log_prob,
-        standard_normal,
-    )
+    from .ops.densities import bernoulli_log_prob, gaussian_log_prob, standard_gaussian_log_prob
+    from .ops.linear import linear_bernoulli_iwae_loss, linear_bernoulli_log_prob, linear_tanh
+    from .ops.losses import bernoulli_iwae_loss, gaussian_iwae_loss, iwae_loss
+    from .ops.samples import sample_gaussian, standard_normal
+    from .ops.weights import effective_sample_size, log_mean_exp, normalized_weights
 
 __all__ = [
     "CapturedStep",
@@ -76,22 +65,11 @@ _HOMES = {
     "evaluate.gradients": ("check_estimator", "gradient_snr"),
     "experiments.loading": ("load_run",),
     "objectives": ("Objective", "estimators", "schedules"),
-    "ops": (
-        "bernoulli_iwae_loss",
-        "bernoulli_log_prob",
-        "effective_sample_size",
-        "gaussian_iwae_loss",
-        "gaussian_log_prob",
-        "iwae_loss",
-        "linear_bernoulli_iwae_loss",
-        "linear_bernoulli_log_prob",
-        "linear_tanh",
-        "log_mean_exp",
-        "normalized_weights",
-        "sample_gaussian",
-        "standard_gaussian_log_prob",
-        "standard_normal",
-    ),
+    "ops.densities": ("bernoulli_log_prob", "gaussian_log_prob", "standard_gaussian_log_prob"),
+    "ops.linear": ("linear_bernoulli_iwae_loss", "linear_bernoulli_log_prob", "linear_tanh"),
+    "ops.losses": ("bernoulli_iwae_loss", "gaussian_iwae_loss", "iwae_loss"),
+    "ops.samples": ("sample_gaussian", "standard_normal"),
+    "ops.weights": ("effective_sample_size", "log_mean_exp", "normalized_weights"),
 }
 """Public names that are not submodules of this package, by the module or folder that holds them."""
 

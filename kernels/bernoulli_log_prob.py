@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .density import Density
-from .density_backward import log_prob_backward
-from .density_forward import log_prob
 from .elementary import exp_of_minus_abs, reciprocal
 
 
@@ -30,13 +27,3 @@ def gradients(tiles):
 
 # Neutral: a failure that is certain and that happened, log 1 = 0. Finite in every dtype, so that no product is NaN.
 BERNOULLI = Density(accumulate, gradients, neutral=(0.0, -32768.0), has_factors=True)
-
-
-def bernoulli_log_prob(value: Tensor, logits: Tensor, mask: Tensor | None) -> Tensor:
-    return log_prob(BERNOULLI, (value, logits), mask)
-
-
-def bernoulli_log_prob_backward(
-    grad: Tensor, value: Tensor, logits: Tensor, mask: Tensor | None, needs: list[bool]
-) -> list[Tensor]:
-    return log_prob_backward(BERNOULLI, grad, (value, logits), mask, needs)

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl  # noqa: F401  (the interpreter wants it in every file of kernels)
-from torch import Tensor
 
 from .density import Density
-from .density_backward import log_prob_backward
-from .density_forward import log_prob
 from .elementary import exp_factors
 
 HALF_LOG_2PI = 0.91893853320467274178
@@ -34,13 +31,3 @@ def gradients(tiles):
 
 
 GAUSSIAN = Density(accumulate, gradients, neutral=(0.0, 0.0, 0.0), constant=-HALF_LOG_2PI)
-
-
-def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None) -> Tensor:
-    return log_prob(GAUSSIAN, (value, mean, log_std), mask)
-
-
-def gaussian_log_prob_backward(
-    grad: Tensor, value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None, needs: list[bool]
-) -> list[Tensor]:
-    return log_prob_backward(GAUSSIAN, grad, (value, mean, log_std), mask, needs)

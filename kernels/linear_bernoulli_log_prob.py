@@ -9,6 +9,7 @@ and H = 200 each is 16 GFLOP, and the logits would be 161 MB of float32. Blocks 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,9 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..backends import tiled as linear
-from ..backends.marshal import accumulation_dtype
-from .bernoulli_log_prob import accumulate, bernoulli_log_prob, bernoulli_log_prob_backward, gradients
+from ..dtypes import accumulation_dtype
+from .bernoulli_log_prob import accumulate, gradients
 from .launch import (
     INTERPRETED,
     Layout,
@@ -314,8 +314,6 @@ def weight_gradient_kernel(
 def linear_bernoulli_log_prob(
     value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
 ) -> Tensor:
-    if _by_tiles(value, hidden):
-        return linear.log_prob(TILES, value, hidden, weight, bias, mask)
     plan = _plan(hidden.dtype, precision_of(hidden.dtype), *map(layout, (value, hidden, weight, bias, mask, None)))
     splits, grid, numbers, constants = plan.forward
     dtype = accumulation_dtype(hidden)
@@ -334,20 +332,16 @@ def linear_bernoulli_log_prob_backward(
     weight: Tensor,
     bias: Tensor | None,
     mask: Tensor | None,
-    needs: list[bool],
+    needs_grad: Sequence[bool],
 ) -> list[Tensor]:
-    """The gradients of value, hidden, weight and bias, of which those that are needed."""
-    if _by_tiles(value, hidden):
-        return linear.log_prob_backward(TILES, grad, value, hidden, weight, bias, mask, needs)
-    of_value, of_hidden, of_weight, of_bias = needs
+    """Return the gradients of hidden, weight and bias that are needed."""
+    hidden_needed, weight_needed, bias_needed = needs_grad
     found = []
-    if of_value:  # seldom asked for, and summed over the samples
-        found = linear.log_prob_backward(TILES, grad, value, hidden, weight, bias, mask, [True, False, False, False])
     operands = (value, hidden, weight, bias, mask)
     plan = _plan(hidden.dtype, precision_of(hidden.dtype), *map(layout, (*operands, grad)))
     dtype = accumulation_dtype(hidden)
     with device_of(grad):
-        if of_hidden:
+        if hidden_needed:
             splits, grid, numbers, constants = plan.hidden
             summed = splits > 1 or hidden.shape[:-1] != plan.leading
             gradient = hidden.new_empty(
@@ -355,30 +349,14 @@ def linear_bernoulli_log_prob_backward(
             )
             hidden_gradient_kernel[grid](gradient, grad, *operands, *numbers, **constants)
             found.append(_added(gradient, gradient.dtype).sum_to_size(hidden.shape).to(hidden.dtype))
-        if of_weight or of_bias:
+        if weight_needed or bias_needed:
             splits, grid, numbers, constants = plan.weight
             # Copies of a weight's size: one for each split, as wide as the sums that they are.
-            weight_gradient = weight.new_empty((splits, *weight.shape), dtype=dtype) if of_weight else None
-            bias_gradient = weight.new_empty((splits, len(weight)), dtype=torch.float64) if of_bias else None
+            weight_gradient = weight.new_empty((splits, *weight.shape), dtype=dtype) if weight_needed else None
+            bias_gradient = weight.new_empty((splits, len(weight)), dtype=torch.float64) if bias_needed else None
             weight_gradient_kernel[grid](weight_gradient, bias_gradient, grad, *operands, *numbers, **constants)
             found += [_added(g, weight.dtype) for g in (weight_gradient, bias_gradient) if g is not None]
     return found
-
-
-def _biased(value: Tensor, products: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
-    return bernoulli_log_prob(value, products if bias is None else products.add_(bias), mask)
-
-
-TILES = linear.Likelihood(_biased, bernoulli_log_prob_backward)
-"""For what the kernels leave: torch's products, and the density's own kernels, a tile of rows at a time."""
-
-
-def _by_tiles(value: Tensor, hidden: Tensor) -> bool:
-    """Whether anything is float64: Triton 3.7's compiler fails on some of its products, depending on where their
-    operands come from. The interpreter does not, and the tests compare most in float64."""
-    if INTERPRETED and hidden.dtype == torch.float64:
-        return False
-    return torch.float64 in (value.dtype, hidden.dtype)
 
 
 def _added(parts: Tensor, dtype: torch.dtype) -> Tensor:

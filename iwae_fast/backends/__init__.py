@@ -1,34 +1,33 @@
-"""Which implementation serves a call.
+"""Chooses the implementation that serves a call.
 
-A backend is a module of this package with five things beside one function an op: ``DEVICE`` (the device type of the
-tensors that it takes), ``EXTRA`` (the ops that it has and others may lack), ``missing()`` (what software it lacks, or
-None; asked once, at import), ``unavailable()`` (why it cannot run here, or None; for :func:`info`) and ``details()``
-(what :func:`info` adds of it).
-``reference`` is always there, differentiates by plain autograd and serves what others refuse.
+A backend is an object of the protocol :class:`iwae_fast.backends.base.Backend`. ``reference`` is not one of them: it
+is plain torch, always there, differentiates by autograd and serves what the others refuse.
 """
 
 from __future__ import annotations
 
 import os
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import checks
-from . import cpu, cuda, triton
+from .base import Backend
+from .cpu import CPUBackend
+from .cuda import CUDABackend
 from .errors import BackendError
 from .marshal import refusal
 from .notice import warn_once
+from .triton import TritonBackend
 
 __all__ = ["BEST", "ENVIRONMENT", "MISSING", "NATIVE", "REFERENCE", "BackendError", "choose", "info"]
 
 REFERENCE = "reference"
-NATIVE: dict[str, ModuleType] = {"cpu": cpu, "cuda": cuda, "triton": triton}
+NATIVE: dict[str, Backend] = {"cpu": CPUBackend(), "cuda": CUDABackend(), "triton": TritonBackend()}
 """Backends with kernels."""
 
-MISSING = {name: module.missing() for name, module in NATIVE.items()}
+MISSING = {name: backend.missing() for name, backend in NATIVE.items()}
 """The software that each backend lacks, or None. Asked once, because ``torch.compile`` may trace a call: choosing a
 backend looks at this table and at the tensors, and asks the machine nothing."""
 
@@ -55,7 +54,7 @@ def choose(forced: str | None, tensors: tuple[Tensor | None, ...], axes: int = 0
         device = tensors[0].device.type  # type: ignore[union-attr]
         candidate = BEST.get(device, REFERENCE)
         if candidate == REFERENCE and device == "cpu" and not torch.compiler.is_compiling():
-            warn_once(cpu.missing())
+            warn_once(MISSING["cpu"])
         return candidate if candidate == REFERENCE or refusal(tensors, axes) is None else REFERENCE
     if _known(forced) == REFERENCE:
         return REFERENCE
@@ -70,7 +69,7 @@ def _known(name: str) -> str:
 
 
 def _wrong_device(name: str, tensors: tuple[Tensor | None, ...]) -> str | None:
-    wanted = NATIVE[name].DEVICE
+    wanted = NATIVE[name].device
     for tensor in tensors:
         if tensor is not None and tensor.device.type != wanted:
             reason = f"it takes {wanted} tensors, got one on {tensor.device}"
@@ -83,7 +82,7 @@ def info() -> dict[str, Any]:
 
     ValueError if the environment forces a backend that does not exist.
     """
-    available = {name: module.unavailable() for name, module in NATIVE.items()}
+    available = {name: backend.unavailable() for name, backend in NATIVE.items()}
     forced = os.environ.get(ENVIRONMENT)
     chosen = {}
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:

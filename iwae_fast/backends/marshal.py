@@ -57,11 +57,6 @@ def _is_batched(tensor: Tensor) -> bool:
     return False
 
 
-def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 if any tensor is float64, else float32."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
 def leading_shape(*tensors: Tensor) -> tuple[int, ...]:
     """The common shape of all axes but the last, of tensors known to broadcast."""
     shapes = [tuple(t.shape[:-1]) for t in tensors]

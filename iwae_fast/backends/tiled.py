@@ -7,13 +7,13 @@ logits of a tile are made again, so that nothing of the size of all logits is ev
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .marshal import accumulation_dtype
+from ..dtypes import accumulation_dtype
 
 ROWS_A_TILE = {"cpu": 1024, "cuda": 16384}
 
@@ -22,16 +22,16 @@ Index = tuple[slice, ...]
 WHOLE: Index = ()
 
 
-class Likelihood(NamedTuple):
-    """What a backend makes of a tile of logits."""
+class TileLikelihood(NamedTuple):
+    """A backend's log-probability of a tile of logits, and its gradients."""
 
     log_prob: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
-    """Of value, the layer's products, its bias and a mask; may overwrite the products."""
-    backward: Callable[[Tensor, Tensor, Tensor, Tensor | None, list[bool]], list[Tensor]]
+    """Takes value, the layer's products, its bias and a mask; may overwrite the products."""
+    backward: Callable[[Tensor, Tensor, Tensor, Tensor | None, Sequence[bool]], list[Tensor]]
 
 
 def log_prob(
-    likelihood: Likelihood, value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+    likelihood: TileLikelihood, value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
 ) -> Tensor:
     leading = torch.broadcast_shapes(value.shape[:-1], hidden.shape[:-1])
     rows = ROWS_A_TILE[hidden.device.type]
@@ -48,47 +48,49 @@ def log_prob(
 
 
 def log_prob_backward(
-    likelihood: Likelihood,
+    likelihood: TileLikelihood,
     grad: Tensor,
     value: Tensor,
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     mask: Tensor | None,
-    needs: list[bool],
+    needs: Sequence[bool],
 ) -> list[Tensor]:
-    """The gradients of value, hidden, weight and bias, of which those that are needed."""
+    """Return those of the gradients of value, hidden, weight and bias that are needed."""
     leading = torch.broadcast_shapes(value.shape[:-1], hidden.shape[:-1])
     layer = _Layer(hidden, weight, leading)
     # Sums over tiles are as wide as those within a matrix product.
     sums = accumulation_dtype(weight)
-    of_value = value.new_zeros((1,) * (len(leading) + 1 - value.dim()) + value.shape, dtype=sums)
-    of_hidden = hidden.new_empty((*leading, hidden.shape[-1]))
-    of_weight = weight.new_zeros(weight.shape, dtype=sums)
-    of_bias = weight.new_zeros(weight.shape[:1], dtype=sums)
+    grad_value = value.new_zeros((1,) * (len(leading) + 1 - value.dim()) + value.shape, dtype=sums)
+    grad_hidden = hidden.new_empty((*leading, hidden.shape[-1]))
+    grad_weight = weight.new_zeros(weight.shape, dtype=sums)
+    grad_bias = weight.new_zeros(weight.shape[:1], dtype=sums)
     expanded, mask = _expanded(value, leading), None if mask is None else _expanded(mask, leading)
     for index in tiles(leading, ROWS_A_TILE[hidden.device.type]):
         inputs, logits = layer(index, bias)
         observed = None if mask is None else mask[index]
         *by_value, by_logits = likelihood.backward(grad[index], expanded[index], logits, observed, [needs[0], True])
         if needs[0]:
-            target = of_value[tuple(s if n > 1 else slice(None) for s, n in zip(index, of_value.shape, strict=False))]
+            target = grad_value[
+                tuple(s if n > 1 else slice(None) for s, n in zip(index, grad_value.shape, strict=False))
+            ]
             target += by_value[0].sum_to_size(target.shape)
         rows = by_logits.reshape(len(inputs), -1)
         if needs[1]:
-            of_hidden[index] = torch.mm(rows, weight).view(of_hidden[index].shape)
+            grad_hidden[index] = torch.mm(rows, weight).view(grad_hidden[index].shape)
         if needs[2]:
             if sums == weight.dtype:
-                of_weight.addmm_(rows.t(), inputs)
+                grad_weight.addmm_(rows.t(), inputs)
             else:
-                of_weight += torch.mm(rows.t(), inputs)
+                grad_weight += torch.mm(rows.t(), inputs)
         if needs[3]:
-            of_bias += rows.sum(0, dtype=sums)
+            grad_bias += rows.sum(0, dtype=sums)
     gradients = (
-        of_value.reshape(value.shape).to(value.dtype),
-        of_hidden.sum_to_size(hidden.shape),
-        of_weight.to(weight.dtype),
-        of_bias.to(weight.dtype),
+        grad_value.reshape(value.shape).to(value.dtype),
+        grad_hidden.sum_to_size(hidden.shape),
+        grad_weight.to(weight.dtype),
+        grad_bias.to(weight.dtype),
     )
     return [gradient for gradient, needed in zip(gradients, needs, strict=True) if needed]
 

@@ -1,54 +1,151 @@
-"""The Triton backend: each op is the function of its name in ``iwae_fast.kernels``, imported when first called.
+"""The Triton backend: the kernels of ``iwae_fast.kernels``, imported when first called.
 
-With TRITON_INTERPRET=1 the kernels run in Triton's interpreter, on CPU tensors: slow, and how they are tested where
-there is no GPU. That is never chosen by itself.
+With TRITON_INTERPRET=1 the kernels run in Triton's interpreter, on CPU tensors: slow, and how they are tested without a
+GPU. That is never chosen by itself.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from . import tiled
+from .base import WithoutOptionalOps
 
 OLDEST = (3, 6)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
-"""As triton itself reads it, when its kernels are defined."""
-
-DEVICE = "cpu" if INTERPRETED else "cuda"
-
-EXTRA: frozenset[str] = frozenset()
+"""True where Triton's interpreter runs the kernels; read as Triton itself reads it when its kernels are defined."""
 
 
-def missing() -> str | None:
-    """What this backend lacks to be used, or None: known without importing Triton or touching a device."""
-    installed = _version()
-    if installed is None:
-        return "Triton is not installed; it comes with CUDA builds of torch, or by pip install 'iwae_fast[triton]'"
-    if tuple(int(part) for part in installed.split(".")[:2]) < OLDEST:
-        return f"Triton {installed} is too old: at least {OLDEST[0]}.{OLDEST[1]} is needed"
-    if not INTERPRETED and torch.version.cuda is None:
-        return f"this build of torch ({torch.__version__}) has no CUDA"
-    return None
+class TritonBackend(WithoutOptionalOps):
+    """Triton's kernels for GPUs."""
+
+    device = "cpu" if INTERPRETED else "cuda"
+
+    @cached_property
+    def kernels(self) -> Any:
+        """:mod:`iwae_fast.kernels.launches`, which imports Triton."""
+        return importlib.import_module("..kernels.launches", __package__)
+
+    def missing(self) -> str | None:
+        installed = installed_version()
+        if installed is None:
+            return "Triton is not installed; it comes with CUDA builds of torch, or by pip install 'iwae_fast[triton]'"
+        if tuple(int(part) for part in installed.split(".")[:2]) < OLDEST:
+            return f"Triton {installed} is too old: at least {OLDEST[0]}.{OLDEST[1]} is needed"
+        if not INTERPRETED and torch.version.cuda is None:
+            return f"this build of torch ({torch.__version__}) has no CUDA"
+        return None
+
+    def unavailable(self) -> str | None:
+        if (reason := self.missing()) is not None:
+            return reason
+        return None if INTERPRETED or torch.cuda.is_available() else "there is no CUDA device"
+
+    def details(self) -> dict[str, Any]:
+        return {"version": installed_version(), "interpreted": INTERPRETED} if self.missing() is None else {}
+
+    def density(self, name: str, parameters: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        return self.kernels.log_prob(self.kernels.DENSITIES[name], parameters, mask)
+
+    def density_backward(
+        self, name: str, grad: Tensor, parameters: Sequence[Tensor], mask: Tensor | None, needs_grad: Sequence[bool]
+    ) -> list[Tensor]:
+        return self.kernels.log_prob_backward(self.kernels.DENSITIES[name], grad, parameters, mask, needs_grad)
+
+    def iwae_loss(
+        self, name: str, parameters: Sequence[Tensor], log_ratio: Tensor, mask: Tensor | None, reduction: str
+    ) -> tuple[Tensor, Tensor]:
+        return self.kernels.iwae_loss(self.kernels.DENSITIES[name], parameters, log_ratio, mask, reduction)
+
+    def iwae_loss_backward(
+        self,
+        name: str,
+        grad: Tensor,
+        weights: Tensor,
+        parameters: Sequence[Tensor],
+        mask: Tensor | None,
+        reduction: str,
+        needs_grad: Sequence[bool],
+    ) -> list[Tensor]:
+        density = self.kernels.DENSITIES[name]
+        return self.kernels.iwae_loss_backward(density, grad, weights, parameters, mask, reduction, needs_grad)
+
+    def log_mean_exp(self, log_weights: Tensor, dim: int) -> Tensor:
+        return self.kernels.log_mean_exp(log_weights, dim)
+
+    def log_mean_exp_backward(self, grad: Tensor, log_weights: Tensor, dim: int) -> Tensor:
+        return self.kernels.log_mean_exp_backward(grad, log_weights, dim)
+
+    def standard_normal(self, *arguments: Any, **options: Any) -> Tensor:
+        return self.kernels.standard_normal(*arguments, **options)
+
+    def sample_gaussian(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        return self.kernels.sample_gaussian(*arguments, **options)
+
+    def sample_gaussian_backward(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        return self.kernels.sample_gaussian_backward(*arguments, **options)
+
+    def linear_bernoulli_log_prob(
+        self, value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        if _by_tiles(value, hidden):
+            return tiled.log_prob(self._tile_likelihood, value, hidden, weight, bias, mask)
+        return self.kernels.linear_bernoulli_log_prob(value, hidden, weight, bias, mask)
+
+    def linear_bernoulli_log_prob_backward(
+        self,
+        grad: Tensor,
+        value: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        mask: Tensor | None,
+        needs_grad: Sequence[bool],
+    ) -> list[Tensor]:
+        operands = (grad, value, hidden, weight, bias, mask)
+        if _by_tiles(value, hidden):
+            return tiled.log_prob_backward(self._tile_likelihood, *operands, needs_grad)
+        value_needed, *others = needs_grad
+        gradients = []
+        if value_needed:  # seldom asked for, and summed over the samples
+            gradients = tiled.log_prob_backward(self._tile_likelihood, *operands, [True, False, False, False])
+        return [*gradients, *self.kernels.linear_bernoulli_log_prob_backward(*operands, others)]
+
+    @cached_property
+    def _tile_likelihood(self) -> tiled.TileLikelihood:
+        """The density's own kernels on torch's products, a tile of rows at a time."""
+
+        def log_prob(value: Tensor, products: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+            return self.density("bernoulli", (value, products if bias is None else products.add_(bias)), mask)
+
+        return tiled.TileLikelihood(
+            log_prob,
+            lambda grad, value, logits, mask, needs: self.density_backward(
+                "bernoulli", grad, (value, logits), mask, needs
+            ),
+        )
 
 
-def unavailable() -> str | None:
-    """Why this backend cannot run here, or None."""
-    if (reason := missing()) is not None:
-        return reason
-    return None if INTERPRETED or torch.cuda.is_available() else "there is no CUDA device"
+def _by_tiles(value: Tensor, hidden: Tensor) -> bool:
+    """Return whether anything is float64: Triton 3.7's compiler fails on some products of float64, depending on where
+    their operands come from. The interpreter does not, and the tests compare most in float64."""
+    if INTERPRETED and hidden.dtype == torch.float64:
+        return False
+    return torch.float64 in (value.dtype, hidden.dtype)
 
 
-def details() -> dict[str, Any]:
-    return {"version": _version(), "interpreted": INTERPRETED} if missing() is None else {}
-
-
-def _version() -> str | None:
+def installed_version() -> str | None:
+    """Return the version of Triton, or None where it is not installed."""
     if find_spec("triton") is None:
         return None
     for distribution in ("triton", "pytorch-triton"):
@@ -57,12 +154,3 @@ def _version() -> str | None:
         except PackageNotFoundError:
             continue
     return importlib.import_module("triton").__version__
-
-
-def __getattr__(name: str) -> Callable[..., Any]:
-    """The op of this name."""
-    try:
-        module = importlib.import_module(f"..kernels.{name.removesuffix('_backward')}", __package__)
-    except ModuleNotFoundError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return globals().setdefault(name, getattr(module, name))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..ops.functional import log_mean_exp
+from ..ops.weights import log_mean_exp
 
 
 class Parts(NamedTuple):

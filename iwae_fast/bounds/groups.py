@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import checks
-from ..ops.functional import log_mean_exp, normalized_weights
+from ..ops.weights import log_mean_exp, normalized_weights
 from .base import Bound, Coefficients, widened, without_graph
 from .power import ELBO, IWAE
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .. import checks, reference
 from ..backends.marshal import refusal
-from ..ops import autograd
-from ..ops.functional import log_mean_exp
+from ..ops.function import apply
+from ..ops.weights import log_mean_exp
 from .base import Bound, Coefficients, is_zero, stopped_at_zero, widened, without_graph
 from .first_order import FirstOrder, Parts, derivatives_of, parts_of, value_of
 from .leave_one_out import largest_of, log_rest, log_sum_exp
@@ -46,7 +46,7 @@ class JVI(Bound):
         if self.order == 1:
             if refusal((log_weights,)) is not None:
                 return value_of(parts_of(log_weights))
-            return autograd.apply(FirstOrder, log_weights)[0]
+            return apply(FirstOrder, log_weights)[0]
         log_weights = stopped_at_zero(log_weights)
         infinite, limit = self._limit(log_weights)
         return torch.where(infinite, limit, self._value(torch.where(infinite, 0.0, log_weights)))

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..ops.functional import log_mean_exp
+from ..ops.weights import log_mean_exp
 
 
 def log_sum_exp(log_weights: Tensor) -> Tensor:

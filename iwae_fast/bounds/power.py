@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..ops.functional import log_mean_exp, normalized_weights
+from ..ops.weights import log_mean_exp, normalized_weights
 from .base import Bound, Coefficients, Negated, is_zero, stopped_at_zero, widened, without_graph
 
 

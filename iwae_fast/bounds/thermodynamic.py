@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..ops.functional import normalized_weights
+from ..ops.weights import normalized_weights
 from .base import Bound, Coefficients, is_zero, stopped_at_zero, widened, without_graph
 
 

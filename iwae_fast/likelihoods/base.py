@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.distributions import constraints
 
-from ..ops.autograd import apply
+from ..ops.function import apply
 
 ROUNDING = 1e-5
 """By how much an observation may miss an end of the support: a float32 that was scaled may be 1.0000001."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ..modules import defines
-from ..ops.functional import bernoulli_log_prob
+from ..ops.densities import bernoulli_log_prob
 from ..ops.linear import linear_bernoulli_log_prob
 from .base import Likelihood, by_sample
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..ops.functional import bernoulli_log_prob
+from ..ops.densities import bernoulli_log_prob
 from ..reference import widen
 from .base import Likelihood, by_sample, elementwise, observed, sum_observed
 from .series import BERNOULLI_NUMBERS, polynomial

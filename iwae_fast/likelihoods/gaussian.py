@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backends.marshal import accumulation_dtype
-from ..ops.functional import gaussian_log_prob
+from ..dtypes import accumulation_dtype
+from ..ops.densities import gaussian_log_prob
 from .base import Likelihood, parts_by_sample, parts_of
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..likelihoods import Likelihood
-from ..ops.functional import bernoulli_log_prob
+from ..ops.densities import bernoulli_log_prob
 from ..ops.samples import standard_normal
 from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior
 

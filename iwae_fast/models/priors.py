@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from .. import checks
-from ..ops.functional import gaussian_log_prob
+from ..ops.densities import gaussian_log_prob
 from .supports import REAL, Region, region_of, region_of_constraint
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import checks
 from ..modules import as_parameters
-from ..ops.functional import gaussian_log_prob, standard_gaussian_log_prob
+from ..ops.densities import gaussian_log_prob, standard_gaussian_log_prob
 from ..ops.samples import seed_tensor, standard_normal
 from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, observed_features, visible
 from .dense import DenseDecoder, glorot, start_at_mean

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from ..likelihoods import Likelihood
 from ..modes import evaluating
 from ..modules import as_parameters
-from ..ops.functional import gaussian_log_prob, standard_gaussian_log_prob
+from ..ops.densities import gaussian_log_prob, standard_gaussian_log_prob
 from ..ops.samples import sample_gaussian, seed_tensor, standard_normal
 from ..reference import widen
 from ..seeds import torch_seeded

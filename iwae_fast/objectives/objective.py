@@ -13,15 +13,15 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from .. import checks
-from ..autocast import autocast_dtype
 from ..backends.heap import keep_large_blocks, return_free_memory
 from ..bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, VRIWAE, Bound
+from ..dtypes import autocast_dtype
 from ..models import VAE, LatentVariableModel
 from ..models.base import Density, Draw, Posterior, Terms, check_model
 from ..modules import parameter_dtype
-from ..ops import autograd
-from ..ops.functional import normalized_weights
+from ..ops.function import apply
 from ..ops.samples import seed_tensor, standard_normal
+from ..ops.weights import normalized_weights
 from ..reference import effective_sample_size_of_weights
 from . import estimators
 from .budgets import to_tolerance, within_budget
@@ -504,7 +504,7 @@ class _Call:
         weighed = [(decoder, terms.log_likelihood), (self.kl_weight * encoder, terms.log_ratio)]
         if terms.log_prior is not None:
             weighed.append((self.kl_weight * decoder, terms.log_prior))
-        return autograd.apply(Ascended, value, ratio, messenger, *(part for pair in weighed for part in pair))
+        return apply(Ascended, value, ratio, messenger, *(part for pair in weighed for part in pair))
 
 
 def _concatenated(parts: list[Terms]) -> Terms:

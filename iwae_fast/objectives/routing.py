@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..ops.autograd import Once, apply
+from ..ops.function import NotTwiceDifferentiable, apply
 
 
 class Junction:
@@ -101,6 +101,6 @@ class Ascended(Function):
             if ctx.needs_input_grad[2 * index + 4]:
                 gradient = (scales * grad).to(term.dtype)
                 if torch.is_grad_enabled():
-                    gradient = apply(Once, gradient, *saved[1::2])
+                    gradient = apply(NotTwiceDifferentiable, gradient, *saved[1::2])
             gradients += [None, gradient]
         return tuple(gradients)

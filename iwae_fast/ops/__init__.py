@@ -1,32 +1,11 @@
-"""The fused operations: public functions that check their arguments, choose a backend, and run it behind autograd."""
+"""The fused operations, one file per family: each public function with its autograd Function.
 
-from .functional import (
-    bernoulli_iwae_loss,
-    bernoulli_log_prob,
-    effective_sample_size,
-    gaussian_iwae_loss,
-    gaussian_log_prob,
-    iwae_loss,
-    log_mean_exp,
-    normalized_weights,
-    standard_gaussian_log_prob,
-)
-from .linear import linear_bernoulli_iwae_loss, linear_bernoulli_log_prob, linear_tanh
-from .samples import sample_gaussian, standard_normal
+Shapes: D is the number of features: the last axis, or the last ``event_dims`` axes of observations that have several,
+such as images (B, C, H, W); k is the number of samples; ``...`` stands for any axes. Logarithms are natural, so every
+result is in nats. Inputs may be float32, float64, bfloat16 or float16, mixed, strided or expanded; sums are accumulated
+and returned in float32, in float64 if any input is float64. Gradients have the dtype of their input. ``backend`` forces
+an implementation by name (see :func:`iwae_fast.backends.info`).
 
-__all__ = [
-    "bernoulli_iwae_loss",
-    "bernoulli_log_prob",
-    "effective_sample_size",
-    "gaussian_iwae_loss",
-    "gaussian_log_prob",
-    "iwae_loss",
-    "linear_bernoulli_iwae_loss",
-    "linear_bernoulli_log_prob",
-    "linear_tanh",
-    "log_mean_exp",
-    "normalized_weights",
-    "sample_gaussian",
-    "standard_gaussian_log_prob",
-    "standard_normal",
-]
+TypeError and ValueError name the argument that is wrong; ``iwae_fast.backends.BackendError`` says why a forced
+backend cannot serve.
+"""

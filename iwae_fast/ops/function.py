@@ -1,8 +1,9 @@
-"""How Functions are applied, and what their backward passes share."""
+"""Autograd Functions of the operations: how they are applied, and what their backward passes share."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..backends import NATIVE
-from . import registry as ops
+from ..backends.marshal import PLAIN
+from .registry import is_tracing, supports
 
 
 def apply(function: type[Function], *arguments: Any) -> Any:
@@ -43,85 +45,93 @@ def saved(ctx: Any) -> tuple[Any, ...]:
     return tuple(None if tensor is None else unwrap(tensor) for tensor in ctx.saved_tensors)
 
 
-def stands_in() -> bool:
-    """Whether tensors may stand for others, whose numbers cannot be looked at."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+def is_host_readable(tensor: Tensor) -> bool:
+    """Return True where the tensor's values can be read without synchronizing with a device.
+
+    Modes of the dispatcher that run operations for real, such as counters of memory, do not stand in the way.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return type(tensor) in PLAIN and tensor.device.type == "cpu"
 
 
-def may_look(tensor: Tensor) -> bool:
-    """Whether its numbers can be looked at, and at no cost: nobody waits for a GPU."""
-    return not stands_in() and tensor.device.type == "cpu"
-
-
-def number_of(grad: Tensor) -> float:
-    """A scalar gradient as a number; NaN where it is no scalar, or its number is not to be looked at."""
-    return math.nan if grad.dim() or not may_look(grad) else grad.item()
+def host_value(grad: Tensor) -> float:
+    """Return a scalar gradient as a number; NaN where it is not a scalar, or cannot be read."""
+    return math.nan if grad.dim() or not is_host_readable(grad) else grad.item()
 
 
 def last_pass() -> bool:
-    """Whether what was kept for the backward pass may be given away: no later pass reads it again."""
+    """Return True where the tensors saved for this backward pass may be handed out: no later pass reads them."""
     return not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
-def for_incoming(ctx: Any, kept: list[Tensor], grad: Tensor, number: float, weights: Tensor) -> list[Tensor]:
-    """Gradients (k, ..., D) that the forward pass made for an incoming one of 1, times the one that came."""
+def times_upstream(
+    ctx: Any, saved_gradients: list[Tensor], grad: Tensor, number: float, weights: Tensor
+) -> list[Tensor]:
+    """Multiply gradients (k, ..., D), made in the forward pass for an upstream gradient of 1, by the actual one."""
     if number == 1.0 and last_pass():
-        return kept
-    if not ops.traced_or_transformed() and ops.offered("rescale", ctx.backend):  # which sees for itself whether it is 1
-        kept = kept if last_pass() else [k.clone() for k in kept]
-        for gradient in kept:
+        return saved_gradients
+    if not is_tracing() and supports("rescale", ctx.backend):  # checks on the device whether the factor is 1
+        saved_gradients = saved_gradients if last_pass() else [gradient.clone() for gradient in saved_gradients]
+        for gradient in saved_gradients:
             NATIVE[ctx.backend].rescale(gradient, grad, weights)
-        return kept
-    incoming = grad.unsqueeze(-1) if grad.dim() else grad
-    return [weighed(k, incoming, weights.unsqueeze(-1)) for k in kept]
+        return saved_gradients
+    upstream = grad.unsqueeze(-1) if grad.dim() else grad
+    return [product_without_nan(gradient, upstream, weights.unsqueeze(-1)) for gradient in saved_gradients]
 
 
 def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor, number: float) -> Tensor:
-    """Return minus the normalized weights, shared out by a mean, times the incoming gradient or its number."""
+    """Return minus the normalized weights (divided by their number for a mean), times the upstream gradient."""
     if number == 0.0:
         return torch.zeros_like(weights, dtype=ctx.log_ratio_dtype)
     share = 1.0 / max(weights[0].numel(), 1) if ctx.reduction == "mean" else 1.0
     if math.isfinite(number):
         return (weights * (-share * number)).to(ctx.log_ratio_dtype)
-    (gradient,) = for_incoming(ctx, [(weights * -share).unsqueeze(-1)], grad, number, weights)
+    (gradient,) = times_upstream(ctx, [(weights * -share).unsqueeze(-1)], grad, number, weights)
     return gradient.squeeze(-1).to(ctx.log_ratio_dtype)
 
 
-def weighed(kept: Tensor, grad: Tensor, weights: Tensor) -> Tensor:
-    """Return kept * grad, and 0 where either the weight or the incoming gradient is, whatever the other factor."""
-    product = kept * grad
-    if not may_look(grad) or not (grad.isfinite() & (grad != 0)).all():
+def product_without_nan(gradient: Tensor, grad: Tensor, weights: Tensor) -> Tensor:
+    """Return gradient * grad, and 0 where the weight or the upstream gradient is 0, whatever the other factor."""
+    product = gradient * grad
+    if not is_host_readable(grad) or not (grad.isfinite() & (grad != 0)).all():
         product = torch.where((weights == 0) | (grad == 0), 0.0, product)
     return product
 
 
 def once(gradients: tuple[Tensor | None, ...], anchor: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the same gradients, with second derivatives that raise.
+    """Wrap gradients so that differentiating them again raises.
 
-    ``anchor`` is an output of the Function that its caller keeps to itself. The result will not do: what a user
-    changes in place, as ``loss /= 4``, cannot have been saved.
+    ``anchor`` is an output of the Function that its caller does not hand out. The result itself cannot be saved, since
+    users may change it in place, as in ``loss /= 4``.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return gradients
-    return tuple(None if g is None else apply(Once, g, anchor) for g in gradients)
+    return tuple(None if g is None else apply(NotTwiceDifferentiable, g, anchor) for g in gradients)
 
 
-def place(gradients: list[Tensor] | tuple[Tensor, ...], needs: list[bool]) -> list[Tensor | None]:
-    """Put the gradients that were computed in the places of the inputs that need one."""
+def scatter_gradients(gradients: Sequence[Tensor], needs_grad: Sequence[bool]) -> list[Tensor | None]:
+    """Return the gradients in the positions of the inputs that need one, and None in the others."""
     remaining = iter(gradients)
-    return [next(remaining) if needed else None for needed in needs]
+    return [next(remaining) if needed else None for needed in needs_grad]
 
 
-def gradients_of(ctx: Any, grads: tuple[Tensor | None, ...], *arguments: Any) -> list[Tensor] | tuple[Tensor, ...]:
-    inputs = (ctx.name, ctx.backend, len(grads), *grads, *arguments)
+def backward_pass(
+    name: str, function: Callable[..., Sequence[Tensor]], grads: tuple[Tensor | None, ...], *arguments: Any
+) -> Sequence[Tensor]:
+    """Return the gradients ``function(*grads, *arguments)`` of an op, which raise if they are differentiated again.
+
+    ``function`` must take every tensor through its arguments: torch.func.vmap may batch them.
+    """
+    inputs = (name, function, len(grads), *grads, *arguments)
     if torch.compiler.is_compiling():
-        return _Gradients.forward(*inputs)
+        return _BackwardPass.forward(*inputs)
     # create_graph=True and torch.func.grad differentiate what happens here; vmap may batch it.
-    return apply(_Gradients, *inputs)
+    return apply(_BackwardPass, *inputs)
 
 
 def with_memory(grad: Tensor) -> Tensor:
-    """The same gradient with its numbers in memory, where autograd hands over a lazily negated or zero tensor."""
+    """Materialize a lazily negated or zero gradient, as autograd may hand over."""
     if torch.compiler.is_compiling():
         return grad
     if torch._C._functorch.is_legacy_batchedtensor(grad):
@@ -132,12 +142,12 @@ def with_memory(grad: Tensor) -> Tensor:
 
 
 class Fused(Function):
-    """A Function that ``torch.func.vmap`` may pass: around an op that takes no batch."""
+    """A Function of an op that takes no batch, which ``torch.func.vmap`` runs element by element."""
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
-        """Run one by one: what a batch of incoming gradients is for, a Jacobian, is rare. Without any batch torch does
-        not come here, but it asks that this be defined."""
+        """Run element by element: batches of upstream gradients serve Jacobians, which are rare. Torch requires this to
+        be defined even where nothing is batched."""
         results = [
             cls.apply(
                 *(
@@ -153,8 +163,8 @@ class Fused(Function):
         return stacked, (0,) * len(stacked)
 
 
-class Once(Function):
-    """A gradient that refuses to be differentiated: it depends on others in ways that nothing here follows."""
+class NotTwiceDifferentiable(Function):
+    """A gradient whose own derivatives are not implemented, and raise."""
 
     generate_vmap_rule = True
 
@@ -174,19 +184,20 @@ class Once(Function):
         )
 
 
-class _Gradients(Fused):
-    """A backward pass that refuses to be differentiated.
+class _BackwardPass(Fused):
+    """A backward pass that cannot be differentiated.
 
     It depends on everything the gradient depends on, so a second derivative raises. With ``once_differentiable``
-    it would silently be zero wherever the incoming gradient is a constant.
+    it would silently be zero wherever the upstream gradient is a constant.
     """
 
     @staticmethod
-    def forward(name: str, backend: str, count: int, *arguments: Any) -> tuple[Tensor, ...]:
-        """``arguments`` are the incoming gradients, ``count`` of them, then what the op needs besides."""
+    def forward(
+        name: str, function: Callable[..., Sequence[Tensor]], count: int, *arguments: Any
+    ) -> tuple[Tensor, ...]:
+        """Run the function; its arguments are the upstream gradients, ``count`` of them, then all others."""
         grads = [None if grad is None else with_memory(grad) for grad in arguments[:count]]
-        gradients = ops.call(f"{name}_backward", *grads, *arguments[count:], backend=backend)
-        return (gradients,) if isinstance(gradients, Tensor) else tuple(gradients)
+        return tuple(function(*grads, *arguments[count:]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -1,23 +1,37 @@
-"""The public functions of a linear layer with what follows it.
+"""A linear layer with what follows it: a Bernoulli likelihood, the whole IWAE loss, or tanh.
 
-As in :mod:`iwae_fast.ops.functional`: they check their arguments, choose a backend, and run it behind autograd.
+The matrix products are torch's, and gradients are written where their inputs were.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import checks, reference
-from ..autocast import autocast_dtype
 from ..backends import REFERENCE, choose
-from ..backends.marshal import accumulation_dtype
-from . import autograd
-from . import registry as ops
-from .functional import WIDE, bernoulli_log_prob, reduced
+from ..dtypes import WIDE, accumulation_dtype, autocast_dtype
+from .densities import bernoulli_log_prob
+from .function import (
+    Fused,
+    apply,
+    backward_pass,
+    host_value,
+    is_host_readable,
+    log_ratio_gradient,
+    once,
+    saved,
+    scatter_gradients,
+    times_upstream,
+    with_memory,
+)
+from .losses import IWAELoss, reduced
+from .registry import implementation, supports
 
 
 def linear_bernoulli_log_prob(
@@ -55,11 +69,11 @@ def linear_bernoulli_log_prob(
     if chosen == REFERENCE:
         return reference.linear_bernoulli_log_prob(value, hidden, weight, bias, mask)
     if recompute or not (torch.is_grad_enabled() and _any_requires_grad(hidden, weight, bias, value)):
-        return autograd.apply(autograd.Density, "linear_bernoulli_log_prob", chosen, mask, value, hidden, weight, bias)
+        return apply(LinearBernoulliRecomputed, chosen, value, hidden, weight, bias, mask)
     in_place = hidden.shape[:-1] == leading and accumulation_dtype(value, hidden) == hidden.dtype
-    if value.requires_grad or not in_place or not ops.offered("linear_bernoulli_log_prob_and_residual", chosen):
+    if value.requires_grad or not in_place or not supports("linear_bernoulli_log_prob_and_residual", chosen):
         return bernoulli_log_prob(value, F.linear(hidden, weight, bias), mask, backend=backend)
-    log_prob, *_ = autograd.apply(autograd.LinearBernoulli, chosen, value, mask, hidden, weight, bias)
+    log_prob, *_ = apply(LinearBernoulliFunction, chosen, value, mask, hidden, weight, bias)
     return log_prob
 
 
@@ -124,20 +138,16 @@ def linear_bernoulli_iwae(
     chosen = choose(backend, (value, hidden, weight, bias, log_ratio, mask), axes=len(leading) + 1)
     if (
         chosen != REFERENCE
-        and ops.offered("linear_bernoulli_iwae_loss", chosen)
+        and supports("linear_bernoulli_iwae_loss", chosen)
         and not value.requires_grad
         and hidden.shape[:-1] == leading
         and accumulation_dtype(value, hidden, log_ratio) == hidden.dtype
     ):
-        loss, bound, weights, _ = autograd.apply(
-            autograd.LinearIWAELoss, chosen, reduction, value, mask, log_ratio, hidden, weight, bias
-        )
+        loss, bound, weights, _ = apply(LinearIWAELoss, chosen, reduction, value, mask, log_ratio, hidden, weight, bias)
         return LinearIWAE(loss, bound, weights.detach())
     logits = F.linear(hidden, weight, bias)
     if chosen != REFERENCE:
-        losses, weights = autograd.apply(
-            autograd.IWAELoss, "bernoulli_iwae_loss", chosen, "none", mask, log_ratio, value, logits
-        )
+        losses, weights = apply(IWAELoss, "bernoulli", chosen, "none", mask, log_ratio, value, logits)
         return LinearIWAE(reduced(losses, reduction), -losses.detach(), weights)
     log_weights = reference.bernoulli_log_prob(value, logits, mask) + log_ratio
     bound = reference.log_mean_exp(log_weights, 0)
@@ -163,9 +173,9 @@ def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, b
     _linear_layer(hidden, weight, bias)
     chosen = choose(backend, (hidden, weight, bias))
     plain = autocast_dtype(hidden.device) is not None or not _one_wide_dtype(hidden, weight, bias)
-    if plain or chosen == REFERENCE or not ops.offered("linear_tanh", chosen):
+    if plain or chosen == REFERENCE or not supports("linear_tanh", chosen):
         return torch.tanh(F.linear(hidden, weight, bias))
-    return autograd.apply(autograd.LinearTanh, chosen, hidden, weight, bias)
+    return apply(LinearTanh, chosen, hidden, weight, bias)
 
 
 def _linear_bernoulli(
@@ -199,3 +209,163 @@ def _any_requires_grad(*tensors: Tensor | None) -> bool:
 
 def _one_wide_dtype(*tensors: Tensor | None) -> bool:
     return len(dtypes := {t.dtype for t in tensors if t is not None}) == 1 and dtypes <= set(WIDE)
+
+
+class LinearBernoulliRecomputed(Fused):
+    """log p(value | hidden @ weight.T + bias), whose backward pass computes the logits again."""
+
+    @staticmethod
+    def forward(
+        backend: str, value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        return implementation(backend).linear_bernoulli_log_prob(value, hidden, weight, bias, mask)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.backend, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs_grad = list(ctx.needs_input_grad[1:5])
+        gradients = backward_pass(
+            "linear_bernoulli_log_prob",
+            _linear_bernoulli_log_prob_backward,
+            (grad,),
+            *saved(ctx),
+            needs_grad,
+            ctx.backend,
+        )
+        return None, *scatter_gradients(gradients, needs_grad), None
+
+
+def _linear_bernoulli_log_prob_backward(grad: Tensor, *arguments: Any) -> Sequence[Tensor]:
+    *others, backend = arguments
+    return implementation(backend).linear_bernoulli_log_prob_backward(grad, *others)
+
+
+class LinearBernoulliFunction(Fused):
+    """log p(value | hidden @ weight.T + bias), whose forward pass leaves the residuals in the place of the logits.
+
+    They come back too, for the backward pass, and carry no gradient; so does a copy of the log-probabilities, which the
+    caller keeps to itself: the result may be changed in place. Going back, the incoming gradient weighs the few columns
+    of ``hidden`` and of its gradient, not the many of the residuals.
+    """
+
+    @staticmethod
+    def forward(
+        backend: str, value: Tensor, mask: Tensor | None, hidden: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        log_prob, residual = implementation(backend).linear_bernoulli_log_prob_and_residual(
+            value, hidden, weight, bias, mask
+        )
+        return log_prob, residual, log_prob.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        _, _, _, hidden, weight, _ = inputs
+        _, residual, log_prob = output
+        ctx.mark_non_differentiable(residual)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(log_prob, residual, hidden, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 6
+        log_prob, residual, hidden, weight = saved(ctx)
+        rows = log_prob.numel()
+        scale = with_memory(grad).to(hidden.dtype).reshape(rows, 1)
+        residual, inputs = residual.view(rows, residual.shape[-1]), hidden.reshape(rows, hidden.shape[-1])
+        # A coefficient of zero gives zero, also where the residual is NaN, as the log-probability then is.
+        if not is_host_readable(log_prob) or math.isnan(log_prob.sum().item()):
+            stopped = (scale == 0) & log_prob.isnan().reshape(rows, 1)
+            residual, inputs = residual.masked_fill(stopped, 0.0), inputs.masked_fill(stopped, 0.0)
+        _, _, _, hidden_needed, weight_needed, bias_needed = ctx.needs_input_grad
+        gradients = (
+            torch.mm(residual, weight).mul_(scale).view(hidden.shape) if hidden_needed else None,
+            torch.mm(residual.t(), inputs * scale) if weight_needed else None,
+            torch.mv(residual.t(), scale.squeeze(1)) if bias_needed else None,
+        )
+        return None, None, None, *once(gradients, log_prob)
+
+
+class LinearIWAELoss(Fused):
+    """Minus the IWAE bound of a linear layer and a Bernoulli likelihood, reduced over the observations.
+
+    The forward pass leaves the gradient of the logits in their place. It comes back with the bounds and the normalized
+    weights. The caller detaches the weights: they are part of the graph as its anchor, and no gradient goes through
+    them.
+    """
+
+    @staticmethod
+    def forward(
+        backend: str,
+        reduction: str,
+        value: Tensor,
+        mask: Tensor | None,
+        log_ratio: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return implementation(backend).linear_bernoulli_iwae_loss(
+            value, hidden, weight, bias, log_ratio, mask, reduction
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.backend, ctx.reduction, _, _, log_ratio, hidden, weight, _ = inputs
+        _, bound, weights, gradient = output
+        ctx.mark_non_differentiable(bound, gradient)
+        ctx.set_materialize_grads(False)
+        ctx.log_ratio_dtype = log_ratio.dtype
+        ctx.save_for_backward(weights, gradient, hidden, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 8
+        weights, gradient, hidden, weight = saved(ctx)
+        grad = with_memory(grad)
+        number = host_value(grad)
+        if not math.isfinite(number):
+            (gradient,) = times_upstream(ctx, [gradient], grad, number, weights)
+        rows = weights.numel()
+        gradient, inputs = gradient.view(rows, gradient.shape[-1]), hidden.reshape(rows, hidden.shape[-1])
+        *_, log_ratio_needed, hidden_needed, weight_needed, bias_needed = ctx.needs_input_grad
+        gradients = (
+            log_ratio_gradient(ctx, weights, grad, number) if log_ratio_needed else None,
+            torch.mm(gradient, weight).view(hidden.shape) if hidden_needed else None,
+            torch.mm(gradient.t(), inputs) if weight_needed else None,
+            gradient.sum(0) if bias_needed else None,
+        )
+        if math.isfinite(number) and number != 1.0:  # the results are smaller than what they were made of
+            for result in gradients[1:]:
+                if result is not None:
+                    result.mul_(number) if number else result.zero_()  # 0 times NaN would be NaN
+        return None, None, None, None, *once(gradients, weights)
+
+
+class LinearTanh(Fused):
+    """tanh(hidden @ weight.T + bias)."""
+
+    @staticmethod
+    def forward(backend: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return implementation(backend).linear_tanh(hidden, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.backend, hidden, weight, _ = inputs
+        ctx.save_for_backward(output, hidden, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs_grad = list(ctx.needs_input_grad[1:])
+        gradients = backward_pass("linear_tanh", _linear_tanh_backward, (grad,), *saved(ctx), needs_grad, ctx.backend)
+        return None, *scatter_gradients(gradients, needs_grad)
+
+
+def _linear_tanh_backward(grad: Tensor, *arguments: Any) -> Sequence[Tensor]:
+    *others, backend = arguments
+    return implementation(backend).linear_tanh_backward(grad, *others)

@@ -1,41 +1,126 @@
-"""The native ops, registered once with torch.library, and the one way to call them.
+"""The operations registered with torch.library, so that compilers and transforms of torch see them in a graph.
 
-In eager mode :func:`call` goes straight to the backend's function: a registered op costs microseconds more. While
-tracing, or inside a transform of torch.func, it goes through the registered op, which ``torch.compile`` and ``make_fx``
-see; both are the same function. Each op takes the name of its backend last. Autograd stands outside, in
-:mod:`iwae_fast.ops.autograd`.
+In eager mode a backend is called directly: a registered op costs microseconds more. While tracing,
+:class:`RegisteredOps` stands in its place, whose methods are the registered ops; these call the backend that their last
+argument names. Autograd stands outside, in the Functions of :mod:`iwae_fast.ops`.
+
+The ops of a density are made from :data:`iwae_fast.reference.DENSITIES`: ``X_log_prob`` and its backward pass, and for
+a likelihood ``X_iwae_loss``, ``X_iwae_loss_and_gradients`` and ``X_iwae_loss_backward``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..backends import NATIVE
-from ..backends.marshal import accumulation_dtype, leading_shape
+from ..backends.base import Ops, WithoutOptionalOps
+from ..backends.marshal import leading_shape
+from ..dtypes import accumulation_dtype
+from ..reference import DENSITIES
 
 LIBRARY = torch.library.Library("iwae_fast", "DEF")
 
 Fake = Callable[..., Any]
 
 
-def call(name: str, *arguments: Any, backend: str) -> Any:
-    """Run the op ``name`` on ``backend``."""
-    if traced_or_transformed():
-        return getattr(torch.ops.iwae_fast, name)(*arguments, backend)
-    return getattr(NATIVE[backend], name)(*arguments)
+class RegisteredOps(WithoutOptionalOps):
+    """The operations of a backend by way of the registered ops."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+
+    def density(self, name: str, parameters: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        return self._call(f"{name}_log_prob", *parameters, mask)
+
+    def density_backward(
+        self, name: str, grad: Tensor, parameters: Sequence[Tensor], mask: Tensor | None, needs_grad: Sequence[bool]
+    ) -> list[Tensor]:
+        return self._call(f"{name}_log_prob_backward", grad, *parameters, mask, needs_grad)
+
+    def iwae_loss(
+        self, name: str, parameters: Sequence[Tensor], log_ratio: Tensor, mask: Tensor | None, reduction: str
+    ) -> tuple[Tensor, Tensor]:
+        return self._call(f"{name}_iwae_loss", *parameters, log_ratio, mask, reduction)
+
+    def iwae_loss_and_gradients(
+        self,
+        name: str,
+        parameters: Sequence[Tensor],
+        log_ratio: Tensor,
+        mask: Tensor | None,
+        reduction: str,
+        needs_grad: Sequence[bool],
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        return self._call(f"{name}_iwae_loss_and_gradients", *parameters, log_ratio, mask, reduction, needs_grad)
+
+    def iwae_loss_backward(
+        self,
+        name: str,
+        grad: Tensor,
+        weights: Tensor,
+        parameters: Sequence[Tensor],
+        mask: Tensor | None,
+        reduction: str,
+        needs_grad: Sequence[bool],
+    ) -> list[Tensor]:
+        return self._call(f"{name}_iwae_loss_backward", grad, weights, *parameters, mask, reduction, needs_grad)
+
+    def log_mean_exp(self, *arguments: Any, **options: Any) -> Tensor:
+        return self._call("log_mean_exp", *arguments, **options)
+
+    def log_mean_exp_backward(self, *arguments: Any, **options: Any) -> Tensor:
+        return self._call("log_mean_exp_backward", *arguments, **options)
+
+    def standard_normal(self, *arguments: Any, **options: Any) -> Tensor:
+        return self._call("standard_normal", *arguments, **options)
+
+    def sample_gaussian(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        return self._call("sample_gaussian", *arguments, **options)
+
+    def sample_gaussian_backward(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        return self._call("sample_gaussian_backward", *arguments, **options)
+
+    def linear_bernoulli_log_prob(self, *arguments: Any, **options: Any) -> Tensor:
+        return self._call("linear_bernoulli_log_prob", *arguments, **options)
+
+    def linear_bernoulli_log_prob_backward(self, *arguments: Any, **options: Any) -> list[Tensor]:
+        return self._call("linear_bernoulli_log_prob_backward", *arguments, **options)
+
+    def linear_bernoulli_log_prob_and_residual(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        return self._call("linear_bernoulli_log_prob_and_residual", *arguments, **options)
+
+    def linear_bernoulli_iwae_loss(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self._call("linear_bernoulli_iwae_loss", *arguments, **options)
+
+    def linear_tanh(self, *arguments: Any, **options: Any) -> Tensor:
+        return self._call("linear_tanh", *arguments, **options)
+
+    def linear_tanh_backward(self, *arguments: Any, **options: Any) -> list[Tensor]:
+        return self._call("linear_tanh_backward", *arguments, **options)
+
+    def _call(self, op: str, *arguments: Any, **options: Any) -> Any:
+        return getattr(torch.ops.iwae_fast, op)(*arguments, **options, backend=self.backend)
 
 
-def offered(name: str, backend: str) -> bool:
-    """Whether the backend has an op that not every one has."""
-    return name in NATIVE[backend].EXTRA
+REGISTERED = {name: RegisteredOps(name) for name in NATIVE}
+"""For each backend, the registered ops that run on it."""
 
 
-def traced_or_transformed() -> bool:
-    """Whether tensors may be stand-ins, which only the dispatcher can turn into plain ones."""
+def implementation(backend: str) -> Ops:
+    """Return the backend of this name, or while tracing the registered ops that run on it."""
+    return REGISTERED[backend] if is_tracing() else NATIVE[backend]
+
+
+def is_tracing() -> bool:
+    """Return True while torch compiles or traces, or inside a torch.func transform: values of tensors cannot be read.
+
+    Only the dispatcher can then turn the tensors into plain ones.
+    """
     return bool(
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
@@ -43,21 +128,74 @@ def traced_or_transformed() -> bool:
     )
 
 
-def _register(schema: str) -> Callable[[Fake], Fake]:
-    """Define an op whose implementation is the backend's function of its name and whose fake is decorated."""
+def supports(op: str, backend: str) -> bool:
+    """Return whether the backend implements an optional op."""
+    return op in NATIVE[backend].optional_ops
+
+
+def _define(schema: str, run: Callable[..., Any], fake: Fake) -> None:
+    """Define an op, whose schema has the backend's name last, by a method of backends and a fake."""
     name = schema.split("(")[0]
 
     def implementation(*arguments: Any) -> Any:
         *rest, backend = arguments
-        return getattr(NATIVE[backend], name)(*rest)
+        return run(NATIVE[backend], *rest)
+
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"iwae_fast::{name}", fake, lib=LIBRARY)
+
+
+def _register(schema: str) -> Callable[[Fake], Fake]:
+    """Define an op that is the backend method of its name, with the decorated function as its fake."""
+    name = schema.split("(")[0]
 
     def decorate(fake: Fake) -> Fake:
-        LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"iwae_fast::{name}", fake, lib=LIBRARY)
+        _define(schema, lambda backend, *arguments: getattr(backend, name)(*arguments), fake)
         return fake
 
     return decorate
+
+
+def _define_density(name: str, names: Sequence[str]) -> None:
+    """Define the log-density of these parameters and its backward pass."""
+    count = len(names)
+    tensors = "".join(f"Tensor {parameter}, " for parameter in names)
+    _define(
+        f"{name}_log_prob({tensors}Tensor? mask, str backend) -> Tensor",
+        lambda backend, *a: backend.density(name, a[:count], a[count]),
+        lambda *a: _log_prob(*a[:count]),
+    )
+    _define(
+        f"{name}_log_prob_backward(Tensor grad, {tensors}Tensor? mask, bool[] needs, str backend) -> Tensor[]",
+        lambda backend, grad, *a: backend.density_backward(name, grad, a[:count], *a[count:]),
+        lambda _, *a: _needed(a[:count], a[count + 1]),
+    )
+
+
+def _define_losses(name: str, names: Sequence[str]) -> None:
+    """Define the IWAE loss with the density of these parameters as the likelihood, with and without gradients made in
+    the forward pass, and its backward pass."""
+    count = len(names)
+    tensors = "".join(f"Tensor {parameter}, " for parameter in names)
+    _define(
+        f"{name}_iwae_loss({tensors}Tensor log_ratio, Tensor? mask, str reduction, str backend) "
+        "-> (Tensor loss, Tensor weights)",
+        lambda backend, *a: backend.iwae_loss(name, a[:count], *a[count:]),
+        lambda *a: _loss_and_weights(a[count + 2], a[count], *a[:count]),
+    )
+    _define(
+        f"{name}_iwae_loss_and_gradients({tensors}Tensor log_ratio, Tensor? mask, str reduction, bool[] wanted, "
+        "str backend) -> (Tensor loss, Tensor weights, Tensor[] gradients)",
+        lambda backend, *a: backend.iwae_loss_and_gradients(name, a[:count], *a[count:]),
+        lambda *a: (*_loss_and_weights(a[count + 2], a[count], *a[:count]), _needed(a[:count], a[count + 3])),
+    )
+    _define(
+        f"{name}_iwae_loss_backward(Tensor grad, Tensor weights, {tensors}Tensor? mask, str reduction, bool[] needs, "
+        "str backend) -> Tensor[]",
+        lambda backend, grad, weights, *a: backend.iwae_loss_backward(name, grad, weights, a[:count], *a[count:]),
+        lambda _, weights, *a: [*_needed(a[:count], a[count + 2]), _contiguous_like(weights)],
+    )
 
 
 def _log_prob(*parameters: Tensor) -> Tensor:
@@ -76,55 +214,6 @@ def _loss_and_weights(reduction: str, log_ratio: Tensor, *parameters: Tensor) ->
     dtype = accumulation_dtype(log_ratio, *parameters)
     loss = log_ratio.new_empty(log_ratio.shape[1:] if reduction == "none" else (), dtype=dtype)
     return loss, log_ratio.new_empty(log_ratio.shape, dtype=dtype)
-
-
-@_register("gaussian_log_prob(Tensor value, Tensor mean, Tensor log_std, Tensor? mask, str backend) -> Tensor")
-def _(value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None, backend: str) -> Tensor:
-    return _log_prob(value, mean, log_std)
-
-
-@_register(
-    "gaussian_log_prob_backward(Tensor grad, Tensor value, Tensor mean, Tensor log_std, Tensor? mask, "
-    "bool[] needs, str backend) -> Tensor[]"
-)
-def _(
-    grad: Tensor,
-    value: Tensor,
-    mean: Tensor,
-    log_std: Tensor,
-    mask: Tensor | None,
-    needs: list[bool],
-    backend: str,
-) -> list[Tensor]:
-    return _needed((value, mean, log_std), needs)
-
-
-@_register("standard_gaussian_log_prob(Tensor value, Tensor? mask, str backend) -> Tensor")
-def _(value: Tensor, mask: Tensor | None, backend: str) -> Tensor:
-    return _log_prob(value)
-
-
-@_register(
-    "standard_gaussian_log_prob_backward(Tensor grad, Tensor value, Tensor? mask, bool[] needs, str backend) "
-    "-> Tensor[]"
-)
-def _(grad: Tensor, value: Tensor, mask: Tensor | None, needs: list[bool], backend: str) -> list[Tensor]:
-    return _needed((value,), needs)
-
-
-@_register("bernoulli_log_prob(Tensor value, Tensor logits, Tensor? mask, str backend) -> Tensor")
-def _(value: Tensor, logits: Tensor, mask: Tensor | None, backend: str) -> Tensor:
-    return _log_prob(value, logits)
-
-
-@_register(
-    "bernoulli_log_prob_backward(Tensor grad, Tensor value, Tensor logits, Tensor? mask, bool[] needs, "
-    "str backend) -> Tensor[]"
-)
-def _(
-    grad: Tensor, value: Tensor, logits: Tensor, mask: Tensor | None, needs: list[bool], backend: str
-) -> list[Tensor]:
-    return _needed((value, logits), needs)
 
 
 @_register(
@@ -187,49 +276,6 @@ def _(grad: Tensor, log_weights: Tensor, dim: int, backend: str) -> Tensor:
 
 
 @_register(
-    "bernoulli_iwae_loss(Tensor value, Tensor logits, Tensor log_ratio, Tensor? mask, str reduction, "
-    "str backend) -> (Tensor loss, Tensor weights)"
-)
-def _(
-    value: Tensor, logits: Tensor, log_ratio: Tensor, mask: Tensor | None, reduction: str, backend: str
-) -> tuple[Tensor, Tensor]:
-    return _loss_and_weights(reduction, log_ratio, value, logits)
-
-
-@_register(
-    "bernoulli_iwae_loss_and_gradients(Tensor value, Tensor logits, Tensor log_ratio, Tensor? mask, str reduction, "
-    "bool[] wanted, str backend) -> (Tensor loss, Tensor weights, Tensor[] gradients)"
-)
-def _(
-    value: Tensor,
-    logits: Tensor,
-    log_ratio: Tensor,
-    mask: Tensor | None,
-    reduction: str,
-    wanted: list[bool],
-    backend: str,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    return *_loss_and_weights(reduction, log_ratio, value, logits), _needed((value, logits), wanted)
-
-
-@_register(
-    "bernoulli_iwae_loss_backward(Tensor grad, Tensor weights, Tensor value, Tensor logits, "
-    "Tensor? mask, str reduction, bool[] needs, str backend) -> Tensor[]"
-)
-def _(
-    grad: Tensor,
-    weights: Tensor,
-    value: Tensor,
-    logits: Tensor,
-    mask: Tensor | None,
-    reduction: str,
-    needs: list[bool],
-    backend: str,
-) -> list[Tensor]:
-    return [*_needed((value, logits), needs), _contiguous_like(weights)]
-
-
-@_register(
     "linear_bernoulli_iwae_loss(Tensor value, Tensor hidden, Tensor weight, Tensor? bias, Tensor log_ratio, "
     "Tensor? mask, str reduction, str backend) -> (Tensor loss, Tensor bound, Tensor weights, Tensor gradient)"
 )
@@ -246,51 +292,6 @@ def _(
     loss, weights = _loss_and_weights(reduction, log_ratio, value, hidden)
     bound = weights.new_empty(weights.shape[1:])
     return loss, bound, weights, hidden.new_empty((*hidden.shape[:-1], weight.shape[0]))
-
-
-@_register(
-    "gaussian_iwae_loss(Tensor value, Tensor mean, Tensor log_std, Tensor log_ratio, Tensor? mask, str reduction, "
-    "str backend) -> (Tensor loss, Tensor weights)"
-)
-def _(
-    value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor, mask: Tensor | None, reduction: str, backend: str
-) -> tuple[Tensor, Tensor]:
-    return _loss_and_weights(reduction, log_ratio, value, mean, log_std)
-
-
-@_register(
-    "gaussian_iwae_loss_and_gradients(Tensor value, Tensor mean, Tensor log_std, Tensor log_ratio, Tensor? mask, "
-    "str reduction, bool[] wanted, str backend) -> (Tensor loss, Tensor weights, Tensor[] gradients)"
-)
-def _(
-    value: Tensor,
-    mean: Tensor,
-    log_std: Tensor,
-    log_ratio: Tensor,
-    mask: Tensor | None,
-    reduction: str,
-    wanted: list[bool],
-    backend: str,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    return *_loss_and_weights(reduction, log_ratio, value, mean, log_std), _needed((value, mean, log_std), wanted)
-
-
-@_register(
-    "gaussian_iwae_loss_backward(Tensor grad, Tensor weights, Tensor value, Tensor mean, "
-    "Tensor log_std, Tensor? mask, str reduction, bool[] needs, str backend) -> Tensor[]"
-)
-def _(
-    grad: Tensor,
-    weights: Tensor,
-    value: Tensor,
-    mean: Tensor,
-    log_std: Tensor,
-    mask: Tensor | None,
-    reduction: str,
-    needs: list[bool],
-    backend: str,
-) -> list[Tensor]:
-    return [*_needed((value, mean, log_std), needs), _contiguous_like(weights)]
 
 
 @_register(
@@ -350,3 +351,10 @@ def _(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     return _contiguous_like(mean), _contiguous_like(log_std)
+
+
+for _name in DENSITIES:
+    *_parameters, _mask = inspect.signature(DENSITIES[_name]).parameters
+    _define_density(_name, _parameters)
+    if len(_parameters) > 1:  # a density of a network's output can be a likelihood
+        _define_losses(_name, _parameters)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import checks, reference
 from ..backends import REFERENCE, choose
-from . import autograd
-from . import registry as ops
+from .function import Fused, apply, backward_pass, saved
+from .registry import implementation
 
 
 def sample_gaussian(
@@ -66,9 +69,7 @@ def sample_gaussian(
     chosen = choose(backend, (mean, log_std, seed, samples))
     if chosen == REFERENCE:
         return reference.sample_gaussian(mean, log_std, num_samples, seed, *indices, path_only, samples)
-    return autograd.apply(
-        autograd.SampleGaussian, chosen, mean, log_std, seed, samples, num_samples, indices, path_only
-    )
+    return apply(SampleGaussian, chosen, mean, log_std, seed, samples, num_samples, indices, path_only)
 
 
 def standard_normal(
@@ -100,7 +101,47 @@ def standard_normal(
     indices = (sample_offset, observation_offset, stream)
     if chosen == REFERENCE:
         return reference.standard_normal(seed, shape, *indices, dtype, samples)
-    return ops.call("standard_normal", seed, samples, list(shape), *indices, dtype, backend=chosen)
+    return implementation(chosen).standard_normal(seed, samples, list(shape), *indices, dtype)
+
+
+class SampleGaussian(Fused):
+    """Reparameterized samples and their log-ratio, from the parameters of q, a seed and indices."""
+
+    @staticmethod
+    def forward(
+        backend: str,
+        mean: Tensor,
+        log_std: Tensor,
+        seed: Tensor,
+        samples: Tensor | None,
+        num_samples: int,
+        indices: tuple[int, int, int],
+        path_only: bool,
+    ) -> tuple[Tensor, Tensor]:
+        return implementation(backend).sample_gaussian(mean, log_std, seed, samples, num_samples, *indices)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.backend, mean, log_std, seed, samples, ctx.num_samples, ctx.indices, ctx.path_only = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(mean, log_std, seed, samples)
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor | None, grad_log_ratio: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad_z is None and grad_log_ratio is None:
+            return (None,) * 8
+        arguments = (*saved(ctx), ctx.num_samples, *ctx.indices, ctx.path_only, ctx.backend)
+        grad_mean, grad_log_std = backward_pass(
+            "sample_gaussian", _sample_gaussian_backward, (grad_z, grad_log_ratio), *arguments
+        )
+        return None, grad_mean, grad_log_std, None, None, None, None, None
+
+
+def _sample_gaussian_backward(
+    grad_z: Tensor | None, grad_log_ratio: Tensor | None, *arguments: Any
+) -> Sequence[Tensor]:
+    *others, backend = arguments
+    return implementation(backend).sample_gaussian_backward(grad_z, grad_log_ratio, *others)
 
 
 def _check_index(name: str, first: int, count: int) -> None:

@@ -2,12 +2,13 @@
 
 Ordinary differentiable torch operations only, so autograd, ``torch.func``, ``torch.compile``, second
 derivatives and every device work. Inputs of half precision are widened to float32 first; float64 stays
-float64. Arguments are taken as checked: the public, checking functions are in :mod:`iwae_fast.ops.functional`.
+float64. Arguments are taken as checked: the public, checking functions are in :mod:`iwae_fast.ops`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -129,18 +130,18 @@ def effective_sample_size_of_weights(weights: Tensor, dim: int = 0) -> Tensor:
 # --- fused losses, per observation ------------------------------------------------------------------------------
 
 
-def bernoulli_iwae_loss(value: Tensor, logits: Tensor, log_ratio: Tensor, mask: Tensor | None = None) -> Tensor:
-    """-log_mean_exp over samples of log p(x | z) + [log p(z) - log q(z | x)], Bernoulli p(x | z)."""
-    value, logits, log_ratio = widen(value, logits, log_ratio)
-    return -log_mean_exp(bernoulli_log_prob(value, logits, mask) + log_ratio)
+DENSITIES: dict[str, Callable[..., Tensor]] = {
+    "gaussian": gaussian_log_prob,
+    "standard_gaussian": standard_gaussian_log_prob,
+    "bernoulli": bernoulli_log_prob,
+}
+"""The densities by name. Their parameters, but for the mask, are those of the ops and backends, in this order."""
 
 
-def gaussian_iwae_loss(
-    value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor, mask: Tensor | None = None
-) -> Tensor:
-    """-log_mean_exp over samples of log p(x | z) + [log p(z) - log q(z | x)], Gaussian p(x | z)."""
-    value, mean, log_std, log_ratio = widen(value, mean, log_std, log_ratio)
-    return -log_mean_exp(gaussian_log_prob(value, mean, log_std, mask) + log_ratio)
+def iwae_loss(density: str, parameters: Iterable[Tensor], log_ratio: Tensor, mask: Tensor | None = None) -> Tensor:
+    """-log_mean_exp over samples of log p(x | z) + [log p(z) - log q(z | x)], with a density as p(x | z)."""
+    *parameters, log_ratio = widen(*parameters, log_ratio)
+    return -log_mean_exp(DENSITIES[density](*parameters, mask) + log_ratio)
 
 
 # --- noise as a function of (seed, index) -----------------------------------------------------------------------

@@ -8,16 +8,16 @@ import torch
 from fresh import run
 
 import iwae_fast as iw
-from iwae_fast.backends import NATIVE, cpu, triton
+from iwae_fast.backends import NATIVE, triton
 from iwae_fast.backends.extension import MODULE
 
-needs_extension = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+needs_extension = pytest.mark.skipif(NATIVE["cpu"].unavailable() is not None, reason=str(NATIVE["cpu"].unavailable()))
 
 
 def test_extension_is_there() -> None:
     """The suite runs without the extension where it is meant to, and only there."""
     if os.environ.get("IWAE_FAST_EXPECT_EXTENSION", "1") == "1":
-        assert cpu.unavailable() is None
+        assert NATIVE["cpu"].unavailable() is None
 
 
 def test_info() -> None:
@@ -139,10 +139,10 @@ def test_cuda_says_why_it_cannot_serve() -> None:
 
 
 def test_an_old_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "_version", lambda: "3.5.1")
-    assert triton.missing() == "Triton 3.5.1 is too old: at least 3.6 is needed"
-    monkeypatch.setattr(triton, "_version", lambda: "3.10.0+git1234")
-    assert "too old" not in (triton.missing() or "")
+    monkeypatch.setattr(triton, "installed_version", lambda: "3.5.1")
+    assert NATIVE["triton"].missing() == "Triton 3.5.1 is too old: at least 3.6 is needed"
+    monkeypatch.setattr(triton, "installed_version", lambda: "3.10.0+git1234")
+    assert "too old" not in (NATIVE["triton"].missing() or "")
 
 
 def test_the_interpreter_is_never_chosen() -> None:
@@ -185,7 +185,7 @@ print(iw.backends.info()["backends"]["cpu"]["isa"])
 @needs_extension
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set_of_this_machine(isa: str) -> None:
-    usable = cpu.details()["usable_isas"]
+    usable = NATIVE["cpu"].details()["usable_isas"]
     if isa not in usable:
         pytest.skip(f"this processor or build has no {isa} kernels")
     result = run(ISA_PROBE, IWAE_FAST_ISA=isa)

@@ -7,7 +7,7 @@ from fresh import run
 
 SCRIPT = """
 import resource, torch
-from iwae_fast.heap import keep_large_blocks
+from iwae_fast.backends.heap import keep_large_blocks
 
 def faults(tune):
     if tune:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from iwae_fast.backends import triton as backend
+from iwae_fast.backends import NATIVE
 
-if (reason := backend.unavailable()) is not None:
+if (reason := NATIVE["triton"].unavailable()) is not None:
     pytest.skip(reason, allow_module_level=True)
 
 import triton
@@ -26,7 +26,7 @@ def sum_of_a_constant(result, term, count, ROWS: tl.constexpr):
 
 @pytest.mark.parametrize("term", [0.1, -3e-5, float("inf"), float("nan")])
 def test_kahan_keeps_digits_and_what_is_not_finite(term: float) -> None:
-    device = backend.DEVICE
+    device = NATIVE["triton"].device
     result = torch.empty(1, dtype=torch.float64, device=device)
     number = torch.tensor(term, device=device)
     sum_of_a_constant[(1,)](result, number, 1000, ROWS=2)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iwae_fast.backends import triton as backend
+from iwae_fast.backends import NATIVE
 
-if (reason := backend.missing()) is not None:
+if (reason := NATIVE["triton"].missing()) is not None:
     pytest.skip(reason, allow_module_level=True)
 
 from iwae_fast.kernels.linear_tiles import precision_of

@@ -59,7 +59,8 @@ from benchmarks.rows import Row
 from benchmarks.summary import summary
 from benchmarks.table import table
 from benchmarks.work import BASELINE, CPU, Provider, Work, WrongResultError, refuse_if_wrong
-from iwae_fast.backends import native
+from iwae_fast.backends import NATIVE
+from iwae_fast.backends.base import Ops
 
 
 @pytest.fixture(autouse=True)
@@ -347,20 +348,21 @@ def test_seconds_of_training_are_those_after_a_while(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are not emulated where there is a GPU")
 def test_every_kernel_can_be_called_and_what_is_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    if iw.backends.cuda.unavailable() is not None:
+    backend = NATIVE["cuda"]
+    if backend.unavailable() is not None:
         pytest.skip("there is no compiler for the emulator")
     called: set[str] = set()
 
     def watched(name: str, op: Callable[..., object]) -> Callable[..., object]:
-        return lambda *arguments: called.add(name) or op(*arguments)
+        return lambda *arguments, **options: called.add(name) or op(*arguments, **options)
 
-    names = set(native.__all__) - {"Native", "linear_tanh", "linear_tanh_backward"}
+    names = {name for name in vars(Ops) if not name.startswith("_")} - {"linear_tanh", "linear_tanh_backward"}
     for name in names:
-        monkeypatch.setattr(iw.backends.cuda, name, watched(name, getattr(iw.backends.cuda, name)))
+        monkeypatch.setattr(backend, name, watched(name, getattr(backend, name)))
     cases = [case for case in every_kernel.cases() if "B=300" not in case.name]
     assert [what for case in cases if (what := every_kernel.wrong(case, "cuda", "cpu"))] == []
     assert called == names
-    monkeypatch.setattr(iw.backends.cuda, "log_mean_exp", lambda log_weights, dim: log_weights.sum(dim).float())
+    monkeypatch.setattr(backend, "log_mean_exp", lambda log_weights, dim: log_weights.sum(dim).float())
     case = next(case for case in every_kernel.cases() if "log_mean_exp torch.float32 (7, 3)" in case.name)
     assert "result 0 is off by" in str(every_kernel.wrong(case, "cuda", "cpu"))
 

@@ -177,8 +177,8 @@ from pathlib import Path
 import torch
 from iwae_fast.experiments import pictures, training
 from iwae_fast.experiments.config import TrainConfig
-from iwae_fast.experiments.fixed_pixels import fixed_test_images, fixed_training_images
-from iwae_fast.experiments.runs import create_run
+from iwae_fast.experiments.train.fixed_pixels import fixed_test_images, fixed_training_images
+from iwae_fast.experiments.train.runs import create_run
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import iwae_fast as iw
-from iwae_fast.ops import autograd
-from iwae_fast.ops import function as machinery
-from iwae_fast.ops import registry as ops
+from iwae_fast.ops import function
+from iwae_fast.ops import linear as linear_ops
+from iwae_fast.ops.registry import supports
 
 K, BATCH, FEATURES, HIDDEN = 3, 4, 9, 5
 Loss = Callable[..., Tensor]
@@ -68,8 +68,8 @@ def gradients(result: Tensor, leaves: list[Tensor], incoming: Tensor, **options:
 @pytest.fixture(params=[True, False], ids=["looking", "not looking"])
 def looking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     if not request.param:
-        for module in (machinery, autograd.linear):
-            monkeypatch.setattr(module, "may_look", lambda _: False)
+        for module in (function, linear_ops):
+            monkeypatch.setattr(module, "is_host_readable", lambda _: False)
     return request.param
 
 
@@ -101,8 +101,8 @@ def test_a_weight_of_zero_stops_infinity(backend: str, looking: bool) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nobody_waits(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it is not to look, no number leaves its tensor."""
-    for module in (machinery, autograd.linear):
-        monkeypatch.setattr(module, "may_look", lambda _: False)
+    for module in (function, linear_ops):
+        monkeypatch.setattr(module, "is_host_readable", lambda _: False)
     losses = [call("mean", backend) for call in (plain, linear, residual)]
 
     def refuse(self: Tensor) -> float:
@@ -115,5 +115,5 @@ def test_nobody_waits(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_gpu_has_an_op_for_it() -> None:
-    assert ops.offered("rescale", "cuda")
-    assert not ops.offered("rescale", "cpu")
+    assert supports("rescale", "cuda")
+    assert not supports("rescale", "cpu")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import iwae_fast as iw
 from benchmarks.peak_memory import PeakMemory
-from iwae_fast.ops import registry as ops
 from iwae_fast.ops.linear import linear_bernoulli_iwae
+from iwae_fast.ops.registry import supports
 
 
 def composed(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, log_ratio: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class TestLinearBernoulliIWAELoss(Contract):
 
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_weights_of_zero_stop_what_is_not_finite(self, backend: str) -> None:
-        if not ops.offered("linear_bernoulli_iwae_loss", backend):
+        if not supports("linear_bernoulli_iwae_loss", backend):
             pytest.skip(f"{backend} composes it of others")
         hidden, weight, bias, log_ratio = (t.detach() for t in self.leaves())
         log_ratio[0, :] = -math.inf

@@ -12,8 +12,8 @@ from torch import Tensor
 from iwae_fast.backends import NATIVE
 
 BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(module.unavailable() is not None, reason=str(module.unavailable())))
-    for name, module in NATIVE.items()
+    pytest.param(name, marks=pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable())))
+    for name, native in NATIVE.items()
 ]
 """Each backend with kernels, as a parameter of a test; skipped, with the reason, where it cannot run."""
 
@@ -35,7 +35,7 @@ ALL = [*BACKENDS, "reference"]
 
 
 def device_of(backend: str | None) -> str:
-    return NATIVE[backend].DEVICE if backend in NATIVE else "cpu"
+    return NATIVE[backend].device if backend in NATIVE else "cpu"
 
 
 def run(function: Callable[..., Any], *arguments: Any, backend: str | None = None, **options: Any) -> Any:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +25,8 @@ import torch
 from paths import ROOT
 from torch import Tensor
 
-from iwae_fast.backends import MISSING, cuda, native
+from iwae_fast.backends import MISSING, NATIVE
+from iwae_fast.backends.cuda import CUDABackend
 
 SOURCE = ROOT / "tests" / "cuda_emulator" / "module.cpp"
 FOLDERS = (ROOT / "csrc", SOURCE.parent)
@@ -45,16 +46,30 @@ def install() -> None:
         return
     if "PYTEST_XDIST_WORKER" not in os.environ and not target().exists():
         subprocess.Popen([sys.executable, __file__], stdout=subprocess.DEVNULL)
-    kernels = native.Native(Emulated(), lambda _: (0, Memory()))
-    for name in native.__all__:
-        if name not in ("Native", "linear_tanh", "linear_tanh_backward"):
-            setattr(cuda, name, partial(getattr(native, name), kernels))
-    cuda.DEVICE = "cpu"
-    cuda.missing = cuda.unavailable = lambda: None
+    NATIVE["cuda"] = EmulatedBackend()
     MISSING["cuda"] = None
 
 
-class Emulated:
+class EmulatedBackend(CUDABackend):
+    """The CUDA backend on the emulator, for CPU tensors."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = Kernels()
+
+    def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:  # noqa: ARG002
+        kernel(*arguments, (0, Memory()))
+
+    def missing(self) -> str | None:
+        return None
+
+    def unavailable(self) -> str | None:
+        return None
+
+
+class Kernels:
     """The compiled module, loaded when a kernel is first asked for."""
 
     @functools.cached_property

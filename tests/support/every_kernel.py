@@ -189,7 +189,7 @@ def main(backend: str) -> int:
     if reason is not None:
         print(f"{backend} cannot run here: {reason}")
         return 2
-    device = NATIVE[backend].DEVICE
+    device = NATIVE[backend].device
     every = list(cases())
     # In strides: what is stopped early has seen something of everything.
     order = [case for first in range(STRIDE) for case in every[first::STRIDE]]

@@ -22,13 +22,12 @@ from typing import Any
 
 import torch
 import triton
+import triton_ops as ops
 from paths import ROOT
 from sass import widths
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
-
-from iwae_fast.backends import triton as ops
 
 TABLE = ROOT / "benchmarks" / "results" / f"triton-{triton.__version__}-resources.csv"
 ARCHITECTURES = (80, 90)

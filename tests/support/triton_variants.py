@@ -10,10 +10,9 @@ import json
 from typing import Any
 
 import torch
+import triton_ops as ops
 from triton.runtime import driver
 from triton_resources import CompilingDriver, launches, random
-
-from iwae_fast.backends import triton as ops
 
 KERNELS = {
     "density_forward": "log_prob_kernel",

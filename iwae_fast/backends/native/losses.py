@@ -1,4 +1,4 @@
-"""The fused losses."""
+"""The fused losses, from a density's parameters and a log-ratio to minus the IWAE bound."""
 
 from __future__ import annotations
 
@@ -7,166 +7,100 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..marshal import accumulation_dtype, operand, optional_operand
-from .densities import gradient_like, pointers
-from .device import Native
+from ...dtypes import accumulation_dtype
+from ..marshal import operand, optional_operand
+from .base import Native, gradient_like, pointers
 
 
-def bernoulli_iwae_loss(
-    native: Native, value: Tensor, logits: Tensor, log_ratio: Tensor, mask: Tensor | None, reduction: str
-) -> tuple[Tensor, Tensor]:
-    return iwae_loss(native, "bernoulli", (value, logits), log_ratio, mask, reduction)
+class Losses(Native):
+    """Fused losses on the extension's kernels."""
 
+    def iwae_loss(
+        self,
+        name: str,
+        parameters: Sequence[Tensor],
+        log_ratio: Tensor,
+        mask: Tensor | None,
+        reduction: str,
+        saved_gradients: Sequence[Tensor | None] = (),
+        bound: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the reduced loss and the normalized weights.
 
-def bernoulli_iwae_loss_backward(
-    native: Native,
-    grad: Tensor,
-    weights: Tensor,
-    value: Tensor,
-    logits: Tensor,
-    mask: Tensor | None,
-    reduction: str,
-    needs: list[bool],
-) -> list[Tensor]:
-    return iwae_loss_backward(native, "bernoulli", grad, weights, (value, logits), mask, reduction, needs)
+        Gradients of the parameters, and the bound of each observation, are written to ``saved_gradients`` and ``bound``
+        where these are given.
+        """
+        leading = tuple(log_ratio.shape)
+        dtype = accumulation_dtype(*parameters, log_ratio)
+        weights = log_ratio.new_empty(leading, dtype=dtype)
+        loss = log_ratio.new_empty(leading[1:] if reduction == "none" else (), dtype=dtype)
+        self.run(
+            self.kernels.iwae_loss,
+            weights,
+            name,
+            dtype == torch.float64,
+            (*leading, parameters[0].shape[-1]),
+            [operand(p) for p in parameters],
+            optional_operand(mask),
+            operand(log_ratio),
+            reduction,
+            weights.data_ptr(),
+            loss.data_ptr(),
+            0 if bound is None else bound.data_ptr(),
+            pointers(saved_gradients),
+        )
+        return loss, weights
 
+    def iwae_loss_and_gradients(
+        self,
+        name: str,
+        parameters: Sequence[Tensor],
+        log_ratio: Tensor,
+        mask: Tensor | None,
+        reduction: str,
+        needs_grad: Sequence[bool],
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        gradients = [gradient_like(p) if needed else None for p, needed in zip(parameters, needs_grad, strict=True)]
+        loss, weights = self.iwae_loss(name, parameters, log_ratio, mask, reduction, gradients)
+        return loss, weights, [gradient for gradient in gradients if gradient is not None]
 
-def gaussian_iwae_loss(
-    native: Native, value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor, mask: Tensor | None, reduction: str
-) -> tuple[Tensor, Tensor]:
-    return iwae_loss(native, "gaussian", (value, mean, log_std), log_ratio, mask, reduction)
+    def iwae_loss_backward(
+        self,
+        name: str,
+        grad: Tensor,
+        weights: Tensor,
+        parameters: Sequence[Tensor],
+        mask: Tensor | None,
+        reduction: str,
+        needs_grad: Sequence[bool],
+    ) -> list[Tensor]:
+        leading = tuple(weights.shape)
+        gradients = [gradient_like(p) if needed else None for p, needed in zip(parameters, needs_grad, strict=True)]
+        weights = weights.contiguous()  # as the forward pass made them, but vmap hands over slices
+        grad_log_ratio = weights.new_empty(leading)
+        self.run(
+            self.kernels.iwae_loss_backward,
+            weights,
+            name,
+            weights.dtype == torch.float64,
+            (*leading, parameters[0].shape[-1]),
+            [operand(p) for p in parameters],
+            optional_operand(mask),
+            weights.data_ptr(),
+            operand(grad),
+            reduction,
+            grad_log_ratio.data_ptr(),
+            [optional_operand(g) for g in gradients],
+        )
+        return [*(g for g in gradients if g is not None), grad_log_ratio]
 
-
-def gaussian_iwae_loss_backward(
-    native: Native,
-    grad: Tensor,
-    weights: Tensor,
-    value: Tensor,
-    mean: Tensor,
-    log_std: Tensor,
-    mask: Tensor | None,
-    reduction: str,
-    needs: list[bool],
-) -> list[Tensor]:
-    return iwae_loss_backward(native, "gaussian", grad, weights, (value, mean, log_std), mask, reduction, needs)
-
-
-def bernoulli_iwae_loss_and_gradients(
-    native: Native,
-    value: Tensor,
-    logits: Tensor,
-    log_ratio: Tensor,
-    mask: Tensor | None,
-    reduction: str,
-    wanted: list[bool],
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    return loss_and_gradients(native, "bernoulli", (value, logits), log_ratio, mask, reduction, wanted)
-
-
-def gaussian_iwae_loss_and_gradients(
-    native: Native,
-    value: Tensor,
-    mean: Tensor,
-    log_std: Tensor,
-    log_ratio: Tensor,
-    mask: Tensor | None,
-    reduction: str,
-    wanted: list[bool],
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    return loss_and_gradients(native, "gaussian", (value, mean, log_std), log_ratio, mask, reduction, wanted)
-
-
-def loss_and_gradients(
-    native: Native,
-    name: str,
-    parameters: tuple[Tensor, ...],
-    log_ratio: Tensor,
-    mask: Tensor | None,
-    reduction: str,
-    wanted: list[bool],
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Besides, the gradients of the wanted parameters, of the shape of the whole call, for an incoming one of 1."""
-    kept = [gradient_like(p) if want else None for p, want in zip(parameters, wanted, strict=True)]
-    loss, weights = iwae_loss(native, name, parameters, log_ratio, mask, reduction, kept)
-    return loss, weights, [gradient for gradient in kept if gradient is not None]
-
-
-def iwae_loss(
-    native: Native,
-    name: str,
-    parameters: tuple[Tensor, ...],
-    log_ratio: Tensor,
-    mask: Tensor | None,
-    reduction: str,
-    kept: Sequence[Tensor | None] = (),
-    bound: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The reduced loss, and the normalised weights that its gradient needs.
-
-    The gradients of parameters, and the bound of each observation, are written to the tensors that are to have them.
-    """
-    leading = tuple(log_ratio.shape)
-    shape = (*leading, parameters[0].shape[-1])
-    dtype = accumulation_dtype(*parameters, log_ratio)
-    weights = log_ratio.new_empty(leading, dtype=dtype)
-    loss = log_ratio.new_empty(leading[1:] if reduction == "none" else (), dtype=dtype)
-    native.kernels.iwae_loss(
-        name,
-        dtype == torch.float64,
-        shape,
-        [operand(p) for p in parameters],
-        optional_operand(mask),
-        operand(log_ratio),
-        reduction,
-        weights.data_ptr(),
-        loss.data_ptr(),
-        0 if bound is None else bound.data_ptr(),
-        pointers(kept),
-        native.place(weights),
-    )
-    return loss, weights
-
-
-def iwae_loss_backward(
-    native: Native,
-    name: str,
-    grad: Tensor,
-    weights: Tensor,
-    parameters: tuple[Tensor, ...],
-    mask: Tensor | None,
-    reduction: str,
-    needs: list[bool],
-) -> list[Tensor]:
-    """Gradients of the needed parameters, then of the log-ratio (in the dtype of the weights)."""
-    leading = tuple(weights.shape)
-    shape = (*leading, parameters[0].shape[-1])
-    gradients = [gradient_like(p) if needed else None for p, needed in zip(parameters, needs, strict=True)]
-    weights = weights.contiguous()  # as the forward made them, but vmap hands over slices
-    grad_log_ratio = weights.new_empty(leading)
-    native.kernels.iwae_loss_backward(
-        name,
-        weights.dtype == torch.float64,
-        shape,
-        [operand(p) for p in parameters],
-        optional_operand(mask),
-        weights.data_ptr(),
-        operand(grad),
-        reduction,
-        grad_log_ratio.data_ptr(),
-        [optional_operand(g) for g in gradients],
-        native.place(weights),
-    )
-    return [*(g for g in gradients if g is not None), grad_log_ratio]
-
-
-def rescale(native: Native, gradient: Tensor, grad: Tensor, weights: Tensor) -> None:
-    """A gradient (k, ..., D) that the forward pass made for an incoming one of 1, times that which came, in place; 0
-    where the weight is. For GPUs, which need not wait to see whether it is 1 after all."""
-    native.kernels.rescale(
-        gradient.dtype == torch.float64,
-        tuple(gradient.shape),
-        gradient.data_ptr(),
-        weights.data_ptr(),
-        operand(grad),
-        native.place(gradient),
-    )
+    def rescale(self, gradient: Tensor, grad: Tensor, weights: Tensor) -> None:
+        self.run(
+            self.kernels.rescale,
+            gradient,
+            gradient.dtype == torch.float64,
+            tuple(gradient.shape),
+            gradient.data_ptr(),
+            weights.data_ptr(),
+            operand(grad),
+        )

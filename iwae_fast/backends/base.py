@@ -1,0 +1,200 @@
+"""The interface of backends with kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Ops(Protocol):
+    """The fused operations, forward and backward, on the tensors of one type of device.
+
+    Densities and losses are generic: ``name`` is a density of :data:`iwae_fast.reference.DENSITIES`, and ``parameters``
+    are its tensors in that order, whose shapes broadcast to (..., D). Results have the accumulation dtype of the call.
+    Backward passes return only the gradients that ``needs_grad`` asks for, each in the shape and dtype of its input.
+    Arguments are checked by the public functions (:mod:`iwae_fast.ops`); none of these methods checks them again.
+    Those that :class:`WithoutOptionalOps` has are optional.
+    """
+
+    def density(self, name: str, parameters: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        """Return the log-density summed over the last axis, (...)."""
+
+    def density_backward(
+        self, name: str, grad: Tensor, parameters: Sequence[Tensor], mask: Tensor | None, needs_grad: Sequence[bool]
+    ) -> list[Tensor]:
+        """Return the gradients of the parameters."""
+
+    def iwae_loss(
+        self, name: str, parameters: Sequence[Tensor], log_ratio: Tensor, mask: Tensor | None, reduction: str
+    ) -> tuple[Tensor, Tensor]:
+        """Return the reduced loss, and the normalized weights (k, ...) that its gradient needs."""
+
+    def iwae_loss_backward(
+        self,
+        name: str,
+        grad: Tensor,
+        weights: Tensor,
+        parameters: Sequence[Tensor],
+        mask: Tensor | None,
+        reduction: str,
+        needs_grad: Sequence[bool],
+    ) -> list[Tensor]:
+        """Return the gradients of the parameters, then that of the log-ratio (in the dtype of the weights)."""
+
+    def iwae_loss_and_gradients(
+        self,
+        name: str,
+        parameters: Sequence[Tensor],
+        log_ratio: Tensor,
+        mask: Tensor | None,
+        reduction: str,
+        needs_grad: Sequence[bool],
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return the loss, the weights, and the parameters' gradients for an upstream gradient of 1.
+
+        A parameter that needs a gradient has the shape of the whole call, (k, ..., D).
+        """
+
+    def log_mean_exp(self, log_weights: Tensor, dim: int) -> Tensor:
+        """Return logsumexp over ``dim`` minus log k."""
+
+    def log_mean_exp_backward(self, grad: Tensor, log_weights: Tensor, dim: int) -> Tensor:
+        """Return the gradient of the log-weights."""
+
+    def standard_normal(
+        self,
+        seed: Tensor,
+        samples: Tensor | None,
+        shape: Sequence[int],
+        sample_offset: int,
+        observation_offset: int,
+        stream: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """Return noise of this shape."""
+
+    def sample_gaussian(
+        self,
+        mean: Tensor,
+        log_std: Tensor,
+        seed: Tensor,
+        samples: Tensor | None,
+        num_samples: int,
+        sample_offset: int,
+        observation_offset: int,
+        stream: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Return z (k, B, Z) and the log-ratio (k, B)."""
+
+    def sample_gaussian_backward(
+        self,
+        grad_z: Tensor | None,
+        grad_log_ratio: Tensor | None,
+        mean: Tensor,
+        log_std: Tensor,
+        seed: Tensor,
+        samples: Tensor | None,
+        num_samples: int,
+        sample_offset: int,
+        observation_offset: int,
+        stream: int,
+        path_only: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradients of mean and log_std."""
+
+    def linear_bernoulli_log_prob(
+        self, value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        """Return the log-probability of values under a linear layer's logits."""
+
+    def linear_bernoulli_log_prob_backward(
+        self,
+        grad: Tensor,
+        value: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        mask: Tensor | None,
+        needs_grad: Sequence[bool],
+    ) -> list[Tensor]:
+        """Return the gradients of value, hidden, weight and bias."""
+
+    def linear_bernoulli_log_prob_and_residual(
+        self, value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the log-probability and value - sigmoid(logits), from which its gradients follow."""
+
+    def linear_bernoulli_iwae_loss(
+        self,
+        value: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        log_ratio: Tensor,
+        mask: Tensor | None,
+        reduction: str,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the loss, the bounds (...), the normalized weights, and the gradient of the logits."""
+
+    def linear_tanh(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return tanh(hidden @ weight.T + bias)."""
+
+    def linear_tanh_backward(
+        self, grad: Tensor, output: Tensor, hidden: Tensor, weight: Tensor, needs_grad: Sequence[bool]
+    ) -> list[Tensor]:
+        """Return the gradients of hidden, weight and bias."""
+
+    def rescale(self, gradient: Tensor, grad: Tensor, weights: Tensor) -> None:
+        """Multiply a gradient (k, ..., D), made for an upstream gradient of 1, by the actual one, in place.
+
+        Entries whose weight is 0 become 0. A GPU need not be synchronized to see whether the factor is 1.
+        """
+
+
+class Backend(Ops, Protocol):
+    """Operations on one type of device, and what is known about their use here."""
+
+    device: str
+    """The type of the device whose tensors the backend takes: "cpu" or "cuda"."""
+    optional_ops: frozenset[str]
+    """The optional operations that this backend has, by the names of their methods."""
+
+    def missing(self) -> str | None:
+        """Return the software that the backend lacks, or None. Must touch no device: it is asked once, at import."""
+
+    def unavailable(self) -> str | None:
+        """Return why the backend cannot run here, or None."""
+
+    def details(self) -> dict[str, Any]:
+        """Return further entries for :func:`iwae_fast.backends.info`."""
+
+
+class WithoutOptionalOps:
+    """A base class for backends that lack the optional operations, or some of them."""
+
+    optional_ops: frozenset[str] = frozenset()
+
+    def iwae_loss_and_gradients(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "iwae_loss_and_gradients")
+
+    def linear_bernoulli_log_prob_and_residual(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "linear_bernoulli_log_prob_and_residual")
+
+    def linear_bernoulli_iwae_loss(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "linear_bernoulli_iwae_loss")
+
+    def linear_tanh(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "linear_tanh")
+
+    def linear_tanh_backward(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "linear_tanh_backward")
+
+    def rescale(self, *arguments: Any, **options: Any) -> None:
+        raise _not_offered(self, "rescale")
+
+
+def _not_offered(backend: object, op: str) -> NotImplementedError:
+    return NotImplementedError(f"{type(backend).__name__} does not have the optional operation {op}")

@@ -1,0 +1,29 @@
+"""What the operations of the C++ extension share: they allocate their results through torch and hand over pointers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+class Native(ABC):
+    """The kernels of the extension for one type of device."""
+
+    kernels: Any
+    """``iwae_fast._C.cpu`` or ``iwae_fast._C.cuda``."""
+
+    @abstractmethod
+    def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:
+        """Call a kernel where a tensor is; the kernels write to the memory whose pointers they are given."""
+
+
+def gradient_like(tensor: Tensor) -> Tensor:
+    # Contiguous whatever the input's strides: an expanded input has no memory of its own to mirror.
+    return tensor.new_empty(tensor.shape)
+
+
+def pointers(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]

@@ -1,0 +1,133 @@
+"""Log-densities, summed over the features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .. import checks, reference
+from ..backends import REFERENCE, choose
+from .events import flattened
+from .function import Fused, apply, backward_pass, saved, scatter_gradients
+from .registry import implementation
+
+
+def gaussian_log_prob(
+    value: Tensor,
+    mean: Tensor,
+    log_std: Tensor,
+    mask: Tensor | None = None,
+    *,
+    event_dims: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Log-density of a diagonal Gaussian, summed over the last axis.
+
+    log N(v; m, s) = -1/2 sum_d [((v - m) / s)^2 + 2 log s + log 2 pi], with log s given.
+
+    Args:
+        value, mean, log_std: tensors whose shapes broadcast to (..., D); nothing is copied to broadcast.
+        mask: bool, True where observed, broadcasting to (..., D). A masked feature counts nothing, whatever it
+            holds, NaN included.
+        event_dims: how many of the last axes are features, over all of which is summed: 1 for (..., D), 3 for
+            (..., C, H, W). Tensors and mask broadcast to all of these axes, and are read in place where their strides
+            allow it.
+        backend: force a backend by name.
+
+    Returns:
+        Log-density in nats, shape (...), float32 or float64.
+    """
+    checks.floating(value=value, mean=mean, log_std=log_std)
+    return _density("gaussian", mask, event_dims, backend, value=value, mean=mean, log_std=log_std)
+
+
+def standard_gaussian_log_prob(
+    value: Tensor, mask: Tensor | None = None, *, event_dims: int = 1, backend: str | None = None
+) -> Tensor:
+    """Log-density of N(0, I), summed over the last axis: -1/2 sum_d [v^2 + log 2 pi].
+
+    Args:
+        value: (..., D).
+        mask, event_dims: as in :func:`gaussian_log_prob`.
+        backend: force a backend by name.
+
+    Returns:
+        Log-density in nats, shape (...), float32 or float64.
+    """
+    checks.floating(value=value)
+    return _density("standard_gaussian", mask, event_dims, backend, value=value)
+
+
+def bernoulli_log_prob(
+    value: Tensor, logits: Tensor, mask: Tensor | None = None, *, event_dims: int = 1, backend: str | None = None
+) -> Tensor:
+    """Log-probability of independent Bernoulli variables given logits, summed over the last axis.
+
+    log p = sum_d [v l - softplus(l)]. Values between 0 and 1 (grey levels) are allowed. Whether they lie there is not
+    checked: of others, such as pixels from 0 to 255, the result is no log-probability.
+
+    Args:
+        value: observations, for example (B, D).
+        logits: for example (k, B, D); shapes broadcast to (..., D) and nothing is copied to broadcast.
+        mask, event_dims: as in :func:`gaussian_log_prob`.
+        backend: force a backend by name.
+
+    Returns:
+        Log-probability in nats, shape (...), float32 or float64.
+    """
+    checks.floating(value=value, logits=logits)
+    return _density("bernoulli", mask, event_dims, backend, value=value, logits=logits)
+
+
+def _density(name: str, mask: Tensor | None, event_dims: int, backend: str | None, **parameters: Tensor) -> Tensor:
+    shape = checks.features(**parameters)
+    checks.mask(mask, shape, parameters["value"].device)
+    if event_dims != 1:
+        _, event = checks.event(event_dims, shape)
+        parameters, mask = flattened(event, parameters, mask)
+        shape = (math.prod(event),)
+    chosen = choose(backend, (*parameters.values(), mask))
+    if chosen == REFERENCE:
+        return reference.DENSITIES[name](*parameters.values(), mask)
+    return apply(DensityFunction, name, chosen, mask, *same_features(shape[-1], parameters))
+
+
+class DensityFunction(Fused):
+    """log p(value | parameters), summed over the last axis, for a density of the reference by its name."""
+
+    @staticmethod
+    def forward(name: str, backend: str, mask: Tensor | None, *parameters: Tensor) -> Tensor:
+        return implementation(backend).density(name, parameters, mask)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.name, ctx.backend, mask, *parameters = inputs
+        ctx.save_for_backward(mask, *parameters)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs_grad = list(ctx.needs_input_grad[3:])
+        gradients = backward_pass(
+            f"{ctx.name}_log_prob", _density_backward, (grad,), ctx.name, ctx.backend, needs_grad, *saved(ctx)
+        )
+        return None, None, None, *scatter_gradients(gradients, needs_grad)
+
+
+def _density_backward(
+    grad: Tensor, name: str, backend: str, needs_grad: list[bool], mask: Tensor | None, *parameters: Tensor
+) -> Sequence[Tensor]:
+    return implementation(backend).density_backward(name, grad, parameters, mask, needs_grad)
+
+
+def same_features(size: int, parameters: dict[str, Tensor]) -> list[Tensor]:
+    """Return the parameters with the same last axis: native ops broadcast leading axes only."""
+    return [p if p.shape[-1] == size else expand(p, (*p.shape[:-1], size)) for p in parameters.values()]
+
+
+def expand(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Expand a tensor, whose gradient is summed over the expanded axes before it is rounded to half precision."""
+    (tensor,) = reference.widen(tensor)
+    return tensor.expand(shape)

@@ -1,0 +1,266 @@
+"""Minus the IWAE bound, from log-weights or from a likelihood's parameters and a log-ratio in one pass each way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks, reference
+from ..backends import REFERENCE, choose
+from ..dtypes import accumulation_dtype
+from .densities import expand, same_features
+from .events import flattened
+from .function import (
+    Fused,
+    apply,
+    backward_pass,
+    host_value,
+    log_ratio_gradient,
+    once,
+    saved,
+    scatter_gradients,
+    times_upstream,
+    with_memory,
+)
+from .registry import implementation, supports
+from .weights import log_mean_exp
+
+
+def iwae_loss(log_weights: Tensor, dim: int = 0, reduction: str = "mean", *, backend: str | None = None) -> Tensor:
+    """Minus the IWAE bound, for a model that has its log-weights (Burda, Grosse & Salakhutdinov 2016).
+
+    Args:
+        log_weights: log p(x, z_i) - log q(z_i | x), shape (k, ...) with the samples on axis ``dim``.
+        dim: the axis of samples.
+        reduction: "mean" or "sum" over the observations, or "none".
+        backend: force a backend by name.
+
+    Returns:
+        The loss in nats: a scalar, or with "none" one entry an observation.
+    """
+    checks.reduction(reduction)
+    return reduced(-log_mean_exp(log_weights, dim, backend=backend), reduction)
+
+
+def bernoulli_iwae_loss(
+    value: Tensor,
+    logits: Tensor,
+    log_ratio: Tensor,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    *,
+    event_dims: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Minus the IWAE bound with a Bernoulli likelihood: densities, weights and bound in one pass each way.
+
+    loss = -log (1/k) sum_i exp[log p(x | z_i) + log_ratio_i] (Burda, Grosse & Salakhutdinov 2016).
+
+    Args:
+        value: observations x, for example (B, D).
+        logits: of p(x | z_i), for example (k, B, D). Together they broadcast to (k, ..., D), k >= 1.
+        log_ratio: log p(z_i) - log q(z_i | x), (k, ...): as many axes as the likelihood, each of its size or 1, or a
+            scalar.
+        mask, event_dims: as in :func:`gaussian_log_prob`.
+        reduction: "mean" or "sum" over the observations, or "none".
+        backend: force a backend by name.
+
+    Returns:
+        The loss in nats: a scalar, or with "none" one entry per observation, shape (...).
+    """
+    checks.floating(value=value, logits=logits, log_ratio=log_ratio)
+    return _iwae_loss("bernoulli", log_ratio, mask, reduction, event_dims, backend, value=value, logits=logits)
+
+
+def gaussian_iwae_loss(
+    value: Tensor,
+    mean: Tensor,
+    log_std: Tensor,
+    log_ratio: Tensor,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    *,
+    event_dims: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Minus the IWAE bound with a diagonal Gaussian likelihood: see :func:`bernoulli_iwae_loss`.
+
+    Args:
+        value: observations x, for example (B, D).
+        mean, log_std: of p(x | z_i), for example (k, B, D). With ``value`` they broadcast to (k, ..., D), k >= 1.
+        log_ratio: log p(z_i) - log q(z_i | x), (k, ...): as many axes as the likelihood, each of its size or 1, or a
+            scalar.
+        mask, event_dims: as in :func:`gaussian_log_prob`.
+        reduction: "mean" or "sum" over the observations, or "none".
+        backend: force a backend by name.
+
+    Returns:
+        The loss in nats: a scalar, or with "none" one entry per observation, shape (...).
+    """
+    checks.floating(value=value, mean=mean, log_std=log_std, log_ratio=log_ratio)
+    return _iwae_loss(
+        "gaussian", log_ratio, mask, reduction, event_dims, backend, value=value, mean=mean, log_std=log_std
+    )
+
+
+def _iwae_loss(
+    name: str,
+    log_ratio: Tensor,
+    mask: Tensor | None,
+    reduction: str,
+    event_dims: int,
+    backend: str | None,
+    **parameters: Tensor,
+) -> Tensor:
+    checks.reduction(reduction)
+    shape = checks.features(**parameters)
+    likelihood, event = checks.event(event_dims, shape)
+    leading = checks.log_ratio(log_ratio, likelihood, event_dims, parameters)
+    if not leading:
+        raise ValueError(f"the likelihood {shape} has no axis of samples: expected (k, ..., D)")
+    if leading[0] == 0:
+        raise ValueError(f"log-weights {leading} hold k = 0 samples: need k >= 1")
+    checks.mask(mask, (*leading, *event), log_ratio.device)
+    if event_dims != 1:
+        parameters, mask = flattened(event, parameters, mask)
+        event = (math.prod(event),)
+    chosen = choose(backend, (*parameters.values(), log_ratio, mask), axes=len(leading) + 1)
+    if tuple(log_ratio.shape) != leading:
+        log_ratio = expand(log_ratio, leading)
+    if chosen == REFERENCE:
+        return reduced(reference.iwae_loss(name, parameters.values(), log_ratio, mask), reduction)
+    tensors = same_features(event[-1], parameters)
+    needs_grad = _gradients_in_forward(chosen, tensors, log_ratio)
+    if needs_grad is None:
+        loss, *_ = apply(IWAELoss, name, chosen, reduction, mask, log_ratio, *tensors)
+    else:
+        loss, *_ = apply(IWAELossWithGradients, name, chosen, reduction, mask, needs_grad, log_ratio, *tensors)
+    return loss
+
+
+def _gradients_in_forward(backend: str, parameters: list[Tensor], log_ratio: Tensor) -> list[bool] | None:
+    """Return for which parameters the forward pass makes the gradients, or None where it makes none.
+
+    These must not be summed over axes that a parameter lacks, nor be rounded before they are scaled.
+    """
+    needs_grad = [torch.is_grad_enabled() and p.requires_grad for p in parameters]
+    if not any(needs_grad) or not supports("iwae_loss_and_gradients", backend):
+        return None
+    dtype = accumulation_dtype(log_ratio, *parameters)
+    fits = all(
+        p.shape[:-1] == log_ratio.shape and p.dtype == dtype
+        for p, needed in zip(parameters, needs_grad, strict=True)
+        if needed
+    )
+    return needs_grad if fits else None
+
+
+def reduced(loss: Tensor, reduction: str) -> Tensor:
+    """Return the losses of the observations, or their mean or sum."""
+    if reduction == "none":
+        return loss
+    return loss.mean() if reduction == "mean" else loss.sum()
+
+
+class IWAELoss(Fused):
+    """Minus the IWAE bound, reduced over the observations, from the likelihood's parameters and the log-ratio.
+
+    The normalized weights are returned too, for the backward pass; they carry no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        name: str, backend: str, reduction: str, mask: Tensor | None, log_ratio: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return implementation(backend).iwae_loss(name, parameters, log_ratio, mask, reduction)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.name, ctx.backend, ctx.reduction, mask, log_ratio, *parameters = inputs
+        _, weights = output
+        ctx.mark_non_differentiable(weights)
+        ctx.set_materialize_grads(False)  # else the engine makes zeros for the weights at every backward
+        ctx.log_ratio_dtype = log_ratio.dtype
+        ctx.save_for_backward(weights, mask, *parameters)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
+        needs_grad = list(ctx.needs_input_grad[5:])
+        *gradients, grad_log_ratio = backward_pass(
+            f"{ctx.name}_iwae_loss",
+            _iwae_loss_backward,
+            (grad,),
+            ctx.name,
+            ctx.backend,
+            ctx.reduction,
+            needs_grad,
+            *saved(ctx),
+        )
+        if grad_log_ratio.dtype != ctx.log_ratio_dtype:
+            grad_log_ratio = grad_log_ratio.to(ctx.log_ratio_dtype)
+        return None, None, None, None, grad_log_ratio, *scatter_gradients(gradients, needs_grad)
+
+
+def _iwae_loss_backward(
+    grad: Tensor,
+    name: str,
+    backend: str,
+    reduction: str,
+    needs_grad: list[bool],
+    weights: Tensor,
+    mask: Tensor | None,
+    *parameters: Tensor,
+) -> Sequence[Tensor]:
+    return implementation(backend).iwae_loss_backward(name, grad, weights, parameters, mask, reduction, needs_grad)
+
+
+class IWAELossWithGradients(Fused):
+    """:class:`IWAELoss` whose forward pass makes the gradients too: each exponential is computed once.
+
+    ``needs_grad`` says for which parameters; these have the shape of the whole call, and the dtype of its sums. Weights
+    and gradients are returned for the backward pass alone. The caller must not hand out the weights: they are part of
+    the graph as its anchor, and no gradient goes through them.
+    """
+
+    @staticmethod
+    def forward(
+        name: str,
+        backend: str,
+        reduction: str,
+        mask: Tensor | None,
+        needs_grad: list[bool],
+        log_ratio: Tensor,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, ...]:
+        loss, weights, gradients = implementation(backend).iwae_loss_and_gradients(
+            name, parameters, log_ratio, mask, reduction, needs_grad
+        )
+        return loss, weights, *gradients
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, ctx.backend, ctx.reduction, _, _, log_ratio, *_ = inputs
+        _, weights, *gradients = output
+        ctx.mark_non_differentiable(*gradients)
+        ctx.set_materialize_grads(False)
+        ctx.log_ratio_dtype = log_ratio.dtype
+        ctx.save_for_backward(weights, *gradients)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
+        weights, *gradients = saved(ctx)
+        grad = with_memory(grad)
+        needs_grad = list(ctx.needs_input_grad[6:])
+        number = host_value(grad)
+        grad_log_ratio = log_ratio_gradient(ctx, weights, grad, number) if ctx.needs_input_grad[5] else None
+        gradients = times_upstream(ctx, gradients, grad, number, weights)
+        grad_log_ratio, *placed = once((grad_log_ratio, *scatter_gradients(gradients, needs_grad)), weights)
+        return None, None, None, None, None, grad_log_ratio, *placed

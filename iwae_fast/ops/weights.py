@@ -1,0 +1,83 @@
+"""Importance weights: their log-mean-exp, normalization and effective sample size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks, reference
+from ..backends import REFERENCE, choose
+from ..dtypes import WIDE
+from .function import Fused, apply, backward_pass, saved
+from .registry import implementation
+
+
+def log_mean_exp(log_weights: Tensor, dim: int = 0, *, backend: str | None = None) -> Tensor:
+    """logsumexp over ``dim`` minus log k: the IWAE bound of log-weights (Burda, Grosse & Salakhutdinov 2016).
+
+    A column of all -inf gives -inf and zero gradient; single -inf are weights of zero; NaN stays NaN.
+
+    Args:
+        log_weights: (k, ...) with k >= 1 on axis ``dim``.
+        dim: the axis of samples.
+        backend: force a backend by name.
+
+    Returns:
+        In nats, the shape of ``log_weights`` without ``dim``, float32 or float64.
+    """
+    checks.floating(log_weights=log_weights)
+    dim = checks.dimension(log_weights, dim)
+    chosen = choose(backend, (log_weights,))
+    if chosen == REFERENCE:
+        return reference.log_mean_exp(log_weights, dim)
+    return apply(LogMeanExp, chosen, log_weights, dim)
+
+
+def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
+    """Self-normalised importance weights, softmax(log_weights); a column of all -inf gives weights of zero.
+
+    Returns the shape of ``log_weights``, float32 or float64.
+    """
+    checks.floating(log_weights=log_weights)
+    dim = checks.dimension(log_weights, dim)
+    if not (torch.is_grad_enabled() and log_weights.requires_grad) and log_weights.dtype in WIDE:
+        chosen = choose(None, (log_weights,))
+        if chosen != REFERENCE and not torch._C._are_functorch_transforms_active():
+            # Without a graph, they are the gradient of log_mean_exp.
+            ones = log_weights.new_ones(()).expand(log_weights.shape[:dim] + log_weights.shape[dim + 1 :])
+            return implementation(chosen).log_mean_exp_backward(ones, log_weights, dim)
+    return reference.normalized_weights(log_weights, dim)
+
+
+def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:
+    """Kish's effective sample size 1 / sum w~^2, between 1 and k; a column of all -inf gives 0.
+
+    Returns the shape of ``log_weights`` without ``dim``, float32 or float64.
+    """
+    checks.floating(log_weights=log_weights)
+    return reference.effective_sample_size(log_weights, checks.dimension(log_weights, dim))
+
+
+class LogMeanExp(Fused):
+    """logsumexp over ``dim`` minus log k."""
+
+    @staticmethod
+    def forward(backend: str, log_weights: Tensor, dim: int) -> Tensor:
+        return implementation(backend).log_mean_exp(log_weights, dim)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.backend, log_weights, ctx.dim = inputs
+        ctx.save_for_backward(log_weights)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (log_weights,) = saved(ctx)
+        (gradient,) = backward_pass("log_mean_exp", _log_mean_exp_backward, (grad,), log_weights, ctx.dim, ctx.backend)
+        return None, gradient, None
+
+
+def _log_mean_exp_backward(grad: Tensor, log_weights: Tensor, dim: int, backend: str) -> tuple[Tensor]:
+    return (implementation(backend).log_mean_exp_backward(grad, log_weights, dim),)
