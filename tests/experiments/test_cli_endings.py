@@ -142,7 +142,7 @@ def test_errors_of_files_are_one_line_without_numbers(here: Command, tmp_path: P
     for name in ("config.json", "metrics.csv", "checkpoint.safetensors", "evaluation.json"):
         Path("torn", name).write_bytes(Path("run", name).read_bytes())
     Path("torn/evaluation.npz").write_text("no arrays")
-    no_numpy = "it is no NumPy file, or holds Python objects, which are never loaded"
+    no_numpy = "it is not a NumPy file, or it holds Python objects, which are never loaded"
     for arguments, message in (
         (
             ("sample", "run", "-o", "/nonexistent/x.png"),
@@ -154,7 +154,7 @@ def test_errors_of_files_are_one_line_without_numbers(here: Command, tmp_path: P
             ("compare", "run", "run", "--json", "nowhere/x.json"),
             "cannot write nowhere/x.json: there is no folder nowhere",
         ),
-        (("train", "--data", "text.npy"), f"text.npy is damaged or holds no plain arrays: {no_numpy}"),
+        (("train", "--data", "text.npy"), f"text.npy is damaged or does not hold plain arrays: {no_numpy}"),
         (("train", "--data", tmp_path / "odd.npz"), f"{tmp_path / 'odd.npz'} does not exist"),
         (("compare", "run", "torn"), f"torn/evaluation.npz does not hold the results of an evaluation: {no_numpy}"),
         (("train", "-o", "text.npy/run"), "text.npy/run: not a directory"),
