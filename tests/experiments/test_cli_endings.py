@@ -52,7 +52,7 @@ def test_a_signal_in_training_leaves_a_checkpoint(
     )
     ended, _, error = here("train", *SMALL, "--epochs", 5, "-o", "run")
     assert ended == code
-    assert error == "iwae-fast: interrupted, everything is saved; go on with: iwae-fast train --resume run\n"
+    assert error == "iwae-fast: interrupted, everything is saved; resume with: iwae-fast train --resume run\n"
     assert load_checkpoint(Path("run/checkpoint.safetensors")).step == 2 * STEPS_AN_EPOCH
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
 
@@ -62,7 +62,7 @@ def test_a_signal_in_the_evaluation(number: int, code: int, here: Command, monke
     monkeypatch.setattr(closing, "evaluate_run", lambda *_, **__: os.kill(os.getpid(), number))
     ended, _, error = here("train", *SMALL, "--epochs", 1, "-o", "run")
     assert ended == code
-    assert "training is done but its evaluation is not; go on with: iwae-fast train --resume run" in error
+    assert "training is done but its evaluation is not; resume with: iwae-fast train --resume run" in error
     ended, _, error = here("evaluate", "run", "--k", 5)
     assert ended == code
     assert error in ("iwae-fast: interrupted\n", "iwae-fast: terminated\n")
@@ -81,7 +81,7 @@ def test_a_resume_keeps_the_evaluation_that_was_asked_for(here: Command) -> None
     code, printed, _ = here("train", "--resume", "run", "--eval-k", 30, "--eval-observations", 40)
     assert code == 0
     assert "40 of 360 test images" in printed
-    assert "for all 360 of the test set: iwae-fast evaluate run" in printed
+    assert "to evaluate on all 360 test observations: iwae-fast evaluate run" in printed
     evaluation = json.loads(Path("run/evaluation.json").read_text())
     assert [evaluation[name] for name in ("k", "observations", "train_observations")] == [30, 40, 40]
     assert (config("run")["eval_k"], config("run")["eval_observations"]) == (30, 40)
@@ -122,7 +122,7 @@ def test_evaluation_says_how_to_make_it_shorter(capsys: pytest.CaptureFixture, m
             advance(100)
             now[0] += 1.0
     assert capsys.readouterr().out == (
-        "evaluation takes about 60 seconds: k = 100 samples of each of 60 observations; "
+        "evaluation takes about 60 seconds: k = 100 samples for each of 60 observations; "
         "fewer with --eval-observations\n"
     )
 
