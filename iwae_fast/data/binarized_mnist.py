@@ -55,7 +55,7 @@ def _read(part: str, path: Path, name: str) -> Tensor:
 def _packed(path: Path, part: str) -> NDArray[np.uint8]:
     arrays = read_arrays(path, (part,))
     if part not in arrays:
-        raise DataError(f"{path} has no array {part!r}")
+        raise DataError(f"{path} does not have an array {part!r}")
     packed, shape = arrays[part], (IMAGES[part], PIXELS // 8)
     if packed.dtype != np.uint8 or packed.shape != shape:
         raise DataError(f"{path} has {part!r} of {packed.dtype} {packed.shape}, expected uint8 {shape}")

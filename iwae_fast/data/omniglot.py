@@ -60,7 +60,7 @@ def _read(path: Path, name: str) -> Parts:
 def _numpy(path: Path) -> Parts:
     images = read_arrays(path, ("images",)).get("images")
     if images is None or images.dtype != np.uint8 or images.shape != (CHARACTERS, SIDE, SIDE):
-        raise DataError(f"{path} has no array 'images' of uint8 {(CHARACTERS, SIDE, SIDE)}")
+        raise DataError(f"{path} does not have an array 'images' of uint8 {(CHARACTERS, SIDE, SIDE)}")
     verify(images.tobytes(), IMAGES_SHA256, path)
     levels = torch.from_numpy(images.reshape(CHARACTERS, -1)).float().div_(255.0)
     train, test = split(CHARACTERS, TEST, TRAIN)
@@ -81,7 +81,7 @@ def _matlab(path: Path) -> Parts:
 def _columns(content: dict[str, Any], key: str, count: int, path: Path) -> Tensor:
     """Return rows (count, 784) from columns (784, count), each of which holds an image in Fortran order."""
     if key not in content:
-        raise DataError(f"{path} has no array {key!r}")
+        raise DataError(f"{path} does not have an array {key!r}")
     columns: NDArray[Any] = content[key]
     if columns.shape != (SIDE * SIDE, count) or columns.dtype.kind not in "buif":
         raise DataError(

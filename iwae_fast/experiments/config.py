@@ -50,7 +50,7 @@ CLOSING = ("eval_k", "eval_observations")
 """Settings of the evaluation after training."""
 
 CHANGEABLE = ("epochs", "stages", "device", "backend", "capture", *OBJECTIVE, *CLOSING)
-"""Settings that may change when a run is resumed; Burda, Grosse & Salakhutdinov (2016), Table 2, change the objective."""
+"""Settings that may change when a run is resumed, such as the objective (Burda, Grosse & Salakhutdinov 2016, Table 2)."""
 
 
 @dataclass(frozen=True)

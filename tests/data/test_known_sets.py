@@ -100,7 +100,7 @@ def test_binarized_mnist_damaged_text(bits_folder, damage, message):
         ({"valid": PACKED["train"]}, r"'valid' of uint8 \(7, 98\), expected uint8 \(3, 98\)"),
         ({"valid": PACKED["valid"].astype(float)}, r"'valid' of float64"),
         ({"valid": PACKED["valid"] ^ 1}, "not the expected file"),
-        ({"valid": None}, "has no array 'valid'"),
+        ({"valid": None}, "does not have an array 'valid'"),
     ],
 )
 def test_binarized_mnist_damaged_bits(bits_folder, change, message):
@@ -176,7 +176,7 @@ def test_omniglot_damaged_matlab_content(omniglot_folder, change, message):
 
 def test_omniglot_matlab_without_its_keys(omniglot_folder):
     savemat(omniglot_folder / "chardata.mat", {"data": matlab()["data"]})
-    refuses("omniglot", "has no array 'testdata'", omniglot_folder / "chardata.mat")
+    refuses("omniglot", "does not have an array 'testdata'", omniglot_folder / "chardata.mat")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>a page that says something else</html>" * 9, None])
@@ -190,9 +190,9 @@ def test_omniglot_damaged_matlab_file(omniglot_folder, content):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": INK[1:]}, "has no array 'images' of uint8"),
-        ({"images": INK / 255.0}, "has no array 'images' of uint8"),
-        ({"pictures": INK}, "has no array 'images' of uint8"),
+        ({"images": INK[1:]}, "does not have an array 'images' of uint8"),
+        ({"images": INK / 255.0}, "does not have an array 'images' of uint8"),
+        ({"pictures": INK}, "does not have an array 'images' of uint8"),
         ({"images": INK[::-1]}, "not the expected file"),
     ],
 )

@@ -146,13 +146,13 @@ def test_errors_of_files_are_one_line_without_numbers(here: Command, tmp_path: P
     for arguments, message in (
         (
             ("sample", "run", "-o", "/nonexistent/x.png"),
-            "cannot write /nonexistent/x.png: there is no folder /nonexistent",
+            "cannot write /nonexistent/x.png: the folder /nonexistent does not exist",
         ),
         (("sample", "run", "-o", "folder.png"), "cannot write folder.png: it is a folder"),
         (("sample", "run", "-o", "/proc/x.png"), "cannot write /proc/x.png: no such file or directory"),
         (
             ("compare", "run", "run", "--json", "nowhere/x.json"),
-            "cannot write nowhere/x.json: there is no folder nowhere",
+            "cannot write nowhere/x.json: the folder nowhere does not exist",
         ),
         (("train", "--data", "text.npy"), f"text.npy is damaged or does not hold plain arrays: {no_numpy}"),
         (("train", "--data", tmp_path / "odd.npz"), f"{tmp_path / 'odd.npz'} does not exist"),

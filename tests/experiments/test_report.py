@@ -506,8 +506,8 @@ def test_errors_of_compare(pair, tmp_path, capsys):
     shutil.rmtree(second / "evaluations")
     for arguments, message in (
         ((first,), "compare needs at least 2 runs, got 1"),
-        ((first, tmp_path), f"{tmp_path} is not the folder of a run: it has no config.json"),
-        ((first, second), f"{second} was never evaluated: it has no evaluation.json"),
+        ((first, tmp_path), f"{tmp_path} is not the folder of a run: it does not have config.json"),
+        ((first, second), f"{second} was never evaluated: it does not have evaluation.json"),
         ((), "Missing argument 'RUN RUN ...'"),
     ):
         with pytest.raises(SystemExit, match="2"):

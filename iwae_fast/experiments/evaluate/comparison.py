@@ -94,7 +94,7 @@ def _open(folder: Path) -> _Candidate:
     run = check_is_run(folder)
     own = [evaluation for evaluation in all_evaluations(run) if evaluation.is_own]
     if not own:
-        raise FileNotFoundError(f"{folder} was never evaluated: it has no {run.evaluation.name}")
+        raise FileNotFoundError(f"{folder} was never evaluated: it does not have {run.evaluation.name}")
     latest = own[0].content.get("step")
     return _Candidate(run, read_json(run.config), [one for one in own if one.content.get("step") == latest])
 

@@ -86,7 +86,7 @@ PROGRESS = ("step", "seconds", "epoch_started", "epoch_count")
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU; raises CheckpointError with a one-line reason if the file is not a valid one."""
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
+        raise CheckpointError(f"the checkpoint {path} does not exist")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -103,7 +103,7 @@ def check_is_run(folder: Path) -> Run:
     """Return the run of a folder; raises FileNotFoundError if the folder does not hold a run."""
     run = Run(folder)
     if not run.config.is_file():
-        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {run.config.name}")
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it does not have {run.config.name}")
     return run
 
 
