@@ -50,7 +50,7 @@ CLOSING = ("eval_k", "eval_observations")
 """Settings of the evaluation after training."""
 
 CHANGEABLE = ("epochs", "stages", "device", "backend", "capture", *OBJECTIVE, *CLOSING)
-"""Settings that may change when a run is resumed, such as the objective (Burda, Grosse & Salakhutdinov 2016, Table 2)."""
+"""Settings that may change at a resumption, such as the objective (Table 2 of Burda, Grosse & Salakhutdinov 2016)."""
 
 
 @dataclass(frozen=True)

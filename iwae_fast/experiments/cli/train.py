@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..train.runs import Run
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 6, 12
-PRESET = "fits the data set"
+PRESET = "depends on the data set"
 
 
 def _one_of(names: tuple[str, ...], default: str, explained: str = "{names}.") -> Any:
