@@ -1,4 +1,4 @@
-"""Files that are either the old or the new one, never half of one."""
+"""Atomic replacement of files, and files of JSON."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from typing import Any
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` by way of a hidden file beside it; a crash leaves the earlier file whole.
+    """Replace the file at ``path`` atomically, by way of a hidden temporary file beside it.
 
-    Of several processes that write the same file at a time one is the last, and the file is the whole of what that one
-    wrote. Raises OSError naming ``path`` where it cannot be written.
+    A crash leaves the earlier file intact. If several processes write the same file at once, the file holds the
+    complete content of the last one.
+
+    Raises OSError naming ``path`` if it cannot be written.
     """
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -35,29 +37,31 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Return why a file cannot be read or written, for a message that names the file itself: the system's words without
-    their error number, and numpy's without the advice to unpickle what nobody should trust."""
+    """Return why a file cannot be read or written, for a message that names the file itself.
+
+    System errors come without their error number. NumPy's advice to enable unpickling is replaced, since it is unsafe.
+    """
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror[0].lower()}{error.strerror[1:]}"
     if "pickle" in str(error):
-        return "it is no NumPy file, or holds Python objects, which are never loaded"
+        return "it is not a NumPy file, or it holds Python objects, which are never loaded"
     return str(error)
 
 
 def remove_leftovers(folder: Path, *names: str) -> None:
-    """Delete what crashes left half written of files in a folder that nobody else is writing; names may be patterns."""
+    """Delete temporary files that crashes left in a folder to which no other process writes; names may be patterns."""
     for name in names:
         for leftover in folder.glob(f".{name}.*.tmp"):
             leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` as indented JSON; numbers must be finite."""
+    """Write ``content`` as indented JSON; raises ValueError if a number is not finite."""
     replace_file(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; ValueError naming the file for anything else in it, OSError where it cannot be read."""
+    """Read a JSON object; raises ValueError naming the file if it holds anything else, OSError if it cannot be read."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Every random number of a run is a function of (run seed, purpose, index), so nothing random need be saved."""
+"""Seeds: every random number of a run is a function of (run seed, purpose, index), so no generator state is saved."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEED_LIMIT = 2**63
 
 
 class Purpose(IntEnum):
-    """What a seed is for. The numbers are part of what makes a run repeatable: never change or reuse one."""
+    """The purpose of a seed. Runs are repeatable only if these numbers stay: never change or reuse one."""
 
     MODEL = 0
     """Initial parameters."""
@@ -35,52 +35,51 @@ class Purpose(IntEnum):
     VALIDATION_PIXELS = 8
     """Bernoulli pixels of the validation set."""
     VALIDATION = 9
-    """Latent noise of its bound."""
+    """Latent noise of the validation bound."""
     SUBSET = 10
-    """Which observations of a set stand for all."""
+    """The order whose beginnings are the random subsets of a data set."""
 
 
 def derive_seed(seed: int, purpose: Purpose, *indices: int) -> int:
-    """An independent seed in [0, 2^63) for each (seed, purpose, indices).
+    """Return an independent seed in [0, 2^63) for each (seed, purpose, indices).
 
     Args:
         seed: the run's seed, in [0, 2^63).
-        purpose: what the seed is for.
-        indices: such as an epoch or a step, each in [0, 2^32).
+        purpose: the use of the seed.
+        indices: for example an epoch or a step, each in [0, 2^32).
 
     Raises ValueError for a number out of range.
     """
     if not 0 <= seed < SEED_LIMIT:
         raise ValueError(f"seed must be in [0, 2^63), got {seed}")
     for index in indices:
-        # SeedSequence splits larger numbers into words, and two different keys could then be one.
+        # SeedSequence splits larger numbers into 32-bit words, so two different keys could collide.
         if not 0 <= index < INDEX_LIMIT:
-            raise ValueError(f"an index of a seed must be in [0, 2^32), got {index}")
+            raise ValueError(f"indices must be in [0, 2^32), got {index}")
     sequence = np.random.SeedSequence(seed, spawn_key=(int(purpose), *indices))
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def first_seed(seed: int, purpose: Purpose) -> int:
-    """Where the seeds of steps begin: that of step t is this plus t, which a GPU can add by itself.
+    """Return the seed of step 0; the seed of step t is this plus t, which the GPU can add without the host.
 
-    In [0, 2^62), so that no sum leaves 64 bits. Seeds that follow each other are as independent as any two: they are
-    keys of Philox.
+    It is in [0, 2^62), so that no sum exceeds 64 bits. Consecutive seeds are as independent as any two, because they
+    are keys of Philox.
     """
     return derive_seed(seed, purpose) >> 1
 
 
 def generator(seed: int, purpose: Purpose, *indices: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator on ``device`` that starts from :func:`derive_seed`."""
+    """Return a torch generator on ``device``, seeded by :func:`derive_seed`."""
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *indices))
 
 
 @contextmanager
 def torch_seeded(seed: torch.Tensor, *indices: int) -> Iterator[None]:
-    """Inside, torch's own generators, of the CPU and of the seed's device, start from (seed, indices); afterwards they
-    go on as if nothing had been.
+    """Seed torch's generators of the CPU and of the seed's device from (seed, indices), and restore them afterwards.
 
     Args:
-        seed: int64 scalar in [0, 2^63); is waited for.
+        seed: int64 scalar in [0, 2^63); reading it synchronizes with its device.
         indices: each in [0, 2^32).
     """
     sequence = np.random.SeedSequence(int(seed), spawn_key=indices)

@@ -1,4 +1,4 @@
-"""Data sets, each as tensors of flattened images: ``load(name)``."""
+"""Data sets as tensors of flattened images: ``load(name)``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .rows import Observations, Rows
 __all__ = ["DATASETS", "FILES", "DataError", "ImageData", "Rows", "binarize", "load"]
 
 FILES = (".npz", ".npy")
-"""What the path of a file of one's own ends in."""
+"""Suffixes of the files that :func:`load` reads."""
 
 DATASETS: dict[str, Callable[[], ImageData]] = {
     "digits": load_digits,
@@ -35,19 +35,19 @@ def load(name: str, *, whole_numbers: bool = False, as_stored: bool = False, uns
     """Load a data set by its name, one of DATASETS, or by the path of a .npz or .npy file (:func:`.own.load_own`).
 
     Args:
-        name: of the data set, or of the file.
-        whole_numbers: take bytes of a file for counts or classes, not for grey levels.
-        as_stored: leave the numbers of a file as they are, memory-mapped where they are many; ``train`` and the other
-            parts are :class:`Rows` then, whose batches are float32, and not float32 tensors.
-        unsplit: take all of a file's single array for the test set.
+        name: name of the data set, or path of the file.
+        whole_numbers: treat the bytes of a file as counts or classes, not as gray levels.
+        as_stored: keep the numbers of a file in their dtype, memory-mapped if there are many. ``train`` and the other
+            parts are then :class:`Rows`, whose batches are float32, instead of float32 tensors.
+        unsplit: use all of a file's single array as the test set.
 
-    Raises ValueError for an unknown name, DataError where its files are missing, damaged or not what they should be,
-    ModuleNotFoundError where it needs a package of the ``cli`` extra (digits, and whatever is downloaded).
+    Raises ValueError for an unknown name, DataError if its files are missing, damaged or not the expected ones, and
+    ModuleNotFoundError if it needs a package of the ``cli`` extra (digits, and every download).
     """
     if name.endswith(FILES):
         found = load_own(name, whole_numbers, unsplit)
         return found if as_stored else _in_memory(found)
-    checks.one_of("data set", name, DATASETS, f", or a file's path that ends in {' or '.join(FILES)}")
+    checks.one_of("data set", name, DATASETS, f", or the path of a {' or '.join(FILES)} file")
     return DATASETS[name]()
 
 

@@ -1,4 +1,4 @@
-"""NumPy's .npy and .npz files, none of whose contents are trusted."""
+"""Reader of NumPy's .npy and .npz files, whose contents are not trusted."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from ..files import reason
 from .images import DataError
 
 MAPPED_FROM = 1 << 26
-"""Bytes of the smallest array that is memory-mapped: reading a smaller one is quick, and it stays as it was read."""
+"""Bytes of the smallest array that is memory-mapped: reading a smaller one is quick, and a later change of the file
+cannot alter it."""
 
 CHECKED_AT_ONCE = 1 << 24
-"""Bytes of a mapped archive whose checksum is taken at a time."""
+"""Bytes of a mapped archive that are read at a time to compute its checksum."""
 
 LOCAL_HEADER_BYTES = 30
-"""Of a file in a zip archive; its last four are the lengths of the name and of the extra field that follow it."""
+"""Size of the header of a file in a zip archive; its last four bytes are the lengths of the name and of the extra field
+that follow it."""
 
 
 def read_arrays(path: Path, names: tuple[str, ...] | None = None, *, mapped: bool = False) -> dict[str, NDArray[Any]]:
-    """Read the arrays of a .npz file by name, or a .npy file's one array under the empty name.
+    """Read the arrays of a .npz file by name, or the one array of a .npy file under the empty name.
 
     Args:
-        path: the file; its content, not its name, says which of the two it is.
-        names: the arrays of a .npz file that are wanted, as far as they are there; all if None.
-        mapped: whether large arrays of a .npy file, or of a .npz file that is not compressed, may be memory-mapped,
-            read-only; compressed ones are read into memory.
+        path: the file; its content, not its name, determines its format.
+        names: the arrays of a .npz file to read, those that it does not have being skipped; all arrays if None.
+        mapped: if True, large arrays of a .npy file, or of an uncompressed .npz file, are memory-mapped read-only;
+            compressed arrays are read into memory.
 
-    Raises DataError where the file is missing, damaged, neither of the two, or holds objects instead of numbers.
+    Raises DataError if the file is missing, damaged, in neither format, or holds objects instead of numbers.
     """
     try:
-        # Objects are pickles, and a pickle can run any code.
+        # Objects are stored as pickles, and loading a pickle can run arbitrary code.
         if mapped and (mapping := _mapped(path, 0)) is not None:
             return {"": mapping}
         content = np.load(path, allow_pickle=False)
@@ -52,15 +54,15 @@ def read_arrays(path: Path, names: tuple[str, ...] | None = None, *, mapped: boo
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged or holds no plain arrays: {reason(error)}") from error
+        raise DataError(f"{path} is damaged or does not hold plain arrays: {reason(error)}") from error
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # any other file in the archive comes as bytes
-            raise DataError(f"{path} has {name!r}, which is no array")
+        if not isinstance(array, np.ndarray):  # any other file in the archive is returned as bytes
+            raise DataError(f"{path} has {name!r}, which is not an array")
     return arrays
 
 
 def _member(path: Path, name: str) -> NDArray[Any] | None:
-    """An array of a .npz file, mapped; None where it is small or compressed. ValueError for a wrong checksum."""
+    """Map an array of a .npz file; return None if it is small or compressed. Raises ValueError for a wrong checksum."""
     with zipfile.ZipFile(path) as archive:
         entry = next((e for e in archive.infolist() if e.filename == f"{name}.npy"), None)
     if entry is None or entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
@@ -71,12 +73,12 @@ def _member(path: Path, name: str) -> NDArray[Any] | None:
     offset = entry.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes
     found = _mapped(path, offset)
     if found is not None and _checksum(path, offset, entry.file_size) != entry.CRC:
-        raise ValueError(f"{name} has another checksum than the archive says")
+        raise ValueError(f"the checksum of {name} differs from that stored in the archive")
     return found
 
 
 def _mapped(path: Path, offset: int) -> NDArray[Any] | None:
-    """The array whose .npy header is at ``offset``, mapped; None where it is small, of objects, or none is there."""
+    """Map the array whose .npy header is at ``offset``; return None if none is there, or it is small or of objects."""
     with path.open("rb") as file:
         file.seek(offset)
         try:

@@ -1,6 +1,6 @@
-"""The fixed binarisation of MNIST (Larochelle & Murray 2011): 28x28 pixels drawn once, 50,000 + 10,000 + 10,000.
+"""The fixed binarization of MNIST (Larochelle & Murray 2011): 28x28 pixels drawn once, 50,000 + 10,000 + 10,000 images.
 
-Either three text files, a row of "0 1 ..." for each image, or one file of packed bits.
+It is read from three text files, with one row "0 1 ..." per image, or from one file of packed bits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIRRORS = ("http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/
 
 IMAGES = {"train": 50_000, "valid": 10_000, "test": 10_000}
 
-# Of the packed bits, eight pixels a byte and the first one the highest bit: the same for either kind of file.
+# Digests of the packed bits (eight pixels per byte, the first one in the highest bit), so that both formats share them.
 SHA256 = {
     "train": "727146c35424b019f3e350e1e69faa05644a0abaf787e3f4e1a9632220a13906",
     "valid": "a256ac44ae26be720fad8616a05ed6ecfd1619930d9a208379bb2a4405df5b6d",
@@ -34,10 +34,10 @@ SHA256 = {
 
 
 def load_binarized_mnist() -> ImageData:
-    """Zeros and ones, with a validation set. DataError where a file is missing (and not downloaded) or damaged."""
+    """Load the set of zeros and ones; raises DataError if a file is damaged, or missing and not downloaded."""
     (train, name), (valid, _), (test, _) = map(_part, IMAGES)
     form = "packed bits" if name == PACKED else "the text files"
-    source = f"MNIST in the fixed binarisation of Larochelle & Murray (2011), from {form}, with their split."
+    source = f"MNIST in the fixed binarization of Larochelle & Murray (2011), from {form}, with their split."
     return ImageData("binarized-mnist", train, test, (28, 28), valid, grey_levels=False, source=source)
 
 
@@ -55,7 +55,7 @@ def _read(part: str, path: Path, name: str) -> Tensor:
 def _packed(path: Path, part: str) -> NDArray[np.uint8]:
     arrays = read_arrays(path, (part,))
     if part not in arrays:
-        raise DataError(f"{path} has no array {part!r}")
+        raise DataError(f"{path} does not have an array {part!r}")
     packed, shape = arrays[part], (IMAGES[part], PIXELS // 8)
     if packed.dtype != np.uint8 or packed.shape != shape:
         raise DataError(f"{path} has {part!r} of {packed.dtype} {packed.shape}, expected uint8 {shape}")
@@ -63,11 +63,11 @@ def _packed(path: Path, part: str) -> NDArray[np.uint8]:
 
 
 def _parse(path: Path, part: str) -> NDArray[np.uint8]:
-    """The packed bits (N, 98) of a text file, which np.loadtxt would take minutes to read."""
+    """Return the packed bits (N, 98) of a text file, which np.loadtxt would take minutes to read."""
     characters = np.frombuffer(path.read_bytes(), np.uint8)
     digits = characters[characters > ord(" ")] - ord("0")
     if len(digits) != IMAGES[part] * PIXELS:
         raise DataError(f"{path} has {len(digits)} pixels, expected {IMAGES[part]} images of {PIXELS}")
     if digits.max() > 1:
-        raise DataError(f"{path} has something else than zeros and ones")
+        raise DataError(f"{path} has values other than 0 and 1")
     return np.packbits(digits.reshape(-1, PIXELS), axis=1)

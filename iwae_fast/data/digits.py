@@ -1,4 +1,4 @@
-"""The 1,797 handwritten 8x8 digits that come with scikit-learn: real data that need no download."""
+"""The 1,797 handwritten 8x8 digits of scikit-learn: real data without a download."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LARGEST_GREY_LEVEL = 16.0
 
 
 def load_digits() -> ImageData:
-    """1,437 training and 360 test images; the split is the same for every run.
+    """Load 1,437 training and 360 test images; the split is the same for every run.
 
-    Raises ModuleNotFoundError without scikit-learn, which the ``cli`` extra brings along.
+    Raises ModuleNotFoundError if scikit-learn, a dependency of the ``cli`` extra, is not installed.
     """
     with extra_needed_by("data set 'digits'"):
-        from sklearn import datasets  # a second to import, so only where it is needed
+        from sklearn import datasets  # takes a second to import
 
     levels = torch.as_tensor(datasets.load_digits().data, dtype=torch.float32) / LARGEST_GREY_LEVEL
     train, test = split(len(levels), TEST_OBSERVATIONS)

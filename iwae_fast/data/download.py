@@ -1,4 +1,4 @@
-"""Downloads that go on where they stopped, and count as done only when their content is right."""
+"""Downloads that resume where they stopped and are complete only when their content is verified."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Content = TypeVar("Content")
 
 
 def download(folder: Path, name: str, mirrors: Sequence[str], read: Callable[[Path, str], Content]) -> Content:
-    """Fetch a file from the first mirror that gives the right one.
+    """Fetch a file from the first mirror that serves the right one.
 
-    What has arrived is kept as NAME.partial, with which the next attempt, or the next call, goes on; the file gets its
-    name once ``read`` accepts it. Processes that want the same file wait for the first of them.
+    The bytes received so far are kept as NAME.partial, from which the next attempt or call resumes; the file gets its
+    name once ``read`` accepts it. Other processes that need the same file wait for the download.
 
     Args:
-        folder: where the file is to be; made if need be.
-        name: of the file there and on each mirror.
-        mirrors: addresses of folders, each ending in a slash.
-        read: makes the content of (path, name), and raises a DataError where that is not the right file.
+        folder: folder of the file; created if necessary.
+        name: name of the file in the folder and on each mirror.
+        mirrors: URLs of folders, each ending in a slash.
+        read: reads (path, name) and returns the content; raises DataError if it is not the right file.
 
-    Returns what ``read`` does. Raises DataError where no mirror has the file.
+    Returns the result of ``read``. Raises DataError if no mirror has the file.
     """
     with extra_needed_by("a download"):
         from filelock import FileLock
@@ -59,7 +59,7 @@ def download(folder: Path, name: str, mirrors: Sequence[str], read: Callable[[Pa
 
 
 def _fetch(url: str, partial: Path, name: str, read: Callable[[Path, str], Content]) -> Content:
-    """Complete the partial file and read it; a wrong one is deleted, and fetched whole if it was resumed."""
+    """Complete the partial file and read it; delete a wrong one, and fetch it again whole if it was resumed."""
     resumed = partial.exists()
     _complete(url, partial)
     try:
@@ -72,7 +72,7 @@ def _fetch(url: str, partial: Path, name: str, read: Callable[[Path, str], Conte
 
 
 def _complete(url: str, partial: Path) -> None:
-    """Request what is missing, and again after a failure for as long as each attempt adds to what is there."""
+    """Request the missing bytes; repeat after a failure as long as each attempt adds bytes."""
     from requests import RequestException
 
     while True:
@@ -85,11 +85,11 @@ def _complete(url: str, partial: Path) -> None:
 
 
 def _request(url: str, partial: Path) -> None:
-    """One request for what is missing; RequestException where it fails or stops early, what has come being kept."""
+    """Send one request for the missing bytes, keeping those received if it fails or stops early (RequestException)."""
     import requests
 
     start = _size(partial)
-    headers = {"Accept-Encoding": "identity"}  # ranges count the bytes of the encoding that is sent
+    headers = {"Accept-Encoding": "identity"}  # ranges count bytes of the transferred encoding
     if start:
         headers["Range"] = f"bytes={start}-"
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
@@ -97,13 +97,13 @@ def _request(url: str, partial: Path) -> None:
             return  # nothing is missing
         response.raise_for_status()
         if response.status_code != requests.codes.partial_content:
-            start = 0  # a server that knows no ranges sends everything
+            start = 0  # a server without range support sends the whole file
         left = int(response.headers.get("Content-Length", 0))
         with partial.open("ab" if start else "wb") as file, _progress(partial.stem, start, left) as advance:
             for chunk in response.iter_content(CHUNK_BYTES):
                 file.write(chunk)
                 advance(len(chunk))
-            if file.tell() < start + left:  # which older releases of urllib3 leave to be found
+            if file.tell() < start + left:  # older releases of urllib3 do not raise
                 raise requests.ConnectionError(f"{url} stopped after {file.tell()} of {start + left} bytes")
 
 
@@ -113,7 +113,7 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _progress(name: str, done: int, left: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error if that is a terminal; yields what is to be called with the number of bytes arrived."""
+    """Show a bar on standard error if that is a terminal; yield a function to call with each number of new bytes."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

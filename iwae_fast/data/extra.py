@@ -1,4 +1,4 @@
-"""Packages that some data sets need beyond the library."""
+"""Optional packages that some data sets need."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def extra_needed_by(what: str) -> Iterator[None]:
-    """Around imports of the ``cli`` extra: the ModuleNotFoundError where one is not installed names the extra.
+    """Make a ModuleNotFoundError of an import inside the context name the ``cli`` extra.
 
-    ``what`` is the subject of its sentence, such as "data set 'digits'".
+    Args:
+        what: subject of the message, such as "data set 'digits'".
     """
     try:
         yield

@@ -8,19 +8,19 @@ from .images import DataError, ImageData
 
 MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
 
-# Of the compressed files, as their authors publish them; of the uncompressed ones nothing is published.
+# Digests of the compressed files, as published by their authors; none are published for the uncompressed ones.
 MD5 = {TRAIN: "8d4fb7e6c68d591d4c3dfef9ec88bf0d", TEST: "bef4ecab320f06d8554ea6380940ec79"}
 IMAGES = {TRAIN: 60_000, TEST: 10_000}
 
 
 def load_fashion_mnist() -> ImageData:
-    """Grey levels are bytes / 255. DataError where a file is missing (and cannot be downloaded) or damaged.
+    """Load gray levels, bytes / 255; raises DataError if a file is damaged, or missing and not downloaded.
 
-    Of an uncompressed file only the number of images can be checked.
+    For an uncompressed file only the number of images is checked.
     """
     train, test = load_images("fashion_mnist", MIRRORS, _check)
     return ImageData(
-        "fashion-mnist", train, test, (SIDE, SIDE), source="Fashion-MNIST with its own split, grey levels."
+        "fashion-mnist", train, test, (SIDE, SIDE), source="Fashion-MNIST with its own split, gray levels."
     )
 
 

@@ -1,7 +1,7 @@
-"""Where the files of the known data sets are, and what they must hold.
+"""Location and verification of the files of the known data sets.
 
-A data set's folder is looked for under ``$IWAE_FAST_DATA`` if that is set, else in the cache folder of the user, into
-which a missing file is downloaded.
+A data set's folder is searched for under ``$IWAE_FAST_DATA`` if that is set, else in the user's cache folder, to which
+missing files are downloaded.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def obtain(
     remote: str,
     mirrors: Sequence[str],
 ) -> tuple[Content, str]:
-    """What a file of a data set holds, and the name under which it was found.
+    """Return the content of a file of a data set, and the name under which it was found.
 
     Args:
-        dataset: the name of the folder.
-        names: what the file may be called, the preferred name first.
-        read: makes the content of (path, name), name being one of ``names`` whatever the path is; a DataError
-            where the file is damaged or another one.
-        remote: which of ``names`` the mirrors have.
-        mirrors: addresses of folders, each ending in a slash.
+        dataset: name of the folder.
+        names: possible names of the file, the preferred one first.
+        read: reads (path, name) and returns the content, name being one of ``names`` even if the path ends in another;
+            raises DataError if the file is damaged or not the expected one.
+        remote: the name of the file on the mirrors, one of ``names``.
+        mirrors: URLs of folders, each ending in a slash.
 
-    Raises DataError where the file is missing and cannot be downloaded, and what ``read`` raises.
+    Raises DataError if the file is missing and cannot be downloaded, and the errors of ``read``.
     """
     root = os.environ.get(ENVIRONMENT)
     folder = (Path(root) if root else cache()) / dataset
@@ -55,15 +55,15 @@ def obtain(
 
 
 def cache() -> Path:
-    """The folder of downloaded data sets."""
-    with extra_needed_by(f"a data set that ${ENVIRONMENT} does not name"):
+    """Return the folder of downloaded data sets."""
+    with extra_needed_by(f"downloading a data set (${ENVIRONMENT} is not set)"):
         import pooch
 
     return Path(pooch.os_cache("iwae_fast"))
 
 
 def verify(content: bytes | memoryview, expected: str, path: Path, algorithm: str = "sha256") -> None:
-    """DataError unless the hexadecimal digest of ``content``, which comes from ``path``, is ``expected``."""
+    """Raise DataError unless the hexadecimal digest of ``content``, read from ``path``, is ``expected``."""
     digest = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
     if digest != expected:
-        raise DataError(f"{path} is not the file it should be: its {algorithm} is {digest}, not {expected}")
+        raise DataError(f"{path} is not the expected file: its {algorithm} is {digest}, expected {expected}")

@@ -19,7 +19,7 @@ HEADER_BYTES = 16
 
 
 def decompress(content: bytes, path: Path) -> bytes:
-    """The content of a gzip file; ``path`` is for the DataError where it is damaged."""
+    """Decompress a gzip file; raises DataError naming ``path`` if it is damaged."""
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
@@ -27,13 +27,13 @@ def decompress(content: bytes, path: Path) -> bytes:
 
 
 def parse_images(content: bytes, path: Path) -> NDArray[np.uint8]:
-    """Grey levels (N, height, width) from the content of an IDX file; ``path`` is for the DataError."""
+    """Return the gray levels (N, height, width) in an IDX file; raises DataError naming ``path`` if it is not one."""
     if len(content) < HEADER_BYTES:
-        raise DataError(f"{path} is truncated: {len(content)} bytes are no IDX header of {HEADER_BYTES}")
+        raise DataError(f"{path} is truncated: {len(content)} bytes, expected an IDX header of {HEADER_BYTES}")
     magic, *shape = (int(word) for word in np.frombuffer(content, ">u4", 4))
     if magic != IMAGES_MAGIC:
-        raise DataError(f"{path} holds no IDX images: magic number 0x{magic:08x}, expected 0x{IMAGES_MAGIC:08x}")
+        raise DataError(f"{path} does not hold IDX images: magic number 0x{magic:08x}, expected 0x{IMAGES_MAGIC:08x}")
     expected = HEADER_BYTES + math.prod(shape)
     if len(content) != expected:
-        raise DataError(f"{path} has {len(content)} bytes, but its header promises {expected}")
+        raise DataError(f"{path} has {len(content)} bytes, expected {expected} by its header")
     return np.frombuffer(content, np.uint8, offset=HEADER_BYTES).reshape(shape)

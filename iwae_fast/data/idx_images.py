@@ -1,4 +1,4 @@
-"""What MNIST and the data sets in its form share: two IDX files of images, plain or gzip-compressed."""
+"""Reader shared by MNIST and the data sets in its format: two IDX files of images, plain or gzip-compressed."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ SIDE = 28
 
 
 class IdxFile(NamedTuple):
-    """A file that was read, for a check."""
+    """A file that was read and is to be checked."""
 
     path: Path
     part: str
     """TRAIN or TEST."""
     stored: bytes
     content: bytes
-    """What is stored, decompressed if need be."""
+    """``stored``, decompressed if it is compressed."""
     compressed: bool
     images: int
-    """How many."""
+    """Number of images."""
 
 
 def load_images(folder: str, mirrors: Sequence[str], check: Callable[[IdxFile], None]) -> tuple[Tensor, Tensor]:
-    """Training and test images of a data set, grey levels = bytes / 255.
+    """Load the training and test images of a data set as gray levels, bytes / 255.
 
     Args:
-        folder: the data set's.
-        mirrors: addresses of folders that have TRAIN.gz and TEST.gz.
-        check: raises a DataError where a file is not the right one.
+        folder: folder of the data set.
+        mirrors: URLs of folders that have TRAIN.gz and TEST.gz.
+        check: raises DataError if a file is not the right one.
 
     Returns (N, 784) and (M, 784), float32. Raises DataError.
     """

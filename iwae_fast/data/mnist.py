@@ -11,7 +11,7 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 
-# Of the uncompressed bytes: mirrors compress differently.
+# Digests of the uncompressed bytes, because mirrors compress differently.
 SHA256 = {
     TRAIN: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     TEST: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
@@ -19,9 +19,9 @@ SHA256 = {
 
 
 def load_mnist() -> ImageData:
-    """Grey levels are bytes / 255. DataError where a file is missing (and cannot be downloaded) or damaged."""
+    """Load gray levels, bytes / 255; raises DataError if a file is damaged, or missing and not downloaded."""
     train, test = load_images("mnist", MIRRORS, _check)
-    return ImageData("mnist", train, test, (SIDE, SIDE), source="MNIST with its own split, grey levels.")
+    return ImageData("mnist", train, test, (SIDE, SIDE), source="MNIST with its own split, gray levels.")
 
 
 def _check(file: IdxFile) -> None:

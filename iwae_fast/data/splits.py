@@ -1,4 +1,4 @@
-"""The one split of data sets that come without: a permutation with a fixed seed, the same for every run."""
+"""Split of data sets that come without one: a permutation with a fixed seed, the same for every run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ SPLIT_SEED = 0
 
 
 def split(count: int, test: int, train: int | None = None) -> tuple[Tensor, Tensor]:
-    """Indices of ``train`` training and ``test`` test observations out of ``count``; all others train if None."""
+    """Return the indices of ``train`` (all others if None) training and ``test`` test observations out of ``count``."""
     order = torch.randperm(count, generator=generator(SPLIT_SEED, Purpose.SPLIT))
     return order[test:][:train], order[:test]

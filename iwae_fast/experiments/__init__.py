@@ -1,9 +1,7 @@
-"""Runs in folders: what one is, its training, what it leaves behind, and what is seen of it.
+"""Runs in folders: settings, training, evaluation, reports and the command line.
 
-``config.py`` (settings), ``protocols.py``, ``optimizers.py`` and ``networks.py`` say what is trained; ``training.py``
-trains it, by ``steps.py``, with ``pixels.py``, ``validation.py`` and ``metrics.py``, and ``checkpoint.py`` and
-``runs.py`` keep it; ``results.py`` evaluates it, on ``fixed_pixels.py``, into ``per_observation.py`` too, and
-``evaluations.py`` keeps that; ``other_rows.py`` evaluates it on other data, which ``run_data.py`` tells from its own;
-``comparison.py``, ``decomposition.py``, ``architecture.py``, ``machine.py``, ``pictures.py``, ``plots.py`` and
-``themes.py`` show it. The library outside of this needs torch and numpy alone.
+``config.py`` (settings), ``protocols.py``, ``optimizers.py`` and ``networks.py`` define a run. ``train/`` trains it and
+writes its checkpoint and metrics, ``evaluate/`` evaluates and compares runs, ``pictures/`` draws them, ``report/``
+writes their HTML pages, ``reproduce/`` runs the tables of the papers, and ``cli/`` is the command line. ``loading.py``
+loads a run in Python. The rest of the library needs only torch and numpy.
 """

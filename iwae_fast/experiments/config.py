@@ -1,4 +1,4 @@
-"""What a training run is: everything that its result depends on."""
+"""The settings of a training run: everything on which its result depends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BOUNDS: dict[str, Callable[[TrainConfig], bounds.Bound]] = {
     "cubo": lambda _: bounds.CUBO(),
     "sumo": lambda _: bounds.SUMO(),
 }
-"""By the names of the command line."""
+"""Bounds by their names on the command line."""
 
 PAPER = {"epochs": 50, "batch_size": 20, "hidden": ((200, 200),), "latent": (50,), "learning_rate": 1e-3}
 """The one-layer network, batch size and first learning rate of Burda, Grosse & Salakhutdinov (2016)."""
@@ -42,41 +42,41 @@ PRESETS: dict[str, dict[str, Any]] = {
     # About a minute on two cores, evaluation included.
     "digits": {"epochs": 100, "batch_size": 50, "hidden": ((200, 200),), "latent": (20,), "learning_rate": 3e-3},
 }
-"""What fits a data set, where it is not the paper's."""
+"""Settings for data sets that PAPER does not fit."""
 
 OBJECTIVE = ("bound", "k", "alpha", "order", "groups", "beta", "estimator", "budget", "chunk_size", "kl_warmup")
 
 CLOSING = ("eval_k", "eval_observations")
-"""The settings of the evaluation after training."""
+"""Settings of the evaluation after training."""
 
 CHANGEABLE = ("epochs", "stages", "device", "backend", "capture", *OBJECTIVE, *CLOSING)
-"""What may differ when a run is resumed: another objective is Burda, Grosse & Salakhutdinov's (2016) Table 2."""
+"""Settings that may change at a resumption, such as the objective (Table 2 of Burda, Grosse & Salakhutdinov 2016)."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a run, checked: a bad one is a ValueError or TypeError that names it.
+    """Settings of a run. Creation raises a ValueError or TypeError that names an invalid setting.
 
-    :meth:`preset` fills in what fits a data set.
+    :meth:`preset` fills in the settings for a data set.
     """
 
     dataset: str
-    """The name of a data set, or the path of a file of one's own."""
+    """Name of a data set, or path of a .npz or .npy file."""
     epochs: int
     batch_size: int
     hidden: tuple[tuple[int, ...], ...]
-    """Sizes of the encoder's deterministic layers below each stochastic one, which the way down mirrors; (h, ...)
-    stands for a single one."""
+    """Sizes of the encoder's deterministic layers below each stochastic layer, mirrored in the decoder; (h, ...) is
+    accepted for a single stochastic layer."""
     latent: tuple[int, ...]
-    """Size of each stochastic layer, the one nearest to the data first; an int stands for a single one."""
+    """Size of each stochastic layer, the one nearest to the data first; an int is accepted for a single layer."""
     learning_rate: float
-    """Of the first stage of the protocol."""
+    """Learning rate in the first stage of the protocol."""
     protocol: str = "constant"
-    """One of :data:`iwae_fast.experiments.protocols.PROTOCOLS`: optimiser, learning rate by stage, first weights."""
+    """One of :data:`iwae_fast.experiments.protocols.PROTOCOLS`: optimizer, learning rate by stage, initialization."""
     stages: int = STAGES
-    """Of the protocol; epochs after them have the learning rate of the last."""
+    """Number of stages of the protocol; later epochs have the learning rate of the last one."""
     validation: int = 0
-    """Training observations that are held out, in place of a data set's own validation set."""
+    """Number of training observations held out for validation, replacing a data set's own validation set."""
     network: str = "dense"
     """One of :data:`iwae_fast.experiments.networks.NETWORKS`."""
     likelihood: str = "bernoulli"
@@ -84,35 +84,35 @@ class TrainConfig:
     prior: str = "standard"
     """One of :data:`iwae_fast.experiments.networks.PRIORS`."""
     bound: str = "iwae"
-    """One of BOUNDS."""
+    """One of :data:`BOUNDS`."""
     alpha: float = 0.5
-    """Of vr-iwae."""
+    """Parameter alpha of vr-iwae."""
     order: int = 1
-    """Of jvi."""
+    """Order of the jackknife, for jvi."""
     groups: int = 5
-    """Of miwae and piwae."""
+    """Number of groups of samples, for miwae and piwae."""
     beta: float = 0.5
-    """Of ciwae."""
+    """Parameter beta of ciwae."""
     k: int = 50
-    """Samples of each observation; of sumo at most."""
+    """Samples per observation; for sumo, the maximum."""
     estimator: str = "reparameterized"
     """One of :data:`iwae_fast.estimators.ESTIMATORS`."""
     budget: int | None = None
-    """Samples that run backward; None for all."""
+    """Samples per observation in the backward pass; None for all."""
     chunk_size: int | None = None
-    """Samples at a time; None for all at once."""
+    """Samples evaluated at once, to save memory; None for all."""
     kl_warmup: int = 0
-    """Steps in which the weight of log p(z) - log q(z | x) rises from 0 to 1."""
+    """Steps over which the weight of log p(z) - log q(z | x) rises from 0 to 1."""
     seed: int = 0
     device: str = "cpu"
     backend: str | None = None
-    """Force a backend by name; None chooses."""
+    """Name of the backend to force; None for the automatic choice."""
     capture: bool = True
-    """Whether steps are captured as CUDA graphs where they can be; a run's results are the same."""
+    """True to capture steps as CUDA graphs where possible; the results are the same either way."""
     eval_k: int = EVALUATION_K
-    """Samples per test observation in the evaluation after training; 0 leaves it out."""
+    """Samples per test observation in the evaluation after training; 0 skips the evaluation."""
     eval_observations: int = OBSERVATIONS
-    """Test observations that the evaluation after training takes at most."""
+    """The most test observations in the evaluation after training."""
 
     def __post_init__(self) -> None:
         _known_or_file(self.dataset)
@@ -131,10 +131,10 @@ class TrainConfig:
             checks.positive("latent", size)
         if len(self.hidden) != len(self.latent) or not all(self.hidden):
             raise ValueError(
-                f"hidden must have sizes below each of {len(self.latent)} stochastic layers, got {self.hidden}"
+                f"hidden must have layer sizes for each of {len(self.latent)} stochastic layers, got {self.hidden}"
             )
         for size in (size for sizes in self.hidden for size in sizes):
-            checks.positive("a hidden layer's size", size)
+            checks.positive("hidden", size)
         checks.positive("eval_observations", self.eval_observations)
         for name in ("kl_warmup", "validation", "eval_k"):
             if getattr(self, name) < 0:
@@ -144,22 +144,21 @@ class TrainConfig:
         if not 0 <= self.seed < SEED_LIMIT:
             raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
         check_network(self)
-        self.objective()  # which says so where its settings do not suit each other
+        self.objective()  # raises if its settings are incompatible
         if ESTIMATORS[self.estimator].doubly_in_prior and len(self.latent) == 1:
-            raise ValueError(f"estimator {self.estimator!r} is for a prior with parameters: for several latent layers")
+            raise ValueError(f"estimator {self.estimator!r} requires conditional priors between several latent layers")
 
     def load_data(self, dataset: str | None = None, unsplit: bool = False) -> ImageData:
-        """Load the data set as the likelihood takes it.
+        """Load the data set in the form that the likelihood requires.
 
-        Grey levels are binary pixels' probabilities for "bernoulli" alone, and bytes of a file of one's own are numbers
-        from 0 to 255 where the likelihood is of whole numbers. A file's numbers stay as they are stored until batches
-        are taken.
+        Only "bernoulli" treats gray levels as probabilities of binary pixels. A discrete likelihood treats the bytes of
+        a file as numbers from 0 to 255. The numbers of a file keep their dtype until batches are taken.
 
         Args:
-            dataset: another data set, or file, than the run's.
-            unsplit: take all of a file's single array for the test set.
+            dataset: another data set or file than the run's.
+            unsplit: use all of a file's single array as the test set.
 
-        Raises DataError where files are missing or damaged, or hold what the likelihood gives no probability.
+        Raises DataError if files are missing or damaged, or hold values outside the support of the likelihood.
         """
         support = LIKELIHOODS[self.likelihood]().support
         name = self.dataset if dataset is None else dataset
@@ -169,11 +168,11 @@ class TrainConfig:
                 inside = support.check(some)
                 if not inside.all():
                     value = some[~inside][0].item()
-                    raise DataError(f"likelihood {self.likelihood!r} does not suit {name}: it holds {value:g}")
+                    raise DataError(f"likelihood {self.likelihood!r} does not support the value {value:g} in {name}")
         return replace(found, grey_levels=found.grey_levels and self.likelihood == "bernoulli")
 
     def objective(self) -> Objective:
-        """What the run maximises, and how."""
+        """Return the objective of the run."""
         return Objective(
             BOUNDS[self.bound](self),
             self.estimator,
@@ -186,9 +185,9 @@ class TrainConfig:
 
     @classmethod
     def preset(cls, dataset: str, **overrides: Any) -> TrainConfig:
-        """The settings for a data set, in place of them those of the protocol, and in place of these those given here.
+        """Return the settings for a data set, overridden by those of the protocol and then by ``overrides``.
 
-        Further stochastic layers have 100-100 below them, as in Burda, Grosse & Salakhutdinov (2016).
+        Further stochastic layers have layers of 100-100 below them, as in Burda, Grosse & Salakhutdinov (2016).
         """
         _known_or_file(dataset)
         checks.one_of("protocol", name := overrides.get("protocol", "constant"), PROTOCOLS)
@@ -202,7 +201,7 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TrainConfig:
-        """The inverse of :meth:`to_json`; ValueError where a setting is unknown, or missing and without a default."""
+        """Invert :meth:`to_json`; raises ValueError if a setting is unknown, or missing without a default."""
         names = {field.name for field in fields(cls)}
         needed = {field.name for field in fields(cls) if field.default is MISSING}
         differing = (content.keys() - names) | (needed - content.keys())
@@ -214,7 +213,7 @@ class TrainConfig:
         return {**asdict(self), "hidden": [list(sizes) for sizes in self.hidden], "latent": list(self.latent)}
 
     def relevant(self) -> dict[str, Any]:
-        """Return the settings that the run depends on: those of other bounds and protocols are left out."""
+        """Return the settings on which the run depends, without those of other bounds and protocols."""
         asked = _Asked(self)
         BOUNDS[self.bound](cast(TrainConfig, asked))
         others = {"alpha", "order", "groups", "beta"} - asked.names
@@ -223,9 +222,9 @@ class TrainConfig:
         return {name: value for name, value in self.to_json().items() if name not in others}
 
     def differences(self, other: TrainConfig) -> list[str]:
-        """Name the settings that make this another run than ``other``.
+        """Name the settings that make this a different run from ``other``.
 
-        A file may have moved: whether it holds the same data is for their fingerprint to say.
+        A file may have moved, so paths of files are not compared; the fingerprint of the data is checked elsewhere.
         """
         mine, others = self.to_json(), other.to_json()
         if self.dataset.endswith(FILES) and other.dataset.endswith(FILES):
@@ -234,7 +233,7 @@ class TrainConfig:
 
 
 class _Asked:
-    """Settings that keep the names of those that were asked for."""
+    """Settings that record the names of those that are read."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -246,7 +245,7 @@ class _Asked:
 
 
 def usable_device(name: str, backend: str | None) -> torch.device:
-    """The device of that name; ValueError or BackendError where it, or the backend on it, cannot serve."""
+    """Return the device of this name; raises ValueError or BackendError if it, or the backend on it, is missing."""
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -254,14 +253,14 @@ def usable_device(name: str, backend: str | None) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise ValueError(f"unknown device {name!r}: choose cpu, cuda or cuda:N")
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-        raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+        raise ValueError(f"device {name!r} is not available: torch sees {torch.cuda.device_count()} CUDA devices")
     backends.choose(backend, (torch.empty(0, device=device),))
     return device
 
 
 def _known_or_file(dataset: str) -> None:
     if not dataset.endswith(FILES):
-        checks.one_of("data set", dataset, DATASETS, ", or a file .npz or .npy")
+        checks.one_of("data set", dataset, DATASETS, ", or the path of a .npz or .npy file")
 
 
 def _by_stochastic_layer(hidden: Any) -> tuple[tuple[int, ...], ...]:

@@ -1,8 +1,8 @@
-"""What an evaluation takes unless it is told otherwise, where no import of torch is needed to know it."""
+"""Defaults of evaluations, in a module that does not import torch."""
 
 EVALUATION_K = 5000
 """Samples per observation, as in the papers."""
 
 OBSERVATIONS = 1000
-"""Test observations that the evaluation after training takes at most, and training observations, and test observations
-without inactive units, that any evaluation takes. ``iwae-fast evaluate`` takes the whole test set."""
+"""The most test observations in the evaluation after training, and the number of training observations, and of test
+observations without inactive units, in any evaluation. ``iwae-fast evaluate`` uses the whole test set."""

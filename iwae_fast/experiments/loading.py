@@ -1,4 +1,4 @@
-"""A run of the command line, back in Python."""
+"""Loading a run of the command line in Python."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from .train.checkpoint import Checkpoint
 
 OF_EXTRA = ("filelock", "matplotlib", "safetensors", "sklearn")
-"""Top-level modules of the optional dependencies ``cli`` that a run may need."""
+"""Top-level modules of the optional dependencies ``cli`` that loading a run may import."""
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained model and what it was trained by, from :func:`load_run`."""
+    """A trained model with its settings and checkpoint, from :func:`load_run`."""
 
     folder: Path
     model: LatentVariableModel
@@ -27,19 +27,19 @@ class LoadedRun:
     config: TrainConfig
     """The run's settings: ``config.k``, ``config.bound``, ``config.dataset`` and so on."""
     step: int
-    """Training steps that its checkpoint has behind it."""
+    """Training steps before the checkpoint."""
     image_shape: tuple[int, int]
     """Height and width of an observation in pixels; (1, D) for features that are not an image."""
     checkpoint: Checkpoint
-    """All that the run would go on from."""
+    """The full state from which training would resume."""
 
     def load_data(self, path: str | Path | None = None) -> ImageData:
         """Load the run's data set, from ``path`` if its file has moved there.
 
-        Parts of a file of your own are :class:`iwae_fast.data.Rows`, which give float32 tensors when they are indexed;
-        those of other data sets are float32 tensors.
+        The parts of a file are :class:`iwae_fast.data.Rows`, which return float32 tensors when they are indexed; those
+        of the known data sets are float32 tensors.
 
-        Raises CheckpointError where the data are not those that the run was trained with.
+        Raises CheckpointError if the data are not those with which the run was trained.
         """
         from .train.run_data import load_own_data
         from .train.runs import Run
@@ -48,15 +48,15 @@ class LoadedRun:
 
 
 def load_run(folder: str | Path, device: str | None = None, backend: str | None = None) -> LoadedRun:
-    """Load the trained model of a run that ``iwae-fast train`` made, with its settings.
+    """Load the trained model of a run of ``iwae-fast train``, with its settings.
 
     Args:
-        folder: the run's.
-        device: "cpu", "cuda" or "cuda:N"; where the run was trained if None.
-        backend: the backend that the model is forced to use; the run's if None.
+        folder: folder of the run.
+        device: "cpu", "cuda" or "cuda:N"; the run's device if None.
+        backend: the backend to force; the run's if None.
 
-    Raises FileNotFoundError where the folder holds no run, CheckpointError (a RuntimeError) where its checkpoint is
-    missing or damaged, ValueError where the device is not there, and ImportError where the optional dependencies of the
+    Raises FileNotFoundError if the folder does not hold a run, CheckpointError (a RuntimeError) if its checkpoint is
+    missing or damaged, ValueError if the device is not available, and ImportError if the optional dependencies of the
     command line are not installed.
     """
     try:
@@ -65,8 +65,7 @@ def load_run(folder: str | Path, device: str | None = None, backend: str | None 
         if (error.name or "").split(".")[0] not in OF_EXTRA:
             raise
         raise ImportError(
-            f"load_run reads what the command line wrote, and {error.name} is not installed: "
-            "pip install 'iwae_fast[cli]'"
+            f"load_run needs {error.name}, which is not installed: pip install 'iwae_fast[cli]'"
         ) from error
     run, checkpoint = open_run(Path(folder))
     model = trained_model(checkpoint, device, backend).eval()

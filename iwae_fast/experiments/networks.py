@@ -1,4 +1,4 @@
-"""The model that a run's settings describe."""
+"""Construction of the model that a run's settings describe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .config import TrainConfig
 
 COMPONENTS = 100
-"""Of a learned mixture prior."""
+"""Number of components of a learned mixture prior."""
 
 
 def _dense(config: TrainConfig, data_dim: int, images: Observations | None, backend: str | None) -> LatentVariableModel:
@@ -41,7 +41,7 @@ def _random(
 
 
 def _vamp(config: TrainConfig, data_dim: int, images: Observations | None) -> nn.Module:
-    """Pseudo-inputs that start at training observations, or, for the encoder of an upper layer, at normal draws."""
+    """Return a prior with pseudo-inputs initialized to training observations, or to normal draws for an upper layer."""
     if len(config.latent) > 1:
         return VampPrior(torch.randn(COMPONENTS, config.latent[-2]))
     bounds = (0.0, 1.0) if config.likelihood == "bernoulli" else (None, None)
@@ -56,40 +56,44 @@ NETWORKS: dict[str, Callable[[TrainConfig, int, Observations | None, str | None]
     "iwaer": partial(_random, random="all"),
     "iwaer-rec": partial(_random, random="encoder"),
 }
-"""By the names of the command line: the papers' networks, the same with random weights, or with such an encoder."""
+"""Networks by their names on the command line: the papers' network, and the same with random weights, or with random
+weights in the encoder only."""
 
 PRIORS: dict[str, Callable[[TrainConfig, int, Observations | None], nn.Module | None]] = {
     "standard": lambda *_: None,
     "mixture": lambda config, *_: MixturePrior(COMPONENTS, config.latent[-1]),
     "vamp": _vamp,
 }
-"""By the names of the command line: standard normal, a learned mixture, the average posterior of pseudo-inputs."""
+"""Priors by their names on the command line: standard normal, a learned mixture, the average posterior of
+pseudo-inputs."""
 
 
 def check_network(config: TrainConfig) -> None:
-    """ValueError where a network cannot be what the other settings say."""
+    """Raise ValueError if the network is incompatible with the other settings."""
     if config.network == "dense":
         return
     if PROTOCOLS[config.protocol].initialize is not None:
-        raise ValueError(f"protocol {config.protocol!r} says how weights begin that network {config.network!r} has not")
+        raise ValueError(
+            f"protocol {config.protocol!r} initializes layers that network {config.network!r} does not have"
+        )
     if len(config.latent) > 1:
-        raise ValueError(f"network {config.network!r} has one stochastic layer, got latent {config.latent}")
+        raise ValueError(f"latent must be a single size for network {config.network!r}, got {config.latent}")
     for name, only in (("likelihood", "bernoulli"), ("prior", "standard")):
         if getattr(config, name) != only:
-            raise ValueError(f"network {config.network!r} has {name} {only!r}, got {getattr(config, name)!r}")
+            raise ValueError(f"{name} must be {only!r} for network {config.network!r}, got {getattr(config, name)!r}")
 
 
 def build(
     config: TrainConfig, data_dim: int, images: Observations | None = None, backend: str | None = None
 ) -> LatentVariableModel:
-    """The untrained model of a run, on the CPU, with weights from torch's generator.
+    """Build the untrained model of a run, on the CPU, with weights from torch's generator.
 
     Args:
         config: the run's settings.
         data_dim: D.
-        images: the training observations (N, D), whose mean is where the output bias starts; None where a checkpoint's
-            weights are to replace these.
-        backend: in place of the run's.
+        images: the training observations (N, D), whose mean initializes the output bias; None if the weights will be
+            replaced by those of a checkpoint.
+        backend: the backend to force; the run's if None.
     """
     model = NETWORKS[config.network](config, data_dim, images, backend or config.backend)
     initialize = PROTOCOLS[config.protocol].initialize

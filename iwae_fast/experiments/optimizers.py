@@ -1,4 +1,4 @@
-"""Adam as the published code of Burda, Grosse & Salakhutdinov (2016) has it."""
+"""Adam as in the published code of Burda, Grosse & Salakhutdinov (2016)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 
 
 class PublishedAdam(Optimizer):
-    """Adam with second moments that start at one and an epsilon that no correction of bias scales.
+    """Adam with second moments initialized to one and an epsilon that the bias correction does not scale.
 
-    step = lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps): the form before section 2.1 of Kingma & Ba (2015)
-    is rearranged, of which ``torch.optim.Adam`` has the other.
+    step = lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps): the rearranged form just before section 2.1 of
+    Kingma & Ba (2015), whereas ``torch.optim.Adam`` implements the original one.
 
-    Nothing of it is the host's: steps are counted on the device, and the learning rate may be a tensor there, so that a
-    CUDA graph can hold it.
+    Steps are counted on the device, and the learning rate may be a tensor there, so that CUDA graphs can capture a
+    step.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class PublishedAdam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Update every parameter that has a gradient; returns what ``closure``, if given, does."""
+        """Update every parameter that has a gradient; return the result of ``closure`` if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -44,7 +44,7 @@ class PublishedAdam(Optimizer):
         return loss
 
     def allocate(self, parameters: Sequence[nn.Parameter]) -> None:
-        """State before a first step; these parameters share a count of steps as long as nothing is loaded into it."""
+        """Allocate the state before a first step; these parameters share a step count until a state is loaded."""
         counts: dict[torch.device, Tensor] = {}
         for parameter in parameters:
             device = parameter.device
@@ -73,7 +73,7 @@ class PublishedAdam(Optimizer):
         first = [self.state[p]["exp_avg"] for p in parameters]
         second = [self.state[p]["exp_avg_sq"] for p in parameters]
         step += 1
-        # In double: 1 - beta^t has few digits at first.
+        # In float64: 1 - beta^t loses precision for small t.
         steps = step.double()
         corrected = torch.sqrt(1.0 - betas[1] ** steps) / (1.0 - betas[0] ** steps) * rate
         torch._foreach_lerp_(first, gradients, 1.0 - betas[0])
@@ -86,7 +86,7 @@ class PublishedAdam(Optimizer):
 
 
 def allocate_state(optimizer: Optimizer) -> None:
-    """What an Adam would allocate at its first step, so that restoring can copy into it."""
+    """Allocate the state that Adam allocates at its first step, so that restoring can copy into it."""
     for group in optimizer.param_groups:
         if isinstance(optimizer, PublishedAdam):
             optimizer.allocate(group["params"])

@@ -1,4 +1,4 @@
-"""How the papers trained: learning rates by stage, optimiser, batch size, first weights, what is held out."""
+"""Training protocols of the papers: learning rate by stage, optimizer, batch size, initialization, validation set."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch.optim import Adam, Optimizer
 from .optimizers import PublishedAdam
 
 STAGES = 8
-"""Of Burda, Grosse & Salakhutdinov (2016): stage i = 0 .. 7 takes 3^i passes, 3280 in all."""
+"""Stages of Burda, Grosse & Salakhutdinov (2016): stage i = 0 .. 7 has 3^i passes, 3280 in all."""
 
 
 def passes(stages: int) -> int:
-    """Passes over the training set in the first so many stages: 1 + 3 + 9 + ... = (3^stages - 1) / 2."""
+    """Return the passes over the training set in the first ``stages`` stages: 1 + 3 + 9 + ... = (3^stages - 1) / 2."""
     return (3**stages - 1) // 2
 
 
 def stage(epoch: int) -> int:
-    """The stage of a pass, both counted from 0; those after the last stage belong to it."""
+    """Return the stage of a pass, both counted from 0; passes after the last stage belong to it."""
     index = 0
     while index < STAGES - 1 and passes(index + 1) <= epoch:
         index += 1
@@ -31,24 +31,24 @@ def stage(epoch: int) -> int:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to train; the learning rate of a stage is the run's learning rate times its factor."""
+    """A training protocol; the learning rate of a stage is the run's learning rate times the stage's factor."""
 
     source: str
     optimizer: Callable[[Iterable[nn.Parameter], float], Optimizer]
-    """Of the parameters, with a learning rate."""
+    """Factory of the optimizer from parameters and a learning rate."""
     factors: tuple[float, ...] = (1.0,)
-    """Of the learning rate, by stage."""
+    """Factors of the learning rate, one per stage."""
     reduction: str = "mean"
-    """Of the loss over a batch."""
+    """Reduction of the loss over a batch."""
     initialize: Callable[[nn.Module], None] | None = None
-    """Puts other first weights in the place of the model's own."""
+    """Function that reinitializes the model; None for the model's own initialization."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """Of a run, unless it says otherwise."""
+    """Default settings of a run."""
     by_dataset: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    """The same, for a data set."""
+    """Default settings of a run on a data set, which take precedence over ``settings``."""
 
     def factor(self, epoch: int, stages: int = STAGES) -> float:
-        """Of the learning rate in a pass, counted from 0; passes after so many stages have the rate of the last."""
+        """Return the learning rate's factor in a pass, counted from 0; passes after ``stages`` keep the last factor."""
         return self.factors[min(stage(epoch), stages - 1, len(self.factors) - 1)]
 
 
@@ -58,7 +58,7 @@ def _adam(eps: float) -> Callable[[Iterable[nn.Parameter], float], Optimizer]:
 
 @torch.no_grad()
 def uniform_by_inputs(model: nn.Module) -> None:
-    """Weights from U(-1/sqrt(n), 1/sqrt(n)) with n the inputs of their layer, and biases of 0."""
+    """Draw weights from U(-1/sqrt(n), 1/sqrt(n)), n being the inputs of the layer, and set biases to 0."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.uniform_(module.weight, -1.0 / math.sqrt(module.in_features), 1.0 / math.sqrt(module.in_features))
@@ -71,9 +71,9 @@ BURDA = {"batch_size": 20, "learning_rate": 1e-3, "epochs": passes(STAGES)}
 
 PROTOCOLS = {
     "constant": Protocol("one learning rate, and Adam as in Burda, Grosse & Salakhutdinov (2016)", _adam(1e-4)),
-    "paper": Protocol("Burda, Grosse & Salakhutdinov (2016) by their text", _adam(1e-4), BY_STAGE, settings=BURDA),
+    "paper": Protocol("Burda, Grosse & Salakhutdinov (2016), as in the paper", _adam(1e-4), BY_STAGE, settings=BURDA),
     "code": Protocol(
-        "Burda, Grosse & Salakhutdinov (2016) by their published code",
+        "Burda, Grosse & Salakhutdinov (2016), as in their published code",
         lambda parameters, rate: PublishedAdam(parameters, rate, betas=(0.99, 0.999), eps=1e-4),
         (1.0, 0.72, 0.52, 0.37, 0.27, 0.19, 0.14, 0.1),
         reduction="sum",
@@ -89,9 +89,9 @@ PROTOCOLS = {
         by_dataset={"omniglot": {"batch_size": 45}},
     ),
     "iwaer": Protocol(
-        "importance-weighted autoencoders with random weights: Adam as torch has it",
+        "importance-weighted autoencoders with random weights: Adam with torch's defaults",
         _adam(1e-8),
         settings={"batch_size": 100, "learning_rate": 1e-3, "epochs": 500, "k": 25, "hidden": (400,), "latent": 20},
     ),
 }
-"""By the names of the command line."""
+"""Protocols by their names on the command line."""

@@ -124,11 +124,11 @@ def flip(content):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda c: c[:100], "100 bytes, but its header promises 7856"),
+        (lambda c: c[:100], "100 bytes, expected 7856 by its header"),
         (lambda c: c[:7], "truncated: 7 bytes"),
-        (lambda c: c + b"\0", "7857 bytes, but its header promises 7856"),
+        (lambda c: c + b"\0", "7857 bytes, expected 7856 by its header"),
         (lambda c: b"\0\0\x08\x01" + c[4:], "magic number 0x00000801, expected 0x00000803"),
-        (flip, "is not the file it should be: its sha256"),
+        (flip, "is not the expected file: its sha256"),
     ],
 )
 def test_mnist_damaged_plain_file(folder, damage, message):

@@ -83,9 +83,9 @@ def test_binarized_mnist_text_with_other_whitespace(bits_folder):
     [
         (lambda c: c[:-2], "1567 pixels, expected 2 images of 784"),
         (lambda c: c[:0], "0 pixels, expected 2 images"),
-        (lambda c: b"2" + c[1:], "something else than zeros and ones"),
-        (lambda c: b"-" + c[1:], "something else than zeros and ones"),
-        (lambda c: (b"1" if c[:1] == b"0" else b"0") + c[1:], "not the file it should be: its sha256"),
+        (lambda c: b"2" + c[1:], "values other than 0 and 1"),
+        (lambda c: b"-" + c[1:], "values other than 0 and 1"),
+        (lambda c: (b"1" if c[:1] == b"0" else b"0") + c[1:], "not the expected file: its sha256"),
     ],
 )
 def test_binarized_mnist_damaged_text(bits_folder, damage, message):
@@ -99,8 +99,8 @@ def test_binarized_mnist_damaged_text(bits_folder, damage, message):
     [
         ({"valid": PACKED["train"]}, r"'valid' of uint8 \(7, 98\), expected uint8 \(3, 98\)"),
         ({"valid": PACKED["valid"].astype(float)}, r"'valid' of float64"),
-        ({"valid": PACKED["valid"] ^ 1}, "not the file it should be"),
-        ({"valid": None}, "has no array 'valid'"),
+        ({"valid": PACKED["valid"] ^ 1}, "not the expected file"),
+        ({"valid": None}, "does not have an array 'valid'"),
     ],
 )
 def test_binarized_mnist_damaged_bits(bits_folder, change, message):
@@ -162,10 +162,10 @@ def test_omniglot_from_matlab_reads_row_by_row(omniglot_folder):
     ("change", "message"),
     [
         ({"data": matlab()["data"].T}, r"'data' of float64 \(9, 784\), expected numbers \(784, 9\)"),
-        ({"testdata": matlab()["testdata"] * 255}, r"'testdata' in \[0.0, 255.0\], expected grey levels"),
-        ({"testdata": matlab()["testdata"] * np.nan}, "expected grey levels"),
-        ({"testdata": matlab()["testdata"] - 0.5}, "expected grey levels"),
-        ({"testdata": matlab()["testdata"] * 0}, "expected grey levels"),
+        ({"testdata": matlab()["testdata"] * 255}, r"'testdata' in \[0.0, 255.0\], expected gray levels"),
+        ({"testdata": matlab()["testdata"] * np.nan}, "expected gray levels"),
+        ({"testdata": matlab()["testdata"] - 0.5}, "expected gray levels"),
+        ({"testdata": matlab()["testdata"] * 0}, "expected gray levels"),
         ({"data": matlab()["data"] * 1j}, "'data' of complex128"),
     ],
 )
@@ -176,7 +176,7 @@ def test_omniglot_damaged_matlab_content(omniglot_folder, change, message):
 
 def test_omniglot_matlab_without_its_keys(omniglot_folder):
     savemat(omniglot_folder / "chardata.mat", {"data": matlab()["data"]})
-    refuses("omniglot", "has no array 'testdata'", omniglot_folder / "chardata.mat")
+    refuses("omniglot", "does not have an array 'testdata'", omniglot_folder / "chardata.mat")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>a page that says something else</html>" * 9, None])
@@ -184,16 +184,16 @@ def test_omniglot_damaged_matlab_file(omniglot_folder, content):
     path = omniglot_folder / "chardata.mat"
     savemat(path, matlab(), do_compression=True)
     path.write_bytes(path.read_bytes()[:900] if content is None else content)
-    refuses("omniglot", "is damaged or no MATLAB file", path)
+    refuses("omniglot", "is damaged or not a MATLAB file", path)
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": INK[1:]}, "has no array 'images' of uint8"),
-        ({"images": INK / 255.0}, "has no array 'images' of uint8"),
-        ({"pictures": INK}, "has no array 'images' of uint8"),
-        ({"images": INK[::-1]}, "not the file it should be"),
+        ({"images": INK[1:]}, "does not have an array 'images' of uint8"),
+        ({"images": INK / 255.0}, "does not have an array 'images' of uint8"),
+        ({"pictures": INK}, "does not have an array 'images' of uint8"),
+        ({"images": INK[::-1]}, "not the expected file"),
     ],
 )
 def test_omniglot_damaged_numpy_file(omniglot_folder, arrays, message):
@@ -237,7 +237,7 @@ def test_fashion_mnist_compressed_and_plain(fashion_folder):
 def test_fashion_mnist_is_held_to_the_published_md5(fashion_folder):
     path = fashion_folder / f"{fashion_mnist.TEST}.gz"
     path.write_bytes(gzip.compress(idx(INK[9:] ^ 1)))
-    refuses("fashion-mnist", "not the file it should be: its md5", path)
+    refuses("fashion-mnist", "not the expected file: its md5", path)
 
 
 def test_fashion_mnist_plain_files_are_held_to_their_size(fashion_folder):

@@ -91,15 +91,15 @@ def with_value(value):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"array": np.array([{}, []], object)}, "damaged or holds no plain arrays"),
-        ({"x": np.array([{}, []], object)}, "damaged or holds no plain arrays"),
+        ({"array": np.array([{}, []], object)}, "damaged or does not hold plain arrays"),
+        ({"x": np.array([{}, []], object)}, "damaged or does not hold plain arrays"),
         ({"array": with_value(np.nan)}, "NaN, infinity or numbers beyond float32 in an array"),
         ({"array": with_value(-np.inf)}, "NaN, infinity"),
         ({"array": with_value(1e300)}, "beyond float32"),
         ({"array": NORMAL.astype(np.complex64)}, "an array of complex64, expected bool, integers or floats"),
         ({"array": np.array([["a"], ["b"]])}, "an array of <U1, expected"),
         ({"array": NORMAL[:, 0]}, r"an array of shape \(30,\), expected \(N, D\) or \(N, height, width\)"),
-        ({"array": np.zeros((9, 8, 8, 3))}, r"shape \(9, 8, 8, 3\): colour images are not supported"),
+        ({"array": np.zeros((9, 8, 8, 3))}, r"shape \(9, 8, 8, 3\): color images are not supported"),
         ({"array": np.zeros((9, 0))}, r"shape \(9, 0\), which is empty"),
         ({"array": np.zeros((0, 9))}, r"shape \(0, 9\), which is empty"),
         ({"array": np.float32(1)}, r"shape \(\), expected \(N, D\)"),
@@ -111,10 +111,10 @@ def with_value(value):
         ({"train": NORMAL, "test": NORMAL.reshape(30, 4, 4)}, r"test of float64 \(30, 4, 4\)"),
         ({"train": BITS, "test": BITS * 1.0}, r"test of float64 \(30, 16\), expected bool"),
         ({"x": NORMAL[:1]}, "has a single observation"),
-        ({"train": NORMAL}, "must have train and test .*; it has train"),
-        ({"train": NORMAL, "test": NORMAL, "x": NORMAL}, "it has train, test, x"),
-        ({"x": NORMAL, "data": NORMAL}, "it has x, data"),
-        ({"images": NORMAL}, "it has none of them"),
+        ({"train": NORMAL}, "must have train and test .*, got train"),
+        ({"train": NORMAL, "test": NORMAL, "x": NORMAL}, "got train, test, x"),
+        ({"x": NORMAL, "data": NORMAL}, "got x, data"),
+        ({"images": NORMAL}, "got none of these"),
     ],
 )
 def test_what_will_not_do(save, arrays, message):
@@ -139,5 +139,5 @@ def test_a_damaged_file(save, keep, suffix):
         file.truncate(0)
         file.seek(0)
         file.write(content)
-    with pytest.raises(DataError, match="damaged or holds no plain arrays"):
+    with pytest.raises(DataError, match="damaged or does not hold plain arrays"):
         data.load(path)

@@ -69,13 +69,13 @@ def test_truncated(tmp_path, kept):
 
 def test_foreign_files(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
-    assert_one_line(path, "there is no checkpoint")
+    assert_one_line(path, "the checkpoint .* does not exist")
     path.write_text("a text file that is nobody's checkpoint")
     assert_one_line(path, "damaged")
     safetensors.torch.save_file({"weight": torch.ones(2)}, path)
-    assert_one_line(path, "its format is None")
+    assert_one_line(path, "must be iwae_fast.checkpoint.1, got None")
     safetensors.torch.save_file({"weight": torch.ones(2)}, path, {"format": "iwae_fast.checkpoint.1"})
-    assert_one_line(path, "not a whole checkpoint")
+    assert_one_line(path, "not a complete checkpoint")
 
 
 def assert_one_line(path, message):
@@ -89,7 +89,7 @@ def test_checkpoint_of_another_run(tmp_path):
     config = make().config
     run = create_run(tmp_path / "run", config)
     save_checkpoint(run.checkpoint, make(config=replace(config, batch_size=3, seed=6)))
-    with pytest.raises(CheckpointError, match=r"of another run than .*: batch_size, seed differ"):
+    with pytest.raises(CheckpointError, match=r"belongs to a different run than .*: batch_size, seed differ"):
         open_run(run.folder)
 
 

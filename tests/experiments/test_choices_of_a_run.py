@@ -88,11 +88,11 @@ def test_other_likelihoods_see_the_data_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("values", "likelihood", "message"),
     [
-        ([[-1.0, 2.5]], "bernoulli", "likelihood 'bernoulli' does not suit .*mine.npy: it holds -1"),
-        ([[0.2, 2.5]], "continuous-bernoulli", "it holds 2.5"),
-        ([[3.0, -2.0]], "negative-binomial", "it holds -2"),
-        ([[3.0, 0.5]], "zero-inflated-negative-binomial", "it holds 0.5"),
-        ([[3.0, 256.0]], "categorical", "it holds 256"),
+        ([[-1.0, 2.5]], "bernoulli", "likelihood 'bernoulli' does not support the value -1 in .*mine.npy"),
+        ([[0.2, 2.5]], "continuous-bernoulli", "does not support the value 2.5"),
+        ([[3.0, -2.0]], "negative-binomial", "does not support the value -2"),
+        ([[3.0, 0.5]], "zero-inflated-negative-binomial", "does not support the value 0.5"),
+        ([[3.0, 256.0]], "categorical", "does not support the value 256"),
     ],
 )
 def test_data_without_a_probability_are_refused(tmp_path, values: list, likelihood: str, message: str) -> None:
@@ -115,15 +115,21 @@ def test_bytes_are_levels_or_whole_numbers(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": "iwaer", "protocol": "dd2434"}, "says how weights begin"),
+        ({"network": "iwaer", "protocol": "dd2434"}, "initializes layers that network 'iwaer' does not have"),
         ({"stages": 9}, "stages must be at most 8"),
         ({"network": "transformer"}, "unknown network 'transformer': choose one of dense, iwaer, iwaer-rec"),
         ({"likelihood": "poisson"}, "unknown likelihood 'poisson'"),
         ({"prior": "flat"}, "unknown prior 'flat'"),
-        ({"network": "iwaer", "latent": (4, 2), "hidden": ((8,), (6,))}, "has one stochastic layer"),
-        ({"network": "iwaer", "likelihood": "gaussian"}, "has likelihood 'bernoulli', got 'gaussian'"),
-        ({"network": "iwaer-rec", "prior": "vamp"}, "has prior 'standard', got 'vamp'"),
-        ({"dataset": "cifar"}, "unknown data set 'cifar': choose one of digits, .* or a file .npz or .npy"),
+        ({"network": "iwaer", "latent": (4, 2), "hidden": ((8,), (6,))}, "latent must be a single size"),
+        (
+            {"network": "iwaer", "likelihood": "gaussian"},
+            "likelihood must be 'bernoulli' for network 'iwaer', got 'gaussian'",
+        ),
+        ({"network": "iwaer-rec", "prior": "vamp"}, "prior must be 'standard' for network 'iwaer-rec', got 'vamp'"),
+        (
+            {"dataset": "cifar"},
+            "unknown data set 'cifar': choose one of digits, .*, or the path of a .npz or .npy file",
+        ),
         ({"validation": -1}, "validation must be at least 0"),
     ],
 )

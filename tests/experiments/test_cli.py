@@ -141,7 +141,7 @@ def test_interrupt_and_resume(tmp_path):
     assert process.returncode == 130
     assert message.startswith("iwae-fast: interrupted")
     assert message.count("\n") == 1
-    command = message.partition("go on with: ")[2].strip()
+    command = message.partition("resume with: ")[2].strip()
     steps = load_checkpoint(broken / "checkpoint.safetensors").step
     assert 3 * 29 <= steps < 10 * 29
     assert len(rows(broken)) == steps // 29
@@ -189,7 +189,7 @@ def test_two_latent_layers(tmp_path, here):
     assert here("sample", folder)[0] == 0
     code, _, error = here("train", "--latent", "6,x")
     assert code == 2
-    assert_error_line(error, "latent must be sizes like 100,50, got '6,x'")
+    assert_error_line(error, "latent must be comma-separated sizes such as 100,50, got '6,x'")
 
 
 def test_evaluate(run, tmp_path):
@@ -251,24 +251,30 @@ def test_info_table(here):
         (("train", "--k", "many"), "Invalid value for '--k'"),
         (("train", "--epochs", "-1"), "epochs must be at least 1, got -1"),
         (("train", "--learning-rate", "-0.1"), "learning_rate must be positive and finite, got -0.1"),
-        (("train", "--hidden", "20x"), "hidden must be sizes like 200,200, got '20x'"),
+        (("train", "--hidden", "20x"), "hidden must be comma-separated sizes such as 200,200, got '20x'"),
         (("train", "--dataset", "cifar"), "unknown data set 'cifar': choose one of digits, mnist"),
         (("train", "--bound", "vae"), "unknown bound 'vae': choose one of iwae, elbo"),
         (("train", "--backend", "nonsense"), "nonsense"),
         (("train", "--device", "tpu"), "unknown device 'tpu'"),
-        (("train", "--device", "cuda:99"), "device 'cuda:99' is not there"),
+        (("train", "--device", "cuda:99"), "device 'cuda:99' is not available"),
         (("train", "--eval-k", "-1"), "eval_k must be at least 0, got -1"),
         (("train", "--speed", "9"), "No such option: --speed"),
-        (("train", "--alpha", "0.3"), "--alpha is an option of bound vr-iwae: bound 'iwae' has none"),
-        (("train", "--bound", "elbo", "--order", "1"), "--order is an option of bound jvi: bound 'elbo'"),
+        (("train", "--alpha", "0.3"), "--alpha is an option of bound vr-iwae, and has no effect on bound 'iwae'"),
+        (
+            ("train", "--bound", "elbo", "--order", "1"),
+            "--order is an option of bound jvi, and has no effect on bound 'elbo'",
+        ),
         (("train", "--bound", "ciwae", "--groups", "5"), "--groups is an option of bound miwae and piwae"),
-        (("train", "--bound", "miwae", "--beta", "0.5"), "--beta is an option of bound ciwae: bound 'miwae'"),
+        (
+            ("train", "--bound", "miwae", "--beta", "0.5"),
+            "--beta is an option of bound ciwae, and has no effect on bound 'miwae'",
+        ),
         (("train", "--k", "5", "--budget", "6"), "--budget must be at most k = 5"),
         (("train", "--stages", "2", "--epochs", "3"), "--stages has no effect beside --epochs: protocol 'constant'"),
         (("reproduce", "digits", "--trials", "3"), "--trials has no effect on table 'digits'"),
         (("reproduce", "digits", "--epochs", "3"), "--epochs has no effect on table 'digits'"),
         (("reproduce", "iwaer-table-1", "--stages", "3"), "--stages has no effect on table 'iwaer-table-1'"),
-        (("sample", "nowhere", "-o", "x.jpg"), "--output must end in .png, which is what it writes, got 'x.jpg'"),
+        (("sample", "nowhere", "-o", "x.jpg"), "--output must end in .png, the format that it writes, got 'x.jpg'"),
         (("compare", "a", "b", "--html", "x.pdf"), "--html must end in .html or .htm"),
         (("compare", "a", "b", "--json", "x.csv"), "--json must end in .json"),
         (("train", "--resume", "nowhere"), "nowhere is not the folder of a run"),
@@ -311,12 +317,12 @@ def test_resume_of_another_run(run, tmp_path, here):
     shutil.copytree(run[0], folder)
     config = json.loads((folder / "config.json").read_text())
     for arguments, message in (
-        (("--latent", 6), "a run cannot go on with another latent"),
+        (("--latent", 6), "a run cannot be resumed with another latent"),
         (("--epochs", 2), "epochs can only be raised"),
-        (("-o", "other"), "--output and --start-from do not go with --resume"),
+        (("-o", "other"), "--output and --start-from cannot be used with --resume"),
         (("--stages", 9), "stages must be at most 8"),
-        (("--data", "x.npz", "--dataset", "mnist"), "--data is in place of --dataset"),
-        (("--groups", 5), "--groups is an option of bound miwae and piwae: bound 'iwae' has none"),
+        (("--data", "x.npz", "--dataset", "mnist"), "--data and --dataset exclude each other"),
+        (("--groups", 5), "--groups is an option of bound miwae and piwae, and has no effect on bound 'iwae'"),
         (("--budget", 9), "--budget must be at most k = 5"),
     ):
         code, _, error = here("train", "--resume", folder, *arguments)
@@ -326,7 +332,7 @@ def test_resume_of_another_run(run, tmp_path, here):
     (folder / "config.json").write_text(json.dumps({**config, "latent": 6}))
     code, _, error = here("train", "--resume", folder)
     assert code == 2
-    assert_error_line(error, "is of another run than")
+    assert_error_line(error, "belongs to a different run than")
 
 
 def test_truncated_checkpoint(run, tmp_path, here):

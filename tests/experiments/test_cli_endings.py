@@ -52,7 +52,7 @@ def test_a_signal_in_training_leaves_a_checkpoint(
     )
     ended, _, error = here("train", *SMALL, "--epochs", 5, "-o", "run")
     assert ended == code
-    assert error == "iwae-fast: interrupted, everything is saved; go on with: iwae-fast train --resume run\n"
+    assert error == "iwae-fast: interrupted, everything is saved; resume with: iwae-fast train --resume run\n"
     assert load_checkpoint(Path("run/checkpoint.safetensors")).step == 2 * STEPS_AN_EPOCH
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
 
@@ -62,7 +62,7 @@ def test_a_signal_in_the_evaluation(number: int, code: int, here: Command, monke
     monkeypatch.setattr(closing, "evaluate_run", lambda *_, **__: os.kill(os.getpid(), number))
     ended, _, error = here("train", *SMALL, "--epochs", 1, "-o", "run")
     assert ended == code
-    assert "training is done but its evaluation is not; go on with: iwae-fast train --resume run" in error
+    assert "training is done but its evaluation is not; resume with: iwae-fast train --resume run" in error
     ended, _, error = here("evaluate", "run", "--k", 5)
     assert ended == code
     assert error in ("iwae-fast: interrupted\n", "iwae-fast: terminated\n")
@@ -81,7 +81,7 @@ def test_a_resume_keeps_the_evaluation_that_was_asked_for(here: Command) -> None
     code, printed, _ = here("train", "--resume", "run", "--eval-k", 30, "--eval-observations", 40)
     assert code == 0
     assert "40 of 360 test images" in printed
-    assert "for all 360 of the test set: iwae-fast evaluate run" in printed
+    assert "to evaluate on all 360 test observations: iwae-fast evaluate run" in printed
     evaluation = json.loads(Path("run/evaluation.json").read_text())
     assert [evaluation[name] for name in ("k", "observations", "train_observations")] == [30, 40, 40]
     assert (config("run")["eval_k"], config("run")["eval_observations"]) == (30, 40)
@@ -122,7 +122,7 @@ def test_evaluation_says_how_to_make_it_shorter(capsys: pytest.CaptureFixture, m
             advance(100)
             now[0] += 1.0
     assert capsys.readouterr().out == (
-        "evaluation takes about 60 seconds: k = 100 samples of each of 60 observations; "
+        "evaluation takes about 60 seconds: k = 100 samples for each of 60 observations; "
         "fewer with --eval-observations\n"
     )
 
@@ -142,19 +142,19 @@ def test_errors_of_files_are_one_line_without_numbers(here: Command, tmp_path: P
     for name in ("config.json", "metrics.csv", "checkpoint.safetensors", "evaluation.json"):
         Path("torn", name).write_bytes(Path("run", name).read_bytes())
     Path("torn/evaluation.npz").write_text("no arrays")
-    no_numpy = "it is no NumPy file, or holds Python objects, which are never loaded"
+    no_numpy = "it is not a NumPy file, or it holds Python objects, which are never loaded"
     for arguments, message in (
         (
             ("sample", "run", "-o", "/nonexistent/x.png"),
-            "cannot write /nonexistent/x.png: there is no folder /nonexistent",
+            "cannot write /nonexistent/x.png: the folder /nonexistent does not exist",
         ),
         (("sample", "run", "-o", "folder.png"), "cannot write folder.png: it is a folder"),
         (("sample", "run", "-o", "/proc/x.png"), "cannot write /proc/x.png: no such file or directory"),
         (
             ("compare", "run", "run", "--json", "nowhere/x.json"),
-            "cannot write nowhere/x.json: there is no folder nowhere",
+            "cannot write nowhere/x.json: the folder nowhere does not exist",
         ),
-        (("train", "--data", "text.npy"), f"text.npy is damaged or holds no plain arrays: {no_numpy}"),
+        (("train", "--data", "text.npy"), f"text.npy is damaged or does not hold plain arrays: {no_numpy}"),
         (("train", "--data", tmp_path / "odd.npz"), f"{tmp_path / 'odd.npz'} does not exist"),
         (("compare", "run", "torn"), f"torn/evaluation.npz does not hold the results of an evaluation: {no_numpy}"),
         (("train", "-o", "text.npy/run"), "text.npy/run: not a directory"),

@@ -125,8 +125,8 @@ def test_an_evaluation_while_training_says_of_which_step(run, here):
     words = [Position(step, 6, 4).describe() for step in (0, 7, 12, 24)]
     assert words == [
         "step 0, before epoch 1 of 4: an untrained model",
-        "step 7, in epoch 2 of 4: training has not come to its end",
-        "step 12, the end of epoch 2 of 4: training has not come to its end",
+        "step 7, in epoch 2 of 4: training is not complete",
+        "step 12, the end of epoch 2 of 4: training is not complete",
         "step 24, the end of epoch 4 of 4",
     ]
 
@@ -157,9 +157,12 @@ def test_a_refusal_changes_nothing(run, here, trained, tmp_path):
         assert f"another process is evaluating {run.folder}" in error
     assert content(tmp_path) == before
     for arguments, message in (
-        ((*resume, "--data", "other.npy"), "is of other training data than"),
+        ((*resume, "--data", "other.npy"), "was written with training data that differ from"),
         ((*resume, "--bound", "jvi", "--order", 9), "needs k > 9 samples"),
-        (("train", "--start-from", run.folder, "--data", "other.npy", "-o", "new"), "is of other training data than"),
+        (
+            ("train", "--start-from", run.folder, "--data", "other.npy", "-o", "new"),
+            "was written with training data that differ from",
+        ),
         (("train", *SMALL, "--data", "other.npy", "-o", "mine"), "is not empty"),
         (("train", "--start-from", run.folder, "-o", "mine"), "is not empty"),
         (("train", "--resume", "mine"), "mine is not the folder of a run"),
@@ -183,9 +186,9 @@ def test_data_that_have_grown_are_not_evaluated(trained, run, here, tmp_path):
     for command in (("evaluate", run.folder, "--k", 3), ("train", "--resume", run.folder, "--epochs", 9)):
         code, _, error = here(*command)
         assert code == 2
-        assert "is of other training data than" in error
+        assert "was written with training data that differ from" in error
         assert "--data" in error
-    with pytest.raises(RuntimeError, match="is of other training data than"):
+    with pytest.raises(RuntimeError, match="was written with training data that differ from"):
         iw.load_run(run.folder).load_data()
     assert content(run.folder) == before
 
@@ -197,7 +200,7 @@ def test_other_test_data_are_not_the_runs_own(here, tmp_path):
     np.savez(path, train=BYTES[:50], test=BYTES[40:])
     code, _, error = here("evaluate", "run", "--k", 3)
     assert code == 2
-    assert "is of other test data than" in error
+    assert "was written with test data that differ from" in error
 
 
 def test_data_that_moved(run, here, trained, tmp_path):
@@ -208,7 +211,7 @@ def test_data_that_moved(run, here, trained, tmp_path):
     for command in (("evaluate", run.folder), ("train", "--resume", run.folder)):
         code, _, error = here(*command)
         assert code == 2
-        assert f"{gone} does not exist: name the file that has the run's data with --data" in error
+        assert f"{gone} does not exist: give the file with the run's data by --data" in error
     assert here("sample", run.folder, "-o", "s.png")[0] == 0  # needs no data
     assert here("evaluate", run.folder, "--k", 5, "--data", "moved.npy")[0] == 0
     (again,) = all_evaluations(run)
@@ -228,7 +231,7 @@ def test_other_rows_are_scored_one_by_one(run, here, tmp_path):
     np.savez(tmp_path / "split.npz", train=ones[:10], test=ones[10:])
     code, output, error = here("evaluate", run.folder, "--k", 4, "--data", "all.npy")
     assert code == 0, error
-    rows = PerObservation.load(Path(output.splitlines()[-1].removeprefix("each row in ")))
+    rows = PerObservation.load(Path(output.splitlines()[-1].removeprefix("results per row in ")))
     loaded = iw.load_run(run.folder)
     x = torch.from_numpy(ones.reshape(60, 12)).float()
     expected = -iw.evaluate.log_likelihood(loaded.model, x, 4, seed=all_evaluations(run)[-1].content["seed"]).value
@@ -236,7 +239,7 @@ def test_other_rows_are_scored_one_by_one(run, here, tmp_path):
     assert rows.rows.tolist() == list(range(60))
     assert "60 of 60 observations" in output
     _, output, _ = here("evaluate", run.folder, "--k", 4, "--data", "split.npz", "--observations", 7)
-    some = PerObservation.load(Path(output.splitlines()[-1].removeprefix("each row in ")))
+    some = PerObservation.load(Path(output.splitlines()[-1].removeprefix("results per row in ")))
     assert len(some.rows) == 7
     assert (np.diff(some.rows) > 0).all()
     assert some.rows.max() < 50
@@ -248,7 +251,7 @@ def test_other_rows_are_scored_one_by_one(run, here, tmp_path):
     np.save(tmp_path / "wide.npy", np.zeros((4, 9)))
     code, _, error = here("evaluate", run.folder, "--data", "wide.npy")
     assert code == 2
-    assert "wide.npy has observations of 9 numbers, but the run's have 12" in error
+    assert "wide.npy has observations of 9 numbers, expected the run's 12" in error
 
 
 # --- segments ---------------------------------------------------------------------------------------------------

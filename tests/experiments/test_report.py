@@ -305,8 +305,8 @@ def test_report_of_data_that_are_no_images(tmp_path):
     page = Page(run.report.read_text())
     assert page.ids == SECTIONS
     assert len(page.images) == 6
-    assert "the data are no images" in page.text
-    assert "a tail can be fitted to 21 samples or more, and k is 1" in page.text
+    assert "the data are not images" in page.text
+    assert "fitting a tail needs at least 21 samples, and k is 1" in page.text
     assert "nats per observation" in page.text
     results.draw_loss_curve(run, checkpoint)
     results.draw_reconstructions(run, model, data)
@@ -350,7 +350,7 @@ def test_report_before_the_first_epoch(tmp_path):
     page = Page(run.report.read_text())
     assert page.ids == SECTIONS
     assert "no epoch was completed" in page.text
-    assert "a variance over observations needs 2 or more" in page.text
+    assert "a variance needs at least 2 observations" in page.text
 
 
 def test_traversals(whole):
@@ -465,7 +465,7 @@ def test_like_is_compared_with_like(pair):
     results_of = PerObservation.load(both[1])
     replace(results_of, images="others").save(both[1])
     kept.write_text(json.dumps({**read(kept), "images": "others"}))
-    assert "other test observations" in compare_runs(pair)[1].incomparable
+    assert "different test observations" in compare_runs(pair)[1].incomparable
 
 
 def test_of_several_evaluations_those_that_are_alike_are_compared(pair):
@@ -492,11 +492,11 @@ def test_evaluations_of_earlier_versions(pair):
     run.evaluation.write_text(json.dumps({name: content[name] for name in names}))
     summary = compare_runs(pair)[1]
     assert (summary.train_nll, summary.active_units) == (None, None)
-    assert "earlier version, which did not keep each observation" in summary.incomparable
+    assert "earlier version, which did not store results per observation" in summary.incomparable
     run.evaluation.write_text(json.dumps({"nll": 1.0}))
-    with pytest.raises(ValueError, match=r"evaluation.json is of an earlier version: evaluate the run again"):
+    with pytest.raises(ValueError, match=r"evaluation.json was written by an earlier version: evaluate the run again"):
         write_run_report(run, None, None, None)
-    with pytest.raises(ValueError, match="second is not the folder of a whole run: 'step' is missing or wrong"):
+    with pytest.raises(ValueError, match="second is not the folder of a complete run: 'step' is missing or invalid"):
         compare_runs(pair)
 
 
@@ -506,8 +506,8 @@ def test_errors_of_compare(pair, tmp_path, capsys):
     shutil.rmtree(second / "evaluations")
     for arguments, message in (
         ((first,), "compare needs at least 2 runs, got 1"),
-        ((first, tmp_path), f"{tmp_path} is not the folder of a run: it has no config.json"),
-        ((first, second), f"{second} was never evaluated: it has no evaluation.json"),
+        ((first, tmp_path), f"{tmp_path} is not the folder of a run: it does not have config.json"),
+        ((first, second), f"{second} was never evaluated: it does not have evaluation.json"),
         ((), "Missing argument 'RUN RUN ...'"),
     ):
         with pytest.raises(SystemExit, match="2"):

@@ -143,7 +143,7 @@ def test_the_first_epochs_are_in_an_inset_that_says_so(by_time: bool) -> None:
     (inset,) = axes.child_axes
     assert inset.lines[0].get_ydata()[0] == -300.0
     assert inset.get_ylim()[0] < -300.0
-    assert inset.get_title(loc="right") == "all of it: 2 epochs are below"
+    assert inset.get_title(loc="right") == "whole curve; 2 epochs are below"
     assert axes.get_ylabel() == "nats per observation"
     assert axes.get_xlabel() == ("minutes" if by_time else "epoch")
     assert axes.lines[0].get_xdata()[-1] == (60.0 if by_time else 40.0)
@@ -204,7 +204,7 @@ def test_grey_levels_are_above_the_pixels_drawn_from_them(drawn: list) -> None:
     model, data = model_and_data()
     pictures.reconstructions(model, data)
     images, labels, *_ = drawn[0]
-    assert labels == ("grey levels", "as evaluated", "reconstructions")
+    assert labels == ("gray levels", "as evaluated", "reconstructions")
     x = fixed_test_images(data)[:12]
     assert images.shape == (3, 12, 3, 4)
     assert (images[1] == x.unflatten(1, (3, 4)).numpy()).all()

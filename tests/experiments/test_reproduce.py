@@ -176,7 +176,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, here: list, tmp_path: Path
     assert [entry["runs"] for entry in found["entries"]] == [["digits-iwae-1-k1"]] * 2
     assert all(10 < entry["nll"] < 60 and entry["published"] is None for entry in found["entries"])
     page = (tmp_path / "out" / "tiny" / "digits.html").read_text()
-    assert "Ours beside the published" in page
+    assert "Our figures and the published ones" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
     calls = len(here)
     assert run("digits", "--scale", "tiny", "-o", "out") == 0
@@ -184,8 +184,8 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, here: list, tmp_path: Path
     for arguments, message in (
         (("burda-table-9",), "unknown table 'burda-table-9'"),
         (("digits", "--scale", "huge"), "unknown scale 'huge'"),
-        (("digits", "--only", "k7"), "no run matches 'k7': there are digits-iwae-1-k1"),
-        (("digits", "--only", "("), "only must be a regular expression"),
+        (("digits", "--only", "k7"), "no run matches 'k7': the runs are digits-iwae-1-k1"),
+        (("digits", "--only", "("), "--only must be a regular expression"),
         (("digits", "--jobs", "0"), "jobs must be at least 1"),
         (("digits", "--jobs", "2", "--device", "cuda:1"), "device must be cpu or cuda"),
         (("digits", "--stages", "9"), "stages must be at most 8"),

@@ -101,7 +101,7 @@ def test_rows_after_the_checkpoint_come_again(digits, whole, tmp_path):
 def test_other_data_are_refused(digits, whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole.folder, folder)
-    with pytest.raises(CheckpointError, match="is of other training data than digits has now"):
+    with pytest.raises(CheckpointError, match="was written with training data that differ from digits"):
         go_on(Run(folder), replace(digits, train=digits.train[:100]))
 
 
@@ -246,12 +246,12 @@ def test_damaged_metrics(digits, whole, tmp_path):
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"batch_size": -1}, "batch_size must be at least 1"),
         ({"latent": 0}, "latent must be at least 1"),
-        ({"hidden": ()}, "sizes below each of 1 stochastic layers"),
-        ({"latent": (4, 2)}, "sizes below each of 2 stochastic layers"),
-        ({"estimator": "gdreg"}, "for a prior with parameters"),
+        ({"hidden": ()}, "layer sizes for each of 1 stochastic layers"),
+        ({"latent": (4, 2)}, "layer sizes for each of 2 stochastic layers"),
+        ({"estimator": "gdreg"}, "requires conditional priors"),
         ({"kl_warmup": -1}, "kl_warmup must be at least 0"),
         ({"kl_warmup": 5, "estimator": "rws"}, "does not go with a kl_weight"),
-        ({"hidden": (5, 0)}, "a hidden layer's size must be at least 1"),
+        ({"hidden": (5, 0)}, "hidden must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive"),
         ({"learning_rate": float("inf")}, "learning_rate must be positive and finite"),

@@ -51,8 +51,7 @@ def test_loading_a_run_names_the_extra_that_is_missing() -> None:
         "iwae_fast.load_run('anywhere')"
     )
     assert result.stderr.splitlines()[-1] == (
-        "ImportError: load_run reads what the command line wrote, and safetensors is not installed: "
-        "pip install 'iwae_fast[cli]'"
+        "ImportError: load_run needs safetensors, which is not installed: pip install 'iwae_fast[cli]'"
     )
 
 

@@ -1,5 +1,7 @@
-"""The command line, ``iwae-fast`` or ``python -m iwae_fast``. Importing this imports neither torch nor what the library
-does not need, and without the ``cli`` extra ``info`` is served all the same."""
+"""The command line, ``iwae-fast`` or ``python -m iwae_fast``.
+
+Importing this module imports neither torch nor the packages of the ``cli`` extra, without which only ``info`` works.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ EXTRA = ("filelock", "requests", "jinja2", "matplotlib", "pooch", "rich", "safet
 
 DEBUG = "IWAE_FAST_DEBUG"
 SIGNALED = 128
-"""A process that a signal ended exits with this and the signal's number, as shells have it."""
+"""Base of the exit code of a process ended by a signal, to which the signal's number is added, as in shells."""
 INTERRUPTED = SIGNALED + signal.SIGINT
 USAGE = 2
 
 
 class Interrupted(Exception):  # noqa: N818
-    """A command was asked to stop by a signal and has stopped; the message says how to go on."""
+    """A signal stopped a command; the message says how to resume."""
 
     def __init__(self, message: str, number: int = signal.SIGINT) -> None:
         super().__init__(message)
@@ -29,7 +31,7 @@ class Interrupted(Exception):  # noqa: N818
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP came where nothing else waits for it, as KeyboardInterrupt is for SIGINT."""
+    """SIGTERM or SIGHUP arrived outside training; the counterpart of KeyboardInterrupt for SIGINT."""
 
     def __init__(self, number: int) -> None:
         super().__init__("terminated")
@@ -37,11 +39,11 @@ class Terminated(BaseException):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run ``iwae-fast`` with these arguments (those of the process if None); always raises SystemExit."""
+    """Run ``iwae-fast`` with these arguments (those of the process if None); always raise SystemExit."""
     from .interrupt import raise_on_termination
 
-    # OpenMP reads it when torch is imported. A thread that spins while it waits keeps its core from whoever has work:
-    # beside one busy process training took five to ten times as long; a thread that sleeps costs some 5 %.
+    # OpenMP reads this when torch is imported. Threads that spin while waiting occupy cores that other processes need:
+    # beside one busy process training took five to ten times as long. Threads that sleep cost about 5 %.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         with raise_on_termination():
@@ -79,10 +81,10 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _is_expected(error: Exception) -> bool:
-    """Return whether the error is about what the user gave or has, so that its message is all that helps."""
+    """Return whether the error is about the user's input or files, so that its message suffices without a traceback."""
     if isinstance(error, ValueError | TypeError | OSError):
         return True
-    # Imported only where an error asks for it: these import torch.
+    # Imported only after an error, because these import torch.
     from ...backends import BackendError
     from ...data import DataError
     from ..train.checkpoint import CheckpointError
@@ -92,7 +94,7 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _explain(error: Exception) -> str:
-    """Return the message of an error; the system's own say what failed with which file, not an error number."""
+    """Return the message of an error; a system error names the file and the reason, without the error number."""
     if not isinstance(error, OSError):
         return str(error)
     return reason(error) if error.filename is None else f"{error.filename}: {reason(error)}"

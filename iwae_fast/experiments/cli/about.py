@@ -1,4 +1,4 @@
-"""What is installed and what runs here, in facts and in lines of text."""
+"""Installed versions and available backends, as data and as lines of text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def collect() -> dict[str, Any]:
 
 
 def sections(content: dict[str, Any]) -> list[list[tuple[str, str]]]:
-    """Return what :func:`collect` found as names and texts, in groups; a text may have several lines."""
+    """Return the result of :func:`collect` as groups of (name, text); a text may have several lines."""
     versions = [
         (name, "not installed" if content[name] is None else str(content[name]))
         for name in ("iwae_fast", "python", "platform", "torch", "triton", "threads")

@@ -1,7 +1,7 @@
-"""The commands, gathered.
+"""The application that combines the commands.
 
-The modules of the commands declare arguments, and import what does the work when they are called: torch takes seconds,
-and neither help nor completion needs it.
+The modules of the commands only declare arguments; they import the implementation when they are called, because torch
+takes seconds to import and neither help nor completion needs it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .reproduce import reproduce
 from .sample import sample
 from .train import train
 
-# Click's base class of what is wrong with the arguments; recent versions of typer carry click inside.
+# Click's base class of errors about arguments; recent versions of typer vendor click.
 UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(no_args_is_help=True)
@@ -47,17 +47,17 @@ for command in (train, evaluate, compare, sample, reproduce, info):
 
 
 def run_app(arguments: Sequence[str] | None) -> int:
-    """Run a command and return its exit code; its exceptions pass, those about arguments as ValueError."""
+    """Run a command and return its exit code; exceptions propagate, those about arguments as ValueError."""
     try:
         with invoked_with(arguments):
             code = app(arguments, prog_name="iwae-fast", standalone_mode=False)
-    except typer.Abort:  # what older versions of typer make of Ctrl-C
+    except typer.Abort:  # older versions of typer convert Ctrl-C to this
         raise KeyboardInterrupt from None
     except UsageError as error:
         message = error.format_message()  # type: ignore[attr-defined]
-        if not message:  # no command: the help was shown
+        if not message:  # no command was given: typer has shown the help
             return USAGE
         raise ValueError(message) from error
-    if code == INTERRUPTED:  # what newer versions of typer make of it
+    if code == INTERRUPTED:  # newer versions of typer convert Ctrl-C to this
         raise KeyboardInterrupt
     return code or 0

@@ -1,6 +1,6 @@
-"""The names that options take, for help and completion.
+"""The values of options, for help and completion.
 
-What they stand for is defined beside torch, which takes seconds to import: these are copies, which a test compares.
+These are copies of names that are defined in modules importing torch, which takes seconds; a test compares them.
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ SCALES = ("smoke", "small", "medium", "full")
 
 
 def completing(names: tuple[str, ...]) -> Callable[[str], list[str]]:
-    """Return what completes the beginning of one of the names on the command line."""
+    """Return a function that completes the beginning of one of the names on the command line."""
     return lambda incomplete: [name for name in names if name.startswith(incomplete)]

@@ -1,4 +1,4 @@
-"""The evaluation of a run with its progress bars, its report and its lines of result."""
+"""Evaluation of a run with progress bars, the report and printed results."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def evaluate_and_print(
 ) -> None:
     """Evaluate on the test set (or its first ``observations``), write numbers and the report, print the likelihood.
 
-    ``shorter`` says which options make a long evaluation shorter. Raises ValueError where another process evaluates the
-    run, unless this one shall ``wait`` for it.
+    Args:
+        shorter: text for long evaluations that names the options that make them shorter.
+        wait: wait while another process evaluates the run, instead of raising ValueError.
     """
     _check(k, observations)
     for name, value in (
@@ -89,7 +90,7 @@ def evaluate_other_and_print(
     observations: int | None = None,
     chunk_size: int | None = None,
 ) -> None:
-    """Evaluate a run on other data than its own, and say where the numbers of each row are."""
+    """Evaluate a run on data other than its own, and print the path of the results per row."""
     _check(k, observations)
     tested = len(data.test) if observations is None else min(observations, len(data.test))
     with (
@@ -112,7 +113,7 @@ def evaluate_other_and_print(
         f"k = {k}, {result['observations']} of {result['test_observations']} observations of "
         f"{data.source.rstrip('.')}; not the run's own data), mean ESS {result['ess']:.1f}"
     )
-    console.print(f"each row in {rows}")
+    console.print(f"results per row in {rows}")
 
 
 def _check(k: int, observations: int | None) -> None:

@@ -12,13 +12,17 @@ from .invocation import command_line
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Folders of evaluated runs.")],
-    html: Annotated[Path | None, typer.Option(help="Write a page too.", show_default="none")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the numbers too.", show_default="none")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write an HTML page to this file.", show_default="none")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Also write the numbers to this JSON file.", show_default="none")
+    ] = None,
 ) -> None:
-    """Put evaluated runs side by side, with differences to the first.
+    """Compare evaluated runs, with differences to the first.
 
-    Runs are compared where they were evaluated on the same test images with as many samples, image by image; of several
-    evaluations of a run the one that allows it is taken. Elsewhere the reason is said.
+    Differences are paired per image and require evaluations on the same test images with the same number of samples. If
+    a run has several evaluations, a matching one is used. If there is none, the reason is printed.
     """
     from ...files import write_json
     from ..evaluate.comparison import compare_runs

@@ -1,4 +1,4 @@
-"""Runs side by side, as tables of the terminal."""
+"""Comparisons of runs as tables in the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .progress import console
 
 
 def print_comparison(summaries: Sequence[Summary]) -> None:
-    """Print the runs, what they are and how good they are, narrow enough for 80 columns."""
+    """Print the settings and the evaluations of the runs, within 80 columns."""
     numbers = range(1, len(summaries) + 1)
     for number, summary in zip(numbers, summaries, strict=True):
         console.print(f"{number}: {summary.run}")
@@ -45,7 +45,7 @@ def _difference(summary: Summary) -> str:
 
 
 Columns = Sequence[tuple[str, bool, Callable[[Summary], str]]]
-"""The name of each column, whether it holds numbers, and what stands in it."""
+"""Columns of a table: name, whether they hold numbers, function from a summary to the text of the cell."""
 
 RUNS: Columns = (
     ("data set", False, lambda summary: Path(summary.dataset).name),

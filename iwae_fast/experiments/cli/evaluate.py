@@ -12,19 +12,24 @@ from .options import Backend, ChunkSize, Device, RunFolder
 
 def evaluate(
     run_folder: RunFolder,
-    k: Annotated[int, typer.Option("--k", "-k", help="Samples of each image.")] = EVALUATION_K,
+    k: Annotated[int, typer.Option("--k", "-k", help="Samples per image.")] = EVALUATION_K,
     observations: Annotated[
-        int | None, typer.Option(help="Only so many test images, always the same choice.", show_default="all")
+        int | None, typer.Option(help="Number of test images, always the same subset.", show_default="all")
     ] = None,
-    train_observations: Annotated[int, typer.Option(help="So many training images too; 0 for none.")] = OBSERVATIONS,
+    train_observations: Annotated[
+        int, typer.Option(help="Number of training images to evaluate too; 0 for none.")
+    ] = OBSERVATIONS,
     active_only_observations: Annotated[
-        int, typer.Option(help="So many test images again with inactive units switched off, if any are; 0 for none.")
+        int,
+        typer.Option(
+            help="Number of test images to evaluate again without inactive units, if there are any; 0 for none."
+        ),
     ] = OBSERVATIONS,
     data: Annotated[
         str | None,
         typer.Option(
-            help="The run's data, if their file has moved; or other data, a file or a data set, whose test array, or "
-            "all of whose rows, are scored.",
+            help="New path of the run's data file, if it has moved; or other data to evaluate (a file or a data set): "
+            "its test array, or all rows of a single array.",
             show_default="the run's",
         ),
     ] = None,
@@ -34,8 +39,8 @@ def evaluate(
 ) -> None:
     """Estimate the likelihood of a trained model, count its active units, and write the report.
 
-    Earlier evaluations are kept; evaluation.json and report.html are of the best. An evaluation that was interrupted
-    goes on where it stopped when called again.
+    Earlier evaluations are kept; evaluation.json and report.html show the best one. An interrupted evaluation resumes
+    when the command is run again.
     """
     from ..train.run_data import find_data
     from ..train.runs import open_run, trained_model

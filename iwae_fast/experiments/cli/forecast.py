@@ -1,4 +1,4 @@
-"""How long work will take, from the first part of it that was measured."""
+"""Forecast of the duration of work from the measured first part of it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import time
 from collections.abc import Callable
 
 MEASURED_SECONDS = 2.0
-"""A forecast is made from so much of the work, at least: the first calls are slower than the rest."""
+"""The least measured time for a forecast, because the first calls are slower than the rest."""
 WORTH_SAYING = 20.0
-"""Seconds; of shorter work nothing is said."""
+"""The least remaining seconds that are announced."""
 BETWEEN_LINES = 30.0
-"""Seconds between two lines of a log."""
+"""Seconds between two progress lines of a log."""
 
 
 class Forecast:
-    """Announces once how long work will take, and on request says from time to time how it stands.
+    """A forecast that is announced once, optionally followed by regular progress reports.
 
     Args:
-        total: the amount of work, in any unit.
-        announce: is called at most once, with the seconds that are left, where they are worth saying.
-        remind: is called every half minute, with the part that is done and the seconds that are left.
-        clock: returns seconds.
+        total: amount of work, in any unit.
+        announce: called at most once, with the seconds left, if there are at least :data:`WORTH_SAYING`.
+        remind: called every :data:`BETWEEN_LINES` seconds, with the fraction done and the seconds left.
+        clock: function that returns seconds.
     """
 
     def __init__(
@@ -39,8 +39,10 @@ class Forecast:
         self._said: float | None = None
 
     def reach(self, done: int) -> None:
-        """Take note that so much of the work is done; the first call starts the clock, as what was done before it may
-        have been kept from an earlier time."""
+        """Record that the amount ``done`` is done.
+
+        The first call starts the clock, because the work before it may be that of an earlier process.
+        """
         self.done = done
         now = self.clock()
         if self._from is None:
@@ -59,12 +61,12 @@ class Forecast:
             self.remind(done / self.total, left)
 
     def add(self, amount: int) -> None:
-        """Take note that so much more is done."""
+        """Record that ``amount`` more is done."""
         self.reach(self.done + amount)
 
 
 def spoken(seconds: float) -> str:
-    """Return a length of time as one would say it: 40 seconds, 5 minutes, 2.5 hours."""
+    """Return a duration in words: 40 seconds, 5 minutes, 2.5 hours."""
     if seconds < 90:
         return f"{max(10, round(seconds, -1)):.0f} seconds"
     if seconds < 90 * 60:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Say what is installed, which backends run here, and why others do not."""
+    """Print installed versions and available backends, and why others are not available."""
     from .about import collect
 
     content = collect()

@@ -1,4 +1,4 @@
-"""Signals that ask to stop: during training they wait for the end of a step, elsewhere they end the command cleanly."""
+"""Handling of signals that ask to stop: training stops after a step, other commands end cleanly."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any, NoReturn
 from . import Terminated
 
 TERMINATION = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""The last is the signal of a terminal that closes, which not every system has."""
+"""Signals to terminate; SIGHUP, sent by a terminal that closes, does not exist on every system."""
 SIGNALS = (signal.SIGINT, *TERMINATION)
 
 
 class StopFlag:
-    """Calling it tells whether a signal has asked to stop."""
+    """A flag whose call returns whether a signal has asked to stop."""
 
     def __init__(self) -> None:
         self.set = False
         self.number: int = signal.SIGINT
-        """The signal that came."""
+        """Number of the signal that arrived."""
 
     def __call__(self) -> bool:
         return self.set
@@ -29,7 +29,7 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Inside, a first one of the signals sets the flag; a second one acts as usual. Main thread only."""
+    """Set the flag at the first signal inside the context; a second one acts as usual. For the main thread only."""
     flag = StopFlag()
 
     def stop(number: int, restore: Callable[[], None]) -> None:
@@ -42,9 +42,9 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
 @contextmanager
 def raise_on_termination() -> Iterator[None]:
-    """Inside, what asks the process to end raises Terminated, so that files are closed and the exit code is right.
+    """Raise Terminated at a termination signal inside the context, so that files are closed and the exit code is right.
 
-    In another thread than the main one, and for signals that are ignored (as ``nohup`` has it), nothing is changed.
+    Outside the main thread, and for signals that are ignored (as under ``nohup``), nothing is changed.
     """
 
     def stop(number: int, _: Callable[[], None]) -> NoReturn:
@@ -59,7 +59,7 @@ def raise_on_termination() -> Iterator[None]:
 
 @contextmanager
 def _handled(numbers: Iterable[int], handle: Callable[[int, Callable[[], None]], None]) -> Iterator[None]:
-    """Inside, the signals call ``handle`` with their number and a function that restores the earlier handlers."""
+    """Call ``handle`` at these signals, with their number and a function that restores the earlier handlers."""
     earlier: dict[int, Any] = {}
 
     def restore() -> None:

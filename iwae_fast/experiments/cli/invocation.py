@@ -1,4 +1,4 @@
-"""The command line under way, for what is to say how it was made."""
+"""The current command line, recorded in reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _arguments: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
 
 @contextmanager
 def invoked_with(arguments: Sequence[str] | None) -> Iterator[None]:
-    """Inside, :func:`command_line` tells of these arguments, those of the process if None."""
+    """Make :func:`command_line` return these arguments inside the context (those of the process if None)."""
     token = _arguments.set(tuple(sys.argv[1:] if arguments is None else arguments))
     try:
         yield
@@ -22,5 +22,5 @@ def invoked_with(arguments: Sequence[str] | None) -> Iterator[None]:
 
 
 def command_line() -> str:
-    """What to type into a shell to do the same again."""
+    """Return the current command line, quoted for a shell."""
     return shlex.join(("iwae-fast", *_arguments.get()))

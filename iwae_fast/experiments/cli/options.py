@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options shared by several commands."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ Backend = Annotated[
     ),
 ]
 ChunkSize = Annotated[
-    int | None, typer.Option(help="Samples evaluated at once: a matter of memory.", show_default="automatic")
+    int | None, typer.Option(help="Samples evaluated at once; fewer take less memory.", show_default="automatic")
 ]

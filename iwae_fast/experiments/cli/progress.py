@@ -1,6 +1,6 @@
-"""How training and evaluation show their progress: a live bar on a terminal, plain lines elsewhere.
+"""Progress of training and evaluation: a live bar on a terminal, plain lines elsewhere.
 
-Both say how long it will take as soon as the first part of the work was measured.
+Both announce the expected duration once the first part of the work has been measured.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ console = Console(
     soft_wrap=True,
     width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_A_FILE,
 )
-"""Standard output; a path printed to it is never broken over lines, and a table in a file keeps its numbers."""
+"""Standard output without wrapping of long paths, and wide enough in files that no numbers of tables are cut."""
 
 
 class PlainReporter(Reporter):
-    """Prints one line an epoch, for logs, and says how long training will take."""
+    """A reporter for logs that prints one line per epoch, and the expected duration of training."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
@@ -69,7 +69,7 @@ class PlainReporter(Reporter):
 
 
 class BarReporter(Reporter):
-    """Shows a live bar over the steps of the run, with the time that is left."""
+    """A reporter that shows a live bar over the steps of the run, with the time left."""
 
     def __init__(self, progress: Progress, epochs: int) -> None:
         self.progress = progress
@@ -95,7 +95,7 @@ class BarReporter(Reporter):
 
 @contextmanager
 def training_progress(epochs: int) -> Iterator[Reporter]:
-    """Yield a reporter that fits where standard output goes."""
+    """Yield a bar if standard output is a terminal, else a reporter of plain lines."""
     if not console.is_terminal:
         yield PlainReporter(epochs)
         return
@@ -114,14 +114,15 @@ def training_progress(epochs: int) -> Iterator[Reporter]:
 def evaluation_progress(
     pairs: int, observations: int, k: int, shorter: str
 ) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
-    """Yield a function that begins a bar, from a name and a number of (sample, observation) pairs, and returns a
-    function to call with the number just evaluated.
+    """Yield a function that starts a bar, given a name and a number of (sample, observation) pairs.
+
+    That function returns another one, to be called with the number of pairs just evaluated.
 
     Args:
-        pairs: how many there are at most, under all names together.
-        observations: how many observations they are of.
+        pairs: the most pairs of all bars together.
+        observations: number of observations of all bars together.
         k: samples per observation.
-        shorter: how to make it shorter, which the announcement of a long evaluation ends with.
+        shorter: end of the announcement of a long evaluation, which names the options that make it shorter.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -135,7 +136,7 @@ def evaluation_progress(
 
         def announce(left: float) -> None:
             progress.console.print(
-                f"evaluation takes about {spoken(left)}: k = {k} samples of each of {observations} observations; "
+                f"evaluation takes about {spoken(left)}: k = {k} samples for each of {observations} observations; "
                 f"{shorter}"
             )
 
@@ -157,5 +158,5 @@ def evaluation_progress(
 
 
 def _line(text: str) -> None:
-    """Print a line of a log, at once."""
+    """Print a line and flush, so that it appears in a log immediately."""
     print(text, flush=True)

@@ -33,29 +33,29 @@ def reproduce(
     scale: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(choices.SCALES)}: how much of it is run.",
+            help=f"Amount of training and evaluation: {', '.join(choices.SCALES)}.",
             autocompletion=choices.completing(choices.SCALES),
         ),
     ] = "small",
-    stages: Annotated[int | None, typer.Option(help="Stages, 1 to 8.", show_default="the scale's")] = None,
+    stages: Annotated[int | None, typer.Option(help="Number of stages, 1 to 8.", show_default="the scale's")] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Epochs of tables without stages.", show_default="the scale's")
+        int | None, typer.Option(help="Epochs, for tables without stages.", show_default="the scale's")
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(help="Trials of tables that have several.", show_default="the scale's")
+        int | None, typer.Option(help="Trials per entry, for tables that have several.", show_default="the scale's")
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="Only runs whose name matches this expression.", show_default="all")
+        str | None, typer.Option(help="Only runs whose name matches this regular expression.", show_default="all")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Runs side by side, which share the cores, or the GPUs.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Number of concurrent runs, which share the cores or the GPUs.")] = 1,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of all tables; each scale has its own in it.")
+        Path, typer.Option("--output", "-o", help="Folder of all tables, with one subfolder per scale.")
     ] = Path("reproductions"),
     device: Device = None,
 ) -> None:
-    """Run a paper's table again, and put our figures beside the published ones.
+    """Reproduce a table of a paper, and compare the results with the published figures.
 
-    Runs that are done are kept, and what was interrupted goes on when called again.
+    Finished runs are kept, and interrupted ones resume when the command is run again.
     """
     from ... import checks
     from ...files import write_json
@@ -70,7 +70,7 @@ def reproduce(
     for what, name, known in (("table", table, TABLES), ("scale", scale, SCALES)):
         checks.one_of(what, name, known)
     if checks.positive("jobs", jobs) > 1 and device is not None and ":" in device:
-        raise ValueError(f"with several jobs the GPUs are taken in turn: device must be cpu or cuda, got {device!r}")
+        raise ValueError(f"device must be cpu or cuda with several jobs, which take the GPUs in turn, got {device!r}")
     chosen = SCALES[scale]
     given = {"stages": stages, "epochs": epochs, "trials": trials}
     changed = {name: checks.positive(name, value) for name, value in given.items() if value is not None}
@@ -90,7 +90,7 @@ def reproduce(
     with stop_on_signals() as stop:
         options = {} if device is None else {"device": device}
         runner = Runner(folder, chosen, k, jobs, options, stop)
-        console.print(f"{len(runs)} runs in {folder}, of which {sum(runner.is_done(r) for r in runs)} are done")
+        console.print(f"{len(runs)} runs in {folder}, {sum(runner.is_done(r) for r in runs)} of them done")
         failures = runner.run_all(runs, lambda run: console.print(f"done: {run.name}"))
     outcomes = [outcome(entry, folder, lambda run: evaluation_of(run, chosen, k)) for entry in entries]
     console.print(_printed(spec.title, outcomes))
@@ -100,7 +100,7 @@ def reproduce(
     if failures:
         raise ValueError("; ".join(map(str, failures)))
     if stop():
-        raise Interrupted(f"interrupted, everything is saved; go on with: {command_line()}", stop.number)
+        raise Interrupted(f"interrupted, everything is saved; resume with: {command_line()}", stop.number)
 
 
 def _chosen(entries: list[Entry], only: str | None) -> list[RunOfTable]:
@@ -108,9 +108,9 @@ def _chosen(entries: list[Entry], only: str | None) -> list[RunOfTable]:
     try:
         chosen = [run for run in runs.values() if only is None or re.search(only, run.name)]
     except re.error as error:
-        raise ValueError(f"only must be a regular expression, got {only!r}: {error}") from error
+        raise ValueError(f"--only must be a regular expression, got {only!r}: {error}") from error
     if not chosen:
-        raise ValueError(f"no run matches {only!r}: there are {', '.join(runs)}")
+        raise ValueError(f"no run matches {only!r}: the runs are {', '.join(runs)}")
     return chosen
 
 

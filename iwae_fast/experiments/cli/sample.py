@@ -13,8 +13,8 @@ from .options import Backend, Device, RunFolder
 def sample(
     run_folder: RunFolder,
     rows: Annotated[int, typer.Option(help="Rows of images.")] = 6,
-    columns: Annotated[int, typer.Option(help="Images a row.")] = 12,
-    seed: Annotated[int | None, typer.Option(help="Other seed, other images.", show_default="the run's")] = None,
+    columns: Annotated[int, typer.Option(help="Images per row.")] = 12,
+    seed: Annotated[int | None, typer.Option(help="Seed of the latents.", show_default="the run's")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="PNG file.", show_default="samples.png in RUN")
     ] = None,

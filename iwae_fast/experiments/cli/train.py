@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from ..train.runs import Run
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 6, 12
-PRESET = "fits the data set"
+PRESET = "depends on the data set"
 
 
 def _one_of(names: tuple[str, ...], default: str, explained: str = "{names}.") -> Any:
-    """Return an option that takes one of the names, with its help and completion."""
+    """Return an option that accepts one of the names, with its help and completion."""
     return typer.Option(
         help=explained.format(names=", ".join(names)),
         show_default=default,
@@ -39,32 +39,36 @@ def train(
         Path | None,
         typer.Option(
             "--data",
-            help="Data of your own in place of a data set, .npz or .npy; with --resume, where the run's data are now.",
+            help="Data file (.npz or .npy) in place of a data set; with --resume, the new path of the run's data.",
             show_default=False,
         ),
     ] = None,
     protocol: Annotated[
         str | None,
-        _one_of(choices.PROTOCOLS, "constant", "How a paper trained, for what is not said here: {names}."),
+        _one_of(choices.PROTOCOLS, "constant", "Training protocol of a paper, for settings not given here: {names}."),
     ] = None,
     stages: Annotated[
         int | None,
         typer.Option(
-            help="The first so many stages of a protocol: 1 + 3 + 9 + ... passes, unless --epochs says otherwise.",
+            help="Number of stages of the protocol to run: 1 + 3 + 9 + ... passes, unless --epochs is given.",
             show_default="8",
         ),
     ] = None,
     network: Annotated[
         str | None,
-        _one_of(choices.NETWORKS, "dense", "{names} (random weights, everywhere or in the encoder)."),
+        _one_of(
+            choices.NETWORKS, "dense", "{names} (the last two with random weights, everywhere or in the encoder only)."
+        ),
     ] = None,
     likelihood: Annotated[str | None, _one_of(choices.LIKELIHOODS, "bernoulli")] = None,
     prior: Annotated[str | None, _one_of(choices.PRIORS, "standard")] = None,
     bound: Annotated[str | None, _one_of(choices.BOUNDS, "iwae")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Of vr-iwae.", show_default="0.5")] = None,
-    order: Annotated[int | None, typer.Option(help="Of jvi.", show_default="1")] = None,
-    groups: Annotated[int | None, typer.Option(help="Of miwae and piwae; divides k.", show_default="5")] = None,
-    beta: Annotated[float | None, typer.Option(help="Of ciwae.", show_default="0.5")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Parameter alpha of vr-iwae.", show_default="0.5")] = None,
+    order: Annotated[int | None, typer.Option(help="Order of the jackknife, for jvi.", show_default="1")] = None,
+    groups: Annotated[
+        int | None, typer.Option(help="Number of groups, for miwae and piwae; must divide k.", show_default="5")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="Parameter beta of ciwae.", show_default="0.5")] = None,
     estimator: Annotated[
         str | None,
         _one_of(
@@ -75,19 +79,20 @@ def train(
         ),
     ] = None,
     budget: Annotated[
-        int | None, typer.Option(help="Samples of each image that run backward, unbiased.", show_default="all")
+        int | None,
+        typer.Option(help="Samples per image in the backward pass; the gradient stays unbiased.", show_default="all"),
     ] = None,
     chunk_size: Annotated[
-        int | None, typer.Option(help="Samples of each image at a time, to save memory.", show_default="all")
+        int | None, typer.Option(help="Samples per image evaluated at once, to save memory.", show_default="all")
     ] = None,
     kl_warmup: Annotated[
         int | None,
-        typer.Option(help="Steps in which the divergence's weight rises from 0 to 1.", show_default="0"),
+        typer.Option(help="Steps over which the weight of the KL divergence rises from 0 to 1.", show_default="0"),
     ] = None,
-    k: Annotated[int | None, typer.Option("--k", "-k", help="Samples of each image.", show_default="50")] = None,
+    k: Annotated[int | None, typer.Option("--k", "-k", help="Samples per image.", show_default="50")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set.", show_default=PRESET)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default=PRESET)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Step size of Adam.", show_default=PRESET)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.", show_default=PRESET)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate of Adam.", show_default=PRESET)] = None,
     hidden: Annotated[
         str | None,
         typer.Option(
@@ -96,13 +101,15 @@ def train(
         ),
     ] = None,
     latent: Annotated[
-        str | None, typer.Option(help="Size of z, or of each layer of it, such as 100,50.", show_default=PRESET)
+        str | None, typer.Option(help="Size of z, or of each latent layer, such as 100,50.", show_default=PRESET)
     ] = None,
     validation: Annotated[
         int | None,
-        typer.Option(help="Training images that are held out, and looked at after each epoch.", show_default="0"),
+        typer.Option(help="Number of training images held out and evaluated after each epoch.", show_default="0"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same run.", show_default="0")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the run; the same seed gives the same run.", show_default="0")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cpu")] = None,
     backend: Annotated[
         str | None, _one_of(choices.BACKENDS, "automatic", "Force a backend; see `iwae-fast info`.")
@@ -111,7 +118,7 @@ def train(
         bool | None,
         typer.Option(
             "--capture/--no-capture",
-            help="Steps as CUDA graphs, where they can be: the same results, sooner.",
+            help="Capture steps as CUDA graphs where possible: the same results, faster.",
             show_default="capture",
         ),
     ] = None,
@@ -123,7 +130,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Go on with an earlier run exactly; --epochs may be raised, and the objective changed.",
+            help="Resume an earlier run exactly; --epochs may be raised, and the objective changed.",
             show_default=False,
         ),
     ] = None,
@@ -131,28 +138,28 @@ def train(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="As --resume, in a new folder: the earlier run stays as it is.",
+            help="Resume an earlier run in a new folder; the earlier run stays unchanged.",
             show_default=False,
         ),
     ] = None,
     eval_k: Annotated[
         int | None,
         typer.Option(
-            help="Samples of each test image in the evaluation after training; 0 leaves it out.",
+            help="Samples per test image in the evaluation after training; 0 skips the evaluation.",
             show_default=str(EVALUATION_K),
         ),
     ] = None,
     eval_observations: Annotated[
         int | None,
         typer.Option(
-            help="At most so many test images in the evaluation after training; `iwae-fast evaluate` takes all.",
+            help="The most test images in the evaluation after training; `iwae-fast evaluate` uses all.",
             show_default=str(OBSERVATIONS),
         ),
     ] = None,
 ) -> None:
     """Train an autoencoder, evaluate it on the test set and draw pictures.
 
-    Ctrl-C stops after a whole step with everything saved.
+    Ctrl-C stops after a complete step with everything saved.
     """
     from ... import checks
     from ..config import TrainConfig, usable_device
@@ -164,7 +171,7 @@ def train(
     from .unused import check_training
 
     if data_file is not None and dataset is not None:
-        raise ValueError("--data is in place of --dataset: give one")
+        raise ValueError("--data and --dataset exclude each other: give one of them")
     named = dataset if data_file is None else str(data_file)
     settings: dict[str, Any] = {
         "dataset": None if named is None else stored_name(named),
@@ -201,11 +208,11 @@ def train(
     if stages is not None and epochs is None:
         given["epochs"] = passes(checks.positive("stages", stages))
     if resume is not None and (output is not None or start_from is not None):
-        raise ValueError("--output and --start-from do not go with --resume: the run stays in its folder")
+        raise ValueError("--output and --start-from cannot be used with --resume, which keeps the run in its folder")
     checkpoint: Checkpoint | None
     if resume is not None:
         folder = check_is_run(resume).folder
-        with sole_trainer(folder):  # before anything is read: a run that another process changes is not read half
+        with sole_trainer(folder):  # before reading: no other process may change the run meanwhile
             run, checkpoint, config, images = _reopen(folder, given, named_settings)
             _train(run, config, images, checkpoint)
         return
@@ -219,7 +226,7 @@ def train(
     else:
         earlier, checkpoint, config, images = _reopen(start_from, given, named_settings)
     folder = output or default_folder(config)
-    check_empty(folder)  # all that can be refused is, before there is a folder, which would be left empty
+    check_empty(folder)  # every check precedes the folder, so that a refused run does not leave an empty one
     folder.mkdir(parents=True, exist_ok=True)
     with sole_trainer(folder):
         run = create_run(folder, config) if earlier is None else continue_elsewhere(earlier, folder, config)
@@ -228,7 +235,7 @@ def train(
 
 
 def _train(run: Run, config: TrainConfig, images: ImageData, checkpoint: Checkpoint | None) -> None:
-    """Train to the end, evaluate and draw, as the sole trainer of the run."""
+    """Train to the end, evaluate and draw pictures; the caller holds :func:`.runs.sole_trainer`."""
     from ..train import training
     from .progress import console, training_progress
 
@@ -236,11 +243,11 @@ def _train(run: Run, config: TrainConfig, images: ImageData, checkpoint: Checkpo
     with stop_on_signals() as stop, training_progress(config.epochs) as reporter:
         done = training.train(config, run, images, resume_from=checkpoint, reporter=reporter, stop=stop)
     if not done:
-        raise Interrupted(f"interrupted, everything is saved; go on with: {command}", stop.number)
+        raise Interrupted(f"interrupted, everything is saved; resume with: {command}", stop.number)
     try:
         _close(run, config, images)
     except (KeyboardInterrupt, Terminated) as error:
-        message = f"training is done but its evaluation is not; go on with: {command}"
+        message = f"training is done but its evaluation is not; resume with: {command}"
         raise Interrupted(message, error.number if isinstance(error, Terminated) else signal.SIGINT) from None
     console.print(f"run folder {run.folder}")
 
@@ -248,7 +255,10 @@ def _train(run: Run, config: TrainConfig, images: ImageData, checkpoint: Checkpo
 def _reopen(
     folder: Path, given: dict[str, Any], named_settings: set[str]
 ) -> tuple[Run, Checkpoint, TrainConfig, ImageData]:
-    """Open an earlier run with changed settings, where they may change, and with its data; nothing is written."""
+    """Open an earlier run with its data and with changed settings; raises ValueError for settings that may not change.
+
+    Nothing is written.
+    """
     from ..config import CHANGEABLE, usable_device
     from ..train import training
     from ..train.run_data import load_own_data
@@ -260,7 +270,9 @@ def _reopen(
     config = replace(earlier, **given)
     fixed = config.differences(earlier)
     if fixed:
-        raise ValueError(f"a run cannot go on with another {', '.join(fixed)}: only {', '.join(CHANGEABLE)} may change")
+        raise ValueError(
+            f"a run cannot be resumed with another {', '.join(fixed)}: only {', '.join(CHANGEABLE)} may change"
+        )
     if config.epochs < earlier.epochs:
         raise ValueError(f"epochs can only be raised: the run has {earlier.epochs}, got {config.epochs}")
     check_training(named_settings, config)
@@ -271,7 +283,7 @@ def _reopen(
 
 
 def _close(run: Run, config: TrainConfig, images: ImageData) -> None:
-    """Draw the pictures and evaluate, from what is on disk."""
+    """Draw the pictures and evaluate, from the files of the run."""
     from ..evaluate.results import draw_loss_curve, draw_reconstructions, draw_samples
     from ..train.runs import open_run, trained_model
     from .closing import evaluate_and_print
@@ -298,7 +310,8 @@ def _close(run: Run, config: TrainConfig, images: ImageData) -> None:
         )
         if few < len(images.test):
             console.print(
-                f"for all {len(images.test)} of the test set: iwae-fast evaluate {shlex.quote(str(run.folder))}"
+                f"to evaluate on all {len(images.test)} test observations: "
+                f"iwae-fast evaluate {shlex.quote(str(run.folder))}"
             )
 
 
@@ -306,4 +319,4 @@ def _sizes(name: str, text: str, example: str) -> tuple[int, ...]:
     try:
         return tuple(int(size) for size in text.split(","))
     except ValueError:
-        raise ValueError(f"{name} must be sizes like {example}, got {text!r}") from None
+        raise ValueError(f"{name} must be comma-separated sizes such as {example}, got {text!r}") from None

@@ -1,4 +1,4 @@
-"""The part of the command line that a library without its ``cli`` extra has: ``iwae-fast info``."""
+"""The command line without the ``cli`` extra: ``iwae-fast info``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME_WIDTH = 20
 
 
 def run_without_extra(arguments: Sequence[str]) -> int | None:
-    """Run the command, where it is ``info`` or a wish for help; returns its exit code, None where it is another one."""
+    """Run ``info`` or print help and return the exit code; return None for any other command."""
     if arguments and arguments[0] not in ("info", "--help", "-h"):
         return None
     parser = argparse.ArgumentParser(
@@ -22,12 +22,12 @@ def run_without_extra(arguments: Sequence[str]) -> int | None:
         epilog="The other commands (train, evaluate, compare, sample, reproduce) need pip install 'iwae_fast[cli]'.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    told = "Say what is installed, which backends run here, and why others do not."
+    told = "Print installed versions and available backends, and why others are not available."
     info = commands.add_parser("info", help=told, description=told)
     info.add_argument("--json", action="store_true", help="Print JSON instead of text.")
     try:
         given = parser.parse_args(list(arguments))
-    except SystemExit as end:  # argparse has said why
+    except SystemExit as end:  # argparse has printed the reason
         return int(end.code or 0)
     if given.command is None:
         parser.print_help()

@@ -1,1 +1,1 @@
-"""Evaluates runs, keeps what came of it, and compares it."""
+"""Evaluation of runs, storage of the results, and comparison."""

@@ -1,4 +1,4 @@
-"""Runs side by side, from what their folders hold."""
+"""Comparison of evaluated runs from their folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .per_observation import PerObservation
 
 @dataclass(frozen=True)
 class Difference:
-    """A run's test NLL less that of the first, in nats; negative where the run is better."""
+    """A run's test NLL minus that of the first run, in nats; negative if the run is better."""
 
     nll: float
     std_error: float | None
@@ -28,23 +28,23 @@ class Difference:
 
 @dataclass(frozen=True)
 class Summary:
-    """One run of a comparison; None for what its evaluation did not find. Likelihoods in nats."""
+    """One run of a comparison, with likelihoods in nats; None for quantities that its evaluation does not have."""
 
     run: str
-    """The folder."""
+    """Folder of the run."""
     dataset: str
     likelihood: str
     bound: str
     k: int
-    """Samples in training."""
+    """Samples per observation in training."""
     objectives: list[str]
-    """What was maximized, one segment of the training after the other."""
+    """Descriptions of the objectives, one per segment of training."""
     latent: list[int]
     """Units of each layer, the one nearest to the data first."""
     epochs: int | None
-    """Epochs when it was evaluated."""
+    """Complete epochs at the evaluation."""
     seconds: float | None
-    """Training time until then."""
+    """Training time until the evaluation."""
     nll: float
     std_error: float | None
     eval_k: int
@@ -53,9 +53,9 @@ class Summary:
     active_units: list[int] | None
     ess: float
     difference: Difference | None
-    """None for the first run, and where the two evaluations are not alike."""
+    """Paired difference to the first run; None for the first run, and if the evaluations cannot be compared."""
     incomparable: str | None
-    """Why there is no difference, and what would make one; None where there is one, and for the first run."""
+    """Reason why ``difference`` is missing, and how to obtain it; None if it is not missing, and for the first run."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,7 +63,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A run with the evaluations of its latest checkpoint that was evaluated."""
+    """A run with the evaluations of its latest evaluated checkpoint."""
 
     run: Run
     config: dict[str, Any]
@@ -71,19 +71,19 @@ class _Candidate:
 
     @property
     def likelihood(self) -> str:
-        """Runs of the first versions do not name it."""
+        """Name of the likelihood; runs of the first versions do not store it and are Bernoulli."""
         return self.config.get("likelihood", "bernoulli")
 
 
 def compare_runs(folders: Sequence[Path]) -> list[Summary]:
     """Summarize evaluated runs, with their differences to the first.
 
-    Of a run that was evaluated more than once, the evaluation is taken that is like one of every other run: of the same
-    observations by as many samples. Where there is none, each run's best one is shown, and a difference is given only
-    where it is one of like to like.
+    If runs were evaluated more than once, evaluations are chosen that all runs share: on the same observations with
+    the same number of samples. If there are none, the best evaluation of each run is shown, and a difference is given
+    only if observations and number of samples agree.
 
-    Raises FileNotFoundError for a folder that is no run or was never evaluated, and ValueError for a file in one that
-    is not what it should be; each names the folder.
+    Raises FileNotFoundError for a folder that is not a run or was never evaluated, and ValueError for an invalid file
+    in it; each names the folder.
     """
     candidates = [_open(folder) for folder in folders]
     chosen = _alike(candidates)
@@ -94,13 +94,13 @@ def _open(folder: Path) -> _Candidate:
     run = check_is_run(folder)
     own = [evaluation for evaluation in all_evaluations(run) if evaluation.is_own]
     if not own:
-        raise FileNotFoundError(f"{folder} was never evaluated: it has no {run.evaluation.name}")
+        raise FileNotFoundError(f"{folder} was never evaluated: it does not have {run.evaluation.name}")
     latest = own[0].content.get("step")
     return _Candidate(run, read_json(run.config), [one for one in own if one.content.get("step") == latest])
 
 
 def _alike(candidates: Sequence[_Candidate]) -> list[Evaluation]:
-    """Choose an evaluation of each run, of the same observations and samples in all where there is such a choice."""
+    """Choose one evaluation per run, with the same observations and number of samples in all runs if possible."""
     kinds = [{_kind(one): one for one in reversed(candidate.evaluations)} for candidate in candidates]
     for kind in map(_kind, candidates[0].evaluations):  # the best first
         if kind[0] is not None and all(kind in known for known in kinds):
@@ -139,25 +139,27 @@ def _summary(one: _Candidate, found: Evaluation, first: _Candidate, first_found:
             incomparable=reason,
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{one.run.folder} is not the folder of a whole run: {error} is missing or wrong") from error
+        raise ValueError(
+            f"{one.run.folder} is not the folder of a complete run: {error} is missing or invalid"
+        ) from error
 
 
 def _last_epoch(run: Run, step: int) -> EpochMetrics | None:
-    """Find the last epoch before the evaluation: the run may have gone on since."""
+    """Return the last epoch before the evaluation; training may have continued since."""
     rows = [row for row in read_metrics(run.metrics) if row.step <= step]
     return rows[-1] if rows else None
 
 
 def _incomparable(one: _Candidate, found: Evaluation, first: _Candidate, first_found: Evaluation) -> str | None:
-    """Say why the difference of two evaluations would mean nothing; None where it means something."""
+    """Return why two evaluations cannot be compared; None if they can."""
     if one.likelihood != first.likelihood:
-        return f"likelihood {one.likelihood}, not {first.likelihood}: their nats are not of the same thing"
+        return f"likelihood {one.likelihood}, not {first.likelihood}: their log-likelihoods are not comparable"
     k, other_k = found.content["k"], first_found.content["k"]
     count, other_count = found.content["observations"], first_found.content["observations"]
     if None in (found.images, first_found.images):
-        return "evaluated by an earlier version, which did not keep each observation: evaluate both again"
+        return "evaluated by an earlier version, which did not store results per observation: evaluate both again"
     if found.images != first_found.images and count == other_count:
-        return f"other test observations ({found.content['dataset']}, not {first_found.content['dataset']})"
+        return f"different test observations ({found.content['dataset']}, not {first_found.content['dataset']})"
     if found.images == first_found.images and k == other_k:
         return None
     differing = [] if k == other_k else [f"k = {k}, not {other_k}"]
@@ -168,7 +170,7 @@ def _incomparable(one: _Candidate, found: Evaluation, first: _Candidate, first_f
 
 
 def _command(one: _Candidate, k: int, count: int, first: _Candidate, other_k: int, other_count: int) -> str:
-    """Write the command that evaluates the run of the poorer evaluation as the other one was."""
+    """Return the command that evaluates the run with the smaller evaluation like the other one."""
     worse = one if (count, k) < (other_count, other_k) else first
     count, k = max((count, k), (other_count, other_k))
     some = "" if count == _test_observations(worse) else f" --observations {count}"

@@ -1,4 +1,4 @@
-"""The ELBO in its two parts: how well the decoder reconstructs, and how much the posterior differs from the prior."""
+"""Decomposition of the ELBO into reconstruction and KL divergence from the prior."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Decomposition(NamedTuple):
 
 @torch.no_grad()
 def decompose(model: LatentVariableModel, x: Tensor, seed: int, num_samples: int = NUM_SAMPLES) -> Decomposition:
-    """Estimate both parts for observations (B, ...) with ``num_samples`` draws of z for each."""
+    """Estimate both parts for observations (B, ...) with ``num_samples`` draws of z per observation."""
     noise = seed_tensor(seed, x.device)
     rows = max(1, device_rows(model, x) // num_samples)
     sums = torch.zeros(2, dtype=torch.float64, device=x.device)

@@ -1,4 +1,4 @@
-"""The evaluations of a run, side by side: none replaces another one."""
+"""Storage of the evaluations of a run; a new evaluation does not replace earlier ones with other settings."""
 
 from __future__ import annotations
 
@@ -14,48 +14,49 @@ from .per_observation import PerObservation
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: its numbers, and where the results of each observation are."""
+    """One evaluation: its numbers, and the path of its results per observation."""
 
     content: dict[str, Any]
     per_observation: Path
-    """Evaluations of the first versions have no such file."""
+    """File of the results per observation, which evaluations of the first versions do not have."""
 
     @property
     def is_own(self) -> bool:
-        """Whether the observations are the run's own test set, or some of it."""
+        """True if the observations are the run's own test set, or a subset of it."""
         return self.content.get("own", True)
 
     @property
     def images(self) -> str | None:
-        """The fingerprint of the observations; None where an earlier version did not keep it."""
+        """The fingerprint of the observations; None if an earlier version did not store it."""
         if not self.per_observation.is_file():
             return None
         return self.content.get("images") or PerObservation.load(self.per_observation).images
 
     def rank(self) -> tuple[Any, ...]:
-        """A key by which the most trustworthy evaluation is the largest.
+        """Return a sort key that is largest for the most trustworthy evaluation.
 
-        It is of the latest checkpoint, of the most test observations, and of the most samples, in this order.
+        The key compares the step of the checkpoint, the number of test observations and the number of samples, in this
+        order.
         """
         names = ("step", "observations", "k", "train_observations", "active_units_only_observations")
         return (*(self.content.get(name) or 0 for name in names), self.content.get("evaluated_at") or "")
 
 
 def keep_evaluation(run: Run, content: dict[str, Any], results: PerObservation, name: str | None = None) -> Path:
-    """Keep an evaluation beside the others of a run, and the best one of its own data as ``evaluation.json``.
+    """Store an evaluation beside the others of a run, and the best one on its own data as ``evaluation.json``.
 
     Args:
-        run: whose folder the caller alone evaluates in, see :func:`.runs.sole_evaluator`.
-        content: its numbers. One of the same checkpoint, samples and observations is replaced.
-        results: those of each observation.
-        name: what the observations are, where they are not the run's own.
+        run: the run; the caller must hold :func:`.runs.sole_evaluator`.
+        content: the numbers. They replace those for the same checkpoint, samples and observations.
+        results: the results per observation.
+        name: name of the observations; None if they are the run's own.
 
-    Returns the file of its numbers.
+    Returns the path of the numbers.
     """
     _adopt(run)
     path = run.evaluations / f"{_stem(content, name)}.json"
     run.evaluations.mkdir(exist_ok=True)
-    results.save(path.with_suffix(".npz"))  # first: whoever finds the numbers finds these too
+    results.save(path.with_suffix(".npz"))  # before the numbers: readers of the numbers expect this file
     write_json(path, content)
     best = best_evaluation(all_evaluations(run))
     if best is not None:
@@ -65,21 +66,21 @@ def keep_evaluation(run: Run, content: dict[str, Any], results: PerObservation, 
 
 
 def all_evaluations(run: Run) -> list[Evaluation]:
-    """Read all evaluations of a run, the best first; ValueError naming a file that is not what it should be."""
+    """Read all evaluations of a run, the best first; raises ValueError naming an invalid file."""
     files = sorted(run.evaluations.glob("*.json"))
-    if not files and run.evaluation.is_file():  # an earlier version kept one
+    if not files and run.evaluation.is_file():  # earlier versions stored one evaluation here
         return [Evaluation(read_json(run.evaluation), run.per_observation)]
     found = [Evaluation(read_json(path), path.with_suffix(".npz")) for path in files]
     return sorted(found, key=Evaluation.rank, reverse=True)
 
 
 def best_evaluation(found: Sequence[Evaluation]) -> Evaluation | None:
-    """Find the most trustworthy evaluation of the run's own data; None where there is none."""
+    """Return the most trustworthy evaluation on the run's own data; None if there is none."""
     return max((one for one in found if one.is_own), key=Evaluation.rank, default=None)
 
 
 def _adopt(run: Run) -> None:
-    """Take in the evaluation that an earlier version left, before another one takes its place."""
+    """Move the evaluation of an earlier version into the folder of evaluations, before it is overwritten."""
     if run.evaluations.is_dir() or not run.evaluation.is_file():
         return
     content = read_json(run.evaluation)
@@ -91,7 +92,7 @@ def _adopt(run: Run) -> None:
 
 
 def _stem(content: dict[str, Any], name: str | None) -> str:
-    """Name what makes another evaluation: checkpoint, samples, observations, and what else was evaluated."""
+    """Return a file name from the checkpoint, samples, observations and further parts of an evaluation."""
     parts = ("step", "step"), ("k", "k"), ("n", "observations")
     further = ("t", "train_observations"), ("a", "active_units_only_observations")
     words = [] if name is None else [name]

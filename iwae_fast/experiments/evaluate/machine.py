@@ -1,4 +1,4 @@
-"""The machine and the sources that a result comes from."""
+"""Description of the machine and of the sources behind a result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def processor() -> str:
-    """Return the processor's own name for itself, with its family, where Linux tells, or else its architecture."""
+    """Return the processor's model name and family from Linux, or else its architecture."""
     try:
         lines = CPU_INFO.read_text().splitlines()
     except OSError:
@@ -23,11 +23,13 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """Return the commit of the sources that run, with "+ changes" where files differ from it; None where the package
-    was installed without its repository."""
+    """Return the commit of the running sources, with "+ changes" if files differ from it.
+
+    Returns None if the package was installed without its repository.
+    """
     sources = Path(iwae_fast.__file__).parent
     try:
-        if not (sources.parent / ".git").exists():  # another repository may be around an environment
+        if not (sources.parent / ".git").exists():  # a parent folder may belong to another repository
             return None
         found = _git(sources, "rev-parse", "--short=12", "HEAD")
         changed = _git(sources, "status", "--porcelain", "--untracked-files=no", "--", str(sources.parent))

@@ -1,4 +1,4 @@
-"""The likelihood of observations that a run was not trained and not evaluated on."""
+"""Evaluation of a run on data other than its own."""
 
 from __future__ import annotations
 
@@ -33,25 +33,27 @@ def evaluate_other(
     progress: Progress = lambda _name, _pairs: lambda _: None,
     command: str | None = None,
 ) -> tuple[dict[str, Any], Path]:
-    """Estimate the likelihood of other observations than a run's, row by row in the order of their file.
+    """Estimate the likelihood of observations other than a run's, with results per row in the order of their file.
 
-    They are kept among the run's evaluations under the name of their file, and never stand for one of its own. The
-    caller is the sole evaluator of the folder. What is interrupted goes on where it stopped.
+    The results are stored among the run's evaluations under the name of the file, and are never used as an evaluation
+    on the run's own data. The caller must hold :func:`.runs.sole_evaluator`. An interrupted evaluation resumes when
+    this is called again with the same arguments.
 
     Args:
-        run, checkpoint, model: what is evaluated, the model on its device.
-        data: whose test part is scored. ValueError where its observations have another width than the run's.
-        k: samples of each observation.
-        observations: only so many, always the same random choice; all if None.
+        run, checkpoint, model: the run to evaluate, with its model on the device to use.
+        data: the data, whose test part is evaluated.
+        k: samples per observation.
+        observations: size of a random subset, always the same; all observations if None.
         chunk_size: samples evaluated at once.
-        progress: is told how it goes.
-        command: the command line that this is done for, to be kept.
+        progress: callback for progress.
+        command: the current command line, stored with the results.
 
-    Returns the numbers, likelihoods in nats, and the .npz with those of each row.
+    Returns the numbers, with likelihoods in nats, and the path of the .npz file with the results per row. Raises
+    ValueError if the observations do not have the width of the run's.
     """
     if data.test.shape[1] != checkpoint.data_dim:
         raise ValueError(
-            f"{data.name} has observations of {data.test.shape[1]} numbers, but the run's have {checkpoint.data_dim}"
+            f"{data.name} has observations of {data.test.shape[1]} numbers, expected the run's {checkpoint.data_dim}"
         )
     started = time.perf_counter()
     rows = subset_order(len(data.test))[:observations].sort().values

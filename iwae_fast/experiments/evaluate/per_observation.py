@@ -1,4 +1,4 @@
-"""What an evaluation found for every single test observation, kept beside the means so that runs can be paired."""
+"""Results of an evaluation per observation, stored beside the means so that runs can be compared in pairs."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class PerObservation:
     nll: NDArray[np.float64]
     """-log p(x), (M,) in nats."""
     std_error: NDArray[np.float64]
-    """Of the Monte Carlo estimate, (M,) in nats; NaN with a single sample."""
+    """Standard error of the Monte Carlo estimate, (M,) in nats; NaN for a single sample."""
     ess: NDArray[np.float64]
     """Effective sample size, (M,)."""
     pareto_k: NDArray[np.float64]
-    """Shape of the weights' tail, (M,); -inf or inf where that is what can be said, NaN where it is undefined."""
+    """Pareto k-hat, the shape of the weights' tail, (M,); may be -inf or inf, and is NaN where it is undefined."""
     images: str
     """The fingerprint of the observations."""
     rows: NDArray[np.int64] | None = None
-    """Where each observation is in the data set's test part, (M,) from 0 on; None in files of earlier versions."""
+    """Index of each observation in the data set's test part, (M,) from 0; None in files of earlier versions."""
 
     @classmethod
     def of(cls, result: LogLikelihood, images: str, rows: Tensor | None = None) -> PerObservation:
@@ -42,7 +42,7 @@ class PerObservation:
         return cls(nll, std_error, ess, pareto_k, images, None if rows is None else rows.numpy())
 
     def save(self, path: Path) -> None:
-        """Write an .npz, whole or not at all."""
+        """Write an .npz file atomically."""
         content = io.BytesIO()
         arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
         if self.rows is not None:
@@ -52,7 +52,7 @@ class PerObservation:
 
     @classmethod
     def load(cls, path: Path) -> PerObservation:
-        """Read what :meth:`save` wrote; ValueError naming the file for anything else, OSError where it is not there."""
+        """Read a file of :meth:`save`; raises ValueError naming the file if it is not one, OSError if it is missing."""
         try:
             with np.load(path) as file:
                 nll, std_error, ess, pareto_k = (file[name] for name in ARRAYS)

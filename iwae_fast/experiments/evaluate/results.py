@@ -1,4 +1,4 @@
-"""What a run leaves behind once it is trained: its evaluation in numbers, and pictures."""
+"""Evaluation and pictures of a trained run."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from .evaluations import keep_evaluation
 from .per_observation import PerObservation
 
 TRAINING_NOISE, ACTIVITY_NOISE, DECOMPOSITION_NOISE = 1, 2, 3
-"""Indices of their seeds; that of the test likelihood has none."""
+"""Indices that derive the seeds of these estimates; the seed of the test likelihood is derived without an index."""
 
 Progress = Callable[[str, int], Callable[[int], None]]
-"""Called as each estimate begins, with its name and its number of (sample, observation) pairs; returns a function to
-call with the number of pairs just evaluated."""
+"""Callback at the start of an estimate, with its name and its number of (sample, observation) pairs, that returns a
+function to be called with each number of pairs just evaluated."""
 
 
 def evaluate_run(
@@ -61,26 +61,25 @@ def evaluate_run(
     progress: Progress = lambda _name, _pairs: lambda _: None,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run on its own data, and keep the numbers and the results of each test observation.
+    """Evaluate a run on its own data, and store the numbers and the results per test observation.
 
-    The caller is the sole evaluator of the folder (:func:`.runs.sole_evaluator`); :mod:`.evaluations` says where
-    evaluations are kept. CheckpointError where the data are not those that the run was trained with.
-
-    What is interrupted goes on where it stopped when called again with the same arguments.
+    The caller must hold :func:`.runs.sole_evaluator`; results are stored by :mod:`.evaluations`. An interrupted
+    evaluation resumes when it is called again with the same arguments.
 
     Args:
-        run, checkpoint, model: what is evaluated, the model on its device.
+        run, checkpoint, model: the run to evaluate, with its model on the device to use.
         data: the run's data set.
-        k: samples of each observation.
-        observations: only this many of the test set, from its beginning; all if None.
-        train_observations: so many training images, from their beginning, are evaluated too; 0 for none.
-        pruned_observations: on so many of the test images the model without its inactive units is evaluated, where it
-            has any; 0 leaves it out.
+        k: samples per observation.
+        observations: number of test observations, from the beginning of their fixed order; all if None.
+        train_observations: number of training observations to evaluate too; 0 for none.
+        pruned_observations: number of test observations on which to evaluate the model without its inactive units, if
+            it has any; 0 for none.
         chunk_size: samples evaluated at once; changes the result by rounding only.
-        progress: is told how it goes.
-        command: the command line that this is done for, to be kept.
+        progress: callback for progress.
+        command: the current command line, stored with the results.
 
-    Returns the numbers, likelihoods in nats.
+    Returns the numbers, with likelihoods in nats. Raises CheckpointError if the data are not those with which the run
+    was trained.
     """
     check_own(checkpoint, data, run.checkpoint)
     started = time.perf_counter()
@@ -110,7 +109,7 @@ def evaluate_run(
         "segments": [segment.to_json() for segment in checkpoint.segments],
     }
     if k < FEWEST_SAMPLES:
-        left_out["pareto_k"] = f"a tail can be fitted to {FEWEST_SAMPLES} samples or more, and k is {k}"
+        left_out["pareto_k"] = f"fitting a tail needs at least {FEWEST_SAMPLES} samples, and k is {k}"
     parts = decompose(model, x, derive_seed(checkpoint.config.seed, Purpose.EVALUATION, DECOMPOSITION_NOISE))
     content |= {"reconstruction": parts.reconstruction, "divergence": parts.divergence}
     content |= _training(estimates, checkpoint, model, data, train_observations, left_out)
@@ -125,7 +124,7 @@ def evaluate_run(
 
 
 def provenance(model: LatentVariableModel, x: Tensor, started: float, command: str | None) -> dict[str, Any]:
-    """Say when, where and by what an evaluation was made that began at ``started`` of :func:`time.perf_counter`."""
+    """Return the time, machine and versions of an evaluation that began at ``started`` of :func:`time.perf_counter`."""
     return {
         "seconds": time.perf_counter() - started,
         "evaluated_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -144,7 +143,7 @@ def provenance(model: LatentVariableModel, x: Tensor, started: float, command: s
 
 @dataclass
 class _Estimates:
-    """Likelihoods of a model, each with a journal that stays until all are done."""
+    """Estimates of likelihoods, each with a journal that is kept until all are done."""
 
     run: Run
     step: int
@@ -172,7 +171,7 @@ def _training(
     observations: int,
     left_out: dict[str, str],
 ) -> dict[str, Any]:
-    """The likelihood of training images."""
+    """Estimate the likelihood of training observations."""
     result = None
     if observations:
         x = fixed_training_images(data, checkpoint.config.validation, observations)
@@ -180,7 +179,7 @@ def _training(
         seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION, TRAINING_NOISE)
         result = estimates("evaluation-training", "training images", model, x, seed)
     else:
-        left_out["train_nll"] = "not asked for"
+        left_out["train_nll"] = "not requested"
     return {
         "train_nll": None if result is None else -result.mean,
         "train_std_error": None if result is None else mean_std_error(result.value),
@@ -192,7 +191,7 @@ def _activity(
     checkpoint: Checkpoint, model: LatentVariableModel, x: Tensor, left_out: dict[str, str]
 ) -> Activity | None:
     if len(x) < 2:
-        left_out["active_units"] = "a variance over observations needs 2 or more"
+        left_out["active_units"] = "a variance needs at least 2 observations"
         return None
     seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION, ACTIVITY_NOISE)
     return activity.active_units(model, x, seed=seed)
@@ -218,11 +217,11 @@ def _active_units_only(
     found: Activity | None,
     left_out: dict[str, str],
 ) -> dict[str, Any]:
-    """The likelihood without inactive units, beside that with all of them on the same images and the same noise."""
+    """Estimate the likelihood without inactive units, and the paired difference to that with all units."""
     with_all = whole.value[: len(x)]
     result = None
     if not len(x):
-        left_out["nll_active_units_only"] = "not asked for"
+        left_out["nll_active_units_only"] = "not requested"
     elif found is None:
         left_out["nll_active_units_only"] = left_out["active_units"]
     elif found.counts == found.sizes:
@@ -231,7 +230,7 @@ def _active_units_only(
         left_out["nll_active_units_only"] = reason
     else:
         pruned = without_units(cast(DenseVAE, model), found.active)
-        units = "_".join(map(str, found.counts))  # another set of units is another evaluation
+        units = "_".join(map(str, found.counts))  # the journal must be for the same set of units
         result = estimates(f"evaluation-active-{units}", "test images, active units only", pruned, x, seed).value
     return {
         "nll_active_units_only": None if result is None else -result.mean().item(),
@@ -249,7 +248,7 @@ def draw_loss_curve(run: Run, checkpoint: Checkpoint) -> None:
 
 
 def draw_reconstructions(run: Run, model: LatentVariableModel, data: ImageData) -> None:
-    """Write ``reconstructions.png``; nothing for data that are no images."""
+    """Write ``reconstructions.png``; do nothing if the data are not images."""
     if pictures.are_images(data.image_shape):
         replace_file(run.reconstructions, pictures.reconstructions(model, data))
 
@@ -257,17 +256,17 @@ def draw_reconstructions(run: Run, model: LatentVariableModel, data: ImageData) 
 def draw_samples(
     path: Path, checkpoint: Checkpoint, model: LatentVariableModel, rows: int, columns: int, seed: int
 ) -> None:
-    """Write a PNG of samples; nothing for data that are no images."""
+    """Write a PNG file of samples; do nothing if the data are not images."""
     shape: Sequence[int] = checkpoint.image_shape
     if pictures.are_images(shape):
         replace_file(path, pictures.samples(model, shape, rows, columns, seed))
 
 
 def mean_std_error(values: Tensor) -> float | None:
-    """Estimate the standard error of the mean of independent values (B,); None for a single one."""
+    """Estimate the standard error of the mean of independent values (B,); return None for a single value."""
     return None if len(values) < 2 else (values.std() / math.sqrt(len(values))).item()
 
 
 def _finite(value: float) -> float | None:
-    """JSON knows no NaN, which a standard error from a single sample is."""
+    """Replace NaN, the standard error of a single sample, by None, because JSON does not have NaN."""
     return value if math.isfinite(value) else None

@@ -1,1 +1,1 @@
-"""Pictures of runs: curves, images, latent codes, each for a light and a dark page."""
+"""Pictures of runs: curves, images and latent codes, in light and dark colors."""

@@ -1,4 +1,4 @@
-"""Pictures of a trained model, each the bytes of a PNG."""
+"""Pictures of a trained model, as the bytes of PNG files."""
 
 from __future__ import annotations
 
@@ -22,53 +22,61 @@ from .themes import LIGHT, Theme
 
 RECONSTRUCTIONS = 12
 IN_PLANE = 2000
-"""Test observations in a latent plane, at most."""
+"""The most test observations in a latent plane."""
 DECODED = 15
-"""Images along each side of a decoded plane."""
+"""Number of images along each side of a decoded plane."""
 TRAVERSED_UNITS = 8
 TRAVERSED_VALUES = torch.linspace(-3.0, 3.0, 13)
-"""Of a traversed unit: three standard deviations of a standard normal prior either way."""
+"""Values of a traversed unit: up to three standard deviations of a standard normal prior on each side."""
 
 
 def are_images(shape: Sequence[int]) -> bool:
-    """Whether observations of this (height, width) are images, not rows of features."""
+    """Return whether observations of this (height, width) are images, not rows of features."""
     return min(shape) > 1
 
 
 def thing(shape: Sequence[int]) -> str:
-    """Return what an observation of this (height, width) is called."""
+    """Return the word for an observation of this (height, width): "image" or "observation"."""
     return "image" if are_images(shape) else "observation"
 
 
 def title(config: TrainConfig) -> str:
-    """Return what a run is, in a few words; data of one's own go by the name of their file."""
+    """Return the title of a run: data set (the name without suffix if it is a file), bound and k."""
     return f"{Path(config.dataset).stem}: {config.bound.upper()}, k = {config.k}"
 
 
 def loss_curve(
     run: Run, config: TrainConfig, shape: Sequence[int], segments: Sequence[Segment] = (), theme: Theme = LIGHT
 ) -> bytes:
-    """Draw the bound and the effective sample size in training, of observations of this (height, width), and where the
-    objective changed."""
+    """Draw the bound and the effective sample size in training, and mark changes of the objective.
+
+    Args:
+        shape: height and width of an observation, which determine the unit of the bound.
+    """
     rows = read_metrics(run.metrics)
     return plots.training_curves(rows, title(config), config.k, thing(shape), theme, changes(rows, segments))
 
 
 def changes(rows: Sequence[EpochMetrics], segments: Sequence[Segment]) -> list[float]:
-    """Return the epochs after which the objective was another one."""
+    """Return the epochs, not necessarily whole, after which the objective changed."""
     in_epoch = rows[0].step / rows[0].epoch if rows else 1.0
     return [segment.step / in_epoch for segment in segments[1:]]
 
 
 def reconstructions(model: LatentVariableModel, data: ImageData, theme: Theme = LIGHT) -> bytes:
-    """Draw test images above the mean of p(x | z) at the posterior mean of z, and above both the grey levels that their
-    pixels were drawn from, where there are any."""
+    """Draw test images above the mean of p(x | z) at the posterior mean of z.
+
+    The top row shows the gray levels from which the pixels were drawn, if the data have gray levels.
+    """
     return _above_reconstructions(model, data, torch.arange(min(RECONSTRUCTIONS, len(data.test))), (), theme)
 
 
 def worst(model: LatentVariableModel, data: ImageData, nll: Tensor, theme: Theme = LIGHT) -> bytes:
-    """Draw the test images of the largest ``nll`` (M,), in the order of :func:`.fixed_pixels.fixed_test_images`, the
-    worst first, in the same way, under their nats."""
+    """Draw the test images with the largest ``nll``, the worst first, with their reconstructions and their nats.
+
+    Args:
+        nll: (M,) in nats, in the order of :func:`.fixed_pixels.fixed_test_images`.
+    """
     largest = nll.topk(min(RECONSTRUCTIONS, len(nll)))
     nats = [f"{value:.1f}" for value in largest.values.tolist()]
     return _above_reconstructions(model, data, largest.indices, nats, theme)
@@ -82,7 +90,7 @@ def _above_reconstructions(
         reconstructed = model.reconstruct(shown.to(next(model.parameters()).device)).cpu()
     named = {"test images": shown, "reconstructions": reconstructed}
     if data.grey_levels:
-        named = {"grey levels": fixed_test_grey_levels(data)[chosen], "as evaluated": shown, **named}
+        named = {"gray levels": fixed_test_grey_levels(data)[chosen], "as evaluated": shown, **named}
         del named["test images"]
     rows = torch.stack(tuple(named.values())).unflatten(-1, data.image_shape)
     return plots.image_grid(rows.numpy(), tuple(named), columns, theme)
@@ -90,10 +98,10 @@ def _above_reconstructions(
 
 @torch.no_grad()
 def latent_plane(model: LatentVariableModel, data: ImageData, theme: Theme = LIGHT) -> tuple[bytes, str]:
-    """Draw the posterior means of test observations in two dimensions, with their images where they are images.
+    """Draw the posterior means of test observations in two dimensions, with thumbnails if they are images.
 
-    Of more than two latent units they are the first two principal components. Returns the picture and a sentence that
-    says what its axes are.
+    The axes are the two latent units, or the first two principal components if there are more. Returns the picture and
+    a sentence that describes its axes.
     """
     x = fixed_test_images(data, IN_PLANE).to(next(model.parameters()).device)
     with evaluation_mode(model):
@@ -108,7 +116,7 @@ def latent_plane(model: LatentVariableModel, data: ImageData, theme: Theme = LIG
         shares = singular.square() / singular.square().sum().clamp(min=1e-300)
         labels = "first principal component", "second principal component"
         said = (
-            f"The axes are the first two principal components of {means.shape[1]} units, which have "
+            f"The axes are the first two principal components of {means.shape[1]} units, with "
             f"{shares[:2].sum().item():.0%} of the variance."
         )
     images = x.cpu().unflatten(-1, data.image_shape).numpy() if are_images(data.image_shape) else None
@@ -127,7 +135,7 @@ def decoded_plane(model: LatentVariableModel, data: ImageData, theme: Theme = LI
 
 
 def side_by_side(models: Mapping[str, LatentVariableModel], data: ImageData, theme: Theme = LIGHT) -> bytes:
-    """Draw test images above what each of several models, by their labels, makes of them."""
+    """Draw test images above their reconstructions by several models, each with its label."""
     originals = fixed_test_images(data, RECONSTRUCTIONS)
     rows = [originals]
     for model in models.values():
@@ -140,7 +148,7 @@ def side_by_side(models: Mapping[str, LatentVariableModel], data: ImageData, the
 def samples(
     model: LatentVariableModel, shape: Sequence[int], rows: int, columns: int, seed: int, theme: Theme = LIGHT
 ) -> bytes:
-    """Draw the mean of p(x | z) for z from the prior."""
+    """Draw the mean of p(x | z) for z sampled from the prior."""
     with evaluation_mode(model):
         images = model.sample(rows * columns, derive_seed(seed, Purpose.SAMPLES))
     return plots.image_grid(images.reshape(rows, columns, *shape).cpu().numpy(), theme=theme)
@@ -148,9 +156,11 @@ def samples(
 
 @torch.no_grad()
 def traversals(model: LatentVariableModel, data: ImageData, variance: Tensor, theme: Theme = LIGHT) -> bytes:
-    """Draw the mean of p(x | z) as one unit of a Gaussian z_1 goes from -3 to 3 and the others stay at the posterior
-    mean of the first test image; a row for each of the units of the largest ``variance`` (Z_1,), see
-    :mod:`iwae_fast.activity`."""
+    """Draw the mean of p(x | z) as one unit of a Gaussian z_1 goes from -3 to 3.
+
+    The other units stay at the posterior mean of the first test image. There is one row for each of the units with the
+    largest ``variance`` (Z_1,), see :mod:`iwae_fast.evaluate.activity`.
+    """
     example = fixed_test_images(data, 1).to(next(model.parameters()).device)
     units = variance.topk(min(TRAVERSED_UNITS, len(variance))).indices.tolist()
     with evaluation_mode(model):

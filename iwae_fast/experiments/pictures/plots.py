@@ -1,6 +1,6 @@
 """Pictures of a run as PNG bytes: training curves, histograms, planes and grids of images, in light or dark colors.
 
-Figures are made through matplotlib's object interface: there is no global state, and no window system is needed.
+Figures use matplotlib's object interface, which needs neither global state nor a window system.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from .themes import LIGHT, Theme
 
 DOTS_PER_INCH = 150
 GAP = 0.12
-"""Between images of a grid, in image widths."""
+"""Gap between the images of a grid, in image widths."""
 THUMBNAIL = 0.055
-"""The size of an image in a plane, in parts of its axes."""
+"""Size of an image in a plane, as a fraction of its axes."""
 PLANE_PIXELS = 800
-"""The side of the picture that these images are in."""
+"""Side of the square canvas of these images, in pixels."""
 BINS = 40
 BIN_DECADES, BINS_A_SIDE = 0.25, 40
-"""Of the histogram of variances: the width of a bin, and how many there can be on each side of the threshold."""
+"""Width of a bin in the histogram of variances, and the most bins on each side of the threshold."""
 SMALLEST_VARIANCE = 1e-8
-"""What is below is shown as this."""
+"""Lower limit of the histogram, at which smaller variances are shown."""
 
 
 FEWEST_TO_FOCUS = 10
-"""Of fewer epochs the whole curve is shown."""
+"""Number of epochs up to which a curve is always shown whole."""
 FLAT = 2.5
-"""How many times as high as the rest of a curve its beginning must be for the rest to be shown alone."""
+"""The least ratio of the range of a whole curve to that of its later part for the later part to be shown alone."""
 MINUTE, HOUR = 60.0, 3600.0
 
 
@@ -50,10 +50,10 @@ def training_curves(
     theme: Theme = LIGHT,
     changes: Sequence[float] = (),
 ) -> bytes:
-    """Draw the bound over the epochs and over the time, and the effective sample size of ``k`` weights.
+    """Draw the bound over epochs and over time, in nats per ``thing``, and the effective sample size of ``k`` weights.
 
-    The bound of a validation set is beside that of the training set where the metrics have one; it is in nats per
-    ``thing``. A dotted line is at each epoch of ``changes``, after which the objective is another one.
+    The validation bound is drawn with the training bound if the metrics have one. Dotted lines mark the epochs
+    ``changes``, after which the objective changed.
     """
     figure = Figure(figsize=(13.5, 3.6), layout="constrained")
     bound, by_time, size = figure.subplots(1, 3)
@@ -72,23 +72,21 @@ def bound_curve(
     *,
     by_time: bool = False,
 ) -> bytes:
-    """Draw the bound, in nats per ``thing``, over the epochs or over the time of training, with a dotted line at each
-    epoch of ``changes``."""
+    """Draw the bound in nats per ``thing`` over epochs or training time, with dotted lines at epochs ``changes``."""
     figure, (axes,) = _panels(1)
     _bound(axes, rows, thing, theme, changes, by_time=by_time)
     return _png(figure, theme)
 
 
 def size_curve(rows: Sequence[EpochMetrics], k: int, theme: Theme = LIGHT, changes: Sequence[float] = ()) -> bytes:
-    """Draw the effective sample size of ``k`` weights over the epochs, with a dotted line at each epoch of
-    ``changes``."""
+    """Draw the effective sample size of ``k`` weights over epochs, with dotted lines at the epochs ``changes``."""
     figure, (axes,) = _panels(1)
     _size(axes, rows, k, theme, changes)
     return _png(figure, theme)
 
 
 def bounds_by_epoch(runs: Mapping[str, Sequence[EpochMetrics]], title: str, theme: Theme = LIGHT) -> bytes:
-    """Draw the training bounds of several runs over the epochs, each with its label."""
+    """Draw the training bounds of several runs over epochs, each with its label."""
     figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     axes = figure.subplots()
     series = []
@@ -105,8 +103,10 @@ def bounds_by_epoch(runs: Mapping[str, Sequence[EpochMetrics]], title: str, them
 def histogram(
     values: NDArray[np.floating], title: str, unit: str, line: float | None = None, theme: Theme = LIGHT
 ) -> bytes:
-    """Draw how many of the values, each of an observation, are where, with a dashed line at ``line``; the picture says
-    how many are left out because they are not finite."""
+    """Draw a histogram of values, one per observation, with a dashed line at ``line``.
+
+    Values that are not finite are left out, and their number is given below the axis.
+    """
     figure, axes = _panels(1)
     finite = np.isfinite(values)
     axes[0].hist(values[finite], bins=BINS, color=theme.first)
@@ -127,7 +127,7 @@ class _Line:
     color: str | None = None
 
     def draw(self, axes: Axes, linewidth: float = 1.8) -> _Line:
-        """Draw it, with points where there are few, and return it with the color that it got."""
+        """Draw the line, with markers if it has fewer than 3 points, and return it with the color that was used."""
         marker = "o" if len(self.x) < 3 else None
         (drawn,) = axes.plot(
             self.x,
@@ -167,7 +167,7 @@ def _bound(
         _mark(axes, [float(np.interp(change, ends, position)) for change in changes], theme)
     else:
         _count_epochs(axes, rows)
-        _mark(axes, [change + 0.5 for change in changes], theme)  # a row is at its epoch's end
+        _mark(axes, [change + 0.5 for change in changes], theme)  # rows are at the ends of epochs
     _label(
         axes, "Bound by training time" if by_time else "Bound", unit if by_time else "epoch", f"nats per {thing}", theme
     )
@@ -197,9 +197,9 @@ def _count_epochs(axes: Axes, rows: Sequence[EpochMetrics]) -> None:
 
 
 def _focus(axes: Axes, series: Sequence[_Line], things: str, theme: Theme) -> None:
-    """Show the later part of curves whose beginning would flatten it, and say so: with the whole curves in an inset.
+    """Limit the axis to the later part of curves if the beginning would flatten it, and show the whole in an inset.
 
-    The first epochs climb from far below.
+    This is needed because the bound rises steeply in the first epochs.
     """
     values = np.concatenate([np.asarray(line.y, dtype=float) for line in series]) if series else np.empty(0)
     late = [np.asarray(line.y, dtype=float)[len(line.y) // FEWEST_TO_FOCUS + 1 :] for line in series]
@@ -214,13 +214,13 @@ def _focus(axes: Axes, series: Sequence[_Line], things: str, theme: Theme) -> No
     inset = axes.inset_axes((0.5, 0.1, 0.47, 0.34))
     for line in series:
         inset.plot(line.x, line.y, color=line.color, linewidth=1.1)
-    inset.set_title(f"all of it: {hidden} {things} are below", fontsize=7.5, color=theme.quiet, loc="right", pad=2.5)
+    inset.set_title(f"whole curve; {hidden} {things} are below", fontsize=7.5, color=theme.quiet, loc="right", pad=2.5)
     _style(inset, theme)
     inset.tick_params(labelsize=7)
 
 
 def _unit_of_time(longest: float) -> tuple[str, float]:
-    """Return the unit in which to show times up to the longest, in seconds, and its length."""
+    """Return the unit for times up to ``longest`` seconds, and its length in seconds."""
     if longest < 3 * MINUTE:
         return "seconds", 1.0
     return ("minutes", MINUTE) if longest < 3 * HOUR else ("hours", HOUR)
@@ -232,7 +232,7 @@ def plane(
     images: NDArray[np.floating] | None = None,
     theme: Theme = LIGHT,
 ) -> bytes:
-    """Draw points (M, 2) of a plane as dots, and where they do not overlap the images (M, height, width) of them."""
+    """Draw points (M, 2) of a plane as dots, and those of their images (M, height, width) that do not overlap."""
     figure = Figure(figsize=(7.0, 6.4))
     axes = figure.add_axes((0.1, 0.08, 0.88, 0.9))
     axes.scatter(points[:, 0], points[:, 1], s=9, color=theme.first, alpha=0.6, linewidths=0)
@@ -248,9 +248,12 @@ def plane(
 
 
 def _thumbnails(where: NDArray[np.floating], images: NDArray[np.floating], theme: Theme) -> NDArray[np.floating]:
-    """Return a square picture (side, side, RGBA), transparent but for the images that do not cover earlier ones, each
-    centered where it is in the unit square, whose second axis points up."""
-    stride = math.ceil(max(images.shape[1:]) / (2 * PLANE_PIXELS * THUMBNAIL))  # of images that are larger than that
+    """Return a square canvas (side, side, RGBA) of images, transparent elsewhere.
+
+    Each image is centered at its position ``where`` in the unit square, whose second axis points up. Images that would
+    cover earlier ones are left out.
+    """
+    stride = math.ceil(max(images.shape[1:]) / (2 * PLANE_PIXELS * THUMBNAIL))  # larger images are subsampled
     images = images[:, ::stride, ::stride]
     height, width = images.shape[1:]
     scale = max(1, round(PLANE_PIXELS * THUMBNAIL / max(height, width)))
@@ -268,11 +271,11 @@ def _thumbnails(where: NDArray[np.floating], images: NDArray[np.floating], theme
 
 
 def activity_histogram(layers: Sequence[NDArray[np.floating]], threshold: float, theme: Theme = LIGHT) -> bytes:
-    """Draw variances of posterior means on a logarithmic axis, a panel for each layer, with a line at the threshold."""
+    """Draw variances of posterior means on a logarithmic axis, one panel per layer, with a line at the threshold."""
     figure, panels = _panels(len(layers))
     exponents = [np.log10(np.maximum(variances, SMALLEST_VARIANCE)) for variances in layers]
     low, high = min(map(np.min, exponents)), max(map(np.max, exponents))
-    # Units at the threshold's two sides are in different bins.
+    # The threshold is an edge of bins, so that no bin mixes active and inactive units.
     bins = math.log10(threshold) + np.arange(-BINS_A_SIDE, BINS_A_SIDE + 1) * BIN_DECADES
     bins = bins[(bins >= low - 1.01 * BIN_DECADES) & (bins <= high + 1.01 * BIN_DECADES)]
     for number, (axes, values) in enumerate(zip(panels, exponents, strict=True), 1):
@@ -284,7 +287,7 @@ def activity_histogram(layers: Sequence[NDArray[np.floating]], threshold: float,
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    if count == 1:  # whose layout need not be computed, which takes as long as drawing
+    if count == 1:  # fixed axes: computing a layout takes as long as drawing
         figure = Figure(figsize=(5.6, 3.0))
         return figure, [figure.add_axes((0.14, 0.16, 0.84, 0.74))]
     figure = Figure(figsize=(max(5.6, 4.5 * count), 3.0), layout="constrained")
@@ -299,12 +302,12 @@ def _threshold(axes: Axes, position: float | None, theme: Theme) -> None:
 def image_grid(
     images: NDArray[np.floating], labels: Sequence[str] = (), columns: Sequence[str] = (), theme: Theme = LIGHT
 ) -> bytes:
-    """Draw images (rows, columns, height, width), with a label for each row and each column if given.
+    """Draw images (rows, columns, height, width), with labels of rows and columns if given.
 
-    Values are in [0, 1], or from 0 to the largest where that is more, as in images of counts.
+    The color scale is [0, 1], or from 0 to the largest value if that is above 1, as for images of counts.
     """
     rows, _, _, width = images.shape
-    # Pixels drawn at a whole multiple of their size stay sharp.
+    # An integer scale keeps pixels sharp.
     scale = max(1, round(72 / width))
     tiles = images.repeat(scale, axis=2).repeat(scale, axis=3)
     gap = max(3, round(GAP * width * scale))

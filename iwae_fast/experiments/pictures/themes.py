@@ -1,4 +1,4 @@
-"""The colors of pictures, for a light page and a dark one."""
+"""The colors of pictures on light and dark pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 
 @dataclass(frozen=True)
 class Theme:
-    """Colors as matplotlib takes them; pages have the same in their style sheet."""
+    """Colors for matplotlib, which match the style sheet of the pages."""
 
     name: str
     paper: str
@@ -17,15 +17,15 @@ class Theme:
     quiet: str
     grid: str
     first: str
-    """The color of what a picture is about, and of the first of several lines."""
+    """The main color, also that of the first of several lines."""
     second: str
-    """The color of what it is compared with."""
+    """The color of comparisons and thresholds."""
     full: str
-    """The color of an image's largest value; its zeros have that of the paper."""
+    """The color of an image's largest value; zeros have the color of the paper."""
 
     @property
     def shades(self) -> Colormap:
-        """The colors of images, from 0 to the largest value."""
+        """The colormap of images, from 0 to the largest value."""
         return LinearSegmentedColormap.from_list(self.name, [self.paper, self.full])
 
 

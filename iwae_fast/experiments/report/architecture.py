@@ -11,13 +11,13 @@ class Layer(NamedTuple):
     """A module that has parameters of its own."""
 
     name: str
-    """Where it is in the model, such as encoder.hidden.0."""
+    """Path of the module in the model, such as encoder.hidden.0."""
     kind: str
-    """Its class."""
+    """Name of its class."""
     sizes: str
     """The inputs and outputs of a linear layer, or the shape of each parameter."""
     parameters: int
-    """The number of its parameters, those of modules inside it left out."""
+    """Number of its parameters, without those of its submodules."""
 
 
 def layers(model: nn.Module) -> list[Layer]:

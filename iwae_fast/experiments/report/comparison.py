@@ -11,5 +11,5 @@ from .page import render
 
 
 def write_comparison(path: Path, summaries: Sequence[Summary], command: str | None = None) -> None:
-    """Write runs side by side as one self-contained HTML file."""
+    """Write a comparison of runs as one self-contained HTML file."""
     replace_file(path, render("comparison.html", summaries=summaries, command=command).encode())

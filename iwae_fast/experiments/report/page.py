@@ -1,8 +1,8 @@
-"""From a template and what it shows to a page.
+"""Rendering of pages from templates.
 
 A page is a template in ``templates/`` that extends ``base.html`` and fills its blocks ``title``, ``header`` and
-``content``; ``macros.html`` has what several pages draw with. Values are escaped, and a name that is missing is an
-error. The filters of this module write numbers with a fixed number of digits, and a dash for None.
+``content``; ``macros.html`` has the macros shared by several pages. Values are escaped, and a missing name is an error.
+The filters of this module format numbers with a fixed number of digits, and None as a dash.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class Figure:
 
     png: bytes
     title: str
-    """What it shows, in a few words; also for those who cannot see it."""
+    """Short description, which is also the alternative text."""
     caption: str = ""
     dark: bytes | None = None
-    """The picture for a dark page; None where the other one serves there too."""
+    """The picture for a dark page; None to use ``png`` there too."""
 
     @classmethod
     def drawn(cls, draw: Callable[[Theme], bytes], title: str, caption: str = "") -> Figure:
-        """Make a figure from a function that draws the picture in the colors of a theme."""
+        """Create a figure from a function that draws the picture in the colors of a theme."""
         return cls(draw(LIGHT), title, caption, draw(DARK))
 
     @property
     def uri(self) -> str:
-        """The picture itself, as a data URI."""
+        """The picture as a data URI."""
         return _uri(self.png)
 
     @property
@@ -55,30 +55,30 @@ def _uri(png: bytes) -> str:
 
 
 def render(template: str, **context: Any) -> str:
-    """The page of a template by its name, such as "run.html", with the values that it asks for.
+    """Render a template by its name, such as "run.html", with the values that it uses.
 
-    Raises jinja2.TemplateNotFound for an unknown name and jinja2.UndefinedError where a value is missing.
+    Raises jinja2.TemplateNotFound for an unknown name and jinja2.UndefinedError if a value is missing.
     """
     return _environment().get_template(template).render(version=__version__, **context)
 
 
 def fixed(value: float | None, digits: int = 2) -> str:
-    """A number with so many decimals."""
+    """Format a number with ``digits`` decimals."""
     return NOTHING if value is None else f"{value:,.{digits}f}".replace("-", MINUS)
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """A difference, which shows its sign."""
+    """Format a difference with its sign and ``digits`` decimals."""
     return NOTHING if value is None else f"{value:+,.{digits}f}".replace("-", MINUS)
 
 
 def percent(value: float | None) -> str:
-    """A share."""
+    """Format a fraction as a percentage."""
     return NOTHING if value is None else f"{100.0 * value:.1f} %"
 
 
 def duration(seconds: float | None) -> str:
-    """A time in the units that suit its length."""
+    """Format a duration in seconds, minutes or hours."""
     if seconds is None:
         return NOTHING
     if seconds < MINUTE:
@@ -89,7 +89,7 @@ def duration(seconds: float | None) -> str:
 
 
 def plain(value: Any) -> str:
-    """A setting as one would write it."""
+    """Format a setting, a sequence with commas."""
     if value is None:
         return NOTHING
     return ", ".join(map(plain, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,4 +1,4 @@
-"""The report of a run, from what its evaluation left in its folder and pictures of its model."""
+"""The report of a run, from its stored evaluation and pictures of its model."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ SAMPLE_ROWS, SAMPLE_COLUMNS = 5, 12
 
 
 def write_run_report(run: Run, checkpoint: Checkpoint, model: LatentVariableModel, data: ImageData) -> None:
-    """Write ``report.html`` of a run that has been evaluated: OSError or ValueError where the folder has no results."""
+    """Write ``report.html`` of an evaluated run; raises OSError or ValueError if the folder does not have results."""
     evaluation = read_json(run.evaluation)
     if "left_out" not in evaluation:
-        raise ValueError(f"{run.evaluation} is of an earlier version: evaluate the run again")
+        raise ValueError(f"{run.evaluation} was written by an earlier version: evaluate the run again")
     config = checkpoint.config
     epochs = read_metrics(run.metrics)
     thing = pictures.thing(data.image_shape)
@@ -61,12 +61,12 @@ def write_run_report(run: Run, checkpoint: Checkpoint, model: LatentVariableMode
 
 
 def _others(run: Run, shown: dict[str, Any]) -> list[dict[str, Any]]:
-    """List the evaluations of a run beside the one that the page is of."""
+    """List the evaluations of a run other than the one that the page shows."""
     return [found.content for found in all_evaluations(run) if found.content != shown]
 
 
 def _segments(checkpoint: Checkpoint, data: ImageData) -> list[tuple[str, str]]:
-    """List the epochs of each objective and the objective, as far as there are several."""
+    """List (epochs, objective) if the objective changed, else nothing."""
     if len(checkpoint.segments) < 2:
         return []
     in_epoch = Position.of(checkpoint, data).steps_per_epoch
@@ -85,12 +85,12 @@ def _curves(epochs: Sequence[EpochMetrics], k: int, thing: str, changes: Sequenc
         Figure.drawn(
             lambda theme: plots.bound_curve(epochs, thing, theme, changes),
             "Bound by epoch",
-            "Mean over the training set of each epoch, and over the validation set where one was held out.",
+            "Mean over the training set in each epoch, and over the validation set if there is one.",
         ),
         Figure.drawn(
             lambda theme: plots.bound_curve(epochs, thing, theme, changes, by_time=True),
             "Bound by training time",
-            "The same over the time spent in training steps, up to the end of each epoch.",
+            "The same bounds against training time at the end of each epoch.",
         ),
         Figure.drawn(
             lambda theme: plots.size_curve(epochs, k, theme, changes),
@@ -116,7 +116,7 @@ def _weights(evaluation: dict[str, Any], results: PerObservation) -> list[Figure
                     results.pareto_k, "Pareto k-hat", "shape of the tail of the weights", LIMIT, theme
                 ),
                 "Pareto k-hat by test observation",
-                f"Above {LIMIT} (dashed) an estimate needs more samples than these. "
+                f"Above {LIMIT} (dashed line) an estimate needs more samples. "
                 f"Not drawn: {np.isposinf(results.pareto_k).sum()} that are inf, {np.isneginf(results.pareto_k).sum()} "
                 f"that are {MINUS}inf (equal weights), {np.isnan(results.pareto_k).sum()} undefined.",
             )
@@ -130,17 +130,19 @@ def _activity(evaluation: dict[str, Any]) -> Figure | None:
     layers = [np.array(variances) for variances in evaluation["activity"]]
     smallest = min(float(variances.min()) for variances in layers)
     floor = (
-        f" A variance below {plots.SMALLEST_VARIANCE:g} is drawn as that." if smallest < plots.SMALLEST_VARIANCE else ""
+        f" Variances below {plots.SMALLEST_VARIANCE:g} are drawn at that value."
+        if smallest < plots.SMALLEST_VARIANCE
+        else ""
     )
     return Figure.drawn(
         lambda theme: plots.activity_histogram(layers, evaluation["activity_threshold"], theme),
         "Variance of the posterior mean by unit",
-        f"Units on the right of the threshold (dashed) are active.{floor}",
+        f"Units to the right of the threshold (dashed line) are active.{floor}",
     )
 
 
 def _plane(model: LatentVariableModel, data: ImageData) -> list[Figure]:
-    """Two dimensions of the latent space, where there are so many latent units and observations."""
+    """Draw two dimensions of the latent space if there are at least two latent units and two observations."""
     with torch.no_grad():
         latent_dim = model.prior_draws(1, 0).shape[-1]
     if latent_dim < 2 or len(data.test) < 2:
@@ -172,7 +174,7 @@ def _pictures(
 ) -> list[Figure]:
     seed = checkpoint.config.seed
     pixels = (
-        "From the top: grey levels, the pixels drawn from them once for all runs, and"
+        "From the top: gray levels, the pixels drawn from them (the same for all runs), and"
         if data.grey_levels
         else ("Test images above")
     )
@@ -185,7 +187,7 @@ def _pictures(
         Figure.drawn(
             lambda theme: pictures.worst(model, data, torch.from_numpy(results.nll), theme),
             "Worst test images",
-            "The test images of the highest negative log-likelihood, which is above each in nats.",
+            "The test images with the highest negative log-likelihood, which is given in nats above each.",
         ),
         Figure.drawn(
             lambda theme: pictures.samples(model, data.image_shape, SAMPLE_ROWS, SAMPLE_COLUMNS, seed, theme),
@@ -200,8 +202,8 @@ def _pictures(
                 lambda theme: pictures.traversals(model, data, variance, theme),
                 "Latent traversals",
                 f"The mean of p(x | z) as one unit of the layer nearest to the data goes from {MINUS}3 (left) to 3 "
-                "(right), and the others stay at the posterior mean of the first test image. The most active units, "
-                "the most active at the top.",
+                "(right), while the others stay at the posterior mean of the first test image. The most active units "
+                "are shown, the most active at the top.",
             )
         )
     return figures

@@ -1,17 +1,17 @@
-"""The judgment of how far the likelihood of an evaluation can be trusted, by its Pareto k-hat."""
+"""Judgment of the reliability of an estimated likelihood by its Pareto k-hat."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 LIMIT = 0.7
-"""Above it, an importance-sampled estimate converges too slowly to be trusted (Vehtari et al. 2024)."""
+"""Pareto k-hat above which an importance-sampled estimate converges too slowly to be trusted (Vehtari et al. 2024)."""
 FEW, MOST = 0.05, 0.5
-"""Parts of the observations, up to which the grade is "good" and "fair"."""
+"""Fractions of the observations above LIMIT up to which the grade is "good" and "fair"."""
 
 
 class Verdict(NamedTuple):
-    """A judgment of how far a likelihood can be trusted."""
+    """A judgment of the reliability of an estimated likelihood."""
 
     grade: str
     """"good", "fair" or "poor"."""
@@ -20,7 +20,7 @@ class Verdict(NamedTuple):
 
 
 def judge(evaluation: dict[str, Any]) -> Verdict | None:
-    """Judge the content of an ``evaluation.json``; None where k was too small for a tail."""
+    """Judge the content of an ``evaluation.json``; return None if k was too small to fit a tail."""
     heavy = evaluation["pareto_k_above_0.7"]
     if heavy is None:
         return None
@@ -33,8 +33,8 @@ def judge(evaluation: dict[str, Any]) -> Verdict | None:
         return Verdict(
             "fair",
             "The test NLL cannot be judged for every observation",
-            f"{found}: there the largest weights are too few or too much alike to have a tail, as with few binary "
-            "latents. The effective sample size, and the NLL at a larger k, say more.",
+            f"{found}: their largest weights are too few or too similar to fit a tail, as with few binary latents. The "
+            "effective sample size, and the NLL at a larger k, are more informative.",
         )
     if heavy <= FEW:
         return Verdict(
@@ -47,12 +47,12 @@ def judge(evaluation: dict[str, Any]) -> Verdict | None:
         return Verdict(
             "fair",
             "The test NLL is a little too high",
-            f"{found}: for these {few_samples}, and more samples would lower the NLL. Compare runs at the same k only.",
+            f"{found}: for these {few_samples}, and more samples would lower the NLL. Compare runs only at the same k.",
         )
     return Verdict(
         "poor",
         "The test NLL is an upper bound that more samples would lower",
         f"{found}: {few_samples}, since q(z | x) is far from the posterior, as it often is after little training. "
-        "Compare runs at the same k only. A larger k shows how much the NLL still falls; longer training or a better "
+        "Compare runs only at the same k. A larger k shows how much the NLL still falls; longer training or a better "
         "encoder lowers k-hat itself.",
     )

@@ -1,5 +1,6 @@
-"""The tables of the papers, run again: which runs a table is made of, running them, and what came of it.
+"""Reproduction of the tables of the papers.
 
-``published.py`` has the figures, ``tables.py`` the runs that each of them stands for, ``scales.py`` how long and how
-often, ``runner.py`` the processes, ``outcome.py`` the numbers side by side and ``page.py`` the page of them.
+``published.py`` has the published figures, ``tables.py`` the runs behind each entry, ``scales.py`` the amounts of
+training and evaluation, ``runner.py`` the processes, ``outcome.py`` the results beside the published figures, and
+``page.py`` their HTML page.
 """

@@ -1,4 +1,4 @@
-"""A table's entries with what came of their runs, beside the published figures."""
+"""Results of the entries of a table, beside the published figures."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from .tables import Entry, Table
 
 @dataclass(frozen=True)
 class Outcome:
-    """An entry, as far as its runs are done; likelihoods in nats."""
+    """Results of an entry from its finished runs, with likelihoods in nats."""
 
     row: str
     column: str
     nll: float | None
-    """Mean over the trials."""
+    """Test NLL, the mean over trials."""
     std_error: float | None
-    """Over test images, or over trials where there are several."""
+    """Standard error over test images, or over trials if there are several."""
     units: str | None
-    """Active units, by layer: the mean over the trials, rounded."""
+    """Active units per layer, the rounded mean over trials."""
     train_nll: float | None
     ess: float | None
     published: float | None
     published_units: str | None
     difference: float | None
-    """Ours less the published."""
+    """Our NLL minus the published one."""
     beside: str | None
-    """The run that the first trial is compared with ..."""
+    """Name of the run with which the first trial is compared; None without a comparison."""
     gain: Difference | None
-    """... and its NLL less that one's, image by image."""
+    """Paired difference over images: the NLL of the first trial minus that of ``beside``."""
     trials: int
-    """That are done."""
+    """Number of finished trials."""
     seconds: float | None
-    """Of training, all trials."""
+    """Training time of all trials."""
     runs: tuple[str, ...]
 
 
 def best_of(run: Run) -> Evaluation | None:
-    """Find the most trustworthy evaluation of a run; None where there is none."""
+    """Return the most trustworthy evaluation of a run; None if there is none."""
     return best_evaluation(all_evaluations(run))
 
 
 def outcome(entry: Entry, folder: Path, choose: Callable[[Run], Evaluation | None] = best_of) -> Outcome:
-    """Say what an entry's evaluated runs under ``folder`` found; ``choose`` says by which evaluation of each."""
+    """Return the results of an entry's evaluated runs under ``folder``; ``choose`` selects the evaluation of a run."""
     runs = [Run(folder / run.name) for run in entry.runs]
     found = [(run, chosen.content) for run in runs if (chosen := choose(run)) is not None]
     nlls = [evaluation["nll"] for _, evaluation in found]
@@ -95,7 +95,7 @@ def _gain(entry: Entry, folder: Path) -> Difference | None:
 def content(
     name: str, table: Table, scale_name: str, scale: Scale, k: int, outcomes: Sequence[Outcome]
 ) -> dict[str, Any]:
-    """All of it, as JSON takes it."""
+    """Return a table and its results as JSON content."""
     return {
         "table": name,
         "title": table.title,

@@ -1,4 +1,4 @@
-"""A table's page: our figures beside the published ones, and what the runs look like."""
+"""The page of a table: our figures beside the published ones, training curves and reconstructions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .tables import DATASETS, Entry, Table
 
 @dataclass(frozen=True)
 class _Done:
-    """An entry whose first trial is done."""
+    """An entry whose first trial is finished."""
 
     entry: Entry
     run: Run
@@ -74,13 +74,13 @@ def _curves(dataset: str, done: Sequence[_Done]) -> Figure:
     return Figure.drawn(
         lambda theme: plots.bounds_by_epoch(runs, DATASETS[dataset], theme),
         f"Training bounds on {DATASETS[dataset]}",
-        "Mean over each epoch of what the run maximises: another bound for each k, so that only the likelihoods of the "
-        "table can be compared.",
+        "Mean of each run's objective over each epoch. The bound depends on k, so only the likelihoods in the table "
+        "can be compared.",
     )
 
 
 def _reconstructions(dataset: str, done: Sequence[_Done], data: ImageData) -> list[Figure]:
-    """Of the last row of each column, which has the most samples and layers; of each row where there is one column."""
+    """Draw reconstructions of the last row per column (most samples and layers), or of all rows of a single column."""
     if not pictures.are_images(data.image_shape):
         return []
     columns = {each.entry.column for each in done}

@@ -1,4 +1,4 @@
-"""Figures as published: negative log-likelihoods in nats, and active units where they are given."""
+"""Published figures: negative log-likelihoods in nats, and active units if they are given."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 
 class Figure(NamedTuple):
+    """A published figure."""
+
     nll: float
     units: str | None = None
-    """Active units, by layer where there are several."""
+    """Active units, per layer if there are several."""
 
 
 VAE, IWAE = "VAE", "IWAE"
@@ -60,7 +62,7 @@ BURDA_TABLE_3: dict[Place, Figure] = {
     ("binarized-mnist", IWAE, 2, 5): Figure(86.17),
     ("binarized-mnist", IWAE, 2, 50): Figure(85.32),
 }
-"""Burda, Grosse & Salakhutdinov (2016), Table 3: fixed binarisation."""
+"""Burda, Grosse & Salakhutdinov (2016), Table 3: fixed binarization."""
 
 DD2434_TABLE_1: dict[Place, Figure] = {
     ("mnist", VAE, 1, 1): Figure(87.68),
@@ -88,7 +90,7 @@ DD2434_TABLE_1: dict[Place, Figure] = {
     ("omniglot", VAE, 2, 50): Figure(108.49),
     ("omniglot", IWAE, 2, 50): Figure(102.52),
 }
-"""A reproduction report (DD2434, 2024), its table of both data sets."""
+"""Table of both data sets in a reproduction report (DD2434, 2024)."""
 
 IWAER_TABLE_1 = {
     ("mnist", "dense"): Figure(95.182),

@@ -1,4 +1,4 @@
-"""The runs of a table, each trained and evaluated by processes of the command line, side by side."""
+"""Concurrent training and evaluation of the runs of a table by processes of the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INTERRUPTED = 130
 COMMAND = ("-m", "iwae_fast.experiments.cli")
 UNEVALUATED = ("--eval-k", "0")
 FREE = ("device", "backend", "capture", "chunk_size", *CLOSING)
-"""Settings that do not make another run of it."""
+"""Settings that may differ without making it a different run."""
 
 
 class RunError(ValueError):
@@ -33,15 +33,15 @@ class RunError(ValueError):
 
 
 class Runner:
-    """Trains and evaluates runs in folders of their names under ``folder``, as far as they are not.
+    """A runner that trains and evaluates the unfinished ones of given runs, in folders of their names under ``folder``.
 
     Args:
-        folder: of all runs of a scale.
-        scale: how they are evaluated.
-        k: samples of their likelihoods.
-        jobs: so many runs side by side, which share the cores, and the GPUs if there are several.
+        folder: folder of all runs of a scale.
+        scale: the scale, which determines the evaluation.
+        k: samples per observation in the evaluation.
+        jobs: number of concurrent runs, which share the cores, and the GPUs if there are several.
         options: further settings of all runs, such as the device.
-        stop: asked all the time; once it says so the runs under way are interrupted, which saves them.
+        stop: polled continually; once it returns True the current runs are interrupted, which saves them.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class Runner:
         self.lock = threading.Lock()
 
     def run_all(self, runs: Sequence[RunOfTable], ended: Callable[[RunOfTable], None]) -> list[RunError]:
-        """Bring every run to its end, one that others go on from before these; returns what failed.
+        """Finish all runs, each after the run from which it continues; return the errors of failed runs.
 
-        ``ended`` is told of each that is done. What ``stop`` keeps from its end is left for the next time.
+        ``ended`` is called with each finished run. Runs that ``stop`` interrupts resume at the next call.
         """
         pending = list({ancestor.name: ancestor for run in runs for ancestor in _lineage(run)}.values())
         failures: list[RunError] = []
@@ -78,7 +78,7 @@ class Runner:
                     pending.remove(run)
                     under_way[pool.submit(self.run, run)] = run
                 if not under_way:
-                    break  # what is left goes on from a run that failed
+                    break  # the remaining runs continue from failed ones
                 for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                     run = under_way.pop(future)
                     try:
@@ -92,7 +92,7 @@ class Runner:
         return failures
 
     def run(self, run: RunOfTable) -> bool:
-        """Bring a run to its end; whether it came to it. RunError where it failed."""
+        """Finish a run and return True; return False if it was interrupted. Raises RunError if it failed."""
         if self.is_done(run):
             return True
         with self.lock:
@@ -104,7 +104,7 @@ class Runner:
                 self.slots.append(slot)
 
     def is_done(self, run: RunOfTable) -> bool:
-        """Whether a run is trained and evaluated as the scale wants it. RunError where its folder has another run."""
+        """Return whether a run is trained and evaluated at this scale; raises RunError if its folder has another."""
         files = Run(self.folder / run.name)
         if not files.checkpoint.exists():
             return False
@@ -115,7 +115,7 @@ class Runner:
 
     @staticmethod
     def is_trained(files: Run) -> bool:
-        """Whether the last epoch of its settings was reached."""
+        """Return whether a run has reached the last epoch of its settings."""
         rows = files.metrics.read_text().splitlines()
         epochs = read_json(files.config)["epochs"]
         return len(rows) > 1 and rows[-1].split(",")[0] == str(epochs)
@@ -127,14 +127,14 @@ class Runner:
         found = TrainConfig.from_json(read_json(files.config)).to_json()
         differing = [name for name in wanted if name not in FREE and wanted[name] != found[name]]
         if differing:
-            raise RunError(f"{files.folder} holds another run ({', '.join(differing)} differ): move it away")
+            raise RunError(f"{files.folder} holds another run ({', '.join(differing)} differ): move that folder away")
 
     def _trained(self, run: RunOfTable, slot: int) -> bool:
         files = Run(self.folder / run.name)
         if not files.checkpoint.exists():
             if files.folder.is_dir():
-                with sole_trainer(files.folder):  # of which another process may be about to write the first one
-                    # Nothing can go on from a folder without one, whatever stopped it.
+                with sole_trainer(files.folder):  # another process may be about to write the first checkpoint
+                    # Training cannot resume without a checkpoint, so it starts anew.
                     for leftover in (files.config, files.metrics):
                         leftover.unlink(missing_ok=True)
             start = [] if run.after is None else ["--start-from", str(self.folder / run.after.name)]
@@ -144,7 +144,7 @@ class Runner:
         return self._call(run, slot, "train", "--resume", str(files.folder), *self._free(), *UNEVALUATED)
 
     def _free(self) -> list[str]:
-        """Options of this time, whatever the run had before."""
+        """Return the options that may differ from the settings of an existing run."""
         return flags({name: value for name, value in self.options.items() if name in FREE})
 
     def _evaluated(self, run: RunOfTable, slot: int) -> bool:
@@ -155,12 +155,12 @@ class Runner:
         return self._call(run, slot, "evaluate", str(self.folder / run.name), *wanted, *self._free())
 
     def _call(self, run: RunOfTable, slot: int, *arguments: str) -> bool:
-        """A process of the command line, which its log tells of; False where it was interrupted."""
+        """Run a process of the command line, with its output in a log; return False if it was interrupted."""
         if self.stop():
             return False
         log = self.folder / f"{run.name}.log"
         with log.open("a") as output:
-            # In a session of its own: Ctrl-C comes to this process alone, which hands it on once.
+            # In a session of its own, so that Ctrl-C reaches only this process, which forwards it once.
             process = subprocess.Popen(
                 [sys.executable, *COMMAND, *arguments],
                 stdout=output,
@@ -177,7 +177,7 @@ class Runner:
                     if self.stop() and not handed_on:
                         process.send_signal(signal.SIGINT)
                         handed_on = True
-        if code == INTERRUPTED or (code and handed_on):  # a process that was still beginning does not know how
+        if code == INTERRUPTED or (code and handed_on):  # a process interrupted while starting may exit with any code
             return False
         if code:
             raise RunError(f"{run.name} failed: {_last_line(log)} (see {log})")
@@ -192,7 +192,7 @@ class Runner:
 
 
 def evaluation_of(files: Run, scale: Scale, k: int) -> Evaluation | None:
-    """Find the evaluation of a run that a table at this scale is made of; None where there is none."""
+    """Return the evaluation of a run for a table at this scale; None if there is none."""
     for found in all_evaluations(files):
         content = found.content
         all_of_them = content.get("test_observations", 0)
@@ -203,7 +203,7 @@ def evaluation_of(files: Run, scale: Scale, k: int) -> Evaluation | None:
 
 
 def flags(settings: Settings) -> list[str]:
-    """Settings as options of ``iwae-fast train``."""
+    """Return settings as options of ``iwae-fast train``."""
     found = []
     for name, value in settings.items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -217,4 +217,4 @@ def _lineage(run: RunOfTable) -> list[RunOfTable]:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "it printed nothing"

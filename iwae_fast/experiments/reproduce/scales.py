@@ -1,4 +1,4 @@
-"""How much of a table is run: stages, numbers of samples, trials, and how it is evaluated."""
+"""Scales of reproductions: stages, numbers of samples, trials, and the evaluation."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from ..protocols import STAGES
 
 @dataclass(frozen=True)
 class Scale:
-    """A part of a table that one can afford."""
+    """The amount of training and evaluation for a table."""
 
     stages: int
-    """Of Burda, Grosse & Salakhutdinov's (2016) protocol, 1 + 3 + 9 + ... passes."""
+    """Stages of Burda, Grosse & Salakhutdinov's (2016) protocol, 1 + 3 + 9 + ... passes."""
     epochs: int
-    """Where there are no stages (IWAER)."""
+    """Epochs of tables without stages (IWAER)."""
     trials: int
-    """Where a table is of several (IWAER)."""
+    """Trials per entry, for tables that have several (IWAER)."""
     ks: tuple[int, ...] = (1, 5, 50)
     budget: int | None = None
-    """Samples of IWAE that run backward; None for all."""
+    """Samples of IWAE in the backward pass; None for all."""
     k: int = 5000
-    """Samples of the likelihoods, where the table does not say otherwise."""
+    """Samples per observation in the evaluation, unless the table has a smaller number."""
     observations: int | None = None
-    """Test images; None for all."""
+    """Number of test images in the evaluation; None for all."""
     further: int = 1000
-    """Training images that are evaluated, and test images without inactive units."""
+    """Number of training images in the evaluation, and of test images without inactive units."""
 
 
 SCALES = {
@@ -34,4 +34,4 @@ SCALES = {
     "medium": Scale(stages=5, epochs=100, trials=3, budget=8),
     "full": Scale(stages=STAGES, epochs=500, trials=5),
 }
-"""By the names of the command line: minutes, hours, a day on two cores; full is the papers' own."""
+"""Scales by their names on the command line: minutes, hours and a day on two cores; full is that of the papers."""

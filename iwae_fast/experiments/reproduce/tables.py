@@ -1,4 +1,4 @@
-"""Which runs each entry of a table stands for."""
+"""The tables, their entries and the runs behind each entry."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .scales import Scale
 BOUNDS = {VAE: "elbo", IWAE: "iwae"}
 LATENT = {1: (50,), 2: (100, 50)}
 NETWORKS = {"dense": "IWAE", "iwaer": "IWAER", "iwaer-rec": "IWAER-rec"}
-DATASETS = {"mnist": "MNIST", "omniglot": "OMNIGLOT", "binarized-mnist": "fixed binarised MNIST", "digits": "digits"}
+DATASETS = {"mnist": "MNIST", "omniglot": "OMNIGLOT", "binarized-mnist": "fixed binarized MNIST", "digits": "digits"}
 
 Settings = Mapping[str, Any]
-"""Of a :class:`iwae_fast.experiments.config.TrainConfig`, what is not its preset's."""
+"""Settings of a :class:`iwae_fast.experiments.config.TrainConfig` that differ from its preset."""
 
 
 @dataclass(frozen=True)
 class RunOfTable:
-    """A run that entries are made of."""
+    """A run behind entries of tables."""
 
     name: str
-    """Of its folder: the same name is the same run, in every table of a scale."""
+    """Name of its folder, shared by the tables of a scale: the same name is the same run."""
     settings: Settings
     after: RunOfTable | None = None
-    """The run that this one goes on from; ``settings`` are then what changes."""
+    """The run from which this one continues; ``settings`` are then the changed ones."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Entry:
     column: str
     dataset: str
     runs: tuple[RunOfTable, ...]
-    """Trials of the same, with other seeds."""
+    """Trials that differ only in their seed."""
     published: Figure | None
     beside: RunOfTable | None = None
-    """The run that the first trial is compared with, image by image."""
+    """The run with which the first trial is compared per image."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,20 @@ class Table:
     source: str
     entries: Callable[[Scale], list[Entry]]
     k: int | None = None
-    """Samples of its likelihoods, where the scale's do not serve."""
+    """The most samples per observation in the evaluation; None for the number of the scale."""
     notes: tuple[str, ...] = field(default=())
-    """What makes our figures differ from the published ones, besides the scale."""
+    """Reasons other than the scale for differences from the published figures."""
 
 
 def run_of(
     place: Place, scale: Scale, protocol: str, prefix: str = "", budget: int | None = None, **others: Any
 ) -> RunOfTable:
-    """A run of Burda, Grosse & Salakhutdinov's (2016) networks; with k = 1 VAE and IWAE are the same."""
+    """Return a run with a network of Burda, Grosse & Salakhutdinov (2016); for k = 1 VAE and IWAE are the same run."""
     dataset, model, layers, k = place
     bound = "iwae" if k == 1 else BOUNDS[model]
     settings: dict[str, Any] = {"dataset": dataset, "protocol": protocol, "epochs": passes(scale.stages)}
     settings |= {"bound": bound, "k": k, "latent": LATENT[layers], **others}
-    # The ELBO's samples all matter alike: there is nothing to choose.
+    # The samples of the ELBO have equal weights, so a budget has nothing to choose from.
     if budget is not None and budget < k and bound == "iwae":
         settings["budget"] = budget
     name = f"{prefix}{dataset}-{bound}-{layers}-k{k}" + (f"-b{settings['budget']}" if "budget" in settings else "")
@@ -76,7 +76,7 @@ def run_of(
 def _grid(
     figures: Mapping[Place, Figure], protocol: str, prefix: str = "", exact: Place | None = None
 ) -> Callable[[Scale], list[Entry]]:
-    """A table by layers and k against data sets and bounds; ``exact`` is run once more without a budget."""
+    """Return the entries of a table of layers and k by data sets and bounds; ``exact`` is also run without a budget."""
 
     def entries(scale: Scale) -> list[Entry]:
         made = []
@@ -98,7 +98,7 @@ def _grid(
 
 
 def _switched(scale: Scale) -> list[Entry]:
-    """A stage more with the other objective, of the last stage's length."""
+    """Return the entries of runs that continue with the other objective for one more stage as long as the last one."""
     figures = published.BURDA_TABLE_2
     k = max(scale.ks)
     vae = run_of(("mnist", VAE, 1, 1), scale, "paper")
@@ -131,7 +131,7 @@ def _iwaer(scale: Scale) -> list[Entry]:
 
 
 def _digits(scale: Scale) -> list[Entry]:
-    """As Burda's first table, of data that are always there; nobody has published it."""
+    """Return the entries of an unpublished table like the first one of Burda et al., on data without a download."""
     made = []
     for model in (VAE, IWAE):
         for k in scale.ks:
@@ -143,14 +143,14 @@ def _digits(scale: Scale) -> list[Entry]:
     return made
 
 
-PIXELS = "Training pixels are drawn afresh at each pass; those of the test set once, the same for every run here."
+PIXELS = "Training pixels are drawn afresh in each pass; those of the test set are drawn once, the same for every run."
 BUDGET = (
-    "With a budget the gradient of IWAE runs through some of the samples only, unbiased but noisier; the row of all "
-    "samples backward shows what that costs."
+    "With a budget the gradient of IWAE uses only some of the samples: it is unbiased but noisier. The row of all "
+    "samples backward shows the effect."
 )
 OMNIGLOT = (
-    "OMNIGLOT is resampled and split otherwise than in the paper where its chardata.mat is not there: likelihoods are "
-    "near the published ones, not comparable to a nat."
+    "Without chardata.mat OMNIGLOT is resampled and split differently than in the paper: likelihoods are close to the "
+    "published ones, but not comparable to within a nat."
 )
 
 BURDA = "Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders"
@@ -163,13 +163,16 @@ TABLES = {
         notes=(BUDGET, OMNIGLOT, PIXELS),
     ),
     "burda-table-2": Table(
-        "The objective switched",
+        "NLL after a change of the objective",
         f"{BURDA}, Table 2",
         _switched,
-        notes=("After the switch training goes on for as many passes as the last stage has, at its rate.", BUDGET),
+        notes=(
+            "After the change training continues for as many passes as the last stage has, at its learning rate.",
+            BUDGET,
+        ),
     ),
     "burda-table-3": Table(
-        "NLL with fixed binarisation",
+        "NLL with fixed binarization",
         f"{BURDA}, Table 3",
         _grid(published.BURDA_TABLE_3, "paper"),
         notes=("Training images are the 50,000 of Larochelle & Murray's split, without their validation set.",),
@@ -186,11 +189,11 @@ TABLES = {
         _iwaer,
         k=2000,
         notes=(
-            "Networks are 784-400-(20)-400-784 with tanh. Weights are drawn for each image apart (the local "
-            "reparameterisation), which leaves the objective as it is.",
+            "Networks are 784-400-(20)-400-784 with tanh. Weights are drawn independently for each image (local "
+            "reparameterization), which does not change the objective.",
             OMNIGLOT,
         ),
     ),
-    "digits": Table("NLL of VAE and IWAE on 8x8 digits", "Not published: for a first try", _digits),
+    "digits": Table("NLL of VAE and IWAE on 8x8 digits", "Not published; for a first try", _digits),
 }
-"""By the names of the command line."""
+"""Tables by their names on the command line."""

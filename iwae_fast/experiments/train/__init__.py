@@ -1,1 +1,1 @@
-"""Trains a model in a folder, which keeps settings, checkpoints and metrics."""
+"""Training of a model in a folder of settings, checkpoint and metrics."""

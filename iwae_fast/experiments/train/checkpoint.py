@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with all that a run needs to go on to the same bits."""
+"""Checkpoints: one safetensors file with the full state for a bit-exact continuation of a run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FORMAT = "iwae_fast.checkpoint.1"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is missing, damaged, or of something else; the message names the file."""
+    """A checkpoint is missing, damaged, or does not belong to the run; the message names the file."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after a whole number of steps."""
+    """The state of a run after a whole number of steps."""
 
     config: TrainConfig
     image_shape: tuple[int, int]
@@ -38,19 +38,19 @@ class Checkpoint:
     epoch_started: float
     """``seconds`` at the start of the current epoch."""
     epoch_count: int
-    """Observations that the running means of the epoch have seen."""
+    """Number of observations in the running means of the epoch."""
     epoch_sums: Tensor
-    """Sums of the running means, float64."""
+    """Sums of the running means of the epoch, float64."""
     model: dict[str, Tensor]
     """Parameters and buffers by name."""
     optimizer: dict[str, dict[str, Tensor]]
-    """For each parameter's name, the optimizer's tensors by theirs."""
+    """State tensors of the optimizer by parameter name, then by their own name."""
     how: str | None = None
-    """How steps were last taken, for people; None where that was not decided."""
+    """Description of how steps were last taken; None if that was not yet decided."""
     test_data: str | None = None
     """A fingerprint of the test observations; None in checkpoints of earlier versions."""
     segments: tuple[Segment, ...] = ()
-    """Which objective the run had from which step on."""
+    """The objectives of the run and the steps at which they began."""
 
     @property
     def data_dim(self) -> int:
@@ -59,7 +59,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace the file at ``path``; whatever happens, either the earlier or the new checkpoint is there whole."""
+    """Replace the file at ``path`` atomically: after a crash either the earlier or the new checkpoint is complete."""
     tensors = {f"model/{name}": tensor for name, tensor in checkpoint.model.items()}
     tensors["epoch_sums"] = checkpoint.epoch_sums
     for parameter, state in checkpoint.optimizer.items():
@@ -75,7 +75,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "test_data": json.dumps(checkpoint.test_data),
         "segments": json.dumps([segment.to_json() for segment in checkpoint.segments]),
     }
-    # Scalars are copied: an optimizer may count the steps of several parameters in one, which the format refuses.
+    # Scalars are cloned: PublishedAdam shares one step count among parameters, and safetensors rejects shared memory.
     cpu = {name: (t if t.dim() else t.clone()).detach().cpu().contiguous() for name, t in tensors.items()}
     replace_file(path, safetensors.torch.save(cpu, metadata))
 
@@ -84,22 +84,22 @@ PROGRESS = ("step", "seconds", "epoch_started", "epoch_count")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU; CheckpointError with one line that says what is wrong with the file."""
+    """Read a checkpoint onto the CPU; raises CheckpointError with a one-line reason if the file is not a valid one."""
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
+        raise CheckpointError(f"the checkpoint {path} does not exist")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            # Cloned out of the file's mapping: the file may be replaced while the tensors are in use.
+            # Cloned out of the file's memory map: the file may be replaced while the tensors are in use.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {reason(error)}") from error
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {reason(error)}") from error
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no {FORMAT} file: its format is {metadata.get('format')!r}")
+        raise CheckpointError(f"the format of {path} must be {FORMAT}, got {metadata.get('format')!r}")
     try:
         return _assemble(metadata, tensors)
     except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
+        raise CheckpointError(f"{path} is not a complete checkpoint: {error}") from error
 
 
 def _assemble(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Checkpoint:
@@ -114,7 +114,7 @@ def _assemble(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Checkpoin
             optimizer.setdefault(parameter, {})[entry] = tensor
     height, width = json.loads(metadata["image_shape"])
     config = TrainConfig.from_json(json.loads(metadata["config"]))
-    # Earlier versions kept no segments: the settings that the checkpoint was written with are known.
+    # Earlier versions did not store segments; the settings of the checkpoint stand for the whole run.
     segments = [Segment(**segment) for segment in json.loads(metadata.get("segments", "[]"))]
     progress: dict[str, Any] = json.loads(metadata["progress"])
     return Checkpoint(

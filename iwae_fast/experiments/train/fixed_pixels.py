@@ -1,4 +1,4 @@
-"""Images with their pixels and their order drawn once and for all, so that every run is evaluated on the same ones."""
+"""Images with fixed pixels in a fixed order, so that every run is evaluated on the same ones."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from .pixels import as_pixels, subset_order
 from .training import split
 
 TEST_PIXELS_SEED = 0
-"""The same for every run."""
+"""Seed of the test pixels, the same for every run."""
 
 
 def fixed_test_images(data: ImageData, observations: int | None = None) -> Tensor:
-    """Draw the test set (M, D) as runs are evaluated on it, or its first so many observations.
+    """Draw the test set (M, D) on which runs are evaluated, or its first ``observations``.
 
-    It is always the same draw of zeros and ones, or, of data that are not grey levels, the data as they are; shuffled,
-    so that the first so many stand for all where a file has the digits in turn.
+    The draw of zeros and ones is always the same; data that are not gray levels are returned as they are. Observations
+    are shuffled in a fixed order, so that the first ones are a random subset even of a file sorted by class.
     """
     return _first(data.test, observations, data.grey_levels)
 
 
 def fixed_test_grey_levels(data: ImageData) -> Tensor:
-    """Return the test set (M, D) in the same order, with the grey levels that those pixels are drawn from."""
+    """Return the gray levels (M, D) from which :func:`fixed_test_images` draws its pixels, in the same order."""
     return data.test[subset_order(len(data.test))]
 
 
 def fixed_training_images(data: ImageData, validation: int, observations: int | None = None) -> Tensor:
-    """Draw the training set by the same rule, without the observations that a run held out."""
+    """Draw the training set as :func:`fixed_test_images` draws the test set, without the held-out observations."""
     train, _ = split(data, validation)
     return _first(train, observations, data.grey_levels, 1)
 

@@ -1,4 +1,4 @@
-"""Training metrics: running means on the device, and one row an epoch in ``metrics.csv``."""
+"""Training metrics: running means on the device, and one row per epoch in ``metrics.csv``."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ from ...objectives.objective import Seen, joined
 
 
 class Means(NamedTuple):
-    """Means over the observations of an epoch so far."""
+    """Means over the observations of the current epoch."""
 
     bound: float
-    """In nats."""
+    """Training bound in nats."""
     ess: float
     """Effective sample size, 1 to k."""
     max_weight: float
-    """Largest normalised weight, 1/k to 1."""
+    """Largest normalized weight, 1/k to 1."""
 
 
 class RunningMeans:
-    """Sums over observations, in float64 on the device, so that adding a step does not wait for the device."""
+    """Sums over observations, in float64 on the device, so that adding a step does not synchronize."""
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(len(Means._fields), dtype=torch.float64, device=device)
         self.count = 0
-        """Of observations."""
+        """Number of observations."""
 
     def add(self, seen: Sequence[Seen]) -> None:
-        """Take in what an objective saw in some steps; in a graph :attr:`count` is the caller's to keep."""
+        """Add the diagnostics of some steps. The caller updates :attr:`count`, which a replayed graph would not."""
         found = joined(seen).diagnostics()
         self.sums += torch.stack((found.value, found.ess, found.max_weight)).sum(1, dtype=torch.float64)
 
     def means(self) -> Means:
-        """The means so far; waits for the device."""
+        """Return the current means; synchronizes with the device."""
         return Means(*(self.sums / self.count).tolist())
 
     def restore(self, sums: Tensor, count: int) -> None:
+        """Continue from saved sums of ``count`` observations."""
         self.sums.copy_(sums)
         self.count = count
 
-    def start_again(self) -> None:
-        """With no observations."""
+    def reset(self) -> None:
+        """Discard everything accumulated."""
         self.sums.zero_()
         self.count = 0
 
@@ -60,7 +61,7 @@ class EpochMetrics:
     """One row of ``metrics.csv``."""
 
     epoch: int
-    """Counted from 1."""
+    """Number of the epoch, from 1."""
     step: int
     """Steps since the start of the run."""
     bound: float
@@ -68,11 +69,11 @@ class EpochMetrics:
     ess: float
     max_weight: float
     seconds: float
-    """Training time since the start of the run, interruptions left out."""
+    """Training time since the start of the run, without interruptions."""
     steps_per_second: float
     """Mean over the epoch."""
     validation: float | None = None
-    """IWAE bound of the validation set in nats, by k samples of the model at the end of the epoch; None without one."""
+    """IWAE bound of the validation set in nats with k samples, at the end of the epoch; None if there is none."""
 
 
 COLUMNS = tuple(field.name for field in fields(EpochMetrics))
@@ -84,7 +85,7 @@ def start_metrics(path: Path) -> None:
 
 
 def append_metrics(path: Path, row: EpochMetrics) -> None:
-    """Add a row; it is on disk when this returns, so a checkpoint written later never knows an epoch more."""
+    """Append a row and flush it to disk, so that a checkpoint written later never has more epochs than the file."""
     with path.open("a", newline="") as file:
         csv.writer(file).writerow(astuple(row))
         file.flush()
@@ -92,12 +93,12 @@ def append_metrics(path: Path, row: EpochMetrics) -> None:
 
 
 def read_metrics(path: Path) -> list[EpochMetrics]:
-    """All whole rows; a last row that a crash left unfinished is passed over. ValueError for another kind of file."""
+    """Read all complete rows; skip a last row cut off by a crash. Raises ValueError if this is not a metrics file."""
     with path.open(newline="", errors="replace") as file:
         content = file.read()
     rows = list(csv.reader(io.StringIO(content)))
     if not rows or tuple(rows[0]) != COLUMNS:
-        raise ValueError(f"{path} is no metrics file: its first line must be {','.join(COLUMNS)}")
+        raise ValueError(f"{path} is not a metrics file: its first line must be {','.join(COLUMNS)}")
     if not content.endswith("\n"):
         del rows[-1]
     try:
@@ -108,7 +109,7 @@ def read_metrics(path: Path) -> list[EpochMetrics]:
 
 def _parse(row: list[str]) -> EpochMetrics:
     if len(row) != len(COLUMNS):
-        raise ValueError(f"{len(row)} cells for {len(COLUMNS)} columns")
+        raise ValueError(f"expected {len(COLUMNS)} columns, got {len(row)}")
     epoch, step, *numbers, validation = row
     bound, ess, max_weight, seconds, rate = (float(number) for number in numbers)
     held_out = float(validation) if validation else None
@@ -116,7 +117,7 @@ def _parse(row: list[str]) -> EpochMetrics:
 
 
 def drop_metrics_after(path: Path, epoch: int) -> None:
-    """Keep the rows up to ``epoch``: those after a checkpoint come again when training resumes from it."""
+    """Drop the rows after ``epoch``, which training writes again when it resumes from an earlier checkpoint."""
     _write(path, [row for row in read_metrics(path) if row.epoch <= epoch])
 
 

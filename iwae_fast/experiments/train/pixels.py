@@ -1,7 +1,7 @@
-"""What a model is shown of an image.
+"""Binary pixels drawn from gray levels.
 
-Pixels are a function of (seed, index) by the package's own noise, so that a CPU and a GPU draw the same ones (but for
-the one in millions whose noise is within rounding of its grey level), and a CUDA graph draws fresh ones.
+Pixels are a function of (seed, index) by the package's own noise. A CPU and a GPU draw the same ones, except for about
+one in millions whose noise is within rounding of its gray level, and a CUDA graph draws fresh ones at each replay.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from ...ops.samples import seed_tensor, standard_normal
 from ...seeds import Purpose, derive_seed, generator
 
 SUBSET_SEED = 0
-"""The same for every run."""
+"""Seed of the order of subsets, the same for every run."""
 
 PIXEL_STREAM = 2**31 + 2
-"""Of the noise that pixels are drawn by; latent layers count from 0, a budget and resampling have 2^31 and the next."""
+"""Noise stream of pixels; latent layers use streams from 0, a budget and resampling use 2^31 and 2^31 + 1."""
 
 ROWS_AT_ONCE = 1024
-"""The images of a whole data set whose pixels are drawn at a time: their noise takes a few times their memory."""
+"""Images per chunk when the pixels of a data set are drawn, because the noise takes a few times their memory."""
 
 
 def batches_as_pixels(grey_levels: Tensor, seed: Tensor, steps: Tensor) -> Tensor:
-    """A fresh draw of every pixel of the batches (S, B, D) of S steps as Bernoulli(grey level), zeros and ones.
+    """Draw every pixel of the batches (S, B, D) of S steps as Bernoulli(gray level): zeros and ones in float32.
 
-    Each pixel is a function of the seed, the step, and where it is in the batch: of steps one by one, or of several at
-    once, it is the same.
+    Each pixel is a function of the seed, the step and its position in the batch, so drawing steps one by one or
+    together gives the same pixels.
 
     Args:
-        grey_levels: (S, B, D) in [0, 1], float32, which pixels are too.
+        grey_levels: (S, B, D) in [0, 1], float32.
         seed: int64 scalar on their device.
         steps: (S,) int64 on their device, each in [0, 2^32).
     """
@@ -48,15 +48,15 @@ def as_pixels(
     *indices: int,
     rows: Tensor | None = None,
 ) -> Tensor:
-    """Draw every pixel of the images (N, D), or of some rows of them (M, D), as Bernoulli(grey level).
+    """Draw every pixel of the images (N, D), or of some rows of them (M, D), as Bernoulli(gray level).
 
-    A pixel is a function of the seed, purpose and indices and of where it is among all images, whichever rows are
-    drawn. Rows that are not grey levels are returned as they are.
+    A pixel is a function of the seed, purpose and indices and of its position among all images, whichever rows are
+    drawn. Rows that are not gray levels are returned as they are.
 
     Args:
-        images: float32, or what gives float32 when it is indexed.
-        grey_levels: whether there is anything to draw.
-        seed, purpose, indices: as of :func:`iwae_fast.seeds.derive_seed`.
+        images: float32, or a :class:`.rows.Rows`, which returns float32 when it is indexed.
+        grey_levels: True if the images are gray levels, so that pixels are drawn.
+        seed, purpose, indices: as for :func:`iwae_fast.seeds.derive_seed`.
         rows: int64 (M,), on the CPU; all rows if None.
     """
     device = torch.device("cpu") if isinstance(images, Rows) else images.device
@@ -86,13 +86,13 @@ def _drawn(grey_levels: Tensor, seed: Tensor, *, samples: Tensor | None = None, 
         observation_offset=observation_offset,
         stream=PIXEL_STREAM,
         device=grey_levels.device,
-        backend=BEST.get(grey_levels.device.type, REFERENCE),  # whichever is forced for models
+        backend=BEST.get(grey_levels.device.type, REFERENCE),  # regardless of the backend forced for the model
     )
-    # Twice the normal distribution function of the noise, by erfc since it stays above 0 at the noise's lower end: so
-    # that levels of 0 and 1 are certain, whatever is rounded.
+    # erfc(-noise / sqrt(2)) is twice the normal CDF of the noise. Unlike 1 + erf it stays above 0 in the lower tail, so
+    # that levels of 0 and 1 are certain despite rounding.
     return noise.mul_(-math.sqrt(0.5)).erfc_().gt_(2.0 - 2.0 * grey_levels)
 
 
 def subset_order(observations: int) -> Tensor:
-    """An order of so many observations, always the same one, whose beginnings are random subsets."""
+    """Return a fixed permutation of this many observations, any beginning of which is a random subset."""
     return torch.randperm(observations, generator=generator(SUBSET_SEED, Purpose.SUBSET))

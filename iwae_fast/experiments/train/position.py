@@ -1,4 +1,4 @@
-"""How far a run has come, in steps and epochs."""
+"""Progress of a run in steps and epochs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Position:
-    """Where a checkpoint is in its run."""
+    """The position of a checkpoint in its run."""
 
     step: int
-    """Steps taken."""
+    """Number of steps taken."""
     steps_per_epoch: int
     epochs: int
-    """Those that the run is to have."""
+    """Number of epochs of the whole run."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, data: ImageData) -> Position:
-        """Work it out from the run's own data set, whose size says how many steps an epoch has."""
+        """Compute the position; the size of the run's own data set determines the steps per epoch."""
         config = checkpoint.config
         observations = len(data.train) - config.validation
         return cls(checkpoint.step, -(-observations // config.batch_size), config.epochs)
@@ -30,10 +30,10 @@ class Position:
         return asdict(self)
 
     def describe(self) -> str:
-        """Say it in words, such as "step 58, the end of epoch 2 of 4"."""
+        """Return the position in words, such as "step 58, the end of epoch 2 of 4"."""
         if self.step == 0:
             return f"step 0, before epoch 1 of {self.epochs}: an untrained model"
         whole, rest = divmod(self.step, self.steps_per_epoch)
         where = f"in epoch {whole + 1}" if rest else f"the end of epoch {whole}"
-        going = "" if whole >= self.epochs else ": training has not come to its end"
+        going = "" if whole >= self.epochs else ": training is not complete"
         return f"step {self.step}, {where} of {self.epochs}{going}"

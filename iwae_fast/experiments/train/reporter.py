@@ -1,4 +1,4 @@
-"""Who is told how training goes."""
+"""Callbacks of training."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ if TYPE_CHECKING:
 
 
 class Live(NamedTuple):
-    """How training goes, between the ends of epochs."""
+    """Progress of training within an epoch."""
 
     step: int
     epoch: int
-    """Counted from 1."""
+    """Number of the epoch, from 1."""
     means: Means
-    """Over the epoch so far."""
+    """Means over the current epoch."""
     steps_per_second: float
-    """Since training began or resumed."""
+    """Rate since training began or resumed."""
 
 
 class Reporter:
-    """Is told how training goes; this one keeps it to itself."""
+    """The base class of training callbacks, which ignores all events."""
 
     def started(self, step: int, total_steps: int) -> None:
-        """Training begins after ``step`` earlier steps."""
+        """Handle the start of training after ``step`` earlier steps."""
 
     def decided(self, how: str) -> None:
-        """On a GPU, how steps are taken: captured or one by one, and why; once it is known."""
+        """Handle the decision on a GPU whether steps are captured or taken one by one; ``how`` includes the reason."""
 
     def progressed(self, live: Live) -> None:
-        """Some steps were taken; called about ten times a second."""
+        """Handle progress within an epoch; called about ten times per second."""
 
     def epoch_ended(self, row: EpochMetrics) -> None:
-        """An epoch is complete and its row written."""
+        """Handle the end of an epoch, after its row is written."""

@@ -1,4 +1,4 @@
-"""The data of a run: found again, perhaps elsewhere, and known for what they are by their fingerprint."""
+"""Loading of the data of a run, which may have moved and are recognized by their fingerprint."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ from .checkpoint import Checkpoint, CheckpointError
 
 
 def stored_name(dataset: str) -> str:
-    """The name under which a run keeps its data set: of a file, the absolute path."""
+    """Return the name of the data set to store in a run: for a file, its absolute path."""
     return str(Path(dataset).expanduser().absolute()) if dataset.endswith(FILES) else dataset
 
 
 def difference(checkpoint: Checkpoint, data: ImageData) -> str | None:
-    """Say which part of the data is not what the run was trained with; None where they are the run's own."""
+    """Return the name of the part that differs from the run's data; None if the data are the run's own."""
     if checkpoint.data != data.train_fingerprint:
         return "training"
-    # The checkpoints of earlier versions do not know the test observations.
+    # Checkpoints of earlier versions do not have a fingerprint of the test observations.
     if checkpoint.test_data not in (None, data.test_fingerprint):
         return "test"
     return None
 
 
 def check_own(checkpoint: Checkpoint, data: ImageData, source: Path) -> None:
-    """Raise CheckpointError unless the data are those of the run whose checkpoint comes from ``source``."""
+    """Raise CheckpointError unless the data are those of the run whose checkpoint was read from ``source``."""
     part = difference(checkpoint, data)
     if part is not None:
         raise CheckpointError(
-            f"{source} is of other {part} data than {data.name} has now: name the file that has the run's data with "
-            "--data"
+            f"{source} was written with {part} data that differ from {data.name}: give the file with the run's data "
+            "by --data"
         )
 
 
 def load_own_data(checkpoint: Checkpoint, source: Path, dataset: str | None = None) -> ImageData:
-    """Load the data of a run, from another file if ``dataset`` names one; CheckpointError where they are others."""
+    """Load the data of a run, from the file ``dataset`` if given; raises CheckpointError if they are not the run's."""
     name = checkpoint.config.dataset if dataset is None else stored_name(dataset)
     if name.endswith(FILES) and not Path(name).exists():
-        raise DataError(f"{name} does not exist: name the file that has the run's data with --data")
+        raise DataError(f"{name} does not exist: give the file with the run's data by --data")
     data = checkpoint.config.load_data(name)
     check_own(checkpoint, data, source)
     return data
 
 
 class Found(NamedTuple):
-    """Data that a run is to be evaluated on."""
+    """Data for an evaluation of a run."""
 
     data: ImageData
     is_own: bool
-    """Whether the run was trained with them."""
+    """True if the run was trained with these data."""
 
 
 def find_data(checkpoint: Checkpoint, source: Path, dataset: str | None = None) -> Found:
-    """Load the data of a run, or others if ``dataset`` names others.
+    """Load the data of a run, or other data if ``dataset`` names them.
 
     Args:
-        checkpoint: the run's.
-        source: the file of the checkpoint, for messages.
-        dataset: a file, which has the run's data if they moved there, or others; or a data set. None for the run's own
-            place of data: CheckpointError where other data are there now.
+        checkpoint: checkpoint of the run.
+        source: file of the checkpoint, for messages.
+        dataset: a data set, or a file with either the run's data, if they have moved, or other data. None for the
+            run's own data set; raises CheckpointError if its content has changed.
 
-    Of other data in a single array all rows are the test part.
+    If other data are a single array, all of its rows are the test part.
     """
     if dataset is None:
         return Found(load_own_data(checkpoint, source), True)
@@ -69,7 +69,7 @@ def find_data(checkpoint: Checkpoint, source: Path, dataset: str | None = None) 
     try:
         data = checkpoint.config.load_data(name)
     except DataError:
-        pass  # it need not have a training part: what else is wrong is found again
+        pass  # it may lack only a training part; any other error is raised again below
     else:
         if difference(checkpoint, data) is None:
             return Found(data, True)

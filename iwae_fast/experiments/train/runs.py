@@ -1,4 +1,4 @@
-"""A run's folder: which file is where, how a run begins, and how a trained model comes back from it."""
+"""The folder of a run: paths of its files, creation and opening of runs, locks, and loading of the trained model."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Run:
 
     @property
     def evaluations(self) -> Path:
-        """The folder of all evaluations, of which ``evaluation`` and ``per_observation`` are the best one."""
+        """The folder of all evaluations; ``evaluation`` and ``per_observation`` are copies of the best one."""
         return self.folder / "evaluations"
 
     @property
@@ -56,7 +56,7 @@ class Run:
         return self.folder / "report.html"
 
     def journal(self, step: int, k: int, observations: int, of: str = "evaluation") -> Path:
-        """Of an evaluation that is under way, or was interrupted."""
+        """Return the path of the journal of a running or interrupted evaluation."""
         return self.folder / f"{of}-step{step}-k{k}-n{observations}.partial.npz"
 
     @property
@@ -73,13 +73,13 @@ class Run:
 
 
 def default_folder(config: TrainConfig) -> Path:
-    """``runs/<dataset>-<bound>-k<k>-<local time>``; of data of one's own, the name of their file."""
+    """Return ``runs/<dataset>-<bound>-k<k>-<local time>``; the data set is the name without suffix if it is a file."""
     dataset = Path(config.dataset).stem
     return Path("runs") / f"{dataset}-{config.bound}-k{config.k}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def create_run(folder: Path, config: TrainConfig) -> Run:
-    """Begin a run in a new or empty folder; FileExistsError where anything is in it."""
+    """Begin a run in a new or empty folder; raises FileExistsError if the folder is not empty."""
     check_empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder)
@@ -89,27 +89,29 @@ def create_run(folder: Path, config: TrainConfig) -> Run:
 
 
 def check_empty(folder: Path) -> None:
-    """Raise FileExistsError where anything is in a folder that a run shall begin in."""
+    """Raise FileExistsError unless a folder, in which a run is to begin, is new or empty."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is not a folder")
-    # Hidden files are locks, and what a crash left half written.
+    # Hidden files are locks, and temporary files left by a crash.
     if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise FileExistsError(f"the folder {folder} is not empty: choose another, or go on with --resume {folder}")
+        raise FileExistsError(
+            f"the folder {folder} is not empty: choose another one, or resume its run with --resume {folder}"
+        )
 
 
 def check_is_run(folder: Path) -> Run:
-    """Return the run of a folder; FileNotFoundError where the folder holds no run."""
+    """Return the run of a folder; raises FileNotFoundError if the folder does not hold a run."""
     run = Run(folder)
     if not run.config.is_file():
-        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {run.config.name}")
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it does not have {run.config.name}")
     return run
 
 
 @contextmanager
 def sole_trainer(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in an existing folder meanwhile: ValueError where one does.
+    """Lock an existing folder for training; raises ValueError if another process is training in it.
 
-    Whoever writes the run's configuration, metrics or checkpoint takes this first and reads them inside.
+    Code that writes the run's configuration, metrics or checkpoint must hold this lock, and read them while it does.
     """
     with _lock(folder / ".training.lock", f"another process is training in {folder}"):
         run = Run(folder)
@@ -120,10 +122,10 @@ def sole_trainer(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def sole_evaluator(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Keep other processes from evaluating the run in a folder meanwhile.
+    """Lock the run in a folder for evaluation.
 
-    Whoever writes evaluations or the report takes this first. Where another process has it, ValueError, unless this
-    one shall ``wait``.
+    Code that writes evaluations or the report must hold this lock. If another process holds it, wait for it if
+    ``wait``, else raise ValueError.
     """
     with _lock(folder / ".evaluation.lock", f"another process is evaluating {folder}", -1 if wait else 0):
         run = Run(folder)
@@ -138,12 +140,12 @@ def _lock(path: Path, taken: str, timeout: float = 0) -> Iterator[None]:
         held = filelock.FileLock(path).acquire(timeout=timeout)
     except filelock.Timeout as error:
         raise ValueError(taken) from error
-    with held:  # which the end of a process, however it comes, gives back too
+    with held:  # the operating system releases the lock when a process ends, even by a crash
         yield
 
 
 def continue_elsewhere(earlier: Run, folder: Path, config: TrainConfig) -> Run:
-    """Begin a run in a new or empty folder where another one is, which stays as it is."""
+    """Begin a run in a new or empty folder from the state of an earlier run, which stays unchanged."""
     run = create_run(folder, config)
     for source, target in ((earlier.metrics, run.metrics), (earlier.checkpoint, run.checkpoint)):
         replace_file(target, source.read_bytes())
@@ -151,7 +153,7 @@ def continue_elsewhere(earlier: Run, folder: Path, config: TrainConfig) -> Run:
 
 
 def open_run(folder: Path) -> tuple[Run, Checkpoint]:
-    """An earlier run and its checkpoint; the config is the folder's, which the checkpoint must be of."""
+    """Return an earlier run and its checkpoint, with the config of the folder, which must agree with the checkpoint."""
     run = check_is_run(folder)
     content = read_json(run.config)
     try:
@@ -161,21 +163,23 @@ def open_run(folder: Path) -> tuple[Run, Checkpoint]:
     checkpoint = load_checkpoint(run.checkpoint)
     differing = checkpoint.config.differences(config)
     if differing:
-        raise CheckpointError(f"{run.checkpoint} is of another run than {run.config}: {', '.join(differing)} differ")
+        raise CheckpointError(
+            f"{run.checkpoint} belongs to a different run than {run.config}: {', '.join(differing)} differ"
+        )
     return run, replace(checkpoint, config=config)
 
 
 def trained_model(checkpoint: Checkpoint, device: str | None = None, backend: str | None = None) -> LatentVariableModel:
-    """The model of a checkpoint, on the run's device and backend unless others are given."""
+    """Return the model of a checkpoint, on the run's device and backend unless others are given."""
     config = checkpoint.config
-    with torch.random.fork_rng(devices=[]):  # of the first weights, which the checkpoint's replace
+    with torch.random.fork_rng(devices=[]):  # initialization must not advance the global generator
         model = build(config, checkpoint.data_dim, backend=backend)
     fill(model.state_dict(), checkpoint.model)
     return model.to(usable_device(device or config.device, backend or config.backend))
 
 
 def fill(targets: dict[str, Any], saved: dict[str, Any]) -> None:
-    """Copy saved tensors into those of the same name; CheckpointError where names or shapes differ."""
+    """Copy saved tensors into those of the same name; raises CheckpointError if names or shapes differ."""
     expected = {name: tuple(tensor.shape) for name, tensor in targets.items()}
     found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
     if expected != found:

@@ -1,4 +1,4 @@
-"""Which objective a run had from which step on: it may change when the run is resumed."""
+"""The objectives of a run by step, which may change when the run is resumed."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 from ..config import OBJECTIVE, TrainConfig
 
 OF_BOUND = {"vr-iwae": "alpha", "jvi": "order", "miwae": "groups", "piwae": "groups", "ciwae": "beta"}
-"""The setting that a bound has besides k."""
+"""The setting of a bound in addition to k."""
 
 NAMES = tuple(name for name in OBJECTIVE if name != "chunk_size")
-"""Settings that make another objective; a chunk size only saves memory."""
+"""Settings that define the objective; a chunk size only saves memory."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Steps of a run with one objective, up to the next segment."""
+    """The steps of a run with one objective, up to the next segment."""
 
     step: int
-    """Steps taken before it."""
+    """Number of steps before the segment."""
     settings: dict[str, Any]
-    """Those of NAMES."""
+    """Values of the settings in :data:`NAMES`."""
 
     @classmethod
     def begin(cls, step: int, config: TrainConfig) -> Segment:
@@ -32,7 +32,7 @@ class Segment:
         return asdict(self)
 
     def describe(self) -> str:
-        """Say in a few words what was maximized, such as "vr-iwae (alpha 0.3), k = 7, dreg, budget 2"."""
+        """Return a short description of the objective, such as "vr-iwae (alpha 0.3), k = 7, dreg, budget 2"."""
         bound, further = self.settings["bound"], OF_BOUND.get(self.settings["bound"])
         words = [
             bound if further is None else f"{bound} ({further} {self.settings[further]})",
@@ -48,8 +48,8 @@ class Segment:
 
 
 def extended(segments: Sequence[Segment], step: int, config: TrainConfig) -> tuple[Segment, ...]:
-    """Add a segment where a run goes on from ``step`` with another objective than before."""
-    # One in which no step was taken never was.
+    """Add a segment if a run resumes from ``step`` with another objective than before."""
+    # A segment without steps is dropped.
     kept = [segment for segment in segments if segment.step < step]
     following = Segment.begin(step, config)
     if kept and kept[-1].settings == following.settings:

@@ -1,4 +1,4 @@
-"""Where the steps of a run take their observations from."""
+"""The training observations from which steps take their batches."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from torch import Tensor
 from ...data.rows import Observations, Rows
 
 SHARE = 0.5
-"""The part of a device's free memory that the training set may take up; the rest is for the steps."""
+"""The fraction of a device's free memory that the training set may occupy; the rest is for the steps."""
 
 
 class Source:
-    """The training observations, on the device where they fit into its memory, else in their file.
+    """The training observations, on the device if they fit into its memory, else in their file.
 
-    Bytes stay bytes, on the device too, and become float32 batch by batch.
+    Bytes stay bytes on the device too, and are converted to float32 batch by batch.
 
     Args:
         observations: (N, D).
-        device: the run's.
-        free: bytes that are free on it; asked for if None. Rows stay where they are on the CPU then: what is read into
-            memory and what stays in a file was decided when they were loaded.
+        device: device of the run.
+        free: free memory of the device in bytes. If None it is queried on a GPU, and on the CPU :class:`.rows.Rows` are
+            not copied, because loading has already decided which arrays are read into memory.
     """
 
     def __init__(self, observations: Observations, device: torch.device, free: int | None = None) -> None:
         self.device = device
         self.count, self.width = observations.shape
         self.obstacle: str | None = None
-        """Why steps cannot be captured; None where nothing of this kind is in the way."""
+        """The reason why steps cannot be captured with these observations; None if they can."""
         self._divisor: float | None = None
         self._held = observations
         if isinstance(observations, Tensor):
@@ -41,7 +41,7 @@ class Source:
         return self.count
 
     def take(self, rows: Tensor) -> Tensor:
-        """Gather the observations of int64 ``rows`` (M,) as float32 (M, D) on the device, which ``rows`` are on too."""
+        """Gather the observations of int64 ``rows`` (M,), on the device, as float32 (M, D) on the device."""
         if isinstance(self._held, Rows):
             return self._held[rows.cpu()].to(self.device)
         found = self._held.index_select(0, rows)
@@ -50,7 +50,7 @@ class Source:
         return found if self._divisor is None else found.div_(self._divisor)
 
     def _hold(self, rows: Rows, free: int) -> None:
-        """Copy rows to the device part by part, unless they are too many."""
+        """Copy rows to the device chunk by chunk, unless they exceed SHARE of the free memory."""
         dtype = torch.uint8 if rows.is_bytes else torch.float32
         if rows.shape.numel() * dtype.itemsize > SHARE * free:
             self.obstacle = "the training observations do not fit into the memory of the device"
@@ -61,5 +61,5 @@ class Source:
             held[first : first + len(part)] = part
             first += len(part)
         self._held = held
-        if rows.is_bytes:  # other numbers were divided on their way
+        if rows.is_bytes:  # float32 rows were divided when they were indexed
             self._divisor = rows.divisor

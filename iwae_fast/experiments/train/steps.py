@@ -1,4 +1,4 @@
-"""The steps of a run, as functions of what lies on the device, so that a GPU can repeat them by itself."""
+"""The steps of a run as functions of tensors on the device, so that CUDA graphs can capture and replay them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from .pixels import batches_as_pixels
 from .source import Source
 
 MOST_STEPS = 32
-"""In one graph. A graph's launch takes some microseconds, and a run can stop, report and save only between graphs: so
-many steps make the one a small part of a step, and keep the other to some milliseconds."""
+"""The most steps in one graph. A graph's launch takes some microseconds, and a run can stop, report and save only
+between graphs: with this many steps the launch is a small part of a step, and a graph takes only milliseconds."""
 
 MOST_ROWS = 4096
-"""Observations of the steps of one graph, drawn all at once: beyond that a step is not bound by launches."""
+"""The most observations in the steps of one graph, whose pixels are drawn together: larger steps are not bound by
+launches."""
 
 
 class Steps:
-    """Order of the epoch, pixels, noise, bound, gradient, update and means of a run's steps.
+    """The training steps of a run: batch, pixels, noise, bound, gradient, update and running means.
 
-    All that changes from step to step is read from tensors: the position, from which batch, pixels and seeds follow,
-    the order of the epoch and the learning rate. So a graph of some steps does what the steps do one by one, and either
-    may go on where the other stopped.
+    All that changes from step to step is read from tensors: the position (which determines batch, pixels and seeds),
+    the order of the epoch and the learning rate. A graph of several steps therefore gives the same results as the
+    steps taken one by one, and either can continue where the other stopped.
     """
 
     def __init__(
@@ -50,40 +51,40 @@ class Steps:
         self.batch_size = config.batch_size
         self.whole, self.rest = divmod(len(images), config.batch_size)
         self.in_epoch = self.whole + bool(self.rest)
-        """Steps of an epoch, of which the last may have a smaller batch."""
+        """Number of steps per epoch; the last one may have a smaller batch."""
         self.means = RunningMeans(device)
         self.order = torch.arange(len(images), device=device)
-        """Of the observations in the epoch."""
+        """Order of the observations in the epoch."""
         self._position = torch.zeros((), dtype=torch.int64, device=device)
         self._rates = Rates(optimizer, device)
         self._pixels = seed_tensor(derive_seed(config.seed, Purpose.PIXELS), device)
         self._latents = first_seed(config.seed, Purpose.LATENTS)
-        # Two columns, so that every number lies where 16 divides its address, as kernels like the seeds of their noise.
+        # Two columns align every seed to 16 bytes, as the kernels that read seeds prefer.
         self._ahead = torch.arange(MOST_STEPS, device=device)[:, None].repeat(1, 2)
         self._step_of_schedule = 0
         self._programs: dict[tuple[int, int], Program] = {}
         self.reason = _reason(config, self.objective, model, optimizer, device, recorder) or images.obstacle
-        """Why steps are taken one by one; None where they are captured, or will be."""
+        """The reason why steps are taken one by one; None if they are captured, or will be."""
         self._recorder = None if self.reason is not None else recorder or CudaGraphs(device)
         self.at_once = max(1, min(MOST_STEPS, MOST_ROWS // config.batch_size, self.whole))
-        """Steps in the largest graph."""
+        """Number of steps in the largest graph."""
 
     @property
     def how(self) -> str | None:
-        """One phrase for people, on how steps are taken; None as long as it is not decided."""
+        """A phrase on how steps are taken, for output; None until it is decided."""
         if self.reason is not None:
             return f"one by one: {self.reason}"
         if any(program.recorded for program in self._programs.values()):
             return f"captured as CUDA graphs of up to {self.at_once}"
         return None
 
-    def move_to(self, step: int, order: Tensor) -> None:
-        """Be where so many steps were taken, in an epoch of this order."""
+    def seek(self, step: int, order: Tensor) -> None:
+        """Continue from ``step``, in an epoch with this order of observations."""
         self._position.fill_(step)
         self.order.copy_(order)
 
     def take(self, step: int) -> int:
-        """Take the steps after the first ``step``: one, or those of a graph, all in one epoch. Returns how many."""
+        """Take the next step after ``step`` steps, or the next graph of steps in the epoch; return the number taken."""
         left = self.whole - step % self.in_epoch
         size = self.batch_size if left else self.rest
         count = self.at_once if self.reason is None and left >= self.at_once else 1
@@ -103,7 +104,7 @@ class Steps:
         return count
 
     def _run(self, count: int, size: int) -> Seen:
-        """So many steps with batches of this size; what the objective saw in the last."""
+        """Take ``count`` steps with batches of ``size``; return the diagnostics of the last one."""
         steps = self._ahead[:count] + self._position
         seeds = steps + self._latents
         seen: list[Seen] = []
@@ -119,7 +120,7 @@ class Steps:
         return seen[-1]
 
     def _batches(self, steps: Tensor, size: int) -> Tensor:
-        """What the model is shown in these steps, (S, B, D)."""
+        """Return the batches of these steps, (S, B, D)."""
         if size == self.batch_size:
             batches = self.order[: self.whole * size].view(self.whole, size)
             rows = batches.index_select(0, steps % self.in_epoch).flatten()
@@ -137,7 +138,7 @@ def _reason(
     device: torch.device,
     recorder: Recorder | None,
 ) -> str | None:
-    """Why the steps of a run cannot, or shall not, be captured, as far as that is known without taking one."""
+    """Return why steps cannot or must not be captured, as far as known without taking one; None if they may be."""
     if recorder is None and (reason := unavailable(device)) is not None:
         return reason
     return obstacle(objective, model, optimizer) if config.capture else "capture is switched off"

@@ -1,4 +1,4 @@
-"""Training that stops and goes on at any step without a trace in the result."""
+"""Training that can stop and resume at any step without changing the result."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from .validation import Validation
 
 REPORT_SECONDS = 0.1
 SAVE_SECONDS = 10.0
-"""A checkpoint is due at the end of an epoch if the last one is this old ..."""
+"""Least age of the last checkpoint for a new one at the end of an epoch."""
 SAVE_WITHIN_EPOCH_SECONDS = 120.0
-"""... and between any steps, or graphs of steps, if it is this old."""
+"""Least age of the last checkpoint for a new one within an epoch, between steps or graphs of steps."""
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class Trainer:
     """A run in progress: model, optimizer and position.
 
-    The order of an epoch, the pixels and the noise of a step are functions of the run's seed and the position
-    (:mod:`iwae_fast.seeds`), so a checkpoint of these three is all that an exact continuation needs.
+    The order of an epoch, and the pixels and the noise of a step, are functions of the run's seed and the position
+    (:mod:`iwae_fast.seeds`), so a checkpoint of model, optimizer and position suffices for an exact continuation.
 
     Args:
-        config, run, data: as of :func:`train`.
-        recorder: what captures steps, in the place of CUDA graphs.
+        config, run, data: as for :func:`train`.
+        recorder: records steps; CUDA graphs if None.
     """
 
     def __init__(self, config: TrainConfig, run: Run, data: ImageData, recorder: Recorder | None = None) -> None:
@@ -77,7 +77,7 @@ class Trainer:
         self._begin_epoch()
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take the place of the run that wrote the checkpoint; CheckpointError where it does not fit."""
+        """Continue from a checkpoint; raises CheckpointError if it does not fit the run."""
         check_own(checkpoint, self.data, self.run.checkpoint)
         fill(self.model.state_dict(), checkpoint.model)
         for entry in ADAM_STATE:
@@ -94,8 +94,8 @@ class Trainer:
     def fit(self, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> bool:
         """Train to the end of the last epoch, or until ``stop()`` between steps; a checkpoint is written either way.
 
-        Returns whether the end was reached. TrainingError if the loss is no longer finite; the checkpoint is then
-        the last one that was.
+        Returns whether the end was reached. Raises TrainingError if the loss is not finite; the checkpoint is then the
+        last one before that.
         """
         total_steps = self.config.epochs * self.steps_per_epoch
         first_step, first_second = self.step, self.seconds
@@ -128,13 +128,13 @@ class Trainer:
         return True
 
     def take_steps(self) -> None:
-        """One step, or as many as a graph holds: fresh pixels, bound, gradient, update."""
+        """Take one step, or the steps of one graph: fresh pixels, bound, gradient, update."""
         rate = self.config.learning_rate * self.protocol.factor(self._epoch(), self.config.stages)
         self.optimizer.param_groups[0]["lr"] = rate
         self.step += self.steps.take(self.step)
 
     def save(self) -> None:
-        """Write the checkpoint, unless training has come to something that is not finite: TrainingError."""
+        """Write the checkpoint; raises TrainingError, and writes nothing, if means or parameters are not finite."""
         if self.means.count:
             self._finite_means()
         finite = [parameter.isfinite().all() for parameter in self.model.parameters()]
@@ -163,18 +163,18 @@ class Trainer:
         self.seconds = time.perf_counter() - self._origin
 
     def _epoch(self) -> int:
-        """Whole epochs done."""
+        """Return the number of complete epochs."""
         return self.step // self.steps_per_epoch
 
     def _begin_epoch(self) -> None:
-        """At the present step, which may be in the middle of it; its means have seen nothing yet."""
+        """Begin the epoch of the current step, which may be in the middle of it, with empty means."""
         order = generator(self.config.seed, Purpose.ORDER, self._epoch())
-        self.steps.move_to(self.step, torch.randperm(len(self.images), generator=order))
-        self.means.start_again()
+        self.steps.seek(self.step, torch.randperm(len(self.images), generator=order))
+        self.means.reset()
 
     def _end_epoch(self) -> EpochMetrics:
         means = self._finite_means()
-        self._read_clock()  # again: the means may have waited for the device
+        self._read_clock()  # again: reading the means may have synchronized with the device
         rate = self.steps_per_epoch / (self.seconds - self.epoch_started)
         row = EpochMetrics(self._epoch(), self.step, *means, self.seconds, rate, self.validation.bound(self.model))
         append_metrics(self.run.metrics, row)
@@ -191,7 +191,7 @@ class Trainer:
     def _not_finite(self) -> TrainingError:
         return TrainingError(
             f"the loss is not finite at step {self.step} (epoch {self._epoch() + 1}): try a lower learning rate; "
-            f"{self.run.checkpoint} is from before"
+            f"{self.run.checkpoint} holds the last finite state"
         )
 
     def _adam_state(self) -> dict[str, dict[str, Tensor]]:
@@ -199,7 +199,7 @@ class Trainer:
 
 
 def split(data: ImageData, validation: int) -> tuple[Observations, Observations | None]:
-    """The training observations, and ``validation`` held out of them, always the same ones; None for none."""
+    """Return the training observations without ``validation`` held-out ones, always the same, and these (None if 0)."""
     if not validation:
         return data.train, None
     if validation >= len(data.train):
@@ -211,13 +211,13 @@ def split(data: ImageData, validation: int) -> tuple[Observations, Observations 
 
 
 def check(config: TrainConfig, data: ImageData) -> None:
-    """ValueError for what would stop a run at its first step."""
+    """Raise ValueError if the settings would make the first step of a run fail."""
     split(data, config.validation)
     config.objective().check_model(build(config, data.train.shape[1]))
 
 
 def initial_model(config: TrainConfig, images: Observations) -> LatentVariableModel:
-    """The untrained model of a run, on the CPU, from the training images (N, D)."""
+    """Return the untrained model of a run, on the CPU; the training images (N, D) initialize its output bias."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(config.seed, Purpose.MODEL))
         return build(config, images.shape[1], images)
@@ -232,20 +232,20 @@ def train(
     reporter: Reporter | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Train a run, or go on with one, until its last epoch or until ``stop()`` between steps.
+    """Train or resume a run until its last epoch, or until ``stop()`` between steps.
 
     Args:
-        config: the settings; those of ``resume_from`` but for what :data:`.config.CHANGEABLE` names.
+        config: the settings; if resuming, only those in :data:`.config.CHANGEABLE` may differ from the checkpoint's.
         run: from :func:`.runs.create_run` or :func:`.runs.open_run`.
         data: from :meth:`TrainConfig.load_data`.
-        resume_from: the checkpoint to go on from.
-        reporter: is told how it goes.
-        stop: asked after every step, or every graph of some steps.
+        resume_from: the checkpoint to resume from.
+        reporter: callbacks for progress.
+        stop: called after every step or graph of steps; training stops if it returns True.
 
-    Returns whether the end was reached. Either way the checkpoint holds the state as it is.
+    Returns whether the end was reached. Either way the checkpoint holds the current state.
     """
     trainer = Trainer(config, run, data)
     if resume_from is not None:
         trainer.restore(resume_from)
-        write_json(run.config, config.to_json())  # only now that nothing is left to refuse it
+        write_json(run.config, config.to_json())  # only after all checks have passed
     return trainer.fit(reporter or Reporter(), stop)

@@ -1,4 +1,4 @@
-"""The bound of observations that training does not see."""
+"""The bound of held-out observations."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..config import TrainConfig
 from .pixels import as_pixels, subset_order
 
 LARGEST = 1000
-"""Observations of a validation set that are looked at after each epoch."""
+"""The most observations of a validation set that are evaluated after each epoch."""
 
 
 class Validation:
-    """The validation set of a run: what was held out of the training observations, or else the data set's own.
+    """The validation set of a run: observations held out of the training set, or else the data set's own.
 
-    Its pixels and noise are the same at each time, so that epochs can be compared.
+    Its pixels and noise are the same at each evaluation, so that epochs can be compared.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Validation:
             self.observations = as_pixels(few, data.grey_levels, config.seed, Purpose.VALIDATION_PIXELS)
 
     def bound(self, model: LatentVariableModel) -> float | None:
-        """Mean IWAE bound in nats with the k of training; None where nothing is held out."""
+        """Return the mean IWAE bound in nats with the k of training; None without a validation set."""
         if self.observations is None:
             return None
         return evaluate.log_likelihood(model, self.observations, self.k, seed=self.seed).mean
