@@ -39,6 +39,13 @@ def test_readme() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_extending_page() -> None:
+    """The Python of docs/extending.md runs, one block after the other, and its assertions hold."""
+    result = fresh.run("\n".join(python_in("docs/extending.md")))
+    assert result.returncode == 0, result.stderr
+    assert "relative bias" in result.stdout
+
+
 def test_models_page() -> None:
     """Every line of Python in docs/models.md runs."""
     script = f"""
