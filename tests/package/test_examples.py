@@ -26,9 +26,28 @@ def test_every_example_is_tested() -> None:
     assert all(f'"{path.name}"' in here for path in EXAMPLES.glob("*.py"))
 
 
+def python_in(page: str) -> list[str]:
+    """Return the blocks of Python in a page of the documentation, by its path from the root."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
 def test_readme() -> None:
-    """Every line of Python in the README runs, one block after the other."""
-    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
+    """The README's Python runs, one block after the other."""
+    script = "\n".join(python_in("README.md"))
+    assert "5000" in script
+    result = fresh.run(script.replace("5000", "50"))
+    assert result.returncode == 0, result.stderr
+
+
+def test_extending_page() -> None:
+    """The Python of docs/extending.md runs, one block after the other, and its assertions hold."""
+    result = fresh.run("\n".join(python_in("docs/extending.md")))
+    assert result.returncode == 0, result.stderr
+    assert "relative bias" in result.stdout
+
+
+def test_models_page() -> None:
+    """Every line of Python in docs/models.md runs."""
     script = f"""
 import torch
 from torch import nn
@@ -42,7 +61,7 @@ def run(code, **names):
     exec(code, names := {{"iw": iw, "nn": nn, "torch": torch, **names}})
     return names
 
-functions, convolutions, models = {blocks!r}
+functions, convolutions, models = {python_in("docs/models.md")!r}
 networks = dict(encoder=Encoder(784, 10), decoder=nn.Linear(5, 784), x=torch.rand(4, 784))
 run(functions, **networks)
 assert run(convolutions, images=torch.rand(2, 1, 28, 28))["loss"].shape == ()
