@@ -52,8 +52,8 @@ class Ops(Protocol):
         mask: Tensor | None,
         reduction: str,
         needs_grad: Sequence[bool],
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return the loss, the weights, and the parameters' gradients for an upstream gradient of 1.
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Return the loss, the bounds (...), the weights, and the parameters' gradients for an upstream gradient of 1.
 
         A parameter that needs a gradient has the shape of the whole call, (k, ..., D).
         """

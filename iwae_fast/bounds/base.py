@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import wraps
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,7 +50,22 @@ class Bound:
     """
 
     one_sample_serves = False
-    """Whether k = 1 is a usual choice, so that an objective takes it by default: of the ELBO alone."""
+    """True if k = 1 is a usual choice, which an objective then takes by default."""
+    is_lower_bound = False
+    """True if the bound is at most log p(x) for every q, so that learned random weights cannot inflate it."""
+    is_log_mean_exp = False
+    """True if the bound is :func:`iwae_fast.log_mean_exp`, whose coefficients are the normalized weights: likelihoods
+    may compute it fused, and estimators that are derived from these weights apply."""
+    is_mean = False
+    """True if the bound is the mean of the log-weights, whose divergence may be replaced by its closed form."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Drop the claims above for a subclass that redefines the bound and does not make them itself."""
+        super().__init_subclass__(**options)
+        if {"__call__", "coefficients"} & set(vars(cls)):
+            for claim in ("is_lower_bound", "is_log_mean_exp", "is_mean"):
+                if claim not in vars(cls):
+                    setattr(cls, claim, False)
 
     @property
     def for_decoder(self) -> Bound:

@@ -25,6 +25,8 @@ class MIWAE(Bound):
         groups: M >= 1, which must divide k, else a ValueError.
     """
 
+    is_lower_bound = True
+
     def __init__(self, groups: int) -> None:
         self.groups = checks.positive("groups", groups)
 
@@ -55,6 +57,8 @@ class PIWAE(IWAE):
         groups: M >= 1, which must divide k, else a ValueError.
     """
 
+    is_lower_bound = True
+
     def __init__(self, groups: int) -> None:
         self.groups = checks.positive("groups", groups)
 
@@ -77,6 +81,8 @@ class CIWAE(Bound):
     Args:
         beta: between 0 and 1.
     """
+
+    is_lower_bound = True
 
     def __init__(self, beta: float) -> None:
         if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0.0 <= beta <= 1.0:

@@ -15,6 +15,8 @@ class ELBO(Bound):
     """The mean log-weight (Kingma & Welling 2014); g = 1/k, and 0 for a weight of zero; D = 0."""
 
     one_sample_serves = True
+    is_lower_bound = True
+    is_mean = True
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         return stopped_at_zero(widened(log_weights)).mean(0)
@@ -28,6 +30,9 @@ class ELBO(Bound):
 
 class IWAE(Bound):
     """log (1/k) sum w_i (Burda, Grosse & Salakhutdinov 2016); g = w~, D = w~ (1 - w~)."""
+
+    is_lower_bound = True
+    is_log_mean_exp = True
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         one = isinstance(log_weights, Tensor) and log_weights.shape[:1] == (1,)
@@ -56,6 +61,10 @@ class VRIWAE(Bound):
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
             raise ValueError(f"alpha must be a finite number, got {alpha!r}")
         self.alpha = float(alpha)
+
+    @property
+    def is_lower_bound(self) -> bool:  # type: ignore[override]
+        return 0.0 <= self.alpha <= 1.0
 
     @property
     def for_decoder(self) -> Bound:

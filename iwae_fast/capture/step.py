@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from .. import checks
 from ..models import LatentVariableModel
-from ..objectives.objective import Objective, Seen
+from ..objectives import Objective
+from ..objectives.record import StepRecord
 from ..ops.samples import seed_tensor
 from ..seeds import Purpose, first_seed
 from .obstacles import obstacle, settings
@@ -127,7 +128,7 @@ class CapturedStep:
             self._give_up(kind.program.reason)
         if not kind.program.recorded:
             return result.loss
-        self.objective.seen = result.seen._replace(passing=True)
+        self.objective.record = result.record._replace(shares_buffers=True)
         for parameter, gradient in zip(self._parameters, result.gradients, strict=True):
             parameter.grad = gradient
         return result.loss.clone()
@@ -195,7 +196,7 @@ class CapturedStep:
             loss.backward()
         self.optimizer.step()
         self.seed.add_(1)
-        return _Result(loss.detach(), cast(Seen, self.objective.seen), tuple(p.grad for p in self._parameters))
+        return _Result(loss.detach(), cast(StepRecord, self.objective.record), tuple(p.grad for p in self._parameters))
 
     def _forget(self, *_: object) -> None:
         """Graphs that hold the optimizer's earlier state."""
@@ -245,7 +246,7 @@ class _Result(NamedTuple):
     """What a step leaves."""
 
     loss: Tensor
-    seen: Seen
+    record: StepRecord
     gradients: tuple[Tensor | None, ...]
 
 

@@ -145,7 +145,7 @@ class TrainConfig:
             raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
         check_network(self)
         self.objective()  # raises if its settings are incompatible
-        if ESTIMATORS[self.estimator].doubly_in_prior and len(self.latent) == 1:
+        if ESTIMATORS[self.estimator].reparameterize_prior and len(self.latent) == 1:
             raise ValueError(f"estimator {self.estimator!r} requires conditional priors between several latent layers")
 
     def load_data(self, dataset: str | None = None, unsplit: bool = False) -> ImageData:

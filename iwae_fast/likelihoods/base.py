@@ -11,6 +11,7 @@ from torch.autograd import Function
 from torch.distributions import constraints
 
 from ..ops.function import apply
+from ..ops.losses import IWAEResult, composed_iwae
 
 ROUNDING = 1e-5
 """By how much an observation may miss an end of the support: a float32 that was scaled may be 1.0000001."""
@@ -60,6 +61,28 @@ class Likelihood(nn.Module, ABC):
         Raises:
             TypeError, ValueError: the decoder's output is not what :attr:`outputs` says, or does not fit.
         """
+
+    def iwae_loss(
+        self,
+        value: Tensor,
+        output: Any,
+        log_ratio: Tensor,
+        mask: Tensor | None = None,
+        reduction: str = "mean",
+        backend: str | None = None,
+    ) -> IWAEResult:
+        """Compute minus the IWAE bound of a decoder's output, with the bounds and weights for diagnostics.
+
+        By default :meth:`log_prob` and :func:`iwae_fast.log_mean_exp` are composed. A likelihood with a fused loss
+        overrides this; its result must be the same up to rounding.
+
+        Args:
+            value, output, mask, backend: as in :meth:`log_prob`.
+            log_ratio: log p(z_i) - log q(z_i | x), (k, B).
+            reduction: "mean" or "sum" over the observations, or "none".
+        """
+        log_prob = self.log_prob(value, output, len(log_ratio), mask, backend)
+        return composed_iwae(log_prob + log_ratio, reduction, backend)
 
     def check_support(self, value: Tensor, mask: Tensor | None = None) -> None:
         """Raise ValueError where an observed feature lies outside the support. Waits for the device.

@@ -10,7 +10,8 @@ from torch.distributions import constraints
 
 from ..modules import defines
 from ..ops.densities import bernoulli_log_prob
-from ..ops.linear import linear_bernoulli_log_prob
+from ..ops.linear import linear_bernoulli_iwae, linear_bernoulli_log_prob
+from ..ops.losses import IWAEResult, fused_iwae
 from .base import Likelihood, by_sample
 
 
@@ -46,6 +47,27 @@ class Bernoulli(Likelihood):
             return linear_bernoulli_log_prob(flat, hidden, weight, bias, mask, recompute=False, backend=backend)
         logits = by_sample("logits", output, num_samples, value)
         return bernoulli_log_prob(value.flatten(1), logits, mask, backend=backend)
+
+    def iwae_loss(
+        self,
+        value: Tensor,
+        output: Any,
+        log_ratio: Tensor,
+        mask: Tensor | None = None,
+        reduction: str = "mean",
+        backend: str | None = None,
+    ) -> IWAEResult:
+        if not defines(self, Bernoulli, "log_prob"):
+            return super().iwae_loss(value, output, log_ratio, mask, reduction, backend)
+        flat = value.flatten(1)
+        if isinstance(output, LinearLayer):
+            hidden = output.hidden.reshape(*log_ratio.shape, output.hidden.shape[-1])
+            # Each is read once: a parametrization computes it, and may change with each time.
+            weight, bias = output.layer.weight, output.layer.bias
+            return linear_bernoulli_iwae(flat, hidden, weight, bias, log_ratio, mask, reduction, backend=backend)
+        logits = by_sample("logits", output, len(log_ratio), value)
+        fused = fused_iwae("bernoulli", log_ratio, mask, reduction, backend, value=flat, logits=logits)
+        return fused or super().iwae_loss(value, output, log_ratio, mask, reduction, backend)
 
     def mean(self, output: Any) -> Tensor:
         return torch.sigmoid(output)

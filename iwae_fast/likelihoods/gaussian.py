@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..dtypes import accumulation_dtype
+from ..modules import defines
 from ..ops.densities import gaussian_log_prob
+from ..ops.losses import IWAEResult, fused_iwae
 from .base import Likelihood, parts_by_sample, parts_of
 
 
@@ -47,6 +49,22 @@ class Gaussian(Likelihood):
     ) -> Tensor:
         parts = parts_by_sample(self, output, num_samples, value)
         return gaussian_log_prob(value.flatten(1), parts[0], self._log_std(parts), mask, backend=backend)
+
+    def iwae_loss(
+        self,
+        value: Tensor,
+        output: Any,
+        log_ratio: Tensor,
+        mask: Tensor | None = None,
+        reduction: str = "mean",
+        backend: str | None = None,
+    ) -> IWAEResult:
+        if self.scale == "decoder" and defines(self, Gaussian, "log_prob"):
+            mean, log_std = parts_by_sample(self, output, len(log_ratio), value)
+            parameters = {"value": value.flatten(1), "mean": mean, "log_std": log_std}
+            if (fused := fused_iwae("gaussian", log_ratio, mask, reduction, backend, **parameters)) is not None:
+                return fused
+        return super().iwae_loss(value, output, log_ratio, mask, reduction, backend)
 
     def _log_std(self, parts: Sequence[Tensor]) -> Tensor:
         """Of each feature or of all, (..., D) or (1,)."""

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..backends.marshal import PLAIN
-from ..likelihoods import Bernoulli, Likelihood, LinearLayer, as_likelihood
+from ..likelihoods import Likelihood, LinearLayer, as_likelihood
 from ..modes import evaluating, evaluation_mode
 from ..modules import as_parameters, defines, is_plain_linear, runs_forward
-from ..ops.linear import LinearIWAE, linear_bernoulli_iwae
+from ..ops.losses import IWAEResult
 from ..ops.samples import seed_tensor, standard_normal
 from .embedding import Data, encode_dataset
 
@@ -26,11 +26,11 @@ Posterior = tuple[Any, ...]
 """What an encoder says of q(z | x): tensors (B, Z), or one :class:`iwae_fast.models.posteriors.SampledPosterior`."""
 
 
-class Density(Enum):
-    """Through what the gradient of log q(z | x) goes to the encoder."""
+class LogQGradient(Enum):
+    """Which dependencies of log q(z | x) are differentiated."""
 
-    WHOLE = "z and the encoder's parameters"
-    PATH = "z alone: the parameters are held fixed inside log q"
+    FULL = "z and the encoder's parameters"
+    PATHWISE = "z alone: the parameters are held fixed inside log q"
     SCORE = "the parameters alone: z is held fixed"
 
 
@@ -80,10 +80,10 @@ def weighed(log_prior: Tensor | None, log_ratio: Tensor, kl_weight: float) -> Te
     return whole if kl_weight == 1.0 else kl_weight * whole
 
 
-class Passage(Protocol):
-    """How z goes from the encoder to the densities: see :class:`iwae_fast.objectives.routing.Junction`."""
+class RouteZ(Protocol):
+    """How z goes from the encoder to the densities: see :class:`iwae_fast.objectives.routing.GradientRouter`."""
 
-    doubly: bool
+    reparameterize_prior: bool
 
     def __call__(self, z: Tensor, from_prior: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]: ...
 
@@ -97,7 +97,7 @@ class LatentVariableModel(nn.Module, ABC):
 
     reparameterized = True
     """Whether a gradient goes through z to the encoder."""
-    learned_prior = False
+    has_conditional_priors = False
     """Whether there are priors between layers, whose latents could be drawn by their reparameterisation."""
     random_weights = False
     """Whether each sample has its own draw of network weights, whose distribution is learned."""
@@ -139,14 +139,9 @@ class LatentVariableModel(nn.Module, ABC):
         return decoder if certain and is_plain_linear(decoder.output) else None
 
     @property
-    def in_one_op(self) -> LinearOutput | None:
-        """The :attr:`linear_decoder` where :meth:`linear_iwae` gives what :meth:`terms` would; None elsewhere."""
-        certain = (
-            isinstance(self.likelihood, Bernoulli)
-            and defines(self.likelihood, Bernoulli, "log_prob")
-            and defines(self, LatentVariableModel, "terms", "log_likelihood")
-        )
-        return self.linear_decoder if certain else None
+    def has_plain_terms(self) -> bool:
+        """True where :meth:`iwae_loss` computes the bound of what :meth:`terms` returns: no subclass redefines it."""
+        return defines(self, LatentVariableModel, "terms", "log_likelihood", "_log_likelihood_of")
 
     def check_batch(self, x: Tensor, context: Sequence[Tensor] = ()) -> None:
         """Raise TypeError or ValueError, naming the argument, unless these are what the model takes.
@@ -196,8 +191,8 @@ class LatentVariableModel(nn.Module, ABC):
         self,
         posterior: Posterior,
         draw: Draw,
-        density: Density = Density.WHOLE,
-        passage: Passage | None = None,
+        log_q_gradient: LogQGradient = LogQGradient.FULL,
+        route: RouteZ | None = None,
     ) -> Latents:
         """Draw z from q(z | x)."""
 
@@ -249,11 +244,11 @@ class LatentVariableModel(nn.Module, ABC):
         *,
         context: Sequence[Tensor] = (),
         mask: Tensor | None = None,
-        density: Density = Density.WHOLE,
-        passage: Passage | None = None,
+        log_q_gradient: LogQGradient = LogQGradient.FULL,
+        route: RouteZ | None = None,
     ) -> tuple[Tensor, Terms]:
         """Draw z, (k, B, Z) as the decoder sees it, and the parts of its log-weights."""
-        z, log_prior, log_ratio = self.latents(posterior, draw, density, passage)
+        z, log_prior, log_ratio = self.latents(posterior, draw, log_q_gradient, route)
         return z, Terms(self._log_likelihood_of(draw, x, z, context=context, mask=mask), log_prior, log_ratio)
 
     def _log_likelihood_of(
@@ -262,9 +257,8 @@ class LatentVariableModel(nn.Module, ABC):
         """Return log p(x | z) in nats, (k, B), of the latents of a draw."""
         return self.log_likelihood(x, z, context=context, mask=mask)
 
-    def linear_iwae(
+    def iwae_loss(
         self,
-        decoder: LinearOutput,
         x: Tensor,
         posterior: Posterior,
         draw: Draw,
@@ -273,20 +267,16 @@ class LatentVariableModel(nn.Module, ABC):
         *,
         context: Sequence[Tensor] = (),
         mask: Tensor | None = None,
-    ) -> LinearIWAE:
-        """Compute minus the IWAE bound, from the last layer of the :attr:`linear_decoder` to the loss in one op."""
+    ) -> IWAEResult:
+        """Compute minus the IWAE bound of a draw, fused with the likelihood where that offers it."""
         z, log_prior, log_ratio = self.latents(posterior, draw)
-        output = cast(nn.Linear, decoder.output)
-        hidden = decoder.features(*self._decoder_inputs(z, context))
-        return linear_bernoulli_iwae(
-            x.flatten(1),
-            hidden.reshape(*z.shape[:2], hidden.shape[-1]),
-            output.weight,  # read once: a parametrization computes it, and may change with each time
-            output.bias,
+        return self.likelihood.iwae_loss(
+            x,
+            self._decode(z, context),
             weighed(log_prior, log_ratio, kl_weight),
             None if mask is None else observed_features(mask, x).flatten(1),
             reduction,
-            backend=self.backend,
+            self.backend,
         )
 
     def log_weights(
@@ -327,13 +317,15 @@ class LatentVariableModel(nn.Module, ABC):
     ) -> Tensor:
         """Return log p(x | z) in nats, (k, B), of observations (B, ...) under latents (k, B, Z)."""
         self.check_batch(x, context)
+        observed = None if mask is None else observed_features(mask, x).flatten(1)
+        return self.likelihood.log_prob(x, self._decode(z, context), len(z), observed, self.backend)
+
+    def _decode(self, z: Tensor, context: Sequence[Tensor]) -> Any:
+        """Return the decoder's output, or its last layer and what that sees where the likelihood takes both in one."""
         inputs = self._decoder_inputs(z, context)
         if (decoder := self.linear_decoder) is not None:
-            output: Any = LinearLayer(decoder.features(*inputs), cast(nn.Linear, decoder.output))
-        else:
-            output = self.decoder(*inputs)
-        observed = None if mask is None else observed_features(mask, x).flatten(1)
-        return self.likelihood.log_prob(x, output, len(z), observed, self.backend)
+            return LinearLayer(decoder.features(*inputs), cast(nn.Linear, decoder.output))
+        return self.decoder(*inputs)
 
     def _decoder_inputs(self, z: Tensor, context: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return latents, in the dtype of the decoder's parameters, and context by row, k B of them."""

@@ -11,7 +11,7 @@ from .. import checks
 from ..likelihoods import Likelihood
 from ..ops.densities import bernoulli_log_prob
 from ..ops.samples import standard_normal
-from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior
+from .base import Draw, Latents, LatentVariableModel, LogQGradient, Posterior, RouteZ
 
 
 class BernoulliVAE(LatentVariableModel):
@@ -56,8 +56,8 @@ class BernoulliVAE(LatentVariableModel):
         self,
         posterior: Posterior,
         draw: Draw,
-        density: Density = Density.SCORE,
-        passage: Passage | None = None,
+        log_q_gradient: LogQGradient = LogQGradient.SCORE,
+        route: RouteZ | None = None,
     ) -> Latents:
         (logits,) = posterior
         z = self._sample(logits.detach(), draw)

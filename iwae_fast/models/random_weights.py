@@ -12,7 +12,7 @@ from .. import checks
 from ..modules import as_parameters
 from ..ops.densities import gaussian_log_prob, standard_gaussian_log_prob
 from ..ops.samples import seed_tensor, standard_normal
-from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, observed_features, visible
+from .base import Draw, Latents, LatentVariableModel, LogQGradient, Posterior, RouteZ, observed_features, visible
 from .dense import DenseDecoder, glorot, start_at_mean
 from .random_network import Noise, RandomNetwork
 
@@ -105,19 +105,19 @@ class RandomWeightsVAE(LatentVariableModel):
         self,
         posterior: Posterior,
         draw: Draw,
-        density: Density = Density.WHOLE,
-        passage: Passage | None = None,
+        log_q_gradient: LogQGradient = LogQGradient.FULL,
+        route: RouteZ | None = None,
     ) -> Latents:
         (x,) = posterior
         weight_noise = self._weight_noise(x, draw, ENCODER_STREAM)
         mean, log_std = self.posterior(self.encoder(x, weight_noise, draw.num_samples))
         z = mean + torch.exp(log_std) * self._noise(mean, draw, mean.shape, 0)
-        if density is Density.PATH:
+        if log_q_gradient is LogQGradient.PATHWISE:
             mean, log_std = mean.detach(), log_std.detach()
         log_q = gaussian_log_prob(z, mean, log_std, backend=self.backend)
         log_ratio = standard_gaussian_log_prob(z, backend=self.backend) - log_q
-        if passage is not None:
-            z, _, _ = passage(z)
+        if route is not None:
+            z, _, _ = route(z)
         return Latents(z, None, log_ratio)
 
     def _log_likelihood_of(

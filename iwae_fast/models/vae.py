@@ -17,7 +17,7 @@ from ..ops.densities import gaussian_log_prob, standard_gaussian_log_prob
 from ..ops.samples import sample_gaussian, seed_tensor, standard_normal
 from ..reference import widen
 from ..seeds import torch_seeded
-from .base import Density, Draw, Latents, LatentVariableModel, Passage, Posterior, as_posterior
+from .base import Draw, Latents, LatentVariableModel, LogQGradient, Posterior, RouteZ, as_posterior
 from .posteriors import SampledPosterior, posterior_of
 from .priors import VampPrior, as_prior, region_of_prior
 from .supports import REAL
@@ -66,7 +66,7 @@ class VAE(LatentVariableModel):
         self.upper = nn.ModuleList(UpperLayer(*modules) for modules in upper)
         self.prior = as_prior(prior)
         self.latent_dim = latent_dim
-        self.learned_prior = bool(upper)
+        self.has_conditional_priors = bool(upper)
 
     def posterior(self, output: Any) -> Posterior:
         """Return mean and log standard deviation of q(z_1 | x), each (B, Z), or a distribution that is not Gaussian."""
@@ -80,24 +80,24 @@ class VAE(LatentVariableModel):
         self,
         posterior: Posterior,
         draw: Draw,
-        density: Density = Density.WHOLE,
-        passage: Passage | None = None,
+        log_q_gradient: LogQGradient = LogQGradient.FULL,
+        route: RouteZ | None = None,
     ) -> Latents:
         if self.upper or self.prior is not None or isinstance(posterior[0], SampledPosterior):
-            return self._in_parts(posterior, draw, density, passage)
-        z, log_ratio = self._one_layer(posterior, draw, density)
-        if passage is not None:
-            z, _, _ = passage(z)
+            return self._in_parts(posterior, draw, log_q_gradient, route)
+        z, log_ratio = self._one_layer(posterior, draw, log_q_gradient)
+        if route is not None:
+            z, _, _ = route(z)
         return Latents(z, None, log_ratio)
 
-    def _one_layer(self, posterior: Posterior, draw: Draw, density: Density) -> tuple[Tensor, Tensor]:
+    def _one_layer(self, posterior: Posterior, draw: Draw, log_q_gradient: LogQGradient) -> tuple[Tensor, Tensor]:
         """z and log p(z) - log q(z | x), fused."""
         mean, log_std = posterior
-        if density is Density.SCORE:
+        if log_q_gradient is LogQGradient.SCORE:
             z, _ = self._sample(mean.detach(), log_std.detach(), draw, path_only=False)
             log_q = gaussian_log_prob(z, mean, log_std, backend=self.backend)
             return z, standard_gaussian_log_prob(z, backend=self.backend) - log_q
-        return self._sample(mean, log_std, draw, path_only=density is Density.PATH)
+        return self._sample(mean, log_std, draw, path_only=log_q_gradient is LogQGradient.PATHWISE)
 
     def _sample(self, mean: Tensor, log_std: Tensor, draw: Draw, path_only: bool) -> tuple[Tensor, Tensor]:
         seed, num_samples, sample_offset, observation_offset, samples = draw
@@ -113,22 +113,24 @@ class VAE(LatentVariableModel):
             backend=self.backend,
         )
 
-    def _in_parts(self, posterior: Posterior, draw: Draw, density: Density, passage: Passage | None) -> Latents:
+    def _in_parts(
+        self, posterior: Posterior, draw: Draw, log_q_gradient: LogQGradient, route: RouteZ | None
+    ) -> Latents:
         """z_1, the sum of log p(z_l | z_{l+1}) and of the log p(z_L) of a prior of the model's own, and the rest:
         log p(z_L) where it is standard, less log q(z | x)."""
         self._check_supports(posterior)
-        latents, conditionals = self._ascend(posterior, draw, density)
-        as_parents, as_children, inside_q = self._descend(latents, passage)
-        log_q = self._log_first_q(inside_q[0], posterior, density)
+        latents, conditionals = self._ascend(posterior, draw, log_q_gradient)
+        as_parents, as_children, inside_q = self._descend(latents, route)
+        log_q = self._log_first_q(inside_q[0], posterior, log_q_gradient)
         log_prior = torch.zeros_like(log_q)
         for layer, conditional, parent, child, below, above in zip(
             self.upper, conditionals, as_parents[1:], as_children, inside_q, inside_q[1:], strict=False
         ):
-            if density is Density.PATH:
+            if log_q_gradient is LogQGradient.PATHWISE:
                 # z stays live in its place as a condition; only the weights are held fixed.
                 conditional = _by_row(layer.encoder, below, frozen=True)
             log_q = log_q + self._log_prob(above, *conditional)
-            prior = _by_row(layer.prior, parent, frozen=passage is not None and passage.doubly)
+            prior = _by_row(layer.prior, parent, frozen=route is not None and route.reparameterize_prior)
             log_prior = log_prior + self._log_prob(child, *prior)
         if self.prior is not None:
             return Latents(as_parents[0], log_prior + self._log_top_prior(as_children[-1]), -log_q)
@@ -143,17 +145,17 @@ class VAE(LatentVariableModel):
             region = REAL
         check_supports(region, region_of_prior(self.prior))
 
-    def _log_first_q(self, z: Tensor, posterior: Posterior, density: Density) -> Tensor:
+    def _log_first_q(self, z: Tensor, posterior: Posterior, log_q_gradient: LogQGradient) -> Tensor:
         """log q(z_1 | x), (k, B)."""
         first = posterior[0]
         if not isinstance(first, SampledPosterior):
-            return self._log_prob(z, *_held(posterior, density))
-        if density is Density.PATH:
+            return self._log_prob(z, *_held(posterior, log_q_gradient))
+        if log_q_gradient is LogQGradient.PATHWISE:
             raise ValueError(
                 "the estimator holds the parameters of log q(z | x) fixed, which cannot be done inside the encoder's "
                 f"{type(first.distribution).__name__}: use 'reparameterized' or 'rws', or return (mean, log_std)"
             )
-        if density is Density.WHOLE and torch.is_grad_enabled() and not first.has_path:
+        if log_q_gradient is LogQGradient.FULL and torch.is_grad_enabled() and not first.has_path:
             raise ValueError(
                 f"no gradient goes through draws of the encoder's {type(first.distribution).__name__}, which has no "
                 "rsample: use 'vimco' or 'rws'"
@@ -186,7 +188,7 @@ class VAE(LatentVariableModel):
         return posterior[0], posterior[1]
 
     def _ascend(
-        self, posterior: Posterior, draw: Draw, density: Density
+        self, posterior: Posterior, draw: Draw, log_q_gradient: LogQGradient
     ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
         """z_1 .. z_L from q, (k, B, Z_l) each, and the parameters of q(z_{l+1} | z_l)."""
         latents: list[Tensor] = []
@@ -197,7 +199,7 @@ class VAE(LatentVariableModel):
                 parameters = _by_row(self.upper[stream - 1].encoder, latents[-1])
                 conditionals.append(parameters)
             z = self._draw(parameters, draw, stream)
-            latents.append(z.detach() if density is Density.SCORE else z)
+            latents.append(z.detach() if log_q_gradient is LogQGradient.SCORE else z)
         self._learn_size_of_z(latents[-1].shape[-1])
         return latents, conditionals
 
@@ -207,18 +209,16 @@ class VAE(LatentVariableModel):
         mean, log_std = parameters
         return mean + torch.exp(log_std) * self._noise(draw, mean, stream)
 
-    def _descend(
-        self, latents: list[Tensor], passage: Passage | None
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def _descend(self, latents: list[Tensor], route: RouteZ | None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Each z as the parent in p, as the child in p, and inside q."""
-        if passage is None:
+        if route is None:
             return latents, latents, latents
         from_prior: list[Tensor | None] = [None] * len(latents)
-        if passage.doubly:
+        if route.reparameterize_prior:
             for index, layer in enumerate(self.upper):
                 mean, log_std = _by_row(layer.prior, latents[index + 1].detach())
                 from_prior[index] = _by_prior_noise(latents[index], mean, log_std)
-        passed = [passage(z, prior) for z, prior in zip(latents, from_prior, strict=True)]
+        passed = [route(z, prior) for z, prior in zip(latents, from_prior, strict=True)]
         as_parents, as_children, inside_q = (list(column) for column in zip(*passed, strict=True))
         return as_parents, as_children, inside_q
 
@@ -253,7 +253,7 @@ class VAE(LatentVariableModel):
         first = super().layer_means(posterior, draw)
         if not self.upper:
             return first
-        _, conditionals = self._ascend(posterior, draw, Density.SCORE)
+        _, conditionals = self._ascend(posterior, draw, LogQGradient.SCORE)
         return (*first, *(mean for mean, _ in conditionals))
 
     @evaluating
@@ -321,9 +321,9 @@ def _by_row(module: Any, z: Tensor, *, frozen: bool = False) -> tuple[Tensor, Te
     return mean.unflatten(0, z.shape[:2]), log_std.unflatten(0, z.shape[:2])
 
 
-def _held(posterior: Posterior, density: Density) -> Posterior:
+def _held(posterior: Posterior, log_q_gradient: LogQGradient) -> Posterior:
     """The parameters of the first layer's q as its density is to see them; no z is their condition."""
-    return tuple(part.detach() for part in posterior) if density is Density.PATH else posterior
+    return tuple(part.detach() for part in posterior) if log_q_gradient is LogQGradient.PATHWISE else posterior
 
 
 def _by_prior_noise(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..bounds import IWAE, Bound, Coefficients
+from ..bounds import Bound, Coefficients
 from ..bounds.leave_one_out import log_rest, log_sum_exp
-from ..models.base import Density, LatentVariableModel
+from ..models.base import LatentVariableModel, LogQGradient
 
 
 class Scales(NamedTuple):
@@ -43,10 +43,10 @@ class Weights(NamedTuple):
 
 class Estimator(NamedTuple):
     scales: Callable[[Weights], Scales]
-    density: Density
+    log_q_gradient: LogQGradient
     only_iwae: bool = False
     """Whether it is made of IWAE's weights, and suits no other bound and no other weight of the divergence."""
-    doubly_in_prior: bool = False
+    reparameterize_prior: bool = False
     """Whether the parameters of the prior get a reparameterised gradient too."""
     fewest_samples: int = 1
 
@@ -75,7 +75,7 @@ def rws(weights: Weights) -> Scales:
 
 
 def rws_dreg(weights: Weights) -> Scales:
-    """The same, doubly reparameterised (Tucker et al. 2019)."""
+    """The same, reparameterize_prior reparameterised (Tucker et al. 2019)."""
     w = weights.decoder.g
     return Scales(w, w - w.square())
 
@@ -96,15 +96,15 @@ def vimco(weights: Weights) -> Scales:
 
 
 ESTIMATORS = {
-    "reparameterized": Estimator(of_the_bound, Density.WHOLE),
-    "stl": Estimator(of_the_bound, Density.PATH),
-    "dreg": Estimator(dreg, Density.PATH),
-    "gdreg": Estimator(dreg, Density.PATH, doubly_in_prior=True),  # Bauer & Mnih 2021
-    "aisle-kl": Estimator(of_the_bound, Density.PATH, only_iwae=True),  # STL's direction (Finke & Thiery 2019)
-    "aisle-chi2": Estimator(aisle_chi2, Density.PATH, only_iwae=True),
-    "rws": Estimator(rws, Density.SCORE, only_iwae=True),
-    "rws-dreg": Estimator(rws_dreg, Density.PATH, only_iwae=True),
-    "vimco": Estimator(vimco, Density.SCORE, only_iwae=True, fewest_samples=2),
+    "reparameterized": Estimator(of_the_bound, LogQGradient.FULL),
+    "stl": Estimator(of_the_bound, LogQGradient.PATHWISE),
+    "dreg": Estimator(dreg, LogQGradient.PATHWISE),
+    "gdreg": Estimator(dreg, LogQGradient.PATHWISE, reparameterize_prior=True),  # Bauer & Mnih 2021
+    "aisle-kl": Estimator(of_the_bound, LogQGradient.PATHWISE, only_iwae=True),  # STL's direction (Finke & Thiery 2019)
+    "aisle-chi2": Estimator(aisle_chi2, LogQGradient.PATHWISE, only_iwae=True),
+    "rws": Estimator(rws, LogQGradient.SCORE, only_iwae=True),
+    "rws-dreg": Estimator(rws_dreg, LogQGradient.PATHWISE, only_iwae=True),
+    "vimco": Estimator(vimco, LogQGradient.SCORE, only_iwae=True, fewest_samples=2),
 }
 
 
@@ -125,11 +125,11 @@ def check(name: str, bound: Bound, num_samples: int, weighs_divergence: bool) ->
         near = checks.nearest(str(name), ESTIMATORS)
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {name!r}{near and ': '}{near}")
     estimator = ESTIMATORS[name]
-    if estimator.only_iwae and type(bound) is not IWAE:
+    if estimator.only_iwae and not bound.is_log_mean_exp:
         raise ValueError(f"estimator {name!r} is made of IWAE's weights: it does not suit {bound!r}")
     if estimator.only_iwae and weighs_divergence:
         raise ValueError(f"estimator {name!r} is made of IWAE's weights: it does not go with a kl_weight")
-    if estimator.doubly_in_prior and not _one_for_both(bound):
+    if estimator.reparameterize_prior and not _one_for_both(bound):
         raise ValueError(f"estimator {name!r} needs a bound that both networks ascend: it does not suit {bound!r}")
     if num_samples < estimator.fewest_samples:
         raise ValueError(f"estimator {name!r} needs k >= {estimator.fewest_samples} samples, got k = {num_samples}")
@@ -139,17 +139,17 @@ def check(name: str, bound: Bound, num_samples: int, weighs_divergence: bool) ->
 def check_model(name: str, model: LatentVariableModel) -> None:
     """ValueError where the estimator does not suit the model."""
     estimator = ESTIMATORS[name]
-    if estimator.density is not Density.SCORE and not model.reparameterized:
-        without_path = ", ".join(key for key, other in ESTIMATORS.items() if other.density is Density.SCORE)
+    if estimator.log_q_gradient is not LogQGradient.SCORE and not model.reparameterized:
+        without_path = ", ".join(key for key, other in ESTIMATORS.items() if other.log_q_gradient is LogQGradient.SCORE)
         raise ValueError(
             f"estimator {name!r} differentiates through z, which {type(model).__name__} does not allow: use one of "
             f"{without_path}"
         )
-    if estimator.doubly_in_prior and not model.learned_prior:
+    if estimator.reparameterize_prior and not model.has_conditional_priors:
         raise ValueError(
             f"estimator {name!r} is for a prior with parameters between layers, which the model has not: use 'dreg'"
         )
-    if estimator.density is Density.SCORE and model.random_weights:
+    if estimator.log_q_gradient is LogQGradient.SCORE and model.random_weights:
         raise ValueError(f"estimator {name!r} has no gradient for the distribution of random weights")
 
 

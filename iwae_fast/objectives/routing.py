@@ -11,22 +11,23 @@ from torch.autograd import Function
 from ..ops.function import NotTwiceDifferentiable, apply
 
 
-class Junction:
+class GradientRouter:
     """Hands z on to the densities, and brings the gradients that come back to the scales of the encoder.
 
     The backward pass is seeded with the decoder's scales a, and with the encoder's scales b inside log q. What arrives
     at z from the decoder's densities is multiplied by the ratio b / a, which is known only when z has been used. So z
-    leaves with a messenger for each layer, a tensor (k, B) whose gradient is that ratio: :class:`Ascended` sends it.
-    Nothing is kept in Python between the passes, so a compiler can follow, and a chunk can be computed again.
+    leaves with a messenger for each layer, a tensor (k, B) whose gradient is that ratio, sent by
+    :class:`WeightedTerms`. Nothing is kept in Python between the passes, so a compiler can follow, and a chunk can be
+    computed again.
 
     Args:
-        doubly: whether z also belongs to the prior it came down from, whose parameters then get
+        reparameterize_prior: whether z also belongs to the prior it came down from, whose parameters then get
             sum_i [a_i d log p(children | z_i) / dz_i - b_i d log w_i / dz_i] dz_i / dlambda, z_i being a function of
             the prior's own noise (GDReG, Bauer & Mnih 2021).
     """
 
-    def __init__(self, doubly: bool = False) -> None:
-        self.doubly = doubly
+    def __init__(self, reparameterize_prior: bool = False) -> None:
+        self.reparameterize_prior = reparameterize_prior
         self._messenger: Tensor | None = None
 
     def __call__(self, z: Tensor, from_prior: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,7 +37,7 @@ class Junction:
         """
         if not z.requires_grad and (from_prior is None or not from_prior.requires_grad):
             return z, z, z
-        *passed, self._messenger = apply(_Pass, z, from_prior, self._messenger)
+        *passed, self._messenger = apply(_Route, z, from_prior, self._messenger)
         return tuple(passed)
 
     def messenger(self, like: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class Junction:
         return torch.empty_like(like).detach() if self._messenger is None else self._messenger
 
 
-class _Pass(Function):
+class _Route(Function):
     """Three views of z, and a messenger that has also been at the layers before."""
 
     @staticmethod
@@ -76,11 +77,11 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return first + second
 
 
-class Ascended(Function):
+class WeightedTerms(Function):
     """The value (B,), with the gradient of sum_i scales_i terms_i for each pair of scales and terms, (k, B).
 
     Nothing is summed for it: a scale of 0 gives a gradient of 0, also where its term is infinite. The messenger of a
-    :class:`Junction` gets ``ratio`` (k, B), whatever gradient comes.
+    :class:`GradientRouter` gets ``ratio`` (k, B), whatever gradient comes.
     """
 
     @staticmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ from .function import (
     times_upstream,
     with_memory,
 )
-from .losses import IWAELoss, reduced
+from .losses import IWAELoss, IWAEResult, reduced
 from .registry import implementation, supports
 
 
@@ -109,16 +109,6 @@ def linear_bernoulli_iwae_loss(
     return linear_bernoulli_iwae(value, hidden, weight, bias, log_ratio, mask, reduction, backend=backend).loss
 
 
-class LinearIWAE(NamedTuple):
-    """What :func:`linear_bernoulli_iwae_loss` knows besides; only the loss has a gradient."""
-
-    loss: Tensor
-    bound: Tensor
-    """Of each observation, (...)."""
-    weights: Tensor
-    """Normalised, (k, ...)."""
-
-
 def linear_bernoulli_iwae(
     value: Tensor,
     hidden: Tensor,
@@ -129,8 +119,8 @@ def linear_bernoulli_iwae(
     reduction: str = "mean",
     *,
     backend: str | None = None,
-) -> LinearIWAE:
-    """As :func:`linear_bernoulli_iwae_loss`, with what diagnostics are made of."""
+) -> IWAEResult:
+    """Compute :func:`linear_bernoulli_iwae_loss` with the bounds and weights that diagnostics are computed from."""
     checks.reduction(reduction)
     leading, hidden, weight, bias = _linear_bernoulli(value, hidden, weight, bias, mask, log_ratio=log_ratio)
     if tuple(log_ratio.shape) != leading or not leading or leading[0] == 0:
@@ -144,15 +134,15 @@ def linear_bernoulli_iwae(
         and accumulation_dtype(value, hidden, log_ratio) == hidden.dtype
     ):
         loss, bound, weights, _ = apply(LinearIWAELoss, chosen, reduction, value, mask, log_ratio, hidden, weight, bias)
-        return LinearIWAE(loss, bound, weights.detach())
+        return IWAEResult(loss, bound, weights.detach(), normalized=True)
     logits = F.linear(hidden, weight, bias)
     if chosen != REFERENCE:
         losses, weights = apply(IWAELoss, "bernoulli", chosen, "none", mask, log_ratio, value, logits)
-        return LinearIWAE(reduced(losses, reduction), -losses.detach(), weights)
+        return IWAEResult(reduced(losses, reduction), -losses.detach(), weights, normalized=True)
     log_weights = reference.bernoulli_log_prob(value, logits, mask) + log_ratio
     bound = reference.log_mean_exp(log_weights, 0)
     weights = reference.normalized_weights(log_weights.detach(), 0)
-    return LinearIWAE(reduced(-bound, reduction), bound.detach(), weights)
+    return IWAEResult(reduced(-bound, reduction), bound.detach(), weights, normalized=True)
 
 
 def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -142,6 +142,51 @@ def _iwae_loss(
     return loss
 
 
+class IWAEResult(NamedTuple):
+    """The reduced loss, and what diagnostics are computed from; only the loss has a gradient."""
+
+    loss: Tensor
+    bound: Tensor
+    """The bound of each observation, (...)."""
+    weights: Tensor
+    """Normalized importance weights (k, ...), or the log-weights."""
+    normalized: bool
+    """True if ``weights`` are normalized weights."""
+
+
+def fused_iwae(
+    name: str, log_ratio: Tensor, mask: Tensor | None, reduction: str, backend: str | None, **parameters: Tensor
+) -> IWAEResult | None:
+    """Compute the loss in one pass with its gradients, or return None where no backend does so for these tensors.
+
+    Args:
+        name: a density of :data:`iwae_fast.reference.DENSITIES`.
+        log_ratio: log p(z_i) - log q(z_i | x), (k, B).
+        mask, reduction, backend: as in :func:`bernoulli_iwae_loss`.
+        parameters: the tensors of the density: observations (B, D), and others (k, B, D).
+    """
+    shape = checks.features(**parameters)
+    if shape[:-1] != log_ratio.shape or not len(log_ratio):
+        return None
+    checks.mask(mask, shape, log_ratio.device)
+    chosen = choose(backend, (*parameters.values(), log_ratio, mask), axes=len(shape))
+    if chosen == REFERENCE:
+        return None
+    tensors = same_features(shape[-1], parameters)
+    if (needs_grad := _gradients_in_forward(chosen, tensors, log_ratio)) is None:
+        return None
+    loss, bound, weights, *_ = apply(
+        IWAELossWithGradients, name, chosen, reduction, mask, needs_grad, log_ratio, *tensors
+    )
+    return IWAEResult(loss, bound, weights.detach(), normalized=True)
+
+
+def composed_iwae(log_weights: Tensor, reduction: str, backend: str | None) -> IWAEResult:
+    """Compute the loss of log-weights (k, ...), which autograd differentiates."""
+    bound = log_mean_exp(log_weights, backend=backend)
+    return IWAEResult(reduced(-bound, reduction), bound.detach(), log_weights.detach(), normalized=False)
+
+
 def _gradients_in_forward(backend: str, parameters: list[Tensor], log_ratio: Tensor) -> list[bool] | None:
     """Return for which parameters the forward pass makes the gradients, or None where it makes none.
 
@@ -223,9 +268,9 @@ def _iwae_loss_backward(
 class IWAELossWithGradients(Fused):
     """:class:`IWAELoss` whose forward pass makes the gradients too: each exponential is computed once.
 
-    ``needs_grad`` says for which parameters; these have the shape of the whole call, and the dtype of its sums. Weights
-    and gradients are returned for the backward pass alone. The caller must not hand out the weights: they are part of
-    the graph as its anchor, and no gradient goes through them.
+    ``needs_grad`` says for which parameters; these have the shape of the whole call, and the dtype of its sums. Bounds,
+    weights and gradients are returned too. The caller must detach the weights: they are part of the graph as its
+    anchor, and no gradient goes through them.
     """
 
     @staticmethod
@@ -238,16 +283,16 @@ class IWAELossWithGradients(Fused):
         log_ratio: Tensor,
         *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
-        loss, weights, gradients = implementation(backend).iwae_loss_and_gradients(
+        loss, bound, weights, gradients = implementation(backend).iwae_loss_and_gradients(
             name, parameters, log_ratio, mask, reduction, needs_grad
         )
-        return loss, weights, *gradients
+        return loss, bound, weights, *gradients
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         _, ctx.backend, ctx.reduction, _, _, log_ratio, *_ = inputs
-        _, weights, *gradients = output
-        ctx.mark_non_differentiable(*gradients)
+        _, bound, weights, *gradients = output
+        ctx.mark_non_differentiable(bound, *gradients)
         ctx.set_materialize_grads(False)
         ctx.log_ratio_dtype = log_ratio.dtype
         ctx.save_for_backward(weights, *gradients)

@@ -55,7 +55,7 @@ class RegisteredOps(WithoutOptionalOps):
         mask: Tensor | None,
         reduction: str,
         needs_grad: Sequence[bool],
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         return self._call(f"{name}_iwae_loss_and_gradients", *parameters, log_ratio, mask, reduction, needs_grad)
 
     def iwae_loss_backward(
@@ -186,9 +186,9 @@ def _define_losses(name: str, names: Sequence[str]) -> None:
     )
     _define(
         f"{name}_iwae_loss_and_gradients({tensors}Tensor log_ratio, Tensor? mask, str reduction, bool[] wanted, "
-        "str backend) -> (Tensor loss, Tensor weights, Tensor[] gradients)",
+        "str backend) -> (Tensor loss, Tensor bound, Tensor weights, Tensor[] gradients)",
         lambda backend, *a: backend.iwae_loss_and_gradients(name, a[:count], *a[count:]),
-        lambda *a: (*_loss_and_weights(a[count + 2], a[count], *a[:count]), _needed(a[:count], a[count + 3])),
+        lambda *a: _loss_and_gradients(a[count + 2], a[count], a[:count], a[count + 3]),
     )
     _define(
         f"{name}_iwae_loss_backward(Tensor grad, Tensor weights, {tensors}Tensor? mask, str reduction, bool[] needs, "
@@ -206,7 +206,7 @@ def _contiguous_like(tensor: Tensor) -> Tensor:
     return tensor.new_empty(tensor.shape)
 
 
-def _needed(parameters: tuple[Tensor, ...], needs: list[bool]) -> list[Tensor]:
+def _needed(parameters: Sequence[Tensor], needs: list[bool]) -> list[Tensor]:
     return [_contiguous_like(p) for p, needed in zip(parameters, needs, strict=True) if needed]
 
 
@@ -214,6 +214,13 @@ def _loss_and_weights(reduction: str, log_ratio: Tensor, *parameters: Tensor) ->
     dtype = accumulation_dtype(log_ratio, *parameters)
     loss = log_ratio.new_empty(log_ratio.shape[1:] if reduction == "none" else (), dtype=dtype)
     return loss, log_ratio.new_empty(log_ratio.shape, dtype=dtype)
+
+
+def _loss_and_gradients(
+    reduction: str, log_ratio: Tensor, parameters: Sequence[Tensor], needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    loss, weights = _loss_and_weights(reduction, log_ratio, *parameters)
+    return loss, weights.new_empty(log_ratio.shape[1:]), weights, _needed(parameters, needs)
 
 
 @_register(

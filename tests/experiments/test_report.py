@@ -13,6 +13,7 @@ import torch
 import iwae_fast as iw
 from iwae_fast.data import ImageData
 from iwae_fast.data.rows import fingerprint
+from iwae_fast.evaluate import likelihood
 from iwae_fast.evaluate.pruning import without_units
 from iwae_fast.experiments.cli import main
 from iwae_fast.experiments.cli.closing import evaluate_and_print
@@ -232,7 +233,7 @@ def test_random_weights(tmp_path):
 @pytest.mark.parametrize("stage", ["test images", "training images", "test images, active units only"])
 def test_interrupted_evaluation_goes_on(stage, tmp_path, whole, monkeypatch):
     """Ctrl-C in any of the estimates; what comes of it is what nobody interrupted."""
-    monkeypatch.setattr("iwae_fast.evaluate.OBSERVATIONS_A_CHUNK", 8)
+    monkeypatch.setattr("iwae_fast.evaluate.likelihood.OBSERVATIONS_A_CHUNK", 8)
     run, checkpoint, model = trained(tmp_path / "run", tiny_data())
     pairs = dict.fromkeys(("test images", "training images", "test images, active units only"), 0)
 
@@ -320,7 +321,7 @@ def test_report_of_data_that_are_no_images(tmp_path):
 
 def test_what_has_no_k_hat_is_counted(tmp_path, monkeypatch, capsys):
     """A comparison with 0.7 does not see NaN: the closing lines and the report say how many there are."""
-    estimate = iw.evaluate.log_likelihood
+    estimate = likelihood.log_likelihood
 
     def two_without(*arguments, **options):
         result = estimate(*arguments, **options)
@@ -328,7 +329,7 @@ def test_what_has_no_k_hat_is_counted(tmp_path, monkeypatch, capsys):
         result.pareto_k[3:] = 0.5
         return result
 
-    monkeypatch.setattr(iw.evaluate, "log_likelihood", two_without)
+    monkeypatch.setattr(likelihood, "log_likelihood", two_without)
     run, checkpoint, model = trained(tmp_path / "run", tiny_data())
     options = {"k": 21, "train_observations": 0, "pruned_observations": 0}
     evaluate_and_print(run, checkpoint, model, tiny_data(), **options)

@@ -198,7 +198,8 @@ def assert_as_called(model: iw.models.VAE) -> None:
 @pytest.mark.parametrize("kind", TAKEN_IN_ONE)
 def test_a_plain_layer_is_taken_in_one(kind: str) -> None:
     model = build(TAKEN_IN_ONE[kind])
-    assert model.in_one_op is model.linear_decoder is model.decoder
+    assert model.has_plain_terms
+    assert model.linear_decoder is model.decoder
     assert_as_called(model)
 
 
@@ -206,7 +207,7 @@ def test_a_plain_layer_is_taken_in_one(kind: str) -> None:
 @pytest.mark.parametrize("kind", CALLED)
 def test_any_other_layer_is_called(kind: str) -> None:
     model = build(CALLED[kind])
-    assert model.in_one_op is model.linear_decoder is None
+    assert model.linear_decoder is None
     if kind == "lazy":  # from its first call on it is a plain layer
         assert iw.Objective(IWAE(), num_samples=K)(model, pixels()).isfinite()
         assert model.linear_decoder is model.decoder
@@ -248,7 +249,7 @@ def test_global_hooks_see_the_last_layer() -> None:
     finally:
         hook.remove()
     assert {id(model.encoder), id(model.decoder), id(model.decoder.output)} <= {id(module) for module in seen}
-    assert model.in_one_op is model.decoder
+    assert model.linear_decoder is model.decoder
 
 
 class Tempered(iw.likelihoods.Bernoulli):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import iwae_fast as iw
 from iwae_fast.bounds import CUBO, ELBO, IWAE, JVI, PIWAE, SUMO, TVO, VRIWAE, Bound
-from iwae_fast.models.base import Density
+from iwae_fast.models.base import LogQGradient
 from iwae_fast.objectives.estimators import ESTIMATORS, value_and_scales
 from iwae_fast.objectives.objective import _at_least
 from iwae_fast.objectives.routing import Junction
@@ -243,7 +243,7 @@ def test_estimators_that_do_not_suit_the_model() -> None:
     binary, one = MODELS["binary"](), MODELS["one layer"]()
     x = torch.zeros(1, 4, dtype=torch.float64)
     for name, estimator in ESTIMATORS.items():
-        if estimator.density is not Density.SCORE:
+        if estimator.density is not LogQGradient.SCORE:
             objective = iw.Objective(IWAE(), name, num_samples=K)
             with pytest.raises(ValueError, match=f"{name}' differentiates through z, which BernoulliVAE does not"):
                 objective(binary, x)

@@ -120,7 +120,7 @@ def test_objectives(settings: dict[str, Any], reduction: str) -> None:
     parameters = list(model.parameters())
     expected = torch.autograd.grad(0.25 * objective(model, x, seed=1).sum(), parameters)
     loss = objective(model, x, seed=1)
-    seen = objective.seen.value.clone()
+    seen = objective.record.value.clone()
     loss /= 4.0
     torch.testing.assert_close(torch.autograd.grad(loss.sum(), parameters), expected)
     torch.testing.assert_close(objective.last.value, seen)

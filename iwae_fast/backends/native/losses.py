@@ -59,10 +59,11 @@ class Losses(Native):
         mask: Tensor | None,
         reduction: str,
         needs_grad: Sequence[bool],
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         gradients = [gradient_like(p) if needed else None for p, needed in zip(parameters, needs_grad, strict=True)]
-        loss, weights = self.iwae_loss(name, parameters, log_ratio, mask, reduction, gradients)
-        return loss, weights, [gradient for gradient in gradients if gradient is not None]
+        bound = log_ratio.new_empty(log_ratio.shape[1:], dtype=accumulation_dtype(*parameters, log_ratio))
+        loss, weights = self.iwae_loss(name, parameters, log_ratio, mask, reduction, gradients, bound)
+        return loss, bound, weights, [gradient for gradient in gradients if gradient is not None]
 
     def iwae_loss_backward(
         self,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...files import replace_file
-from ...objectives.objective import Seen, joined
+from ...objectives.record import StepRecord, concatenate
 
 
 class Means(NamedTuple):
@@ -36,9 +36,9 @@ class RunningMeans:
         self.count = 0
         """Number of observations."""
 
-    def add(self, seen: Sequence[Seen]) -> None:
+    def add(self, records: Sequence[StepRecord]) -> None:
         """Add the diagnostics of some steps. The caller updates :attr:`count`, which a replayed graph would not."""
-        found = joined(seen).diagnostics()
+        found = concatenate(records).diagnostics()
         self.sums += torch.stack((found.value, found.ess, found.max_weight)).sum(1, dtype=torch.float64)
 
     def means(self) -> Means:

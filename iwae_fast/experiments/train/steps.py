@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 from ...capture import CudaGraphs, Program, Rates, Recorder, obstacle, unavailable
 from ...models import LatentVariableModel
-from ...objectives.objective import Objective, Seen
+from ...objectives import Objective
+from ...objectives.record import StepRecord
 from ...ops.samples import seed_tensor
 from ...seeds import Purpose, derive_seed, first_seed
 from ..config import TrainConfig
@@ -94,30 +95,30 @@ class Steps:
         if key not in self._programs:
             self._programs[key] = Program(partial(self._run, *key), self._recorder)
         program = self._programs[key]
-        seen = program()
+        record = program()
         if program.recorded:
-            self.objective.seen = seen._replace(passing=True)
+            self.objective.record = record._replace(shares_buffers=True)
         if program.reason is not None:
             self.reason, self._recorder = program.reason, None
             self._programs.clear()
         self.means.count += count * size
         return count
 
-    def _run(self, count: int, size: int) -> Seen:
+    def _run(self, count: int, size: int) -> StepRecord:
         """Take ``count`` steps with batches of ``size``; return the diagnostics of the last one."""
         steps = self._ahead[:count] + self._position
         seeds = steps + self._latents
-        seen: list[Seen] = []
+        records: list[StepRecord] = []
         with self._rates:
             for ahead, x in enumerate(self._batches(steps[:, 0], size)):
                 self.optimizer.zero_grad()
                 step = self._step_of_schedule + ahead
                 self.objective(self.model, x, seed=seeds[ahead, 0], step=step).backward()
                 self.optimizer.step()
-                seen.append(cast(Seen, self.objective.seen))
-        self.means.add(seen)
+                records.append(cast(StepRecord, self.objective.record))
+        self.means.add(records)
         self._position += count
-        return seen[-1]
+        return records[-1]
 
     def _batches(self, steps: Tensor, size: int) -> Tensor:
         """Return the batches of these steps, (S, B, D)."""

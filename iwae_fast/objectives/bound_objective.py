@@ -1,0 +1,70 @@
+"""An objective and its model as one module, for what wraps or trains modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from ..models import LatentVariableModel
+
+if TYPE_CHECKING:
+    from .objective import Objective
+
+
+class BoundObjective(nn.Module):
+    """An objective and its model as one module."""
+
+    def __init__(self, objective: Objective, model: LatentVariableModel) -> None:
+        super().__init__()
+        self.objective = objective
+        self.model = model
+
+    def forward(
+        self,
+        x: Tensor,
+        *context: Tensor,
+        mask: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        observation_offset: int = 0,
+        step: int | None = None,
+    ) -> Tensor:
+        return self.objective(
+            self.model, x, *context, mask=mask, seed=seed, observation_offset=observation_offset, step=step
+        )
+
+
+class DictObjective(nn.Module):
+    """An objective and its model as one module, for trainers that hand it a batch by names and read a loss by name."""
+
+    def __init__(self, objective: Objective, model: LatentVariableModel) -> None:
+        super().__init__()
+        self.objective = objective
+        self.model = model
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | Sequence[Tensor] = (),
+        mask: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        observation_offset: int = 0,
+        step: int | None = None,
+        return_loss: bool = True,
+    ) -> dict[str, Tensor]:
+        """Return {"loss": minus the bound in nats}.
+
+        Args:
+            x, mask, seed, observation_offset, step: as of :class:`Objective`.
+            context: one tensor or several, (B, ...) each, what encoder and decoder take besides.
+            return_loss: True. Hugging Face's Trainer looks for it to know that there is a loss to evaluate without
+                labels.
+        """
+        if not return_loss:
+            raise ValueError("return_loss must be True: the loss is all that there is to return")
+        context = (context,) if isinstance(context, Tensor) else tuple(context)
+        loss = self.objective(
+            self.model, x, *context, mask=mask, seed=seed, observation_offset=observation_offset, step=step
+        )
+        return {"loss": loss}

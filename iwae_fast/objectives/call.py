@@ -1,0 +1,226 @@
+"""One evaluation of an objective: from observations to the bound, with the estimator's gradient."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..backends.heap import return_free_memory
+from ..bounds import Bound
+from ..dtypes import autocast_dtype
+from ..models import LatentVariableModel
+from ..models.base import Draw, LogQGradient, Posterior, Terms
+from ..modules import parameter_dtype
+from ..ops.function import apply
+from ..ops.samples import standard_normal
+from . import estimators
+from .budgets import to_tolerance, within_budget
+from .estimators import Scales
+from .record import StepRecord
+from .routing import GradientRouter, WeightedTerms
+
+if TYPE_CHECKING:
+    from .objective import Objective
+
+ROWS_WITHOUT_A_GRAPH = 2048
+"""Samples times observations at a time where only their log-weights are wanted, unless chunk_size says otherwise: large
+matrix products, in the memory of few rows."""
+
+DRAW_STREAM = 2**31
+"""Of the noise that a budget draws by; latent layers count from 0."""
+
+
+class Call:
+    """One evaluation of an objective."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        model: LatentVariableModel,
+        bound: Bound,
+        x: Tensor,
+        context: tuple[Tensor, ...],
+        mask: Tensor | None,
+        draw: Draw,
+        kl_weight: float,
+    ) -> None:
+        self.objective = objective
+        self.model = model
+        self.bound = bound
+        self.x, self.context, self.mask = x, context, mask
+        self.draw = draw
+        self.kl_weight = kl_weight
+        self.num_samples = draw.num_samples
+        self.estimator = objective._estimator
+
+    def plain_loss(self) -> Tensor | None:
+        """Return the loss where it is log_mean_exp of all samples, which likelihoods may fuse; else None."""
+        objective = self.objective
+        plain = self.bound.is_log_mean_exp and objective.estimator == "reparameterized" and objective.single_pass
+        if not plain or not self.model.has_plain_terms:
+            return None
+        result = self.model.iwae_loss(
+            self.x,
+            self.model.encode(self.x, *self.context, mask=self.mask),
+            self.draw,
+            self.kl_weight,
+            objective.reduction,
+            context=self.context,
+            mask=self.mask,
+        )
+        objective.record = StepRecord(
+            result.bound, self.num_samples, self.kl_weight, result.weights, normalized=result.normalized
+        )
+        return objective._for_the_data_set(result.loss, self.x.shape[0])
+
+    def run(self) -> tuple[Tensor, Tensor, int | Tensor]:
+        """The bound with the estimator's gradient, the log-weights, and how many samples run backward, for all or each
+        observation."""
+        objective = self.objective
+        posterior = self.model.encode(self.x, *self.context, mask=self.mask)
+        if objective.tolerance is not None or (objective.budget or math.inf) < self.num_samples:
+            return self._chosen_samples(posterior)
+        ran = self.num_samples
+        if objective.free_bits:
+            return *self._with_free_bits(posterior), ran
+        both = self.bound.for_decoder is self.bound and self.bound.for_encoder is self.bound
+        if objective.estimator == "reparameterized" and both and objective.chunk_size is None:
+            log_weights = self._terms(posterior, 0, self.num_samples).log_weights(self.kl_weight)
+            return self.bound(log_weights), log_weights, ran  # whose own gradient is the estimator's
+        return *self._all_samples(posterior), ran
+
+    def _terms(
+        self,
+        posterior: Posterior,
+        first: int,
+        count: int,
+        samples: Tensor | None = None,
+        router: GradientRouter | None = None,
+    ) -> Terms:
+        _, terms = self.model.terms(
+            self.x,
+            posterior,
+            self.draw._replace(num_samples=count, sample_offset=first, samples=samples),
+            context=self.context,
+            mask=self.mask,
+            log_q_gradient=LogQGradient.FULL if router is None else self.estimator.log_q_gradient,
+            route=router,
+        )
+        return terms
+
+    def _with_free_bits(self, posterior: Posterior) -> tuple[Tensor, Tensor]:
+        terms = self._terms(posterior, 0, self.num_samples)
+        divergence = self.model.kl_by_dimension(posterior).mean(0).clamp(min=self.objective.free_bits).sum()
+        return terms.log_likelihood.mean(0) - self.kl_weight * divergence, terms.log_weights(self.kl_weight)
+
+    def _all_samples(self, posterior: Posterior) -> tuple[Tensor, Tensor]:
+        """Run all samples with a graph; their scales are known only when all log-weights are."""
+
+        def terms(first: int, count: int, *posterior: Tensor) -> tuple[Terms, Tensor]:
+            router = GradientRouter(self.estimator.reparameterize_prior)
+            terms = self._terms(posterior, first, count, router=router)
+            return terms, router.messenger(terms.log_ratio)
+
+        step = self.objective.chunk_size or self.num_samples
+        if step >= self.num_samples:
+            whole, messenger = terms(0, self.num_samples, *posterior)
+        else:
+            # Checkpointed: only the terms of a chunk are kept, and its backward pass makes the rest again. While a CUDA
+            # graph is captured torch's generators have no state to keep; noise here is none of theirs.
+            keeps_generators = not (
+                self.x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+            )
+            parts: list[Terms] = []
+            messengers: list[Tensor] = []
+            for first in range(0, self.num_samples, step):
+                part, messenger = checkpoint(
+                    terms,
+                    first,
+                    min(step, self.num_samples - first),
+                    *posterior,
+                    use_reentrant=False,
+                    preserve_rng_state=keeps_generators,
+                )
+                parts.append(part)
+                messengers.append(messenger)
+                return_free_memory(self.x.device)
+            whole, messenger = _concatenated(parts), torch.cat(messengers)
+        log_weights = whole.log_weights(self.kl_weight).detach()
+        value, scales = self._scaled(log_weights)
+        return self._with_gradient(value, scales, messenger, whole), log_weights
+
+    def _chosen_samples(self, posterior: Posterior) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights first, gradient second: all samples without a graph, then those that matter with one."""
+        fixed = tuple(part.detach() for part in posterior)
+        step = self.objective.chunk_size or max(1, ROWS_WITHOUT_A_GRAPH // max(1, self.x.shape[0]))
+        k = self.num_samples
+        with torch.no_grad():
+            parts = []
+            for first in range(0, k, step):
+                parts.append(self._terms(fixed, first, min(step, k - first)).log_weights(self.kl_weight))
+                return_free_memory(self.x.device)
+            log_weights = torch.cat(parts)
+            value, scales = self._scaled(log_weights)
+            if self.objective.budget is not None:
+                selection = within_budget(scales, self.objective.budget, self._exponential())
+            else:
+                selection = to_tolerance(scales, self.objective.tolerance or 0.0)
+        router = GradientRouter(self.estimator.reparameterize_prior)
+        chosen = self._terms(posterior, 0, len(selection.samples), selection.samples, router)
+        value = self._with_gradient(value, selection.scales, router.messenger(chosen.log_ratio), chosen)
+        return value, log_weights, selection.num_used
+
+    def _exponential(self) -> Tensor:
+        """Independent exponential draws (k, B), what a budget draws by."""
+        shape = (self.num_samples, self.x.shape[0], 1)
+        normal = standard_normal(
+            shape,
+            self.draw.seed,
+            observation_offset=self.draw.observation_offset,
+            stream=DRAW_STREAM,
+            device=self.x.device,
+            backend=self.model.backend,
+        )
+        return -torch.special.log_ndtr(normal.squeeze(-1))
+
+    def _rounding(self) -> float:
+        """Return half a unit in the last place of the networks' dtype."""
+        dtype = autocast_dtype(self.x.device) or parameter_dtype(self.model.decoder, self.x.dtype)
+        return 0.5 * torch.finfo(dtype).eps
+
+    def _scaled(self, log_weights: Tensor) -> tuple[Tensor, Scales]:
+        with torch.no_grad():
+            return estimators.value_and_scales(self.estimator, self.bound, log_weights, self.kl_weight)
+
+    def _with_gradient(self, value: Tensor, scales: Scales, messenger: Tensor, terms: Terms) -> Tensor:
+        """Give the value the gradient that the scales make of the terms of each sample."""
+        decoder, encoder = scales
+        if encoder is decoder:
+            ratio = torch.ones_like(decoder)
+        else:
+            decoder = _at_least(decoder, encoder, self._rounding())
+            ratio = torch.where(decoder == 0, 0.0, encoder / torch.where(decoder == 0, 1.0, decoder))
+        weighed = [(decoder, terms.log_likelihood), (self.kl_weight * encoder, terms.log_ratio)]
+        if terms.log_prior is not None:
+            weighed.append((self.kl_weight * decoder, terms.log_prior))
+        return apply(WeightedTerms, value, ratio, messenger, *(part for pair in weighed for part in pair))
+
+
+def _concatenated(parts: list[Terms]) -> Terms:
+    log_priors = [part.log_prior for part in parts if part.log_prior is not None]
+    return Terms(
+        torch.cat([part.log_likelihood for part in parts]),
+        torch.cat(log_priors) if log_priors else None,
+        torch.cat([part.log_ratio for part in parts]),
+    )
+
+
+def _at_least(decoder: Tensor, encoder: Tensor, rounding: float) -> Tensor:
+    """The decoder's scales, kept from vanishing where the encoder's do not, by no more than rounding: their ratio must
+    stay a number, and what is multiplied by it must not underflow."""
+    least = rounding * encoder.abs()
+    return torch.where(decoder.abs() < least, torch.copysign(least, decoder), decoder)
