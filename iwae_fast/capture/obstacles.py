@@ -21,7 +21,7 @@ def obstacle(objective: Objective, model: nn.Module, optimizer: Optimizer) -> st
 def _of_objective(objective: Objective) -> str | None:
     if objective.tolerance is not None:
         return "tolerance: how many samples run backward depends on the data, for which the host waits"
-    if type(objective.bound).realized is not Bound.realized:
+    if type(objective.bound).for_call is not Bound.for_call:
         return f"{objective.bound!r} draws its number of samples on the host"
     if callable(objective.kl_weight):
         return "kl_weight is a schedule: its numbers are the host's"

@@ -113,7 +113,7 @@ def gradients(
     bound: Bound, estimator: str, k: int, model: Model, x: Tensor, seed: int, kl_weight: float = 1.0
 ) -> list[Tensor]:
     """Of the loss, minus the mean over observations, in the order of model.parameters()."""
-    bound, k = bound.realized(k, seed_tensor(seed, x.device))
+    bound, k = bound.for_call(k, seed_tensor(seed, x.device))
     frozen = copy.deepcopy(model).requires_grad_(False)
     eps = noises(model, x, k, seed)
 
