@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from . import backends, bounds, data, evaluate, likelihoods, models
     from .capture import CapturedStep
     from .evaluate import activity, diagnostics, pruning
-    from .evaluate.gradients import check_estimator, gradient_snr
+    from .evaluate.check_estimator import check_estimator
+    from .evaluate.gradient_snr import gradient_snr
     from .experiments.loading import load_run
     from .objectives import Objective, estimators, schedules
     from .ops import (
@@ -73,7 +74,8 @@ __all__ = [
 _HOMES = {
     "capture": ("CapturedStep",),
     "evaluate": ("activity", "diagnostics", "pruning"),
-    "evaluate.gradients": ("check_estimator", "gradient_snr"),
+    "evaluate.check_estimator": ("check_estimator",),
+    "evaluate.gradient_snr": ("gradient_snr",),
     "experiments.loading": ("load_run",),
     "objectives": ("Objective", "estimators", "schedules"),
     "ops": (
