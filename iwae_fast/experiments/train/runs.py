@@ -170,11 +170,11 @@ def trained_model(checkpoint: Checkpoint, device: str | None = None, backend: st
     config = checkpoint.config
     with torch.random.fork_rng(devices=[]):  # of the first weights, which the checkpoint's replace
         model = build(config, checkpoint.data_dim, backend=backend)
-    fill(model.state_dict(), checkpoint.model)
+    copy_matching(model.state_dict(), checkpoint.model)
     return model.to(usable_device(device or config.device, backend or config.backend))
 
 
-def fill(targets: dict[str, Any], saved: dict[str, Any]) -> None:
+def copy_matching(targets: dict[str, Any], saved: dict[str, Any]) -> None:
     """Copy saved tensors into those of the same name; CheckpointError where names or shapes differ."""
     expected = {name: tuple(tensor.shape) for name, tensor in targets.items()}
     found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
