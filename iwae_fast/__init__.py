@@ -95,12 +95,11 @@ _HOMES = {
         "standard_normal",
     ),
 }
-"""Public names that are not submodules of this package, by the module or folder that holds them."""
+"""Public names that are not submodules of this package, by the module or package that defines them."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a name stands for when it is first asked for: importing torch takes seconds, which the help of the
-    command line need not wait for."""
+    """Import a public name on first access: importing torch takes seconds, which would delay the help output."""
     for home, names in _HOMES.items():
         if name in names:
             value = _from(f"{__name__}.{home}", name)
@@ -112,7 +111,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _from(home: str, name: str) -> Any:
-    """Return what a module defines under a name, or the module of that name in a folder."""
+    """Return an attribute of a module, or a submodule of that name."""
     value = getattr(importlib.import_module(home), name, None)
     return importlib.import_module(f"{home}.{name}") if value is None else value
 
