@@ -1,4 +1,4 @@
-"""The benchmarks' own logic: what is refused, what is left out, what is written. No time is asserted."""
+"""Tests of the benchmarks' own logic: wrong results, failing providers, output files. No time is asserted."""
 
 from __future__ import annotations
 

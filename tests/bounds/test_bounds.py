@@ -1,4 +1,4 @@
-"""Every bound: its value, that its coefficients are derivatives, its invariances, and weights of any spread."""
+"""Tests of every bound: its value, coefficients as derivatives, invariances, and weights of any spread."""
 
 from __future__ import annotations
 

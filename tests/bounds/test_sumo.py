@@ -1,4 +1,4 @@
-"""SUMO: its value and coefficients, the law of its random number of samples, and that its mean is what it should be."""
+"""Tests of SUMO: value, coefficients, the distribution of its random number of samples, and unbiasedness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CapturedStep, on a tape in the place of a GPU's graphs: the updates of a loop, whatever changes between calls."""
+"""Tests of CapturedStep with a tape in place of CUDA graphs: the same updates as a plain loop, with varying inputs."""
 
 from __future__ import annotations
 

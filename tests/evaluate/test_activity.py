@@ -1,4 +1,4 @@
-"""Active units against models whose posterior means are known, and surgery against models that were built smaller."""
+"""Tests of active units on models with known posterior means, and of pruning against models that were built smaller."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Diagnostics of gradients: against stacked draws, what theory says of their signal, and biases that are known."""
+"""Tests of gradient diagnostics: against stacked draws, theoretical signal-to-noise ratios, and known biases."""
 
 from __future__ import annotations
 

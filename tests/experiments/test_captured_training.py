@@ -1,4 +1,4 @@
-"""Training by recorded steps, on a tape in the place of a GPU's graphs: the bits of training step by step."""
+"""Tests of training by recorded steps, with a tape in place of CUDA graphs: bitwise equal to plain training."""
 
 from __future__ import annotations
 

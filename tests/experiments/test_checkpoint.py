@@ -1,4 +1,4 @@
-"""Checkpoints: everything comes back, nothing earlier gets lost, and damage is told in one line."""
+"""Tests of checkpoints: complete restoration, no loss of earlier ones, and one-line errors for damaged files."""
 
 import os
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The evaluation of a run, its report, and runs side by side, on networks so small that they learn nothing."""
+"""Tests of evaluating a run, its report, and the comparison of runs, on networks too small to learn anything."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Training: it learns, it can stop and go on anywhere without a trace, and it never saves what is not finite."""
+"""Tests of training: it learns, resumes exactly from any point, and never saves non-finite values."""
 
 import shutil
 from dataclasses import replace

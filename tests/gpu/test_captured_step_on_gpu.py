@@ -1,4 +1,4 @@
-"""Captured steps as only a GPU shows them: real graphs, against the same steps one by one."""
+"""Tests of captured steps with real CUDA graphs, against the same steps without capture."""
 
 from __future__ import annotations
 

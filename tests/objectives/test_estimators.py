@@ -1,4 +1,4 @@
-"""Gradient estimators: against their definitions sample by sample, each other on average, and the exact oracle."""
+"""Tests of gradient estimators: against their definitions, each other on average, and an exact model."""
 
 from __future__ import annotations
 
