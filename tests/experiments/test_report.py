@@ -232,7 +232,7 @@ def test_random_weights(tmp_path):
 @pytest.mark.parametrize("stage", ["test images", "training images", "test images, active units only"])
 def test_interrupted_evaluation_goes_on(stage, tmp_path, whole, monkeypatch):
     """Ctrl-C in any of the estimates; what comes of it is what nobody interrupted."""
-    monkeypatch.setattr("iwae_fast.evaluate.OBSERVATIONS_A_CHUNK", 8)
+    monkeypatch.setattr("iwae_fast.evaluate.likelihood.OBSERVATIONS_A_CHUNK", 8)
     run, checkpoint, model = trained(tmp_path / "run", tiny_data())
     pairs = dict.fromkeys(("test images", "training images", "test images, active units only"), 0)
 
@@ -328,7 +328,7 @@ def test_what_has_no_k_hat_is_counted(tmp_path, monkeypatch, capsys):
         result.pareto_k[3:] = 0.5
         return result
 
-    monkeypatch.setattr(iw.evaluate, "log_likelihood", two_without)
+    monkeypatch.setattr("iwae_fast.evaluate.likelihood.log_likelihood", two_without)
     run, checkpoint, model = trained(tmp_path / "run", tiny_data())
     options = {"k": 21, "train_observations": 0, "pruned_observations": 0}
     evaluate_and_print(run, checkpoint, model, tiny_data(), **options)
