@@ -11,30 +11,31 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 
 install: $(INSTALLED)
 
-# In two steps, so that one sees what takes the time. Compiled kernels stay in build/objects/ for the next time.
+# In two steps, to show which one takes the time. Compiled kernels are cached in build/objects/.
 $(INSTALLED): $(SOURCES)
-	@echo "== 1 of 2: compiling the kernels, some 2 minutes the first time"
+	@echo "== 1 of 2: compiling the kernels, about 2 minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check 'setuptools>=77' 'pybind11>=2.13'
 	$(BIN)/python setup.py --quiet build_ext
-	@echo "== 2 of 2: installing packages, some 2 minutes the first time (torch is 200 MB)"
+	@echo "== 2 of 2: installing packages, about 2 minutes the first time (torch is 200 MB)"
 	$(BIN)/pip install --disable-pip-version-check --no-build-isolation --constraint constraints.txt --editable '.[cli,dev]'
 	@touch $@
 
 train: install  ## train on the digits that come with scikit-learn
 	$(BIN)/iwae-fast train
 
-test: install  ## the whole suite, some 8 minutes on 2 cores; waiting threads leave the cores to other workers
+# OMP_WAIT_POLICY=passive: idle OpenMP threads sleep instead of spinning on cores that other workers need.
+test: install  ## the whole suite, about 8 minutes on 2 cores
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n auto --dist loadgroup
 
-test-slow: install  ## what takes minutes: packaging, and ten times the hypothesis examples
+test-slow: install  ## tests that take minutes: packaging, and ten times the hypothesis examples
 	$(BIN)/pytest -m slow
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -k no_worse
 
 test-machine-code: install  ## registers, spills and load widths of the GPU kernels, from Triton and (if built) nvcc
 	$(BIN)/pytest -m machine_code -n auto --dist loadscope
 
-# PyPI's torch of that version brings CUDA and the Triton of its time, as on a machine with a GPU: 5 GB of disk.
+# PyPI's torch of that version includes CUDA and the matching Triton, as on a machine with a GPU: 5 GB of disk.
 $(OLDEST)/.installed: $(SOURCES) constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check 'setuptools>=77' 'pybind11>=2.13'
@@ -42,7 +43,7 @@ $(OLDEST)/.installed: $(SOURCES) constraints-oldest.txt
 		--constraint constraints-oldest.txt --editable '.[dev]'
 	@touch $@
 
-test-oldest: $(OLDEST)/.installed  ## what torch sees of the package, on the oldest torch that pyproject.toml allows
+test-oldest: $(OLDEST)/.installed  ## tests of the torch interface on the oldest torch that pyproject.toml allows
 	OMP_WAIT_POLICY=passive $(OLDEST)/bin/pytest -n auto --dist loadgroup tests/objectives/test_tracing.py tests/backends/test_backends.py tests/ops/test_registry.py
 
 lint: install
@@ -61,10 +62,10 @@ $(RIVALS): $(INSTALLED)
 bench: $(RIVALS)  ## all providers side by side, under 15 minutes on 2 cores; results under benchmarks/results/
 	$(BIN)/python -m benchmarks
 
-bench-quick: $(RIVALS)  ## fewer works and rounds, 2 minutes
+bench-quick: $(RIVALS)  ## fewer workloads and rounds, 2 minutes
 	$(BIN)/python -m benchmarks --quick --output build/benchmarks-quick.csv
 
-gpu:  ## on a machine with an NVIDIA GPU, all that it can show, under 10 minutes; uses its python3 and installs nothing
+gpu:  ## tests and benchmarks on an NVIDIA GPU, under 10 minutes; uses the machine's python3 and installs nothing
 	bash benchmarks/gpu.sh
 
 clean:

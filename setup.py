@@ -1,16 +1,16 @@
-"""Builds the extension iwae_fast._C from csrc/: a C++17 compiler and pybind11, no torch.
+"""Build of the extension iwae_fast._C from csrc/. It requires a C++17 compiler and pybind11, but not torch.
 
-The kernels are compiled once for each instruction set and chosen when the module is imported. Without a working
-compiler the package installs all the same and runs on its reference backend; IWAE_FAST_REQUIRE_EXTENSION=1 makes
-that an error.
+The kernels are compiled once per instruction set, and the best one is selected when the module is imported. Without a
+working compiler the package is installed without the extension and runs on its reference backend;
+IWAE_FAST_REQUIRE_EXTENSION=1 makes this an error.
 
-Where there is an NVIDIA GPU and nvcc is found ($CUDA_HOME/bin, or the path) the CUDA kernels are built too.
-IWAE_FAST_CUDA=1 builds them without a GPU too, and makes it an error that they cannot be built; IWAE_FAST_CUDA=0 leaves
-them out. IWAE_FAST_CUDA_ARCHITECTURES says for which compute capabilities they are compiled, as in "90" or "80 90" (the
-default), and asks for them too; GPUs that are newer than the last of them compile it anew for themselves.
+If an NVIDIA GPU is present and nvcc is found (in $CUDA_HOME/bin or on PATH), the CUDA kernels are built as well.
+IWAE_FAST_CUDA=1 also builds them without a GPU, and makes a failure an error; IWAE_FAST_CUDA=0 leaves them out.
+IWAE_FAST_CUDA_ARCHITECTURES sets the compute capabilities, for example "90" or "80 90" (the default), and also builds
+them without a GPU. GPUs newer than the last one use its PTX, which the driver compiles.
 
-Object files stay in build/objects/ under a digest of their sources and command: compiling takes minutes, and a further
-environment, or a change of Python code alone, need not do it again.
+Object files are cached in build/objects/ under a digest of their sources and command, since compiling takes minutes:
+another environment, or a change of Python code only, reuses them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ HEADERS = sorted(str(path) for path in Path("csrc").rglob("*.h"))
 
 
 class BuildExtension(build_ext):
-    """Compiles the kernels for each instruction set, with OpenMP where the compiler has it."""
+    """The build_ext command that compiles the kernels for each instruction set, with OpenMP if the compiler has it."""
 
     def build_extension(self, ext: Extension) -> None:
         try:
@@ -66,7 +66,7 @@ class BuildExtension(build_ext):
                     "warning: it runs on its reference backend; install a C++17 compiler (GCC or Clang) and reinstall.",
                     file=sys.stderr,
                 )
-            raise CompileError(str(error)) from error  # which setuptools passes over for an optional extension
+            raise CompileError(str(error)) from error  # setuptools ignores this error for an optional extension
 
     def _build(self, ext: Extension) -> None:
         x86_64 = platform.machine().lower() in ("x86_64", "amd64")
@@ -82,7 +82,7 @@ class BuildExtension(build_ext):
         if (compiled := cuda.result()) is not None:
             ext.extra_objects.append(compiled)
             ext.define_macros.append(("IWAE_HAVE_CUDA", "1"))
-            # Linked statically, so that the extension loads where there is no CUDA.
+            # Linked statically, so that the extension loads without CUDA.
             ext.extra_link_args = [*openmp, *cuda_libraries(), "-lcudart_static", "-ldl", "-lpthread", "-lrt"]
         super().build_extension(ext)
 
@@ -96,13 +96,13 @@ class BuildExtension(build_ext):
         return self._object(f"CPU kernels, {isa}", [KERNELS, *HEADERS], command, compile_into)
 
     def _compile_cuda(self) -> str | None:
-        """Return the object file of the CUDA kernels, or None where they are left out."""
+        """Return the object file of the CUDA kernels, or None if they are left out."""
         wish, nvcc = os.environ.get("IWAE_FAST_CUDA", ""), find_nvcc()
         if wish == "0" or (wish != "1" and not cuda_is_wanted()):
             return None
         if nvcc is None:
             if wish == "1":
-                raise CompileError("IWAE_FAST_CUDA=1, but nvcc is neither in $CUDA_HOME/bin nor on the path")
+                raise CompileError("IWAE_FAST_CUDA=1 requires nvcc, which is neither in $CUDA_HOME/bin nor on PATH")
             return None
         architectures = cuda_architectures()
         command = [nvcc, *CUDA_FLAGS, *cuda_targets(architectures), "-c", CUDA_KERNELS, "-o"]
@@ -125,8 +125,11 @@ class BuildExtension(build_ext):
             return None
 
     def _object(self, name: str, sources: list[str], command: list[str], compile_into: Callable[[str], None]) -> str:
-        """Return the object file of ``sources[0]``, compiled by ``compile_into(folder)`` unless an earlier build, also
-        one by another environment, has left it: pip builds each time in a new folder, and compilers take minutes."""
+        """Return the object file of ``sources[0]``, from the cache or compiled by ``compile_into(folder)``.
+
+        The cache also has object files of earlier builds by other environments: pip builds in a new folder each time,
+        and compiling takes minutes.
+        """
         digest = hashlib.sha256("\0".join(command).encode())
         for source in sources:
             digest.update(Path(source).read_bytes())
@@ -161,7 +164,7 @@ class BuildExtension(build_ext):
 
 
 def compiler_version(command: list[str]) -> list[str]:
-    """Return a compiler's command and what it says of its version, which an object file depends on."""
+    """Return a compiler's command and the output of --version, on both of which an object file depends."""
     if not command:
         return []
     told = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False)
@@ -169,17 +172,18 @@ def compiler_version(command: list[str]) -> list[str]:
 
 
 def cuda_is_wanted() -> bool:
-    """Return True if there is an NVIDIA GPU, or if architectures were named."""
+    """Return True if there is an NVIDIA GPU, or if architectures are given."""
     return bool(os.environ.get("IWAE_FAST_CUDA_ARCHITECTURES")) or os.path.exists("/proc/driver/nvidia/version")
 
 
 def find_nvcc() -> str | None:
+    """Return the path of nvcc, in $CUDA_HOME/bin or on PATH, or None."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     return (shutil.which("nvcc", path=os.path.join(home, "bin")) if home else None) or shutil.which("nvcc")
 
 
 def cuda_architectures() -> list[str]:
-    """Return compute capabilities without their point; raises CompileError for anything else."""
+    """Return the compute capabilities without their decimal point; raise CompileError for an invalid setting."""
     given = os.environ.get("IWAE_FAST_CUDA_ARCHITECTURES") or CUDA_ARCHITECTURES
     architectures = re.split(r"[\s,;]+", given.strip())
     if not all(re.fullmatch(r"\d+[af]?", architecture) for architecture in architectures):
@@ -188,20 +192,21 @@ def cuda_architectures() -> list[str]:
 
 
 def cuda_targets(architectures: list[str]) -> list[str]:
-    """Return nvcc's options for machine code of each architecture, and for what newer ones compile for themselves."""
+    """Return nvcc's options for machine code of each architecture, and for PTX that newer ones compile."""
     codes = [(architecture, f"sm_{architecture}") for architecture in architectures]
     codes.append((architectures[-1], f"compute_{architectures[-1]}"))
     return [f"-gencode=arch=compute_{architecture},code={code}" for architecture, code in codes]
 
 
 def cuda_libraries() -> list[str]:
-    """Return the linker options with which nvcc itself would find the static runtime."""
+    """Return the linker options that nvcc uses to find the static runtime."""
     told = subprocess.run([find_nvcc() or "nvcc", "--dryrun", "-c", CUDA_KERNELS], capture_output=True, text=True)
     line = next((line for line in told.stderr.splitlines() if "LIBRARIES=" in line), "LIBRARIES=")
     return shlex.split(line.split("LIBRARIES=", 1)[1])
 
 
 def extensions() -> list[Extension]:
+    """Return the extension module, which is optional unless IWAE_FAST_REQUIRE_EXTENSION=1."""
     import pybind11
 
     return [
@@ -217,8 +222,8 @@ def extensions() -> list[Extension]:
 
 
 def index_page(readme: str) -> str:
-    """Return the README for a package index, where only addresses of the web lead anywhere: without pictures, and with
-    the plain text of links to files and headings."""
+    """Return the README for a package index, which cannot resolve relative links: without pictures, and with links to
+    files and headings replaced by their text."""
     without_pictures = re.sub(r"!\[[^\]]*\]\([^)]*\)\n*", "", readme)
     return re.sub(r"\[([^\]]+)\]\((?!https?://)[^)]*\)", r"\1", without_pictures)
 

@@ -1,1 +1,1 @@
-"""Benchmarks: one work a file; ``python -m benchmarks`` runs them."""
+"""Benchmarks, one file per workload; ``python -m benchmarks`` runs them."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: providers side by side; tables, comparisons and pictures of what was measured."""
+"""``python -m benchmarks``: measure providers side by side; tables, comparisons and pictures of the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMANDS = ("run", "compare", "table", "summary", "targets", "plot")
 def main(arguments: list[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in (*COMMANDS, "-h", "--help"):
-        given.insert(0, "run")  # the command that need not be named
+        given.insert(0, "run")  # the default command
     chosen = parser().parse_args(given)
     if chosen.command == "run":
         limits = (chosen.rounds, chosen.only, chosen.quick, chosen.append, chosen.seconds)
@@ -40,24 +40,24 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = whole.add_subparsers(dest="command", required=True)
-    measuring = commands.add_parser("run", help="measure; the command that need not be named")
+    measuring = commands.add_parser("run", help="measure (the default command)")
     measuring.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    measuring.add_argument("--output", type=Path, help="a .csv; the .json goes beside it")
-    measuring.add_argument("--rounds", type=int, help="at most, of each work")
-    measuring.add_argument("--only", default="", metavar="REGEX", help="works whose names match")
-    measuring.add_argument("--quick", action="store_true", help="fewer works and rounds, two minutes")
-    measuring.add_argument("--append", action="store_true", help="keep the rows that the output has")
-    measuring.add_argument("--seconds", type=float, help="after which no further work begins")
-    comparing = commands.add_parser("compare", help="two results side by side")
+    measuring.add_argument("--output", type=Path, help="a .csv file; a .json file is written next to it")
+    measuring.add_argument("--rounds", type=int, help="maximum number of rounds per workload")
+    measuring.add_argument("--only", default="", metavar="REGEX", help="run only workloads whose name matches")
+    measuring.add_argument("--quick", action="store_true", help="fewer workloads and rounds, about two minutes")
+    measuring.add_argument("--append", action="store_true", help="keep the existing rows of the output")
+    measuring.add_argument("--seconds", type=float, help="start no further workload after this time")
+    comparing = commands.add_parser("compare", help="compare two results")
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
-    tabulating = commands.add_parser("table", help="results as Markdown")
+    tabulating = commands.add_parser("table", help="print results as Markdown")
     tabulating.add_argument("results", type=Path)
-    summarising = commands.add_parser("summary", help="the same at a glance: one line a work, one column a rival")
+    summarising = commands.add_parser("summary", help="print one line per workload as Markdown, one column per rival")
     summarising.add_argument("results", type=Path)
-    judging = commands.add_parser("targets", help="what a GPU's results should be, and whether they are")
+    judging = commands.add_parser("targets", help="check results of a GPU against the targets")
     judging.add_argument("results", type=Path)
-    plotting = commands.add_parser("plot", help="speed-ups over torch eager as a picture")
+    plotting = commands.add_parser("plot", help="draw speed-ups over torch eager")
     plotting.add_argument("results", type=Path)
     plotting.add_argument("picture", type=Path)
     return whole

@@ -1,4 +1,4 @@
-"""Whether what a provider computes agrees with the reference in float64: entry by entry, or in the mean."""
+"""Comparison of a provider's results with the float64 reference, entry by entry or in the mean."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from .work import Evidence
 STANDARD_ERRORS = 5.0
 
 ROUNDING = 2.0**-24
-"""Largest relative error of a rounding in float32, in which every provider sums."""
+"""The largest relative rounding error in float32, in which every provider sums."""
 
 
 def tolerance_of_weights(tolerance: float, nats: float) -> float:
-    """Return what to allow, relative to the largest entry, where results are made of importance weights.
+    """Return the tolerance, relative to the largest entry, for results computed from importance weights.
 
-    A log-weight is a sum of terms; ``nats`` is the largest sum of their absolute values. In float32 no provider knows
-    it better than to one rounding of that size, and an absolute error of a log-weight is a relative one of the weight.
+    A log-weight is a sum of terms, and ``nats`` is the largest sum of their absolute values. In float32 the error of a
+    log-weight is at least one rounding of that size, and its absolute error is the relative error of the weight.
     """
     return tolerance + ROUNDING * nats
 
 
 def of_entries(found: Evidence, truth: Evidence, tolerance: float) -> str:
-    """Errors relative to the largest entry, where they are above the tolerance: for the same inputs and noise."""
+    """Describe the errors relative to the largest entry that exceed the tolerance, for the same inputs and noise."""
     wrong = []
     for name, expected in truth.items():
         error = float(abs(found[name] - expected).max() / abs(expected).max())
@@ -32,9 +32,9 @@ def of_entries(found: Evidence, truth: Evidence, tolerance: float) -> str:
 
 
 def of_means(found: Evidence, truth: Evidence) -> str:
-    """The means of each figure, where they differ by more than 5 standard errors: for noise of one's own.
+    """Describe the figures whose means differ by more than 5 standard errors, for providers with their own noise.
 
-    A provider need not have every figure of the truth.
+    A provider may have fewer figures than the truth.
     """
     wrong = []
     for name, figures in found.items():

@@ -1,4 +1,4 @@
-"""The fused loss beside what people write: BCE with logits, sum, logsumexp, mean."""
+"""The fused loss compared with the usual code: BCE with logits, sum, logsumexp, mean."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def eager(value: Tensor, logits: Tensor, log_ratio: Tensor) -> Tensor:
 
 
 def nats(value: Tensor, logits: Tensor, log_ratio: Tensor) -> Tensor:
-    """The absolute values of what each log-weight is a sum of, added up, (k, B)."""
+    """Compute the sum of the absolute values of each log-weight's terms, (k, B)."""
     return ((value * logits).abs() + F.softplus(logits)).sum(-1) + log_ratio.abs()
 
 

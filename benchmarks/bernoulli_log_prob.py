@@ -1,4 +1,4 @@
-"""The Bernoulli density beside BCE with logits and its sum."""
+"""The Bernoulli density compared with BCE with logits and a sum."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.budgets --output FILE.csv``: what a budget costs in test NLL, by runs paired by their seed.
+"""``python -m benchmarks.budgets --output FILE.csv``: the cost of a budget in test NLL, from runs paired by seed.
 
-Runs of one seed share initial weights, order of images, pixels and noise: only the choice of samples differs. A run
-whose row is in the file is not repeated, so that the command can be stopped and started again.
+Runs with the same seed share initial weights, order of images, pixels and noise: only the choice of samples differs. A
+run whose row is in the file is not repeated, so the command can be interrupted and restarted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FIELDS = (
     *("train_seconds", "threads", "torch"),
 )
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Two-sided 95 % points of Student's t for so many pairs."""
+"""Two-sided 95 % points of Student's t, by the number of pairs."""
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--estimator", default="reparameterized")
-    parser.add_argument("--budgets", default="all,8", help="sizes, or all")
+    parser.add_argument("--budgets", default="all,8", help="comma-separated budgets; 'all' for all samples")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--k", type=int, default=50)
@@ -84,7 +84,7 @@ def one_run(arguments: argparse.Namespace, images: data.ImageData, budget: str, 
 
 
 def comparison(rows: list[dict[str, str]]) -> str:
-    """The mean paired difference of each budget to all samples, and its 95 % interval."""
+    """Describe the mean paired difference of each budget to all samples, with its 95 % interval."""
     nll = {(row["budget"], row["seed"]): float(row["nll"]) for row in rows}
     lines = []
     for budget in sorted({budget for budget, _ in nll} - {"all"}, key=int):

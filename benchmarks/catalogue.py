@@ -1,4 +1,4 @@
-"""Which works there are, each made when its turn comes. A name says what ``--only`` looks for."""
+"""The list of workloads, each created right before it runs. ``--only`` matches their names."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Catalogue = dict[str, Callable[[], list[Work]]]
 
 
 def cpu(quick: bool = False) -> Catalogue:
-    """The papers' sizes: batches of 20, and 1, 5 and 50 samples; 500 and 5000 where that is the point."""
+    """Return the CPU workloads: the papers' batch of 20 with 1, 5 and 50 samples, or 500 and more where relevant."""
     device = torch.device("cpu")
     works: Catalogue = {}
     for k in (50,) if quick else (50, 5, 1):
@@ -58,8 +58,8 @@ def cpu(quick: bool = False) -> Catalogue:
 
 
 def gpu(quick: bool = False) -> Catalogue:  # noqa: ARG001 - a GPU's works are all quick
-    """Sizes several times the second-level cache, where memory sets the pace, and the papers' batch of 20. What says
-    most comes first: a run may be cut short."""
+    """Return the GPU workloads: sizes several times the L2 cache, which are limited by memory, and the papers' batch of
+    20. The most informative come first, since a run may be cut short."""
     device = torch.device("cuda")
     paper = Setting(50, device=device)
     return {
@@ -81,7 +81,7 @@ def gpu(quick: bool = False) -> Catalogue:  # noqa: ARG001 - a GPU's works are a
 
 
 BURDA_STEPS = passes(STAGES) * (60_000 // 20)
-"""Of Burda, Grosse & Salakhutdinov (2016) on MNIST, in batches of 20."""
+"""The number of training steps of Burda, Grosse & Salakhutdinov (2016) on MNIST, in batches of 20."""
 
 LOSS = ("bernoulli_iwae_loss", "forward+backward", "k=50 B=1024")
 STEP = ("step", "training", "k=50")
@@ -136,4 +136,4 @@ GPU_TARGETS = (
         "training",
     ),
 )
-"""What the works of :func:`gpu` should come to. Of all providers of this package, unless said otherwise."""
+"""The targets of the workloads of :func:`gpu`, for all providers of this package unless stated otherwise."""

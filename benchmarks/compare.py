@@ -1,4 +1,4 @@
-"""Two results side by side: what became faster or slower."""
+"""Comparison of two results: which workloads became faster or slower."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ CONDITIONS = ("device", "threads", "torch", "triton", "iwae_fast", "python", "is
 
 
 def compare(old: Sequence[Row], new: Sequence[Row]) -> str:
-    """Per work and provider the medians and new over old, marked where the 10% - 90% ranges do not overlap."""
+    """Return a table of medians and the ratio new / old per workload and provider.
+
+    Rows whose 10% - 90% ranges do not overlap are marked.
+    """
     before = {(*row.work, row.provider): row for row in old}
     after = {(*row.work, row.provider): row for row in new}
     shared = [key for key in before if key in after]
@@ -35,7 +38,7 @@ def compare(old: Sequence[Row], new: Sequence[Row]) -> str:
 
 
 def differences(old: Sequence[Row], new: Sequence[Row]) -> list[str]:
-    """One line a condition that is not the same in both."""
+    """Return one line per condition that differs between the results."""
     lines = []
     for name in CONDITIONS:
         a, b = ({str(getattr(row, name)) for row in rows} for rows in (old, new))

@@ -1,4 +1,4 @@
-"""A copy from device memory to device memory: the bandwidth that others are compared with."""
+"""A copy from device memory to device memory, as the bandwidth to compare with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .work import Check, Evidence, Provider, Task, Work
 
 
 def works(device: torch.device, size: int) -> list[Work]:
-    """``size`` bytes are read, and as many written."""
+    """Return a workload that reads ``size`` bytes and writes as many."""
     check = Check(partial(truth, device, size), partial(agreement.of_entries, tolerance=0.0))
     return [
         Work(

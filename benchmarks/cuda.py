@@ -1,7 +1,7 @@
-"""On a GPU: the providers alternate in one process.
+"""Measurements on a GPU, where the providers alternate in one process.
 
-The kernels of a call are captured in a CUDA graph, whose replays are timed by device events: the time of the device's
-work, without Python's. Small works are timed by the clock too, with Python's part, and *whole* ones only so.
+The kernels of a call are captured in a CUDA graph, whose replays are timed by device events: this is the device time,
+without Python. Small workloads are also timed by wall clock, including Python; *whole* ones are timed only this way.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ from .rows import Row
 from .work import Provider, Task, Work, WrongResultError, refuse_if_wrong
 
 Clock = Callable[[], float]
-"""Does the work and returns the seconds that it took once."""
+"""A function that does the work and returns the seconds per call."""
 
 WARMUP_ROUNDS = 5
 
 SMALL = 2**24
-"""Bytes: below these, Python's part shows."""
+"""The size in bytes below which the time spent in Python matters."""
 
 SECONDS_A_WORK = 4.0
-"""No further round begins after so long ..."""
+"""The time after which no further round of a workload starts, if it has had enough rounds."""
 
 FEWEST_ROUNDS = 3
-"""... unless there were fewer than these; of a whole work one is enough, which may take seconds itself."""
+"""The minimum number of rounds. Whole workloads, which may take seconds per call, have a minimum of 1."""
 
 BURST_SECONDS = 0.01
-"""Of a whole work, so long or one call, before the host waits for the device: a loop does not wait after every step."""
+"""The time of a burst of a whole workload (at least one call) between synchronizations: a training loop does not
+synchronize after every step."""
 
 
 def measure(work: Work, rounds: int, report: Callable[[str], None] = print) -> list[Row]:
-    """Check and time all providers in turn, ``rounds`` times at most. One that fails is reported and left out.
+    """Check and time all providers in turn, at most ``rounds`` times. Providers that fail are reported and left out.
 
-    Raises WrongResultError, with the rows of the others, where one is wrong.
+    Raises WrongResultError, with the rows of the other providers, if the results of one are wrong.
     """
     wrong: list[str] = []
     failed: set[Provider] = set()
 
     def each(question: Callable[[Provider], Any]) -> dict[Provider, Any]:
-        """What the providers answer that have not failed so far."""
+        """Return the answers of the providers that have not failed so far."""
         answers = {}
         for provider in (provider for provider in work.providers if provider not in failed):
             try:
@@ -54,7 +55,7 @@ def measure(work: Work, rounds: int, report: Callable[[str], None] = print) -> l
             except WrongResultError as error:
                 wrong.append(str(error))
                 failed.add(provider)
-            except Exception as error:  # whatever a rival raises, its compiler included
+            except Exception as error:  # a rival, or its compiler, may raise anything
                 report(f"{provider.name} is left out of {work}: {one_line(error)}")
                 failed.add(provider)
         return answers
@@ -71,7 +72,7 @@ def measure(work: Work, rounds: int, report: Callable[[str], None] = print) -> l
 
         def time_by(clock: Callable[[Callable[[], Any]], Clock], metric: str) -> None:
             clocks = each(lambda provider: clock(tasks[provider].run))
-            # What is whole is warm: its evidence went before, and a burst that says how long the others are to be.
+            # Whole workloads need no warm-up: computing their evidence and calibrating the burst have already run them.
             warmup, fewest = (0, 1) if work.whole else (WARMUP_ROUNDS, FEWEST_ROUNDS)
             found.extend(rows.make(work, alternating(clocks, rounds, warmup, fewest), notes, metric))
 
@@ -96,7 +97,8 @@ def one_line(error: Exception) -> str:
 
 
 def on_its_stream(work: Work) -> torch.cuda.StreamContext:
-    """What is captured must have run on that stream from the start: a backward pass runs where its forward pass did."""
+    """Return the stream of a workload: captured ones need a side stream from the start, since a backward pass runs on
+    the stream of its forward pass."""
     return torch.cuda.stream(None if work.whole or work.device.type != "cuda" else torch.cuda.Stream())
 
 
@@ -114,7 +116,7 @@ def alternating(clocks: dict[Provider, Clock], rounds: int, warmup: int, fewest:
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
-    """Of the device's memory at most during a call, above what was taken before and what the call returns."""
+    """Measure the peak device memory of a call, excluding memory allocated before it and its results."""
     run()
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
@@ -126,7 +128,7 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 
 def host_clock(run: Callable[[], Any]) -> Clock:
-    """A call's seconds by the clock, until its kernels are done."""
+    """Return a clock that measures the wall time of a call until its kernels are done."""
 
     def clock() -> float:
         torch.cuda.synchronize()
@@ -139,7 +141,7 @@ def host_clock(run: Callable[[], Any]) -> Clock:
 
 
 class BurstClock:
-    """A call's seconds by the clock, of as many in a row as take a while."""
+    """The wall time per call, averaged over a burst of consecutive calls."""
 
     def __init__(self, run: Callable[[], Any]) -> None:
         self.run = run
@@ -156,13 +158,13 @@ class BurstClock:
 
 
 class DeviceClock:
-    """The seconds of a call's kernels, replayed from a CUDA graph."""
+    """The device time of a call's kernels, replayed from a CUDA graph."""
 
     def __init__(self, run: Callable[[], Any]) -> None:
         for _ in range(3):
             run()
         here = torch.cuda.current_stream()
-        # Which leaves nothing behind where a provider cannot be captured.
+        # CudaGraphs cleans up after a capture that fails.
         self.recording = CudaGraphs(here.device, here).record(run)
         self.start, self.stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 

@@ -1,4 +1,4 @@
-"""On the CPU: the providers of a work in worker processes, which take turns in an order shuffled each round."""
+"""Measurements on the CPU: one worker process per provider; they take turns in an order that is shuffled each round."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .work import Provider, Work, refuse_if_wrong
 from .workers import Worker, WorkerError
 
 SECONDS_A_WORK = 45.0
-"""No further round begins after so long ..."""
+"""The time after which no further round of a workload starts, if it has had ``FEWEST_ROUNDS``."""
 
 FEWEST_ROUNDS = 10
-"""... unless there were fewer than these."""
+"""The minimum number of rounds."""
 
 PAUSE = 0.01
-"""Seconds between turns: threads of OpenMP spin for a while after their last loop, on cores that the next one needs."""
+"""Seconds between turns: OpenMP threads spin for a while after their last loop, on cores that the next turn needs."""
 
 
 def measure(work: Work, rounds: int, report: Callable[[str], None] = print) -> list[Row]:
-    """Check and time all providers. One that fails is reported and left out; a wrong one is an error."""
+    """Check and time all providers. Providers that fail are reported and left out; a wrong result raises an error."""
     workers: dict[Provider, Worker] = {}
     values: dict[Provider, list[float]] = {}
     notes: dict[Provider, str] = {}
@@ -51,7 +51,7 @@ def measure(work: Work, rounds: int, report: Callable[[str], None] = print) -> l
         values[provider].append(worker.peak_bytes())
 
     try:
-        for provider in work.providers:  # all start at once, then each is made ready with the machine to itself
+        for provider in work.providers:  # all start together; then each is prepared while the others are idle
             workers[provider] = Worker(torch.get_num_threads())
         for provider in work.providers:
             ask(ready, provider)

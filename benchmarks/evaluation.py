@@ -1,6 +1,6 @@
-"""log p(x) of a batch with k = 5000: a loop over chunks, this package's, and the decoder's matrix products alone.
+"""log p(x) of a batch with k = 5000: a plain loop over chunks, this package, and the decoder's matrix products alone.
 
-The loop and the products try some sizes of their chunks when they are made ready, and keep the fastest.
+The loop and the matrix products try several chunk sizes during preparation, and use the fastest.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .work import BASELINE, Check, Evidence, Provider, Task, Work
 
 EVALUATIONS = 12
 CHUNKS = (10, 25, 50, 100, 200, 400)
-"""Samples of each observation at a time."""
+"""Numbers of samples per observation that are processed at once."""
 
 LARGE_CHUNK = 1000
-"""Samples of each of the 256 observations that an evaluation takes at a time: rows enough to fill a GPU."""
+"""Samples processed at once for each of the 256 observations of an evaluation's chunk: enough rows to fill a GPU."""
 
 FEW = 20
 
@@ -50,8 +50,10 @@ def eager(setting: Setting) -> Task:
 
 
 def test_set_works(setting: Setting) -> list[Work]:
-    """On a GPU: of a whole test set, the setting's batch, in chunks as they are chosen and in larger ones. What is
-    compared with the reference is a few images' mean."""
+    """Return the GPU workload: a whole test set of the setting's batch size, in the default chunks and in larger ones.
+
+    The mean over a few images is checked against the reference.
+    """
     images, source = test_set(setting)
     few = images[:FEW]
     check = Check(partial(truth, setting, few), agreement.of_means)
@@ -70,8 +72,11 @@ def given(task: Task) -> Task:
 
 
 def test_set(setting: Setting) -> tuple[Tensor, str]:
-    """As many images as the setting has, on its device, and what they are: MNIST's where its files are, if they have
-    the setting's features, else noise, which takes as long."""
+    """Return as many images as the setting's batch on its device, and their name.
+
+    They are MNIST's if its files are present and have the setting's number of features, otherwise random pixels, which
+    take equally long.
+    """
     found = mnist()
     if found is None or found.test.shape[1] != setting.features:
         return observations(setting), "random pixels"
@@ -84,7 +89,7 @@ def our_test_set(model: iw.models.DenseVAE, k: int, chunk: int | None, images: T
 
 @torch.no_grad()
 def log_likelihood(encoder: Encoder, decoder: nn.Module, x: Tensor, k: int, chunk: int) -> Tensor:
-    """(B,): the usual loop."""
+    """Compute log p(x), (B,), by the usual loop over chunks."""
     mean, log_std = encoder(x)
     found = [
         torch.logsumexp(log_weights(decoder, mean, log_std, x, min(chunk, k - first)), 0)
@@ -104,7 +109,7 @@ def ours(setting: Setting) -> Task:
 
 @cache
 def truth(setting: Setting, images: Tensor | None = None) -> Evidence:
-    """The reference's in float64, in chunks for the sake of memory."""
+    """Compute the reference result in float64, in chunks to save memory."""
     model = dense_vae(setting, backend="reference").double()
     x = (observations(setting) if images is None else images).double()
     chunk = 50
@@ -119,7 +124,7 @@ def truth(setting: Setting, images: Tensor | None = None) -> Evidence:
 
 
 def matrix_products(setting: Setting) -> Task:
-    """Rows of latents through the decoder's matrices, into tensors that are there."""
+    """Prepare the decoder's matrix products alone, on rows of latents, into preallocated tensors."""
     _, decoder = networks(setting)
     matrices = [layer.weight.detach().T for layer in decoder if isinstance(layer, nn.Linear)]
 
@@ -135,7 +140,7 @@ def matrix_products(setting: Setting) -> Task:
 
 
 def fastest(run: Callable[[int, int], Tensor], k: int) -> Task:
-    """A task of k samples, in chunks of the size that took least in a short trial."""
+    """Return a task of k samples, in chunks of the size that was fastest in a short trial."""
     trial = min(k, 2 * max(CHUNKS))
 
     def seconds(chunk: int) -> float:
@@ -153,5 +158,5 @@ def fastest(run: Callable[[int, int], Tensor], k: int) -> Task:
 
 
 def means(run: Callable[[], Tensor]) -> Evidence:
-    """The mean over the observations, of repeated evaluations."""
+    """Compute the mean over the observations, for repeated evaluations."""
     return {"log p(x)": np.array([run().mean().item() for _ in range(EVALUATIONS)])}

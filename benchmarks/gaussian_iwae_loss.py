@@ -1,4 +1,4 @@
-"""The fused loss of a Gaussian likelihood beside what people write: torch.distributions, logsumexp, mean."""
+"""The fused loss of a Gaussian likelihood compared with the usual code: torch.distributions, logsumexp, mean."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def eager(value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor) -> Te
 
 
 def nats(value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor) -> Tensor:
-    """The absolute values of what each log-weight is a sum of, added up, (k, B)."""
+    """Compute the sum of the absolute values of each log-weight's terms, (k, B)."""
     squares = torch.addcmul(log_std.abs(), value - mean, (value - mean) * torch.exp(-2.0 * log_std), value=0.5)
     return (squares + 0.5 * math.log(2.0 * math.pi)).sum(-1) + log_ratio.abs()
 

@@ -1,4 +1,4 @@
-"""The Gaussian density beside torch.distributions."""
+"""The Gaussian density compared with torch.distributions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def eager(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 def inputs(device: torch.device, k: int, batch: int, features: int) -> list[Tensor]:
-    """A scale for each entry, and the observations shared by the samples."""
+    """Create inputs with one scale per entry, and observations that are shared by the samples."""
     torch.manual_seed(0)
     return [torch.randn(*s, device=device) for s in ((batch, features), (k, batch, features), (k, batch, features))]
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Everything that a machine with an NVIDIA GPU can show, in under 10 minutes: builds the package, runs the tests of the
-# GPU and of every op on the GPU's backends, then the benchmarks and some seconds of training, then every kernel under
-# compute-sanitizer. What it all comes to is printed last.
+# All tests and benchmarks for a machine with an NVIDIA GPU, in under 10 minutes. It builds the package, runs the GPU
+# tests and those of every op on the GPU backends, then the benchmarks and some seconds of training, then every kernel
+# under compute-sanitizer. A summary is printed last.
 #
-# It needs python3 with torch, triton, numpy, pybind11, setuptools, pytest and hypothesis (for training filelock and
-# safetensors too), nvcc and a C++ compiler: no virtual environment, no network; it installs nothing. Logs and results
-# go to $OUT, else to benchmarks/results/. docs/benchmarks.md says how long each part may take.
+# It needs python3 with torch, triton, numpy, pybind11, setuptools, pytest and hypothesis (for training also filelock
+# and safetensors), nvcc and a C++ compiler, but no virtual environment and no network; it installs nothing. Logs and
+# results go to $OUT, by default benchmarks/results/. docs/benchmarks.md has the time limit of each part.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 export PYTHON="${PYTHON:-python3}"
@@ -16,13 +16,14 @@ DEADLINE="${GPU_SECONDS:-570}"
 ENDED=()
 STATUS=0
 
-# part NAME SECONDS COMMAND...: a part's output goes to NAME.log. It is interrupted after so long, or when all must end.
+# part NAME SECONDS COMMAND...: runs a part, with output to NAME.log. It is interrupted after SECONDS, or at the
+# deadline.
 part() {
   local name=$1 limit=$2 started=$SECONDS code
   shift 2
   [ "$limit" -gt $((DEADLINE - SECONDS)) ] && limit=$((DEADLINE - SECONDS))
   if [ "$limit" -lt 1 ]; then
-    ENDED+=("$name: not begun, there was no time left")
+    ENDED+=("$name: not started, no time left")
     STATUS=1
     return 1
   fi
@@ -35,7 +36,7 @@ part() {
   return $code
 }
 
-# The extension for this GPU alone, and without CUDA where that fails.
+# Builds the extension for this GPU only, or without CUDA if that fails.
 build() {
   export IWAE_FAST_REQUIRE_EXTENSION=1 IWAE_FAST_CUDA_ARCHITECTURES="$ARCHITECTURE"
   local command=("$PYTHON" setup.py --quiet build --build-lib "$BUILD/lib" --build-temp "$BUILD/temp")
@@ -48,14 +49,14 @@ build() {
 ARCHITECTURE="$("$PYTHON" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')" || exit 1
 "$PYTHON" -c 'import torch; print(torch.cuda.get_device_name(), "torch", torch.__version__)'
 build || exit 1
-# The built package comes before this folder, whose iwae_fast/ lacks the kernels and the extension.
+# The built package precedes this folder, whose iwae_fast/ does not contain the kernels and the extension.
 export PYTHONSAFEPATH=1 PYTHONPATH="$BUILD/lib:$PWD" PYTHONUNBUFFERED=1 TORCHINDUCTOR_CACHE_DIR="$BUILD/inductor"
 "$PYTHON" -c 'import iwae_fast, json; print(json.dumps(iwae_fast.backends.info(), indent=1))'
 
-# What only a GPU shows comes first; then the contracts of every op, whose kernels are compiled for the dtypes and layouts
-# that hypothesis draws. On all cores, where pytest-xdist is there, with a thread for each process.
+# Tests that need a GPU come first, then the contracts of every op, whose kernels are compiled for the dtypes and
+# layouts that hypothesis draws. They run on all cores if pytest-xdist is installed, with one thread per process.
 WORKERS=$("$PYTHON" -c 'import os, xdist; print("-n", min(16, os.cpu_count()))' 2>/dev/null)
-# Deterministic algorithms, which the tests ask for, want the workspace of matrix products fixed.
+# Deterministic algorithms, which the tests enable, require a fixed workspace of cuBLAS.
 # shellcheck disable=SC2086
 tests() {
   local name=$1 limit=$2
@@ -67,11 +68,11 @@ tests() {
 tests tests 90 tests/gpu
 # shellcheck disable=SC2046
 tests tests-of-ops 180 -k "triton or cuda" $(grep -rl '^from devices import' tests --include='test_*.py' | grep -v ^tests/gpu/)
-if [ -f "$RESULTS/tests-of-ops.log" ]; then  # fewer files to bring home
+if [ -f "$RESULTS/tests-of-ops.log" ]; then  # one log for both
   cat "$RESULTS/tests-of-ops.log" >>"$RESULTS/tests.log" && rm "$RESULTS/tests-of-ops.log"
 fi
 
-# In two processes: what a kernel breaks, such as the CUDA context, is broken for one of them. No work begins in the
+# In two processes, so that a kernel that breaks the CUDA context affects only one of them. No workload starts in the
 # last seconds of either.
 rm -f "$CSV"
 FIRST='^(copy|bernoulli_iwae_loss B=1024|step)'
@@ -82,13 +83,13 @@ LEFT=$((DEADLINE - SECONDS))
 part sanitizer $LEFT bash benchmarks/sanitize.sh $((LEFT - 8))
 
 echo
-grep -hE 'left out|error:|not begun' "$RESULTS"/timings*.log "$RESULTS/training.log" 2>/dev/null
+grep -hE 'left out|error:|not started' "$RESULTS"/timings*.log "$RESULTS/training.log" 2>/dev/null
 tail -n 12 "$RESULTS/sanitizer.log" 2>/dev/null
 echo
-# Without the intervals, which the results have: few lines of output may be all that is seen.
+# Without the intervals, which are in the results: the output may be truncated to a few lines.
 "$PYTHON" -m benchmarks summary "$CSV" | sed -E 's/ \([0-9.]+ - [0-9.]+\)//g'
 echo
 "$PYTHON" -m benchmarks targets "$CSV"
 echo
-printf '%s\n' "${ENDED[@]}" "$SECONDS s in all; logs and results are in $RESULTS"
+printf '%s\n' "${ENDED[@]}" "$SECONDS s in total; logs and results are in $RESULTS"
 exit $STATUS

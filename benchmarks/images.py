@@ -1,4 +1,4 @@
-"""MNIST, where its files are; nothing is downloaded."""
+"""MNIST, if its files are present; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from iwae_fast import data
 
 
 def mnist() -> data.ImageData | None:
-    """The data set, or None where $IWAE_FAST_DATA is not set or has not its files."""
+    """Return the data set, or None if $IWAE_FAST_DATA is not set or does not contain its files."""
     if not os.environ.get("IWAE_FAST_DATA"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Medians, quantiles and the bootstrap."""
+"""Ratios of medians with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ class Ratio(NamedTuple):
 
 
 def ratio_of_medians(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> Ratio:
-    """With the percentile bootstrap, which resamples rounds: what two providers saw in one round stays together, since
-    the machine was in the same mood for both.
+    """Compute the ratio of two medians, with an interval by the percentile bootstrap.
+
+    The bootstrap resamples rounds, so that the measurements of one round stay paired: drift in machine load affects
+    both.
 
     Args:
-        numerator, denominator: one entry a round, (R,) each.
+        numerator, denominator: one entry per round, (R,) each.
     """
     rounds = len(numerator)
     chosen = np.random.default_rng(seed).integers(rounds, size=(RESAMPLES, rounds))

@@ -1,10 +1,10 @@
-"""``python -m benchmarks.limits``: how far each C++ kernel is from what stops it on this machine.
+"""``python -m benchmarks.limits``: C++ kernels against their roofline on this machine.
 
-A kernel can take no less than its arithmetic takes on data in the cache, shared among the threads, and no less than a
-copy takes of as many bytes. Both are measured in the run that measures the kernel, in turn:
+A kernel takes at least as long as its arithmetic on cached data, divided among the threads, and at least as long as a
+copy of the same number of bytes. Both limits are measured in the same run as the kernel, alternately:
 
-- arithmetic: one thread on a few rows that stay in its cache; the time of more rows less that of fewer, so that what a
-  call costs is out of it, times the rows, divided by the threads;
+- arithmetic: one thread on a few rows that stay in its cache. The difference in time between more and fewer rows, which
+  excludes the overhead of a call, is scaled to all rows and divided by the number of threads;
 - memory: torch's copy of half as many bytes, each of which is read and written.
 """
 
@@ -28,14 +28,14 @@ from . import machine
 from .run import slug
 
 FEW, MORE, OBSERVATIONS = 16, 20, 4
-"""Samples, and how many observations have as many: their rows stay in a second-level cache."""
+"""The two numbers of samples, and the number of observations: the rows stay in the L2 cache."""
 
 Kernel = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One kernel: medians in seconds."""
+    """The limits of one kernel; times are medians in seconds."""
 
     kernel: str
     shape: str
@@ -55,12 +55,12 @@ class Limit:
 
     @property
     def share(self) -> float:
-        """Of the time that the kernel takes, what its bound would."""
+        """The limiting time as a fraction of the kernel's time."""
         return max(self.arithmetic, self.memory) / self.seconds
 
 
 def kernels(k: int, batch: int, features: int) -> dict[str, tuple[Kernel, int]]:
-    """Each kernel on tensors of its own, and the bytes that it reads and writes."""
+    """Return each kernel with its arguments bound, and the number of bytes that it reads and writes."""
     cpu = CPUBackend()
     wide, rows = (k, batch, features), (k, batch)
     x, logits, log_std = torch.bernoulli(torch.full(wide[1:], 0.3)), torch.randn(wide), 0.1 * torch.randn(wide)
@@ -111,7 +111,7 @@ def kernels(k: int, batch: int, features: int) -> dict[str, tuple[Kernel, int]]:
 
 
 def measure(shapes: dict[str, tuple[int, int, int]], rounds: int) -> list[Limit]:
-    """Every kernel at the shapes that its name begins with, by default the last."""
+    """Measure every kernel at the first shape whose key is a prefix of its name."""
     conditions = machine.conditions(torch.device("cpu"))
     keep_large_blocks()
     found = []
@@ -151,7 +151,7 @@ def _on_one_thread(kernel: Kernel) -> Kernel:
 
 
 def _alternate(works: list[Kernel], rounds: int) -> list[float]:
-    """The median seconds of each."""
+    """Return the median seconds of each workload, measured alternately."""
     seconds = np.empty((rounds, len(works)))
     for index in range(-5, rounds):
         for column, work in enumerate(works):

@@ -1,4 +1,4 @@
-"""From a linear layer to the IWAE loss in one op, beside what people write: a layer, BCE with logits, logsumexp."""
+"""A linear layer and the IWAE loss in one op, compared with the usual code: a layer, BCE with logits, logsumexp."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def eager(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, log_ratio
 
 
 def nats(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, log_ratio: Tensor) -> Tensor:
-    """The absolute values of what each log-weight is a sum of, added up, (k, B)."""
+    """Compute the sum of the absolute values of each log-weight's terms, (k, B)."""
     return bernoulli_iwae_loss.nats(value, torch.nn.functional.linear(hidden, weight, bias), log_ratio)
 
 

@@ -1,7 +1,7 @@
-"""A linear layer and the Bernoulli density of its output, beside the two one after the other.
+"""A linear layer and the Bernoulli density of its output in one op, compared with the two in sequence.
 
-On the CPU ours is without recomputation, as models use it: what recomputation is for is memory. On a GPU it recomputes,
-and stands beside torch's linear layer and our density of its output too, in time and in memory.
+On the CPU our op runs without recomputation, as in the models; recomputation saves memory. On a GPU it recomputes, and
+is also compared with torch's linear layer followed by our density, in time and in memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .ops import backends, op_work
 from .work import Work
 
 UNFUSED = "linear, then"
-"""What the name of a provider begins with that stores logits, and has their density by one of our backends."""
+"""The name prefix of providers that store the logits and compute their density by one of our backends."""
 
 
 def eager(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def inputs(device: torch.device, k: int, batch: int, hidden: int, features: int)
 
 
 def unfused(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
-    """Logits by torch, all of them at a time."""
+    """Compute all logits by torch, and their density by a backend."""
     return iw.bernoulli_log_prob(value, F.linear(hidden, weight, bias), backend=backend)
 
 

@@ -1,4 +1,4 @@
-"""The bound of log-weights beside logsumexp."""
+"""The IWAE bound of log-weights compared with logsumexp."""
 
 from __future__ import annotations
 

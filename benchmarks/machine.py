@@ -1,4 +1,4 @@
-"""What a measurement depends on besides the code: processor, threads, versions."""
+"""The conditions of a measurement besides the code: processor, threads, versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iwae_fast.experiments.evaluate.machine import processor
 
 
 def conditions(device: torch.device) -> dict[str, Any]:
-    """The columns of a row that say where and when it was measured."""
+    """Return the columns of a row that describe the conditions of the measurement."""
     backends = iw.backends.info()["backends"]
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
@@ -29,6 +29,6 @@ def conditions(device: torch.device) -> dict[str, Any]:
 
 
 def version(package: str) -> str:
-    """Of a provider's package; the two that may run from a folder know theirs."""
+    """Return the version of a provider's package; torch and iwae_fast may run from a folder without metadata."""
     own = {"torch": torch.__version__, "iwae_fast": iw.__version__}
     return own.get(package) or importlib.metadata.version(package)

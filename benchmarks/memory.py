@@ -1,4 +1,4 @@
-"""Bytes of tensors alive at most: of a training step, above its parameters and Adam's state; of an evaluation."""
+"""Peak bytes of live tensors, of a training step (excluding parameters and Adam's state) and of an evaluation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def evaluation_works(setting: Setting) -> list[Work]:
 
 
 def at_once(setting: Setting) -> Task:
-    """All samples in one pass, as in training."""
+    """Prepare an evaluation of all samples in one pass, as in training."""
     encoder, decoder = networks(setting)
     run = partial(evaluation.log_likelihood, encoder, decoder, observations(setting), setting.k, setting.k)
     return Task(run, partial(evaluation.means, run))

@@ -1,8 +1,8 @@
 """The papers' one-layer network as plain torch modules, with the weights of :class:`iwae_fast.models.DenseVAE`.
 
-Every rival trains these, so that architecture and weights are the same for all. They stay at the initial weights: with
-Adam at a learning rate of 1e-7, ten thousand steps move a weight by a thousandth at most, and the time of a step that
-looks at its importance weights does not change on the way. The pixels are independent Bernoulli draws.
+Every rival trains these, so that architecture and weights are the same for all. They stay close to the initial weights:
+with Adam at a learning rate of 1e-7, ten thousand steps change a weight by at most a thousandth, so the time of a step
+that depends on its importance weights does not change either. The pixels are independent Bernoulli draws.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEARNING_RATE = 1e-7
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes of a network and of what it is trained on."""
+    """The sizes of a network and of its batch."""
 
     k: int
     batch: int = 20
@@ -37,7 +37,7 @@ class Setting:
 
 
 class Encoder(nn.Module):
-    """x (B, D) to the mean and log standard deviation of q(z | x), (B, Z) each."""
+    """The encoder: x (B, D) to the mean and log standard deviation of q(z | x), (B, Z) each."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
 
 
 def decoder_layers(setting: Setting) -> nn.Sequential:
-    """z (..., Z) to the logits of p(x | z), (..., D)."""
+    """Return the decoder: z (..., Z) to the logits of p(x | z), (..., D)."""
     return nn.Sequential(*tanh_layers(setting.latents, setting.hidden), nn.Linear(setting.hidden, setting.features))
 
 
@@ -60,7 +60,7 @@ def tanh_layers(size: int, hidden: int) -> nn.Sequential:
 
 
 def networks(setting: Setting) -> tuple[Encoder, nn.Sequential]:
-    """Encoder and decoder with the weights that all providers start from."""
+    """Return encoder and decoder with the initial weights shared by all providers."""
     encoder, decoder = Encoder(setting).to(setting.device), decoder_layers(setting).to(setting.device)
     with torch.no_grad():
         for own, given in zip(parameters(encoder, decoder), dense_vae(setting).parameters(), strict=True):
@@ -73,7 +73,7 @@ def parameters(*modules: nn.Module) -> list[nn.Parameter]:
 
 
 def weight_matrices(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Without biases: in the same order for every provider, from the pixels to z and back."""
+    """Return the parameters without biases, in the same order for every provider: from the pixels to z and back."""
     return [parameter for parameter in parameters if parameter.dim() == 2]
 
 
@@ -84,6 +84,6 @@ def dense_vae(setting: Setting, backend: str | None = None) -> iw.models.DenseVA
 
 
 def observations(setting: Setting) -> Tensor:
-    """(B, D): a fifth of the pixels is on, about as on MNIST."""
+    """Return random binary pixels (B, D); a fifth of them is 1, about as in MNIST."""
     pixels = torch.rand(setting.batch, setting.features, generator=torch.Generator().manual_seed(0)) < 0.2
     return pixels.float().to(setting.device)

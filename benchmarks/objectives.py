@@ -1,8 +1,8 @@
-"""``python -m benchmarks.objectives``: what bounds, estimators and budgets do, as files and as one picture.
+"""``python -m benchmarks.objectives``: the effect of bounds, estimators and budgets, as files and as one picture.
 
-On a DenseVAE trained for a few epochs on the digits: the value of each bound and the gradient's signal-to-noise ratio
-of each estimator, against k. On the papers' network: the time of a training step with each budget, alternating in one
-run. The NLL that each budget reached comes from ``python -m benchmarks.budgets``.
+On a DenseVAE trained for a few epochs on the digits, it measures the value of each bound and the gradient's
+signal-to-noise ratio of each estimator against k. On the papers' network it measures the time of a training step with
+each budget, alternating in one run. The NLL of each budget comes from ``python -m benchmarks.budgets``.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ COLORS = ("#2563a8", "#d9722b", "#3b8f5a", "#a8325f", "#7a5cb8", "#8a6d3b", "#33
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.objectives", description=__doc__)
-    parser.add_argument("--draws", type=int, default=400, help="of each signal-to-noise ratio")
-    parser.add_argument("--rounds", type=int, default=60, help="of each step's time")
-    parser.add_argument("--only", choices=["bounds", "signal", "times"], help="one kind of measurement")
-    parser.add_argument("--only-draw", action="store_true", help="the picture again, from the files")
+    parser.add_argument("--draws", type=int, default=400, help="draws per signal-to-noise ratio")
+    parser.add_argument("--rounds", type=int, default=60, help="rounds per timed step")
+    parser.add_argument("--only", choices=["bounds", "signal", "times"], help="run only one kind of measurement")
+    parser.add_argument("--only-draw", action="store_true", help="only redraw the picture from the files")
     arguments = parser.parse_args()
     if not arguments.only_draw:
         model, x = trained()
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def trained(epochs: int = 15) -> tuple[iw.models.DenseVAE, Tensor]:
-    """A model on the way, and 20 test images: at the end of training there is little signal left."""
+    """Return a partially trained model and 20 test images: at the end of training the gradient has little signal."""
     torch.manual_seed(0)
     images, pixels = data.load("digits"), torch.Generator().manual_seed(0)
     model = iw.models.DenseVAE(64, (20,), (200, 200), data_mean=images.train.mean(0))
@@ -71,7 +71,7 @@ def trained(epochs: int = 15) -> tuple[iw.models.DenseVAE, Tensor]:
 
 
 def values(model: iw.models.DenseVAE, x: Tensor, repeats: int = 50) -> list[dict[str, Any]]:
-    """The mean of each bound over images and repeated draws."""
+    """Compute the mean of each bound over images and repeated draws."""
     rows = []
     with torch.no_grad():
         for k in COUNTS:
@@ -87,7 +87,7 @@ def values(model: iw.models.DenseVAE, x: Tensor, repeats: int = 50) -> list[dict
 
 
 def signal_to_noise(model: iw.models.DenseVAE, x: Tensor, draws: int) -> list[dict[str, Any]]:
-    """The overall ratio of the encoder's gradient, and of the decoder's, which all estimators share."""
+    """Compute the overall ratio of the encoder's gradient, and of the decoder's, which all estimators share."""
     rows = []
     for k in COUNTS:
         for estimator in ESTIMATORS:
@@ -102,7 +102,7 @@ def signal_to_noise(model: iw.models.DenseVAE, x: Tensor, draws: int) -> list[di
 
 
 def bound_times(rounds: int, k: int = 4096, batch: int = 20) -> list[dict[str, Any]]:
-    """Value and gradient of each bound on log-weights (k, batch)."""
+    """Time value and gradient of each bound on log-weights (k, batch)."""
     log_weights = (3.0 * torch.randn(k, batch)).requires_grad_()
 
     def gradient(bound: Bound) -> Callable[[], Any]:
@@ -123,7 +123,7 @@ def bound_times(rounds: int, k: int = 4096, batch: int = 20) -> list[dict[str, A
 
 
 def step_times(rounds: int) -> list[dict[str, Any]]:
-    """Forward, backward and Adam on the papers' one-layer network, batch 20, random binary images."""
+    """Time forward, backward and Adam on the papers' one-layer network, with batches of 20 random binary images."""
     x = (torch.rand(20, 784) < 0.2).float()
     rows = []
     for k in (50, 500):
@@ -163,7 +163,7 @@ def step(
 
 
 def alternating(works: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
-    """Seconds of each, one after the other in every round."""
+    """Measure the seconds of each workload, one after the other in every round."""
     times: dict[Any, list[float]] = {name: [] for name in works}
     for index in range(rounds + 3):
         for name, work in works.items():
@@ -223,7 +223,7 @@ def draw(path: Path) -> None:
         cost = milliseconds[str({"budget": None if budget == "all" else int(budget)})]
         by_time.errorbar(cost, statistics.mean(found), np.ptp(found) / 2, fmt="o", color=COLORS[0], capsize=3)
         by_time.annotate(budget, (cost, statistics.mean(found)), xytext=(6, 4), textcoords="offset points")
-    finish(by_time, "MNIST, k = 50, two epochs: budget", "ms a training step", "test NLL, nats", legend=False)
+    finish(by_time, "MNIST, k = 50, two epochs: budget", "ms per training step", "test NLL, nats", legend=False)
     by_time.set_xscale("linear")
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=130, facecolor="white")

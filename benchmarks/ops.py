@@ -1,4 +1,4 @@
-"""How a work is made of an op: its providers, what is true, and the bytes it must move."""
+"""Workloads from ops: their providers, the reference results, and the bytes that they must move."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from . import agreement
 from .work import BASELINE, Check, Evidence, Provider, Task, Work
 
 Op = Callable[..., Any]
-"""Takes the inputs and returns a tensor, or a tuple of them. Picklable."""
+"""A picklable function from the inputs to a tensor or a tuple of tensors."""
 
 Inputs = Callable[[], list[Tensor]]
-"""Makes the inputs, the same at every call. Picklable."""
+"""A picklable function that creates the inputs, the same at every call."""
 
 Call = Callable[[], Sequence[Tensor]]
-"""The op on its inputs: the results, and the gradients after them."""
+"""A call of the op on its inputs, which returns the results followed by the gradients."""
 
 Measurement = Callable[[Call, list[Tensor]], Evidence]
-"""The evidence of a call, given its inputs. Picklable."""
+"""A picklable function from a call and its inputs to the evidence."""
 
 
 def op_work(
@@ -42,13 +42,20 @@ def op_work(
     rivals: Mapping[str, Op] | None = None,
     nats: Op | None = None,
 ) -> Work:
-    """``ours`` takes ``backend=`` besides; ``eager`` is timed as it is, and through torch.compile. That of a backward
-    pass alone is left out: what is compiled keeps what it likes for it, and gives it away.
+    """Return the workload of an op in one mode and shape.
 
-    ``leaves`` are the indices of the inputs that get a gradient. With ``own_noise`` the rivals draw theirs, and are
-    checked by the figures that it measures. ``at_once`` says that one look at the inputs is enough for both passes.
-    ``rivals`` are further ones, by name. ``nats`` makes of the inputs the sum of the absolute values of what each
-    log-weight is a sum of, which is the condition number of a loss and of its gradients.
+    Args:
+        op, mode, shape, k: the columns that identify the workload.
+        ours: our op, which also takes ``backend=``.
+        eager: the usual torch code. It is timed directly and through torch.compile, except for a backward pass alone:
+            a compiled forward pass chooses what to save, and its backward pass frees it.
+        inputs: creates the inputs.
+        leaves: the indices of the inputs that get a gradient.
+        own_noise: if given, rivals draw their own noise and are checked by the figures that this function measures.
+        at_once: True if one read of the inputs is enough for forward and backward pass.
+        rivals: further rivals, by name.
+        nats: computes from the inputs the sum of the absolute values of each log-weight's terms, which is the condition
+            number of a loss and of its gradients.
     """
     tensors = inputs()
     device, dtype = tensors[0].device, tensors[0].dtype
@@ -97,7 +104,7 @@ def op_work(
 
 
 def backends(device: torch.device) -> list[str]:
-    """Those with kernels that run on the device."""
+    """Return the backends with kernels that run on the device."""
     return [name for name, backend in NATIVE.items() if device.type == backend.device and backend.unavailable() is None]
 
 
@@ -112,19 +119,19 @@ def prepare_compiled(function: Op, inputs: Inputs, mode: str, leaves: Sequence[i
 
 
 def truth(ours: Op, inputs: Inputs, mode: str, leaves: Sequence[int], measure: Measurement) -> Evidence:
-    """The reference's in float64."""
+    """Compute the reference result in float64."""
     tensors = [t.double() if t.is_floating_point() else t for t in inputs()]
     return measure(call(partial(ours, backend="reference"), tensors, mode, leaves), tensors)
 
 
 def entries(run: Call, tensors: list[Tensor]) -> Evidence:  # noqa: ARG001 - a Measurement has these arguments
-    """All that is returned; numpy has no bfloat16."""
+    """Return all results of a call as evidence; bfloat16 is widened, since NumPy does not support it."""
     results = (result if result.dtype in WIDE else result.float() for result in run())
     return {f"result {index}": result if result.is_cuda else result.numpy() for index, result in enumerate(results)}
 
 
 def modes(device: torch.device) -> tuple[str, ...]:
-    """Of a density: on a GPU each pass has its own bandwidth."""
+    """Return the modes of a density: on a GPU, forward and backward pass are measured separately."""
     return ("forward", "backward") if device.type == "cuda" else ("forward", "forward+backward")
 
 
@@ -142,7 +149,7 @@ def forward(function: Op, inputs: Sequence[Tensor], leaves: Sequence[int]) -> Ca
 
 
 def forward_backward(function: Op, inputs: Sequence[Tensor], leaves: Sequence[int]) -> Call:
-    """The results under incoming gradients of one, and the gradients of the leaves."""
+    """Return a call that computes the results, and the gradients of the leaves for upstream gradients of 1."""
     own, wanted = _with_leaves(inputs, leaves)
     incoming: list[Tensor] = []
 
@@ -157,7 +164,10 @@ def forward_backward(function: Op, inputs: Sequence[Tensor], leaves: Sequence[in
 
 
 def backward(function: Op, inputs: Sequence[Tensor], leaves: Sequence[int]) -> Call:
-    """The gradients of the leaves under incoming gradients of one. The forward pass is run once, at the first call."""
+    """Return a call that computes the gradients of the leaves for upstream gradients of 1.
+
+    The forward pass runs once, in the first call.
+    """
     own, wanted = _with_leaves(inputs, leaves)
     results: list[Tensor] = []
     incoming: list[Tensor] = []
@@ -172,7 +182,7 @@ def backward(function: Op, inputs: Sequence[Tensor], leaves: Sequence[int]) -> C
 
 
 def _with_leaves(inputs: Sequence[Tensor], leaves: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
-    """The inputs, of which some require gradients, and these."""
+    """Return the inputs, of which some require gradients, and the list of those."""
     own = [t.detach().requires_grad_() if index in leaves else t for index, t in enumerate(inputs)]
     return own, [own[index] for index in leaves]
 

@@ -1,5 +1,5 @@
-"""How this package takes a training step: all samples, those that matter to a tolerance, or an unbiased budget; on a
-GPU by the kernels of a backend, launched one by one or captured as a CUDA graph."""
+"""Training steps of this package: all samples, those that matter within a tolerance, or an unbiased budget; on a GPU
+with the kernels of a backend, launched one by one or captured as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .step import Step, minimise
 BUDGET = 8
 CHUNK = 25
 CALLS_TO_CAPTURE = 4
-"""After so many a step is a graph."""
+"""The number of calls after which a step is captured."""
 
 
 class NotCapturedError(RuntimeError):
-    """There is no captured step to time."""
+    """Raised if the step could not be captured."""
 
 
 def exact(setting: Setting) -> Step:
@@ -27,17 +27,18 @@ def exact(setting: Setting) -> Step:
 
 
 def to_tolerance(setting: Setting) -> Step:
-    """Samples whose weights sum to 1e-7 at most are left out: rounding. How many that are depends on the weights."""
+    """Return a step without the samples whose weights sum to at most 1e-7, which is rounding; their number depends on
+    the weights."""
     return objective_step(setting, tolerance=1e-7)
 
 
 def within_budget(setting: Setting) -> Step:
-    """The same gradient in the mean, with more noise."""
+    """Return a step with a budget: the same gradient in the mean, with more noise."""
     return objective_step(setting, budget=BUDGET)
 
 
 def in_chunks(setting: Setting) -> Step:
-    """The same result as all samples at once, in the memory of a chunk."""
+    """Return a step in chunks: the same result as all samples at once, in the memory of one chunk."""
     return objective_step(setting, chunk_size=CHUNK)
 
 
@@ -46,7 +47,7 @@ def by_backend(setting: Setting, backend: str) -> Step:
 
 
 def captured(setting: Setting, backend: str) -> Step:
-    """A step that a GPU repeats by itself."""
+    """Return a step captured as a CUDA graph."""
     model, x = dense_vae(setting, backend), observations(setting)
     objective = iw.Objective(iw.bounds.IWAE(), num_samples=setting.k)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True, capturable=True)

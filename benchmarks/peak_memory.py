@@ -1,4 +1,4 @@
-"""The most bytes of tensors that were alive at a time, by watching what each operation returns."""
+"""The peak number of bytes of live tensors, measured by tracking the results of every operation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):
-    """``with PeakMemory() as memory: ...``, then ``memory.peak``, in bytes. What was there before does not count."""
+    """A context manager that measures the peak bytes of tensors created inside it.
+
+    Use ``with PeakMemory() as memory: ...``, then ``memory.peak``. Tensors that existed before do not count.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,15 +17,15 @@ STYLES = {
     "ours": ("iwae_fast", "#d55e00", ""),
     "estimate": ("iwae_fast, a noisier estimate", "#d55e00", "////"),
     "rival": ("others", "#0072b2", ""),
-    "bound": ("a part of the work: a bound", "#999999", "////"),
+    "bound": ("part of the work: a limit", "#999999", "////"),
 }
-"""Name, colour and hatch of a role. The colours are two of Okabe and Ito's, which colour-blind readers tell apart."""
+"""Name, color and hatch of each role. The colors are from Okabe and Ito's palette for color-blind readers."""
 
 WHOLES = ("step", "evaluation")
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Bars of medians, with 95 % bootstrap intervals."""
+    """Draw bars of speed-ups, with 95 % bootstrap intervals."""
     shown = [row for row in rows if row.metric == "seconds" and row.speedup is not None and row.provider != BASELINE]
     if not shown:
         raise ValueError(f"no row has a speed-up over {BASELINE!r}")
@@ -50,7 +50,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def draw_bars(axes: Axes, rows: Sequence[Row], height: float) -> None:
-    """A work's name in bold, and its providers below; bars of both panels are equally thick."""
+    """Draw each workload's name in bold with its providers below; bars of both panels are equally thick."""
     names: list[tuple[float, str, str]] = []
     position = 0.0
     for work in dict.fromkeys(row.work for row in rows):

@@ -1,4 +1,4 @@
-"""The results: one row a work and provider, as CSV and JSON."""
+"""The results: one row per workload and provider, as CSV and JSON."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Row:
     shape: str
     dtype: str
     metric: str
-    """"seconds"; on a GPU also "seconds with Python"; "peak bytes"."""
+    """The unit of the values: "seconds", on a GPU also "seconds with Python", or "peak bytes"."""
     median: float
     quantile_10: float
     quantile_90: float
     rounds: int
     bytes: int
-    """What must cross the memory at least; 0 where untold."""
+    """The bytes that must at least be read and written; 0 if unknown."""
     device: str
     threads: int
     load: float
@@ -42,32 +42,33 @@ class Row:
     python: str
     isa: str
     role: str = ""
-    """See :data:`benchmarks.work.Role`."""
+    """The role of the provider, see :data:`benchmarks.work.Role`."""
     version: str = ""
-    """Of the provider's package."""
+    """The version of the provider's package."""
     k: int | None = None
     ratio: float | None = None
-    """Of a rival: its median over that of our best provider."""
+    """For a rival, its median divided by that of our best provider."""
     ratio_low: float | None = None
+    """The lower end of the ratio's 95 % bootstrap interval."""
     ratio_high: float | None = None
-    """95 % bootstrap interval."""
+    """The upper end of that interval."""
     speedup: float | None = None
-    """The median of torch eager over the provider's."""
+    """The median of torch eager divided by the provider's."""
     speedup_low: float | None = None
     speedup_high: float | None = None
     note: str = ""
-    """What the provider chose for itself."""
+    """The settings that the provider chose itself."""
 
     @property
     def work(self) -> tuple[str, ...]:
-        """What the rows of one work have in common."""
+        """The columns that identify a workload."""
         return self.op, self.mode, self.shape, self.dtype, self.metric
 
 
 def make(
     work: Work, values: dict[Provider, list[float]], notes: dict[Provider, str] | None = None, metric: str | None = None
 ) -> list[Row]:
-    """The rows of a work from what each provider took, one entry a round."""
+    """Create the rows of a workload from the values of each provider, one entry per round."""
     arrays = {provider: np.array(found) for provider, found in values.items()}
     ours = [provider for provider in arrays if provider.role == "ours"]
     best = min(ours, key=lambda provider: np.median(arrays[provider]), default=None)
@@ -110,7 +111,7 @@ def _columns(name: str, numerator: np.ndarray, denominator: np.ndarray) -> dict[
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
-    """Results as CSV, and the same as JSON beside it."""
+    """Write results as CSV, and as JSON next to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
@@ -120,7 +121,7 @@ def write(rows: Sequence[Row], path: Path) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a CSV; columns that an older one lacks are empty."""
+    """Read the rows of a CSV; columns missing in older files are empty."""
     with path.open(newline="") as file:
         return [_row(line) for line in csv.DictReader(file)]
 

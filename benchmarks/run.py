@@ -1,4 +1,4 @@
-"""Runs works and writes what was measured after each, so that it survives what follows."""
+"""The ``run`` command: it runs workloads, and writes the results after each, so that a later failure loses nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .work import WrongResultError
 ROUNDS = {"cpu": 60, "cuda": 200}
 QUICK_ROUNDS = 10
 BUSY = 0.5
-"""Load a core, from which on the other work shows in the times."""
+"""The load per core above which other processes affect the measured times."""
 
 
 def run(
@@ -30,9 +30,10 @@ def run(
     append: bool = False,
     seconds: float | None = None,
 ) -> int:
-    """The exit status: not 0 where a provider was wrong, a work could not be made, or nothing was measured.
+    """Run workloads and return the exit status.
 
-    ``append`` keeps the rows that are there; after so many ``seconds`` no further work begins.
+    It is nonzero if a provider's result was wrong, a workload could not be created, or nothing was measured. ``append``
+    keeps the existing rows of the output; no further workload starts after ``seconds``.
     """
     measure = cuda.measure if device == "cuda" else driver.measure
     chosen = catalogue.gpu(quick) if device == "cuda" else catalogue.cpu(quick)
@@ -41,19 +42,19 @@ def run(
     output = output or Path("benchmarks/results") / f"{slug(processor)}.csv"
     load = os.getloadavg()[0]
     if load > BUSY * (os.cpu_count() or 1):
-        print(f"warning: the machine is busy (load {load:.1f}), and threads will wait for it", file=sys.stderr)
+        print(f"warning: the machine is busy (load {load:.1f}), so times will be too long", file=sys.stderr)
     earlier = rows.read(output) if append and output.exists() else []
     found: list[Row] = []
     status = 0
     started = time.monotonic()
     for name in (name for name in chosen if re.search(only, name)):
         if seconds is not None and time.monotonic() - started > seconds:
-            print(f"not begun, since {seconds:g} s are over: {name}", file=sys.stderr, flush=True)
+            print(f"not started, since {seconds:g} s have passed: {name}", file=sys.stderr, flush=True)
             continue
         print(f"{time.monotonic() - started:5.1f} s: {name}", file=sys.stderr, flush=True)
         try:
             works = chosen[name]()
-        except RuntimeError as error:  # to make a work runs our op
+        except RuntimeError as error:  # creating a workload runs our op
             print(f"error: {name}: {cuda.one_line(error)}", file=sys.stderr)
             status = 1
             continue
@@ -66,7 +67,7 @@ def run(
                 status = 1
             rows.write([*earlier, *found], output)
     if not found:
-        print(f"error: nothing was measured: --only {only!r} of {', '.join(chosen)}", file=sys.stderr)
+        print(f"error: nothing was measured: --only {only!r} must match one of {', '.join(chosen)}", file=sys.stderr)
         return 1
     print(table([*earlier, *found]))
     print(f"\nwritten to {output}")

@@ -1,4 +1,4 @@
-"""Samples with their log-ratio beside torch.distributions: rsample and two densities."""
+"""Gaussian samples with their log-ratio, compared with torch.distributions: rsample and two densities."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def eager(mean: Tensor, log_std: Tensor, seed: Tensor, k: int) -> tuple[Tensor, 
 
 
 def inputs(device: torch.device, batch: int, latents: int) -> list[Tensor]:
-    """The seed is on the device, so that a captured graph could be given another."""
+    """Create the inputs; the seed is on the device, so that it can be changed for a captured graph."""
     torch.manual_seed(0)
     return [
         torch.randn(batch, latents, device=device),
@@ -38,7 +38,7 @@ def inputs(device: torch.device, batch: int, latents: int) -> list[Tensor]:
 
 
 def figures(run: Call, tensors: list[Tensor]) -> Evidence:
-    """Moments of z and of the log-ratio, and the gradients along their parameters, of calls with noise of their own."""
+    """Measure moments of z and of the log-ratio, and gradients along their parameters, with new noise in each call."""
     mean, log_std, seed = tensors
     found = []
     for index in range(100):

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Every kernel of the CUDA backend under compute-sanitizer: accesses out of bounds, races in shared memory, and reads of
-# memory that nothing wrote. The three tools run side by side. It runs the iwae_fast that PYTHONPATH says.
+# Runs every kernel of the CUDA backend under compute-sanitizer, which detects out-of-bounds accesses, races in shared
+# memory, and reads of uninitialized memory. The three tools run in parallel, on the iwae_fast found by PYTHONPATH.
 #
-# Usage: sanitize.sh [SECONDS], after which a tool is stopped. Exits with 0 where none found anything, and where there
-# is no compute-sanitizer, which it then says.
+# Usage: sanitize.sh [SECONDS]; a tool is stopped after SECONDS. The exit status is 0 if no tool found an error, and
+# also, with a message, if compute-sanitizer is not installed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 PYTHON="${PYTHON:-python3}"
@@ -20,22 +20,22 @@ find_tool() {
 }
 
 if ! TOOL="$(find_tool)"; then
-  echo "compute-sanitizer is neither on the path nor beside nvcc: memory was not watched"
+  echo "compute-sanitizer is neither on PATH nor next to nvcc: memory accesses were not checked"
   exit 0
 fi
 LOGS="$(mktemp -d)"
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$LOGS"' EXIT
 
-# Each allocation is its own, so that what is beyond it belongs to nobody.
+# No caching allocator: each tensor is an allocation of its own, so that an access beyond it is detected.
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"  # of each of three processes
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"  # per process; there are three
 check() {
   local tool=$1
   shift
   timeout --kill-after=3 "$LIMIT" "$TOOL" --tool "$tool" --error-exitcode 86 "$@" \
     "$PYTHON" tests/support/every_kernel.py cuda >"$LOGS/$tool" 2>&1
 }
-# Races and bounds of our own kernels alone. Who wrote what is known only where all kernels are watched.
+# Races and bounds are checked in our own kernels only. Initialization can be tracked only if all kernels are observed.
 OURS=()
 [[ "$("$TOOL" --help 2>&1)" == *--kernel-regex* ]] && OURS=(--kernel-regex kns=iwae)
 check memcheck "${OURS[@]}" &

@@ -1,4 +1,4 @@
-"""The standard Gaussian density beside torch.distributions."""
+"""The standard Gaussian density compared with torch.distributions."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A training step of the papers' network: zero_grad, loss, backward, Adam; and how a provider shows that it is right.
+"""A training step of the papers' network (zero_grad, loss, backward, Adam), and the check that its result is correct.
 
-Every provider draws its own noise, so that they are compared in the mean: the loss, and for each weight matrix W the
-derivative of the loss along W itself, <dL/dW, W>. A gradient that is wrong anywhere on the way from the loss to the
-first layer shows there.
+Every provider draws its own noise, so results are compared in the mean: the loss, and for each weight matrix W the
+derivative of the loss along W itself, <dL/dW, W>. These reveal a wrong gradient anywhere between the loss and the first
+layer.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from .work import Evidence, Task
 EVALUATIONS = 24
 
 BOUND = "loss"
-"""Minus the IWAE bound, in nats an observation."""
+"""The negated IWAE bound, in nats per observation."""
 
 WEIGHTED = "minus the weighted mean of the log-weights"
-"""sum w~ log w: its value is not the bound's; with the weights w~ held fixed its gradient is."""
+"""-sum w~ log w: it differs from the negated bound in value, but has the same gradient if the weights w~ are held
+fixed."""
 
 
 class Step(NamedTuple):
-    """A training step as a provider takes it."""
+    """The training step of a provider."""
 
     take: Callable[[], Tensor | float]
-    """Takes the whole step and returns its loss, in nats an observation."""
+    """A function that takes the whole step and returns its loss, in nats per observation."""
     weights: Sequence[nn.Parameter]
     """The weight matrices, in the order of :func:`benchmarks.networks.weight_matrices`."""
     gradient_factor: float = 1.0
-    """What the gradients are times those of the loss an observation."""
+    """The gradients divided by those of the mean loss per observation."""
     value: str = BOUND
-    """What the loss is."""
+    """The name of the quantity that the loss is."""
 
 
 def adam(parameters: Sequence[nn.Parameter]) -> torch.optim.Adam:
@@ -47,7 +48,7 @@ def adam(parameters: Sequence[nn.Parameter]) -> torch.optim.Adam:
 
 
 def minimise(loss: Callable[[], Tensor], parameters: Sequence[nn.Parameter], value: str = BOUND) -> Step:
-    """The usual loop's body."""
+    """Return a step that is the body of the usual training loop."""
     optimizer = adam(parameters)
 
     def take() -> Tensor:
@@ -67,8 +68,11 @@ def prepare(make: Callable[[Setting], Step], setting: Setting) -> Task:
 
 
 def figures(step: Step) -> Evidence:
-    """Loss and derivatives of repeated steps. Gradients are caught as they arrive, since a step may clear them, and
-    looked at after it, since a step that is replayed runs no hooks."""
+    """Measure loss and derivatives of repeated steps.
+
+    Gradients are recorded by hooks, since a step may clear them, and again after the step, since replays do not run
+    hooks.
+    """
     found: dict[str, list[float]] = defaultdict(list)
     along = [0.0] * len(step.weights)
 
@@ -93,7 +97,7 @@ def figures(step: Step) -> Evidence:
 
 @cache
 def truth(setting: Setting) -> Evidence:
-    """The reference's in float64, without a fused loss."""
+    """Compute the reference result in float64, without a fused loss."""
     model, x = dense_vae(setting, backend="reference").double(), observations(setting).double()
     weights = weight_matrices(model.parameters())
     torch.manual_seed(2)

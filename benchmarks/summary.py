@@ -1,4 +1,4 @@
-"""Results at a glance, as Markdown: one line for each way of this package to do a work, one column a rival."""
+"""A summary of results as Markdown: one line per workload and provider of this package, one column per rival."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from .rows import Row
 from .table import median
 
 OURS = ("ours", "estimate")
-"""Roles of this package's providers."""
+"""The roles of this package's providers."""
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """How many times longer than ours each rival takes, with its 95 % interval where one was computed; for a bound, the
-    part of our time that it takes."""
+    """Return a table of each rival's time divided by ours, with its 95 % interval if there is one; for a bound, its
+    fraction of our time."""
     rivals = list(dict.fromkeys(row.provider for row in rows if row.role not in OURS and row.op != "copy"))
     lines = [
         "| work | provider | median | " + " | ".join(rivals) + " |",

@@ -10,8 +10,10 @@ SCALES = {"seconds": (1e3, "ms"), "seconds with Python": (1e3, "ms with Python")
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Each provider's median and quantiles, how many times our best a rival takes, and bandwidths where a copy is among
-    the rows: then a provider's is also told as a part of the copy's."""
+    """Return a table of each provider's median and quantiles, and each rival's ratio to our best provider.
+
+    If a copy is among the rows, the table also has bandwidths and their fraction of the copy's.
+    """
     copy = next((row.bytes / row.median for row in rows if row.op == "copy"), None)
     header = ["op", "shape", "mode", "provider", "median", "10% - 90%", "times ours (95% interval)"]
     columns = [" --- "] * 4 + [" ---: "] * 3

@@ -1,4 +1,4 @@
-"""What a GPU's figures should be, and whether they are."""
+"""Performance targets on a GPU, and the check of results against them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .table import median
 from .work import BASELINE
 
 Judge = Callable[[Row, Sequence[Row]], "Verdict | None"]
-"""Of one of our rows, beside all there are; None where what it needs was not measured."""
+"""A function that judges one of our rows, given all rows; None if a row that it needs was not measured."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a figure is what it should be."""
+    """The result of checking a row against a target."""
 
     met: bool
     figures: str
@@ -23,22 +23,22 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Target:
-    """What each provider of this package should reach in some works."""
+    """A target for providers of this package in some workloads."""
 
     text: str
     judge: Judge
     op: str
     mode: str
     shape: str = ""
-    """What the work's shape begins with."""
+    """The prefix of the workload's shape."""
     metric: str = "seconds"
     providers: str = "iwae_fast"
-    """What the providers' names begin with."""
+    """The prefix of the providers' names."""
     suffix: str = field(default="", kw_only=True)
-    """What they end with."""
+    """The suffix of the providers' names."""
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
-        """Those that the target is about."""
+        """Return the rows to which the target applies."""
         return [
             row
             for row in rows
@@ -50,7 +50,7 @@ class Target:
 
 
 def of_copy(part: float) -> Judge:
-    """The bandwidth is at least this part of the copy's."""
+    """Return a judge that requires at least this fraction of the copy's bandwidth."""
 
     def judge(row: Row, rows: Sequence[Row]) -> Verdict | None:
         copy = next((other for other in rows if other.op == "copy"), None)
@@ -63,8 +63,10 @@ def of_copy(part: float) -> Judge:
 
 
 def times(factor: float, rival: str = BASELINE, op: str | None = None) -> Judge:
-    """The rival takes at least so many times longer, or needs so many times more memory: in the same work, or in that
-    of an ``op``."""
+    """Return a judge that requires the rival to take at least ``factor`` times the time or memory.
+
+    The rival is measured in the same workload, or in that of ``op``.
+    """
 
     def judge(row: Row, rows: Sequence[Row]) -> Verdict | None:
         held = [other for other in rows if (other.op == op if op else other.work == row.work)]
@@ -78,7 +80,7 @@ def times(factor: float, rival: str = BASELINE, op: str | None = None) -> Judge:
 
 
 def at_most(seconds: float, of: int = 1) -> Judge:
-    """So many repetitions take at most so long."""
+    """Return a judge that requires ``of`` repetitions to take at most ``seconds``."""
 
     def judge(row: Row, rows: Sequence[Row]) -> Verdict:  # noqa: ARG001 - a Judge has these arguments
         found = of * row.median
@@ -88,13 +90,13 @@ def at_most(seconds: float, of: int = 1) -> Judge:
 
 
 def table(targets: Sequence[Target], rows: Sequence[Row]) -> str:
-    """As Markdown: a line for each target and provider."""
+    """Return a Markdown table with one line per target and provider."""
     lines = ["| target | provider | met | figures |", "| --- | --- | --- | --- |"]
     for target in targets:
         mine = target.rows(rows)
         for row in mine:
             verdict = target.judge(row, rows)
-            told = ("?", "what it is held against was not measured")
+            told = ("?", "the row to compare with was not measured")
             if verdict is not None:
                 told = ("yes" if verdict.met else "NO", verdict.figures)
             lines.append(f"| {target.text} | {row.provider} {row.dtype} | {told[0]} | {told[1]} |")

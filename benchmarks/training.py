@@ -1,8 +1,8 @@
-"""``python -m benchmarks.training``: some seconds of training as a run does it, with fresh pixels, an order of each
-epoch, metrics and checkpoints; and how long the whole schedule of Burda, Grosse & Salakhutdinov (2016) would take.
+"""``python -m benchmarks.training``: some seconds of training as in a run, with newly drawn pixels, shuffled epochs,
+metrics and checkpoints, for an estimate of the time of the whole schedule of Burda, Grosse & Salakhutdinov (2016).
 
-On MNIST where its files are ($IWAE_FAST_DATA), else on as many random images, with which a step takes as long. Rows are
-added to the results of ``python -m benchmarks``.
+It uses MNIST if its files are present ($IWAE_FAST_DATA), otherwise as many random images, for which a step takes
+equally long. Rows are appended to the results of ``python -m benchmarks``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from .work import Provider, Task, Work
 
 OP = "schedule"
 WARMUP = 0.25
-"""The part of the time before which steps do not count: kernels are compiled, and steps captured."""
+"""The fraction of the time for warm-up, whose steps do not count: kernels are compiled, and steps captured."""
 PARTS = 10
-"""Of the rest, each with its seconds a step: the rounds of the results."""
+"""The number of parts of the remaining time; each gives the seconds per step of one round of the results."""
 
 
 def dataset(folder: Path, images: int = 60_000) -> str:
-    """The name of MNIST where it is, else of a file with random images."""
+    """Return the name of MNIST if it is present, otherwise of a new file with random images."""
     if mnist() is not None:
         return "mnist"
     path = folder / "random-images.npz"
@@ -44,7 +44,7 @@ def dataset(folder: Path, images: int = 60_000) -> str:
 
 
 class Watch:
-    """Notes time and step after each step, and says when it is time to stop."""
+    """A callback after each step that records time and step, and returns True when it is time to stop."""
 
     def __init__(self, seconds: float, step: Callable[[], int]) -> None:
         self.step = step
@@ -56,17 +56,17 @@ class Watch:
         now = time.perf_counter()
         if now >= self.marks[len(self.seen)]:
             if torch.cuda.is_available():
-                torch.cuda.synchronize()  # ten times in all: what was launched is done
+                torch.cuda.synchronize()  # only ten times in all, so that launched steps are complete
             self.seen.append((time.perf_counter(), self.step()))
         return len(self.seen) == len(self.marks)
 
     def seconds_a_step(self) -> list[float]:
-        """Of each part."""
+        """Return the seconds per step of each part."""
         return [(b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(self.seen, self.seen[1:], strict=False) if b[1] > a[1]]
 
 
 def measure(backend: str, device: str, seconds: float, **settings: Any) -> tuple[list[float], str]:
-    """Seconds a step of a run, and what happened in a few words."""
+    """Return the seconds per step of a run, one entry per part, and a short description."""
     from iwae_fast.experiments.config import TrainConfig
     from iwae_fast.experiments.train.reporter import Reporter
     from iwae_fast.experiments.train.runs import create_run
@@ -90,8 +90,8 @@ def measure(backend: str, device: str, seconds: float, **settings: Any) -> tuple
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
-    parser.add_argument("--seconds", type=float, default=60.0, help="in all, shared by the backends")
-    parser.add_argument("--output", type=Path, required=True, help="a .csv, whose rows stay")
+    parser.add_argument("--seconds", type=float, default=60.0, help="total time, divided among the backends")
+    parser.add_argument("--output", type=Path, required=True, help="a .csv file; its existing rows are kept")
     chosen = parser.parse_args(arguments)
     device = torch.device(chosen.device)
     names = backends(device)
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     made = rows.make(work, found, notes)
     rows.write([*(rows.read(chosen.output) if chosen.output.exists() else []), *made], chosen.output)
     for row in made:
-        print(f"{row.provider}: {median(row)} a step; {row.note}")
+        print(f"{row.provider}: {median(row)} per step; {row.note}")
     return status
 
 

@@ -1,4 +1,4 @@
-"""A training step of the papers' network by everybody who offers one."""
+"""A training step of the papers' network, by all providers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .step import Step, prepare, truth
 from .work import BASELINE, Check, Provider, Role, Task, Work
 
 REPLAYED = "torch.compile, reduce-overhead"
-"""Its graphs."""
+"""The name of the provider that uses torch.compile with CUDA graphs."""
 
 
 def works(setting: Setting) -> list[Work]:
@@ -21,7 +21,7 @@ def works(setting: Setting) -> list[Work]:
 
 
 def gpu_works(setting: Setting) -> list[Work]:
-    """With the backends of the setting's device."""
+    """Return the GPU workload, with the backends of the setting's device."""
     check = Check(partial(truth, setting), agreement.of_means)
 
     def provider(name: str, make: Callable[[Setting], Step], role: Role = "rival", package: str = "torch") -> Provider:
@@ -54,7 +54,7 @@ def providers(setting: Setting) -> tuple[Provider, ...]:
         Provider("pythae", prepared(pythae.step), check, package="pythae"),
         Provider("iwae_fast exact", prepared(ours.exact), check, "ours", "iwae_fast"),
     )
-    if setting.k <= ours.BUDGET:  # which is then all samples
+    if setting.k <= ours.BUDGET:  # the budget is all samples
         return everybody
     return (
         *everybody,

@@ -1,4 +1,4 @@
-"""What is measured: a *work*, the providers that do it, and how each shows that it does it right."""
+"""The workloads that are measured, their providers, and the check of each provider's results."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 Evidence = dict[str, Any]
-"""What a provider computes, by name: its results, or figures of repeated evaluations, one entry each. NumPy arrays,
-which cross to another process; from a GPU tensors that stay there, since to compare them is to read them all."""
+"""A provider's results by name, or figures of repeated evaluations with one entry each. They are NumPy arrays, which
+can be sent to another process, or tensors on a GPU, where they are compared without copying them to the host."""
 
 Role = Literal["ours", "rival", "estimate", "bound"]
-"""A ratio is a rival's time over that of the best of "ours". An "estimate" is ours too, whose gradient has the same
-mean but more noise: it is not what rivals are held against. A "bound" does a part of the work and no more."""
+"""The role of a provider. Ratios are a "rival"'s time divided by that of the best of "ours". An "estimate" is also
+ours, but its gradient has more noise around the same mean, so rivals are not compared with it. A "bound" does only part
+of the work."""
 
 CPU = torch.device("cpu")
 
 BASELINE = "torch eager"
-"""The provider that speed-ups are told over."""
+"""The provider relative to which speed-ups are given."""
 
 
 class Task(NamedTuple):
-    """A provider made ready, in the process that runs it."""
+    """A prepared provider, in the process that runs it."""
 
     run: Callable[[], Any]
-    """Does the whole of the work once: what is timed."""
+    """The timed function, which does the whole work once."""
     evidence: Callable[[], Evidence]
-    """What the check looks at."""
+    """A function that returns the results to check."""
     note: str = ""
-    """What the provider chose for itself, such as the size of its chunks."""
+    """Settings that the provider chose itself, such as its chunk size."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """The truth, computed once, and what is wrong with some evidence about it."""
+    """The check of a provider's evidence against the truth, which is computed once."""
 
     compute: Callable[[], Evidence]
     disagreement: Callable[[Evidence, Evidence], str]
-    """Of evidence and truth; the figures where they disagree, else nothing."""
+    """A function of evidence and truth that describes where they disagree, or returns an empty string."""
 
     @cached_property
     def truth(self) -> Evidence:
@@ -49,21 +50,21 @@ class Check:
 
 @dataclass(frozen=True)
 class Provider:
-    """Who can do a work."""
+    """An implementation of a workload."""
 
     name: str
     prepare: Callable[[], Task]
-    """Picklable: a worker process calls it."""
+    """A function that prepares the provider; picklable, since a worker process calls it."""
     check: Check | None
-    """None for a bound, whose results are nobody's."""
+    """The check of the results; None for a bound, whose results have no meaning."""
     role: Role = "rival"
     package: str = "torch"
-    """Whose version counts."""
+    """The package whose version is reported."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Something to be done."""
+    """A workload to measure."""
 
     op: str
     mode: str
@@ -73,19 +74,19 @@ class Work:
     dtype: str = "float32"
     device: torch.device = CPU
     metric: str = "seconds"
-    """Or "peak bytes"."""
+    """The measured quantity: "seconds" or "peak bytes"."""
     whole: bool = False
-    """On a GPU: timed as it is called, Python's part and waiting included, and not as the kernels of one call. For what
-    has graphs of its own, or waits for the device."""
+    """On a GPU, True to time calls as a whole, including Python and synchronization, instead of the kernels of one
+    call. For workloads that use CUDA graphs themselves, or synchronize."""
     bytes: int = 0
-    """What must cross the memory at least, each input read once a pass and each result written; 0 where untold."""
+    """The bytes that must at least be read and written: each input once per pass, and each result; 0 if unknown."""
 
     def __str__(self) -> str:
         return f"{self.op} {self.mode} {self.shape} ({self.metric})"
 
 
 class WrongResultError(RuntimeError):
-    """Providers' results disagree with the reference. ``rows`` are what was measured of others, where any were."""
+    """Raised if results of providers disagree with the reference; ``rows`` has the rows of the other providers."""
 
     def __init__(self, message: str, rows: Sequence[Any] = ()) -> None:
         super().__init__(message)
@@ -93,7 +94,7 @@ class WrongResultError(RuntimeError):
 
 
 def refuse_if_wrong(work: Work, provider: Provider, evidence: Evidence) -> None:
-    """Nothing wrong is timed."""
+    """Raise WrongResultError if the results are wrong, so that they are not timed."""
     if provider.check is not None:
         disagreement = provider.check.disagreement(evidence, provider.check.truth)
         if disagreement:

@@ -1,4 +1,4 @@
-"""One process a provider: its own heap, caches and threads, asleep on a pipe while another provider has its turn."""
+"""Worker processes, one per provider, with their own heap, caches and threads. They block on a pipe between turns."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .peak_memory import PeakMemory
 from .work import Evidence, Task
 
 BURST_SECONDS = 0.02
-"""A turn is so long, or one call: the caches are the provider's own for most of it."""
+"""The duration of a turn, or one call if that is longer: most of it runs with the provider's own data in the caches."""
 
 START_METHOD = "spawn"
-"""Multiprocessing's way to start a worker, which begins with nothing of the driver's memory."""
+"""The start method of multiprocessing: workers do not inherit the driver's memory."""
 
 
 class WorkerError(RuntimeError):
-    """What went wrong in a worker, in one line."""
+    """Raised for an error in a worker, which it describes in one line."""
 
 
 class Worker:
-    """The driver's end of a worker. It ends with the driver, however that ends."""
+    """The driver's handle of a worker process, which terminates with the driver in any case."""
 
     def __init__(self, threads: int) -> None:
         context: Any = multiprocessing.get_context(START_METHOD)
@@ -39,26 +39,26 @@ class Worker:
         theirs.close()
 
     def prepare(self, prepare: Callable[[], Task]) -> str:
-        """Make the provider ready; what it chose for itself."""
+        """Prepare the provider, and return the settings that it chose itself."""
         return self._ask("prepare", prepare)
 
     def evidence(self) -> Evidence:
         return self._ask("evidence")
 
     def burst(self) -> list[float]:
-        """The seconds of each call of a turn. The one before them woke the worker up and does not count."""
+        """Return the seconds of each call of a turn, without a first call that warms up the worker."""
         return self._ask("burst")
 
     def peak_bytes(self) -> int:
-        """Bytes of tensors alive at most during a call, above those that were there before."""
+        """Return the peak bytes of live tensors during a call, excluding those that existed before."""
         return self._ask("peak_bytes")
 
     def hang_up(self) -> None:
-        """The worker ends when it has finished its turn."""
+        """Close the connection, so that the worker ends after its turn."""
         self._connection.close()
 
     def close(self, patience: float = 2.0) -> None:
-        """Wait so many seconds for its end, and then no longer."""
+        """Wait at most ``patience`` seconds for the worker to end, then kill it."""
         self.hang_up()
         self._process.join(patience)
         self._process.kill()
@@ -77,7 +77,7 @@ class Worker:
 
 
 def serve(connection: Connection, threads: int) -> None:
-    """Answer the driver's questions until it is gone. Ctrl-C is the driver's affair."""
+    """Answer the driver's questions until it disconnects; Ctrl-C is handled by the driver."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_the_driver, daemon=True).start()
     torch.set_num_threads(threads)
@@ -88,18 +88,18 @@ def serve(connection: Connection, threads: int) -> None:
 
 
 def _answer(connection: Connection, answers: _Answers) -> tuple[bool, Any]:
-    """Whether the next question failed, and the answer or what went wrong."""
+    """Return (False, answer) of the next question, or (True, error) if it failed."""
     try:
         question, arguments = connection.recv()
         return False, getattr(answers, question)(*arguments)
     except EOFError:
         raise
-    except Exception as error:  # whatever a rival raises: the driver reports it
+    except Exception as error:  # a rival may raise anything; the driver reports it
         return True, f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _die_with_the_driver() -> None:
-    """A worker in a long call does not see its pipe close."""
+    """End the process when the driver ends: a worker in a long call does not notice that its pipe was closed."""
     driver = multiprocessing.parent_process()
     if driver is not None:
         driver.join()
@@ -107,7 +107,7 @@ def _die_with_the_driver() -> None:
 
 
 class _Answers:
-    """What a worker does, by question."""
+    """The worker's methods, by question."""
 
     task: Task
 
@@ -128,7 +128,7 @@ class _Answers:
         return seconds
 
     def peak_bytes(self) -> int:
-        self.task.run()  # what stays, such as an optimiser's state, is there before
+        self.task.run()  # allocates what persists, such as an optimizer's state, before the measurement
         with PeakMemory() as memory:
             self.task.run()
         return memory.peak

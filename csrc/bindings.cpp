@@ -20,7 +20,7 @@ IWAE_DECLARE(cuda)
 
 namespace {
 
-// Best first, those only that this processor can run.
+// The kernels that this processor can run, best first.
 std::vector<const Kernels*> usable_kernels() {
   std::vector<const Kernels*> usable;
 #ifdef IWAE_HAVE_X86_64
@@ -35,7 +35,7 @@ std::vector<const Kernels*> usable_kernels() {
   return usable;
 }
 
-// IWAE_FAST_ISA asks for one by name, for tests and for comparing.
+// The best kernels, or those named by IWAE_FAST_ISA, for tests and comparisons.
 const Kernels& choose_kernels() {
   const std::vector<const Kernels*> usable = usable_kernels();
   const char* wanted = std::getenv("IWAE_FAST_ISA");

@@ -1,8 +1,8 @@
-// The ops as Python sees them, on the CPU or on a GPU: raw pointers, sizes and strides in, nothing out but what was
-// written.
+// The Python bindings of the ops, for CPU and GPU: they take raw pointers, sizes and strides, and write their results
+// to memory that the caller allocated.
 //
-// Torch's headers are not needed, so one binary serves every version of torch. Arguments are checked in Python
-// (iwae_fast/checks.py, iwae_fast/backends/marshal.py); here only what would overrun a fixed array is.
+// Torch's headers are not needed, so one binary works with every version of torch. Arguments are checked in Python
+// (iwae_fast/checks.py, iwae_fast/backends/marshal.py); only overruns of fixed-size arrays are checked here.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -20,7 +20,7 @@ namespace iwae {
 
 namespace py = pybind11;
 
-// Where an op runs: what Python says of it with each call, and whether other Python threads may run meanwhile.
+// The device of an op: the argument that Python passes with each call, and whether the GIL is released during the call.
 struct OnCPU {
   using Argument = int;  // threads
   using Release = py::gil_scoped_release;
@@ -29,8 +29,8 @@ struct OnCPU {
 };
 
 struct OnGPU {
-  using Argument = std::tuple<uintptr_t, py::function>;  // the stream, and what gives memory: bytes -> pointer
-  struct Release {                               // launches take microseconds, and may ask Python for memory
+  using Argument = std::tuple<uintptr_t, py::function>;  // the stream, and an allocator: bytes -> pointer
+  struct Release {                               // keeps the GIL: launches take microseconds and may call the allocator
     Release() {}
   };
 
@@ -66,7 +66,8 @@ inline Shape leading(Shape shape) {
   return shape;
 }
 
-// The operand as it is read in the call's shape: axes are matched from the last, an axis of size 1 or none has stride 0.
+// The operand broadcast to the call's shape: axes are matched from the last; an axis that is missing or of size 1 has
+// stride 0.
 inline Operand operand_from(const OperandTuple& tuple, const Shape& shape) {
   const auto& [data, dtype, sizes, strides] = tuple;
   const int missing = shape.dims - static_cast<int>(sizes.size());
@@ -109,7 +110,7 @@ inline DensityKind density_from(const std::string& name) {
 
 using Parameters = std::vector<OperandTuple>;
 using Gradients = std::vector<std::optional<OperandTuple>>;
-using Pointers = std::vector<uintptr_t>;  // 0 where there is none
+using Pointers = std::vector<uintptr_t>;  // 0 if not given
 using Mask = std::optional<OperandTuple>;
 
 template <class On>
@@ -123,7 +124,7 @@ void fill(DensityCall& call, const std::string& density, bool float64, const Siz
   On::take(call, where);
 }
 
-// What a forward pass writes: `kept` has the places of the gradients that it makes too, one a parameter.
+// The outputs of a forward pass; `kept` points to the gradients that it computes as well, one per parameter.
 inline void fill(DensityForwardCall& call, uintptr_t log_prob, const Pointers& kept) {
   if (kept.size() > kMaxParameters) throw py::value_error("at most 3 parameters are supported");
   call.log_prob = reinterpret_cast<void*>(log_prob);
@@ -228,8 +229,8 @@ using Samples = std::optional<OperandTuple>;
 
 inline Shape shape_of(const NoiseCall& call) { return shape_from({call.samples, call.observations, call.dimensions}); }
 
-// `shape` is (samples, observations, dimensions); `indices` the first sample, the first observation and the stream;
-// `samples` the index of each sample for each observation, if they are not counted from the first.
+// `shape` is (samples, observations, dimensions). `indices` are the first sample, the first observation and the stream.
+// `samples`, if given, has the index of each sample of each observation; otherwise they are counted from the first.
 template <class On>
 void fill(NoiseCall& call, bool float64, uintptr_t seed, const Samples& samples, const Triple& shape,
           const Triple& indices, const Where<On>& where) {

@@ -1,6 +1,6 @@
-// The arguments of each native op, and the table of kernels that an instruction set, or CUDA, offers.
+// The arguments of each native op, and the table of kernels of an instruction set or of CUDA.
 //
-// Shapes are checked in Python: here every operand already has the strides with which the call's shape reads it.
+// Shapes are checked in Python: here every operand already has strides for the call's shape, 0 where it broadcasts.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,11 @@ enum class DensityKind : int { kGaussian = 0, kStandardGaussian = 1, kBernoulli 
 
 enum class Reduction : int { kNone = 0, kMean = 1, kSum = 2 };
 
-// What a call runs on: so many threads of the CPU, or a stream of the GPU (cudaStream_t).
+// The resources of a call: a number of CPU threads, or a stream of the GPU (cudaStream_t).
 struct Place {
   int threads = 1;
   void* cuda_stream = nullptr;
-  // Memory of the GPU, which nothing else uses before the work that the call leaves on the stream is done.
+  // GPU memory, not reused before the work that the call enqueues on the stream is done.
   void* (*allocate)(void* allocator, int64_t bytes) = nullptr;
   void* allocator = nullptr;
 };
@@ -32,27 +32,27 @@ struct DensityCall : Place {
 };
 
 struct DensityForwardCall : DensityCall {
-  void* log_prob = nullptr;            // (...), contiguous; of the fused loss, its log-weights
-  void* kept[kMaxParameters] = {};     // gradients that the forward pass makes too, where wanted: (..., D), contiguous,
-                                       // in the dtype of accumulation; perhaps in place of their parameters
+  void* log_prob = nullptr;            // (...), contiguous; the log-weights in the fused loss
+  void* kept[kMaxParameters] = {};     // gradients computed by the forward pass, null if not requested: (..., D),
+                                       // contiguous, in the dtype of accumulation; may alias their parameters
 };
 
-// Gradients are null where not wanted. `grad` has the leading axes only.
+// Gradients are null if not requested. `grad` has the leading axes only.
 struct DensityBackwardCall : DensityCall {
   Operand grad;
   Operand gradients[kMaxParameters];
 };
 
-// Shape (k, ..., D); the log-ratio has (k, ...). `log_prob` (k, ...) becomes the normalised weights; what is kept is the
-// gradient of the loss.
+// Shape (k, ..., D); the log-ratio has (k, ...). `log_prob` (k, ...) is overwritten by the normalized weights; `kept`
+// are gradients of the loss.
 struct IWAELossCall : DensityForwardCall {
   Operand log_ratio;
   Reduction reduction = Reduction::kNone;
-  void* loss = nullptr;   // (...), one number if reduced
-  void* bound = nullptr;  // (...), null where not wanted
+  void* loss = nullptr;   // (...), or one number if reduced
+  void* bound = nullptr;  // (...), null if not requested
 };
 
-// `weights` and `grad_log_ratio` (k, ...) are contiguous; `grad` has stride 0 along k and wherever it was reduced.
+// `weights` and `grad_log_ratio` (k, ...) are contiguous; `grad` has stride 0 along k and along reduced axes.
 struct IWAELossBackwardCall : DensityCall {
   const void* weights = nullptr;
   Operand grad;
@@ -61,8 +61,9 @@ struct IWAELossBackwardCall : DensityCall {
   Operand gradients[kMaxParameters];
 };
 
-// Of shape (k, ..., D) in the dtype of the call, contiguous, in place: times the incoming gradient, and 0 where the
-// weight (k, ...) is. The incoming gradient has stride 0 along k, and everywhere where it is one number.
+// Multiplies a contiguous gradient (k, ..., D), in the dtype of the call, in place by the upstream gradient; the result
+// is 0 where the weight (k, ...) is 0. The upstream gradient has stride 0 along k, and along all axes if it is one
+// number.
 struct RescaleCall : Place {
   bool float64 = false;
   Shape shape;
@@ -88,10 +89,10 @@ struct LogMeanExpBackwardCall : Place {
 };
 
 // Noise of shape (samples, observations, dimensions); the offsets are the indices of its first sample and observation.
-// `chosen` (samples, observations) of int64 gives the samples' indices one by one instead; null where they are counted.
+// `chosen`, int64 (samples, observations), gives the index of each sample instead; null if they are counted.
 struct NoiseCall : Place {
   bool float64 = false;
-  const uint64_t* seed = nullptr;  // where the samples are: of the GPU's memory, for its kernels
+  const uint64_t* seed = nullptr;  // in GPU memory for the GPU kernels
   int64_t samples = 0, observations = 0, dimensions = 0;
   int64_t sample_offset = 0, observation_offset = 0, stream = 0;
   Operand chosen;
@@ -107,7 +108,7 @@ struct SampleGaussianCall : NoiseCall {
   void* log_ratio = nullptr;  // (samples, observations), contiguous
 };
 
-// The incoming gradients are null where there are none.
+// The upstream gradients are null if not given.
 struct SampleGaussianBackwardCall : NoiseCall {
   Operand mean, log_std;
   Operand grad_z, grad_log_ratio;
@@ -119,22 +120,23 @@ struct SampleGaussianBackwardCall : NoiseCall {
 struct TanhLayerCall : Place {
   bool float64 = false;
   int64_t rows = 0, columns = 0;
-  void* values = nullptr;  // before the tanh, and then after it
+  void* values = nullptr;  // input of the tanh, overwritten by its output
   const void* bias = nullptr;
 };
 
 struct TanhLayerBackwardCall : Place {
   bool float64 = false;
   int64_t rows = 0, columns = 0;
-  const void* values = nullptr;  // after the tanh
+  const void* values = nullptr;  // output of the tanh
   const void* grad = nullptr;
   void* gradient = nullptr;
   void* bias_gradient = nullptr;  // (columns)
 };
 
-// Null where there is none: layers are the CPU's, and rescaling without a look at the numbers the GPU's.
+// The kernels of one instruction set or of CUDA. tanh_layer* exist only on the CPU, rescale only on the GPU; null
+// otherwise.
 struct Kernels {
-  const char* isa;  // or what stands for it
+  const char* isa;  // the name of the instruction set, or "cuda"
   void (*density)(const DensityForwardCall&);
   void (*density_backward)(const DensityBackwardCall&);
   void (*iwae_loss)(const IWAELossCall&);

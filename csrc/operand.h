@@ -1,4 +1,4 @@
-// How a tensor reaches the kernels: a pointer, a dtype and strides, in the common shape of a call.
+// A tensor as the kernels receive it: a pointer, a dtype and strides for the common shape of a call.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,8 @@ constexpr int kMaxParameters = 3;
 
 enum class DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3, kBool = 4, kInt64 = 5 };
 
-// Always inlined, as all that the kernels of several instruction sets share: the linker keeps one copy of the rest.
+// Always inlined, like all code shared by the kernels of several instruction sets: of functions that are not inlined
+// the linker keeps one copy, which may use instructions that the processor does not have.
 #ifdef __CUDACC__
 #define IWAE_SHARED __host__ __device__ __forceinline__
 #else
@@ -28,9 +29,9 @@ IWAE_SHARED int64_t size_of(DType dtype) {
 }
 
 struct Operand {
-  char* data = nullptr;  // null: not given, or not wanted
+  char* data = nullptr;  // null: not given, or not requested
   DType dtype = DType::kFloat32;
-  int64_t strides[kMaxDims] = {};  // in elements, one an axis of the call; 0 where it broadcasts
+  int64_t strides[kMaxDims] = {};  // in elements, one per axis of the call; 0 where it broadcasts
 
   IWAE_SHARED explicit operator bool() const { return data != nullptr; }
 };

@@ -1,6 +1,6 @@
-"""Binary latents, which no gradient goes through: VIMCO trains their encoder.
+"""Binary latents, which cannot be reparameterized: the encoder is trained with VIMCO.
 
-Runs as it is: ``python examples/binary_latents.py [epochs]``.
+Run ``python examples/binary_latents.py [epochs]``.
 """
 
 import sys

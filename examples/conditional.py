@@ -1,6 +1,6 @@
-"""A conditional VAE, p(x | z, y): whatever follows x reaches encoder and decoder as their context.
+"""A conditional VAE, p(x | z, y): arguments after x are passed to encoder and decoder as context.
 
-Runs as it is: ``python examples/conditional.py``.
+Run ``python examples/conditional.py``.
 """
 
 import torch
@@ -22,7 +22,7 @@ class Decoder(nn.Linear):
 
 features, classes, latent = 64, 10, 8
 model = iw.models.VAE(Encoder(features + classes, 2 * latent), Decoder(latent + classes, features), latent_dim=latent)
-warmup = iw.schedules.LinearWarmup(50)  # of the divergence's weight, from 0 to 1
+warmup = iw.schedules.LinearWarmup(50)  # raises the weight of the divergence from 0 to 1 in 50 steps
 objective = iw.Objective(iw.bounds.IWAE(), "dreg", num_samples=10, kl_weight=warmup)
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 y = torch.eye(classes).repeat(5, 1)  # (B, 10)
@@ -34,4 +34,4 @@ for step in range(100):
     loss.backward()
     optimizer.step()
 print(f"log p(x | y) {iw.evaluate.log_likelihood(model, x, 500, context=(y,)).mean:.2f} nats")
-print(f"one sample of each class: {tuple(model.sample(classes, context=(torch.eye(classes),)).shape)}")
+print(f"one sample per class: {tuple(model.sample(classes, context=(torch.eye(classes),)).shape)}")

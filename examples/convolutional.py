@@ -1,6 +1,6 @@
-"""Your own convolutional encoder and decoder in a VAE: ten lines, then a few epochs on real 8x8 digits.
+"""A VAE with your own convolutional encoder and decoder, trained for a few epochs on 8x8 digits.
 
-Runs as it is: ``python examples/convolutional.py [epochs]``.
+Run ``python examples/convolutional.py [epochs]``.
 """
 
 import sys
@@ -29,7 +29,7 @@ objective = iw.Objective(iw.bounds.IWAE(), "dreg", num_samples=20, budget=4)
 
 epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 10
 images = load("digits")
-# The pixels that the command line evaluates on, drawn once from the grey levels: its NLL is of the same images.
+# Test pixels drawn once from the gray levels, as on the command line, so that NLLs are comparable.
 train, test = (part.unflatten(1, (1, 8, 8)) for part in (images.train, fixed_test_images(images)))
 optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
 for epoch in range(epochs):

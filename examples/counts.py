@@ -1,6 +1,6 @@
-"""Simulated counts of genes in cells: a zero-inflated negative binomial likelihood, and a learned mixture as prior.
+"""Simulated gene counts in cells, with a zero-inflated negative binomial likelihood and a learned mixture prior.
 
-Runs as it is: ``python examples/counts.py [epochs]``.
+Run ``python examples/counts.py [epochs]``.
 """
 
 import sys
@@ -12,9 +12,9 @@ import iwae_fast as iw
 cells, genes, types = 600, 100, 4
 torch.manual_seed(0)
 cell_type = torch.randint(types, (cells,))
-mean = torch.exp(torch.randn(types, genes)[cell_type] + 0.3 * torch.randn(cells, 1))  # of each cell in its own depth
+mean = torch.exp(torch.randn(types, genes)[cell_type] + 0.3 * torch.randn(cells, 1))  # each cell has its own depth
 counts = torch.poisson(mean * torch.distributions.Gamma(2.0, 2.0).sample((cells, genes)))  # variance mean + mean^2 / 2
-counts *= torch.rand(cells, genes) > 0.2  # what the measurement missed
+counts *= torch.rand(cells, genes) > 0.2  # counts missed by the measurement
 train, test = counts[:500], counts[500:]
 
 model = iw.models.DenseVAE(

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from . import backends, bounds, data, evaluate, likelihoods, models
     from .capture import CapturedStep
     from .evaluate import activity, diagnostics, pruning
-    from .evaluate.gradients import check_estimator, gradient_snr
+    from .evaluate.check_estimator import check_estimator
+    from .evaluate.gradient_snr import gradient_snr
     from .experiments.loading import load_run
     from .objectives import Objective, estimators, schedules
     from .ops.densities import bernoulli_log_prob, gaussian_log_prob, standard_gaussian_log_prob
@@ -62,7 +63,8 @@ __all__ = [
 _HOMES = {
     "capture": ("CapturedStep",),
     "evaluate": ("activity", "diagnostics", "pruning"),
-    "evaluate.gradients": ("check_estimator", "gradient_snr"),
+    "evaluate.check_estimator": ("check_estimator",),
+    "evaluate.gradient_snr": ("gradient_snr",),
     "experiments.loading": ("load_run",),
     "objectives": ("Objective", "estimators", "schedules"),
     "ops.densities": ("bernoulli_log_prob", "gaussian_log_prob", "standard_gaussian_log_prob"),
@@ -71,12 +73,11 @@ _HOMES = {
     "ops.samples": ("sample_gaussian", "standard_normal"),
     "ops.weights": ("effective_sample_size", "log_mean_exp", "normalized_weights"),
 }
-"""Public names that are not submodules of this package, by the module or folder that holds them."""
+"""Public names that are not submodules of this package, by the module or package that defines them."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a name stands for when it is first asked for: importing torch takes seconds, which the help of the
-    command line need not wait for."""
+    """Import a public name on first access: importing torch takes seconds, which would delay the help output."""
     for home, names in _HOMES.items():
         if name in names:
             value = _from(f"{__name__}.{home}", name)
@@ -88,7 +89,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _from(home: str, name: str) -> Any:
-    """Return what a module defines under a name, or the module of that name in a folder."""
+    """Return an attribute of a module, or a submodule of that name."""
     value = getattr(importlib.import_module(home), name, None)
     return importlib.import_module(f"{home}.{name}") if value is None else value
 

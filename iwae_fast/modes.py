@@ -1,4 +1,4 @@
-"""A model in evaluation mode for a while."""
+"""Temporary evaluation mode of a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Inside, every module of the model is in evaluation mode; afterwards each is in the mode that it was in."""
+    """Put every module of the model into evaluation mode, and restore the mode of each at the end."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -30,7 +30,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def evaluating(
     method: Callable[Concatenate[Model, Arguments], Result],
 ) -> Callable[Concatenate[Model, Arguments], Result]:
-    """Make a method of a model run in evaluation mode and without gradients: it changes nothing in the model."""
+    """Decorate a method of a model to run in evaluation mode and without gradients."""
 
     @functools.wraps(method)
     def evaluated(model: Model, /, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:

@@ -1,1 +1,1 @@
-"""How each rival takes a training step of the papers' network: one file a rival, written as its users write it."""
+"""Training steps of the papers' network by the rivals, one file per rival, written as its users would write it."""

@@ -1,4 +1,4 @@
-"""torch.distributions, without checks of their arguments: what is written where readability counts."""
+"""torch.distributions without argument validation, as written for readability."""
 
 from __future__ import annotations
 

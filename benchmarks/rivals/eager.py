@@ -1,4 +1,4 @@
-"""Plain torch: a reparameterised sample, BCE with logits, logsumexp; as it is and through torch.compile."""
+"""Plain torch: a reparameterized sample, BCE with logits, logsumexp; directly and through torch.compile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Loss = Callable[[Encoder, nn.Module, Tensor, int], Tensor]
 
 
 def log_weights(decoder: nn.Module, mean: Tensor, log_std: Tensor, x: Tensor, k: int) -> Tensor:
-    """log p(x, z) - log q(z | x), (k, B). The Gaussians' constants cancel, and (z - mean) / std is the noise."""
+    """Compute log p(x, z) - log q(z | x), (k, B); the Gaussians' constants cancel, (z - mean) / std is the noise."""
     noise = torch.randn(k, *mean.shape, device=mean.device)
     z = mean + torch.exp(log_std) * noise
     logits = decoder(z)

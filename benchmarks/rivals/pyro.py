@@ -1,7 +1,8 @@
-"""Pyro: RenyiELBO with alpha = 0 is the IWAE bound; its particles vectorised, validation off.
+"""Pyro: RenyiELBO with alpha = 0, which is the IWAE bound, with vectorized particles and without validation.
 
-Through SVI, as the tutorials have it, and with torch's fused Adam over all parameters around ``loss_and_grads``, which
-is faster: SVI makes an optimiser for each parameter. The loss is summed over the observations, which Adam does not see.
+It is measured through SVI, as in the tutorials, and with torch's fused Adam over all parameters around
+``loss_and_grads``, which is faster: SVI creates one optimizer per parameter. The loss is summed over the observations;
+Adam is invariant to that factor.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""pythae: its IWAE model with networks of the same sizes, and the usual loop's body around it.
+"""pythae: its IWAE model with networks of the same sizes, in the body of the usual training loop.
 
-Its decoder gives probabilities and its encoder the logarithm of the variance: so pythae has it. The loss that it
-reports is not the IWAE bound but minus the weighted mean of the log-weights, with the weights held fixed: the gradient
-is that of the bound, and so the two are compared with what they are.
+As pythae requires, the decoder returns probabilities and the encoder the log-variance. The reported loss is not the
+negated IWAE bound but the negated weighted mean of the log-weights, with the weights held fixed. Its gradient is that
+of the bound; the loss is compared with the same quantity of the reference.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-// log Bernoulli(value; logits), summed over the last axis, with one exponential an element and one logarithm for hundreds.
+// log Bernoulli(value; logits), summed over the last axis, with one exponential per element and one logarithm per
+// hundreds of elements.
 #pragma once
 
 #include <cmath>
@@ -21,14 +22,14 @@ struct BernoulliDensity {
     Value value[kParameters];
   };
 
-  // A failure that is certain and that happened: log 1 = 0. Finite, so that nothing times it is NaN.
+  // Padding: value 0 with logit -1e30 has log-probability 0. The logit is finite, so that 0 times it is not NaN.
   static T neutral(int parameter) { return parameter == kLogits ? T(-1e30) : T(0); }
   static double constant() { return 0.0; }
 
   struct Sum {
     Value linear = S::zero();
-    // A tile has 992 factors of at most 2, so no product overflows: a lane of one of four sums has at most 62 of them,
-    // and a double holds the product of all.
+    // A tile has 992 factors of at most 2, so no product overflows: a lane of one of the four products has at most 62
+    // factors, and the product of all fits into a double.
     Value factors = S::one();
 
     void add(const Parameters& p) {
@@ -37,7 +38,7 @@ struct BernoulliDensity {
     }
   };
 
-  // The sum over a row. A logarithm is taken when the product of one more tile might not fit a double.
+  // The sum over a row. The logarithm is taken before the product of one more tile could overflow a double.
   struct Total {
     double sum = 0.0, product = 1.0;
 
@@ -57,7 +58,7 @@ struct BernoulliDensity {
   }
 };
 
-// The same for logits whose bias is yet to be added: products of a linear layer and its bias.
+// The same for logits without their bias, which is a separate parameter: a linear layer's matrix product and its bias.
 template <class T>
 struct BiasedBernoulliDensity {
   using Scalar = T;

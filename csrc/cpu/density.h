@@ -1,11 +1,11 @@
-// What every density over the last axis shares: rows, tiles, sums, and gradients summed over broadcast axes.
+// Code shared by all densities over the last axis: rows, tiles, sums, and gradients summed over broadcast axes.
 //
-// A `Density` (gaussian_log_prob.h and its siblings) gives
-//   kParameters             how many tensors it takes
-//   neutral(parameter)      what padding and masked entries are replaced by: they then add nothing
+// A `Density` (gaussian_log_prob.h and its siblings) provides
+//   kParameters             the number of tensors it takes
+//   neutral(parameter)      the replacement of padding and masked entries, whose contribution is then 0
 //   Sum                     a vector of sums over one tile: add(parameters)
 //   Total                   the sum over a row: add(the four sums of a tile), value()
-//   constant()              what each observed feature adds besides
+//   constant()              a constant added per observed feature
 //   gradients(parameters)   d log p / d each parameter, for one vector
 #pragma once
 
@@ -20,7 +20,7 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// Operands of a call that a walk keeps offsets of: the parameters, the mask, and one or more with the leading axes only.
+// The operands whose offsets a walk tracks: the parameters, the mask, and one or more with the leading axes only.
 constexpr int kMaskOffset = kMaxParameters, kLeadingOffset = kMaxParameters + 1, kGradientOffset = kMaxParameters + 2;
 
 using DensityWalk = Walk<kLeadingOffset + 1>;
@@ -47,14 +47,14 @@ struct RowTiles {
   const DensityCall& call;
 
   Buffer<T> buffers[kMaxParameters];
-  Buffer<T> observed;  // the mask as 1 and 0, where there is one
+  Buffer<T> observed;  // the mask as 1 and 0, if there is a mask
   Buffer<uint8_t> mask_buffer;
   const T* tiles[kMaxParameters] = {};
   const uint8_t* mask = nullptr;
 
   explicit RowTiles(const DensityCall& c) : call(c) {}
 
-  // Makes features [begin, begin + count) present, of the row at these offsets: the parameters', then the mask's.
+  // Loads features [begin, begin + count) of the row at these offsets, of the parameters and then of the mask.
   template <class Offset>
   void load(const Offset& offset, int64_t begin, int count) {
     const int last = call.shape.dims - 1;
@@ -74,7 +74,7 @@ struct RowTiles {
 
 };
 
-// The parameters of the vector of features that starts at `position` of the tiles.
+// The parameters of the vector of features that starts at `position` in the tiles.
 template <class Density>
 static inline typename Density::Parameters load_parameters(const typename Density::Scalar* const* tiles,
                                                            int position) {
@@ -85,7 +85,7 @@ static inline typename Density::Parameters load_parameters(const typename Densit
   return parameters;
 }
 
-// How many of the features from `begin` make the next tile: whole vectors first, the rest by itself.
+// The number of features in the tile that starts at `begin`: whole vectors first, the remainder as a tile of its own.
 template <class T>
 static inline int tile_size(int64_t begin, int64_t end) {
   const int64_t left = end - begin;
@@ -94,7 +94,7 @@ static inline int tile_size(int64_t begin, int64_t end) {
   return static_cast<int>(left < lanes ? left : left - left % lanes);
 }
 
-// Calls body with a constant whose bits say which parameters' gradients are wanted, so that none but those are computed.
+// Calls body with a compile-time constant whose bits are the requested gradients, so that only those are computed.
 template <class Density, unsigned kWanted = 0, class Body>
 static inline void with_wanted(unsigned wanted, const Body& body) {
   if (wanted == kWanted) return body(std::integral_constant<unsigned, kWanted>{});
@@ -110,13 +110,13 @@ static inline void store_gradients(const typename Density::Parameters& gradients
   for (int p = 0; p < Density::kParameters; ++p) {
     if (!(kWanted >> p & 1)) continue;
     typename S::Value value = factor * gradients.value[p];
-    // Chosen, not multiplied: a factor of NaN must not reach a masked feature.
+    // Selected, not multiplied: a factor of NaN must not reach a masked feature.
     if (observed != nullptr) value = S::zero_where_zero(S::load(observed + position), value);
     S::store(to[p] + position, value);
   }
 }
 
-// Rows of gradients that the forward pass makes beside the density, in the order of the walk.
+// Rows of gradients that the forward pass computes together with the density, in the order of the walk.
 template <class Density, unsigned kWanted>
 struct KeptRows {
   using T = typename Density::Scalar;
@@ -132,19 +132,19 @@ struct KeptRows {
     }
   }
 
-  // Where the gradients of a tile of this row are made ...
+  // Sets `out` to the memory in which to compute the gradients of a tile of this row; end() then moves them.
   void begin(int64_t row, int64_t first, int count, T** out) {
     for (int p = 0; p < Density::kParameters; ++p) {
       if (kWanted >> p & 1) out[p] = output_tile<T>(operands[p], row * features + first, count, buffers[p]);
     }
   }
-  // ... and brought to their place.
+  // Moves the gradients of a tile to their tensors.
   void end(int64_t row, int64_t first, int count, T* const* out) {
     for (int p = 0; p < Density::kParameters; ++p) {
       if (kWanted >> p & 1) store_tile<T>(operands[p], row * features + first, count, out[p]);
     }
   }
-  // Times a coefficient; one of zero gives zero, also where the gradient overflowed.
+  // Multiplies a row by a coefficient; zero gives zero even where the gradient has overflowed.
   void scale(int64_t row, T coefficient) {
     using S = Simd<T>;
     for (int p = 0; p < Density::kParameters; ++p) {
@@ -161,14 +161,14 @@ struct KeptRows {
   }
 };
 
-// The log-density of the row with this number, at which the walk stands, and its gradients.
+// The log-density and the gradients of the given row, at the current position of the walk.
 template <class Density, unsigned kWanted>
 static inline double row_log_prob(RowTiles<Density>& row, const DensityWalk& walk, KeptRows<Density, kWanted>& kept,
                                   int64_t number) {
   using T = typename Density::Scalar;
   using S = Simd<T>;
   constexpr int kLanes = Simd<T>::kLanes;
-  constexpr int kUnroll = 4;  // independent sums hide the latency of additions, and shorten each
+  constexpr int kUnroll = 4;  // independent sums hide the latency of additions, and each sum has fewer terms
   const int64_t features = row.call.shape.sizes[row.call.shape.dims - 1];
   typename Density::Total total;
   int64_t observed = features;
@@ -179,7 +179,7 @@ static inline double row_log_prob(RowTiles<Density>& row, const DensityWalk& wal
       for (int i = 0; i < count; ++i) observed -= row.mask[i] ? 0 : 1;
     }
     typename Density::Sum sums[kUnroll];
-    // Copies: the compiler cannot know that stores of gradients leave the row's own pointers alone.
+    // Local copies, since the compiler must assume that stores of gradients may change the row's pointers.
     const T* tiles[kMaxParameters];
     for (int p = 0; p < Density::kParameters; ++p) tiles[p] = row.tiles[p];
     const T* observed_tile = row.mask != nullptr ? row.observed.data : nullptr;
@@ -227,7 +227,7 @@ static void density_forward(const DensityForwardCall& call) {
   });
 }
 
-// One pass over the data: the gradients summed over the axes `reduced`, and those that keep every axis.
+// One pass over the data: gradients summed over the axes `reduced`, and gradients that are not summed.
 struct GradientPass {
   Axes kept, reduced;
   unsigned wanted = 0;                      // bit p: parameter p has a gradient in this pass
@@ -240,7 +240,7 @@ static void gradient_tile(const RowTiles<Density>& row, typename Density::Scalar
                           typename Density::Scalar* const* out) {
   using T = typename Density::Scalar;
   using S = Simd<T>;
-  // Copies: the compiler cannot know that stores to `out` leave the row's own pointers alone.
+  // Local copies, since the compiler must assume that stores to `out` may change the row's pointers.
   const T* tiles[kMaxParameters];
   T* outputs[kMaxParameters];
   for (int p = 0; p < Density::kParameters; ++p) {
@@ -254,7 +254,7 @@ static void gradient_tile(const RowTiles<Density>& row, typename Density::Scalar
   }
 }
 
-// Where the gradients of one tile are made: a row's, and their sum over rows in double, since a running float32 sum
+// Buffers for the gradients of one tile: those of a row, and their sum over rows in double, since a running float32 sum
 // over thousands of rows would lose digits.
 template <class T>
 struct GradientTile {
@@ -262,7 +262,7 @@ struct GradientTile {
   Buffer<double> sum;
 };
 
-// Features [begin, begin + count) of one kept row: every reduced row in turn, always in the same order.
+// Features [begin, begin + count) of one kept row, summed over the reduced rows in a fixed order.
 template <class Density>
 static void gradient_rows(const DensityBackwardCall& call, const GradientPass& pass, const GradientWalk& kept,
                           GradientWalk& inner, RowTiles<Density>& row,
@@ -287,7 +287,7 @@ static void gradient_rows(const DensityBackwardCall& call, const GradientPass& p
       row.load(offset, begin, count);
       with_wanted<Density>(pass.wanted,
                            [&](auto wanted) { gradient_tile<Density, wanted()>(row, scale, padded, out); });
-    } else {  // a coefficient of zero gives zero, also where the gradient overflows: 0 * inf would be NaN
+    } else {  // a coefficient of zero gives zero even where the gradient overflows: 0 * inf would be NaN
       for (int p = 0; p < Density::kParameters; ++p) {
         if (out[p] != nullptr) std::memset(out[p], 0, sizeof(T) * padded);
       }
@@ -312,7 +312,7 @@ template <class Density>
 static void run_gradient_pass(const DensityBackwardCall& call, const GradientPass& pass) {
   using T = typename Density::Scalar;
   const int64_t features = call.shape.sizes[call.shape.dims - 1], kept_rows = pass.kept.size(call.shape);
-  // No sum runs over features, so where few rows are kept their features are shared out among the threads too.
+  // No sum runs over features, so if few rows are kept, their features are distributed over the threads too.
   constexpr int64_t kFewRows = 64, kBlock = 64;
   const int64_t block = kept_rows < kFewRows || features == 0 ? kBlock : features;
   const int64_t blocks = (features + block - 1) / block;
@@ -320,7 +320,7 @@ static void run_gradient_pass(const DensityBackwardCall& call, const GradientPas
     RowTiles<Density> row(call);
     GradientTile<T> made[kMaxParameters];
     GradientWalk kept = gradient_walk(call, pass.kept, begin / blocks);
-    GradientWalk inner = gradient_walk(call, pass.reduced, 0);  // comes back to its start after every use
+    GradientWalk inner = gradient_walk(call, pass.reduced, 0);  // returns to its start after every use
     for (int64_t item = begin; item < end; ++item) {
       if (item > begin && item % blocks == 0) kept.next();
       const int64_t first = item % blocks * block, stop = first + block < features ? first + block : features;
@@ -333,7 +333,7 @@ static void run_gradient_pass(const DensityBackwardCall& call, const GradientPas
   });
 }
 
-// The leading axes along which a gradient is summed, as bits: those along which its tensor is broadcast.
+// The leading axes over which a gradient is summed, as bits: those along which its tensor is broadcast.
 static inline unsigned broadcast_axes(const Shape& shape, const Operand& operand) {
   unsigned axes = 0;
   for (int axis = 0; axis < shape.dims - 1; ++axis) {
@@ -342,7 +342,7 @@ static inline unsigned broadcast_axes(const Shape& shape, const Operand& operand
   return axes;
 }
 
-// One pass for each distinct set of summed axes; gradients that sum over none ride along with the first.
+// One pass per distinct set of summed axes; gradients that are not summed are computed in the first pass.
 template <class Density>
 static void density_backward(const DensityBackwardCall& call) {
   unsigned waiting = 0, everywhere = 0, axes[kMaxParameters] = {};

@@ -1,5 +1,5 @@
-// The fused losses: likelihood and log-ratio to log-weights to bound, and all gradients in one pass, which may be the
-// forward pass.
+// The fused losses: log-weights from likelihood and log-ratio, the bound from log-weights, and all gradients in one
+// pass, which may be the forward pass.
 #pragma once
 
 #include "density.h"
@@ -8,7 +8,7 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// An operand for a contiguous tensor that has the first `dims` axes of `shape`.
+// An operand for a contiguous tensor with the first `dims` axes of `shape`.
 template <class T>
 static Operand contiguous(void* data, const Shape& shape, int dims) {
   Operand operand;
@@ -22,7 +22,7 @@ static Operand contiguous(void* data, const Shape& shape, int dims) {
   return operand;
 }
 
-// Minus the bounds, or their mean or sum; the mean of none is NaN, as in torch.
+// The negated bounds, or their mean or sum; the mean over no observations is NaN, as in torch.
 template <class T>
 static void reduce_loss(const double* bounds, int64_t observations, Reduction reduction, T* loss) {
   if (reduction == Reduction::kNone) {
@@ -34,7 +34,7 @@ static void reduce_loss(const double* bounds, int64_t observations, Reduction re
   *loss = static_cast<T>(reduction == Reduction::kMean ? total / static_cast<double>(observations) : total);
 }
 
-// Log-weights of the rows, and the gradients of the likelihood alone where they are to be kept.
+// The log-weights of the rows, and the gradients of the likelihood if they are requested.
 template <class Density, unsigned kWanted>
 static void log_weights_of_rows(const IWAELossCall& call, int64_t begin, int64_t end) {
   using T = typename Density::Scalar;
@@ -48,7 +48,7 @@ static void log_weights_of_rows(const IWAELossCall& call, int64_t begin, int64_t
   }
 }
 
-// What a reduction makes of each observation's gradient.
+// The factor that a reduction applies to each observation's gradient.
 template <class T>
 static T share_of(Reduction reduction, int64_t observations) {
   return reduction == Reduction::kMean ? T(1) / static_cast<T>(observations) : T(1);
@@ -64,13 +64,13 @@ static void iwae_loss_forward(const IWAELossCall& call) {
     parallel(rows, threads,
              [&](int64_t begin, int64_t end) { log_weights_of_rows<Density, kept()>(call, begin, end); });
   });
-  // The log-weights are replaced by the normalised weights, all that the backward pass needs.
+  // Replaces the log-weights by the normalized weights, which are all that the backward pass needs.
   T* weights = static_cast<T*>(call.log_prob);
   Shape shape = call.shape;
   shape.dims -= 1;
   const Operand log_weights = contiguous<T>(weights, shape, shape.dims);
   const int64_t observations = axes_between(1, shape.dims).size(shape);
-  double* bounds = new double[observations];  // no vector: its members would be shared between instruction sets
+  double* bounds = new double[observations];  // not std::vector: its functions would be shared by instruction sets
   for_columns<T>(shape, log_weights, call.threads, [&](Columns<T>& columns, int64_t index, int64_t, int64_t) {
     for (int c = 0; c < columns.count; ++c) bounds[index + c] = columns.log_mean(c);
     for (int64_t i = 0; i < columns.samples; ++i) {
@@ -90,12 +90,13 @@ static void iwae_loss_forward(const IWAELossCall& call) {
   with_wanted<Density>(wanted, [&](auto kept) {
     parallel(rows, threads, [&](int64_t begin, int64_t end) {
       KeptRows<Density, kept()> gradients(call);
-      for (int64_t r = end - 1; r >= begin; --r) gradients.scale(r, -share * weights[r]);  // the last is in the cache
+      for (int64_t r = end - 1; r >= begin; --r) gradients.scale(r, -share * weights[r]);  // last first: it is cached
     });
   });
 }
 
-// The gradient of the log-weights is -grad * weight, shared out by a mean; it is the log-ratio's gradient and scales the likelihood's.
+// The gradient of the log-weights is -grad * weight, divided by the number of observations for a mean. It is also the
+// gradient of the log-ratio, and scales those of the likelihood.
 template <class Density>
 static void iwae_loss_gradient(const IWAELossBackwardCall& call) {
   using T = typename Density::Scalar;

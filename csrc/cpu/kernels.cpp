@@ -1,5 +1,6 @@
-// All CPU kernels for one instruction set. setup.py compiles this file once for each, with IWAE_ISA naming it and the
-// flags that allow it; everything here lives in the namespace of that name, so that no instance replaces another.
+// All CPU kernels for one instruction set. setup.py compiles this file once per instruction set, with its name in
+// IWAE_ISA and the flags that enable it. Everything here is in the namespace of that name, so that the linker does not
+// merge functions of different instruction sets.
 #include "bernoulli_log_prob.h"
 #include "../calls.h"
 #include "gaussian_log_prob.h"
@@ -16,7 +17,7 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// Calls body with the density that a call names, in the dtype it computes in.
+// Calls body with the density of a call, in the dtype of its computation.
 template <class Call, class Body>
 static void with_density(const Call& call, const Body& body) {
   const auto in_dtype = [&](auto scalar) {

@@ -1,7 +1,7 @@
-// logsumexp over the first axis minus log k, the weights it is made of, and its gradient.
+// logsumexp over the first axis minus log k, the normalized weights, and its gradient.
 //
-// A vector holds neighbouring columns (observations), so nothing is summed across lanes. Sums run in double: at
-// k = 5000 a running float32 sum would lose digits.
+// A vector holds neighboring columns (observations), so no sum runs across lanes. Sums are in double: at k = 5000 a
+// running float32 sum would lose digits.
 #pragma once
 
 #include <cmath>
@@ -14,7 +14,7 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// Up to one vector of neighbouring columns of log-weights (k, ...).
+// Up to one vector of neighboring columns of log-weights (k, ...).
 template <class T>
 struct Columns {
   using S = Simd<T>;
@@ -46,16 +46,16 @@ struct Columns {
     return std::log(total[lane]) + static_cast<double>(shift[lane]) - std::log(static_cast<double>(samples));
   }
 
-  // What a weight is multiplied by to be normalised: 0 where all weights are 0.
+  // The factor that normalizes the weights; 0 where all weights are 0.
   double normalizer(int lane) const { return total[lane] == 0.0 ? 0.0 : 1.0 / total[lane]; }
 };
 
-// Calls body(columns, index, row, first): `index` counts the columns of (...) in memory order, `first` is a column of
-// the row of (...) with number `row`.
+// Calls body(columns, index, row, first): `index` counts the columns of (...) in memory order; `first` is the first
+// column within row number `row` of (...).
 template <class T, class Body>
 static void for_columns(const Shape& shape, const Operand& log_weights, int threads, const Body& body) {
   const int last = shape.dims - 1;
-  // (k,) has no axis of columns: it is one column, read with stride 0.
+  // Log-weights of shape (k,) are one column, read with stride 0.
   const int64_t width = last > 0 ? shape.sizes[last] : 1;
   const int64_t column_stride = last > 0 ? log_weights.strides[last] : 0;
   const Axes rows = axes_between(1, last);
@@ -108,7 +108,7 @@ static void log_mean_exp_gradient(const LogMeanExpBackwardCall& call) {
                    const int64_t stride = last > 0 ? call.gradient.strides[last] : 0;
                    const int64_t offset = walk.offset(1) + first * stride;
                    for (int64_t i = 0; i < columns.samples; ++i) {
-                     // A coefficient of zero gives zero, also in a column with NaN.
+                     // A coefficient of zero gives zero even in a column with NaN.
                      const typename S::Value gradient = S::zero_where_zero(incoming, scale * columns.weight(i));
                      for (int c = 0; c < columns.count; ++c) {
                        const T one = gradient[c];

@@ -1,4 +1,4 @@
-// The noise of a call, a block of neighbouring dimensions at a time.
+// The noise of a call, one block of neighboring dimensions at a time.
 #pragma once
 
 #include "../math/philox.h"
@@ -9,12 +9,12 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-constexpr int64_t kElementsANormal = 3;  // a normal costs as much as some three elements of a density
+constexpr int64_t kElementsANormal = 3;  // a normal costs about as much as three elements of a density
 
-// Vectors of words made in step: two keep the processor busy, but two of the widest would often be more than a row.
+// The number of vectors of words computed together: two hide the latency, but two of the widest often exceed a row.
 constexpr int kWordVectors = IWAE_VECTOR_BYTES < 64 ? 2 : 1;
 
-// Some neighbouring elements of a row.
+// A block of neighboring elements of a row.
 template <class T>
 struct Block {
   static constexpr int kVectors = 2 * kWordVectors, kLanes = Simd<T>::kLanes, kSize = kVectors * kLanes;
@@ -31,12 +31,12 @@ static inline void store_block(T* to, int count, const Block<T>& block) {
   }
 }
 
-// The words that all counters of a row share.
+// The words shared by all counters of a row.
 struct NoiseRow {
   uint32_t observation, sample, stream;
 };
 
-// What all rows share, and the normals of any.
+// The state shared by all rows, and functions that compute normals of any row.
 template <class T>
 class Noise {
  public:
@@ -47,10 +47,10 @@ class Noise {
     std::memcpy(&exists_in_last_, exists, sizeof exists);
   }
 
-  // Of a row.
+  // The number of blocks of a row.
   int64_t blocks() const { return (call_.dimensions + kSize - 1) / kSize; }
 
-  // How many dimensions of a block exist.
+  // The number of dimensions of a block that exist.
   int size(int64_t block) const {
     const int64_t left = call_.dimensions - block * kSize;
     return left < kSize ? static_cast<int>(left) : kSize;
@@ -62,9 +62,9 @@ class Noise {
             static_cast<uint32_t>(call_.stream)};
   }
 
-  // Standard normals, and 0 where a dimension does not exist.
+  // Standard normals; 0 where a dimension does not exist.
   Block<T> operator()(const NoiseRow& row, int64_t block) const {
-    const uint32_t quad = static_cast<uint32_t>(block * (kSize / 4));  // a counter makes four normals
+    const uint32_t quad = static_cast<uint32_t>(block * (kSize / 4));  // a counter gives four normals
     Block<T> normals;
     if constexpr (sizeof(T) == sizeof(float)) {
       fill_vectors(quad, row, normals.part);

@@ -1,4 +1,4 @@
-// The words and elementary functions of noise (csrc/math/philox.h): on vectors in float32, one at a time in float64.
+// The words and elementary functions of noise (csrc/math/philox.h): vectors in float32, scalars in float64.
 #pragma once
 
 #include <cmath>
@@ -45,7 +45,7 @@ struct NoiseMath<float> {
   // x, x + 1, ...
   static Word words_from(uint32_t x) { return word(x) + count(WordLanes{}); }
 
-  // Of the lower halves of x. Compilers multiply all 64 bits, in several operations.
+  // The product of the lower halves of x, by intrinsics: compilers multiply all 64 bits, in several operations.
   static Word product(Word x, uint32_t factor) {
 #if defined(__AVX512F__) && IWAE_VECTOR_BYTES == 64
     return (Word)_mm512_maskz_mul_epu32(0xff, (__m512i)x, (__m512i)word(factor));
@@ -70,7 +70,7 @@ struct NoiseMath<float> {
     high = shuffle<S::kLanes / 2>(x, y, Lanes{});
   }
 
-  // Of integers below 2^31: there is no conversion of larger ones before AVX-512.
+  // For integers below 2^31: larger ones cannot be converted by one instruction before AVX-512.
   static Value value(Bits x) { return __builtin_convertvector(reinterpret_cast<Integer>(x), Value); }
 
   static Value sqrt(Value x) {
@@ -78,7 +78,7 @@ struct NoiseMath<float> {
     return x;
   }
 
-  // For normal numbers x > 0; to rounding also near 1.
+  // log x for normal numbers x > 0; accurate to rounding also near 1.
   static Value log(Value x) {
     const Integer root_half = reinterpret_cast<Integer>(S::all(0.70710678f)), bits = reinterpret_cast<Integer>(x);
     const Integer exponent = (bits - root_half) >> 23;  // x = 2^exponent m with m in [sqrt(1/2), sqrt(2))
@@ -86,7 +86,7 @@ struct NoiseMath<float> {
     return __builtin_convertvector(exponent, Value) * 0.693147181f + r * polynomial(kLog, r);
   }
 
-  // For turns in (0, 1). The reduction to an eighth of a turn, either way from a whole quarter, is exact.
+  // For angles in turns, in (0, 1). The reduction to at most an eighth of a turn from a whole quarter is exact.
   static void cos_sin_of_turns(Value turns, Value& cosine, Value& sine) {
     const Value quarters = 4.0f * turns, shifted = quarters + S::Lanes::kRoundingShift;
     const Bits quarter = reinterpret_cast<Bits>(shifted);  // modulo 4
@@ -116,7 +116,7 @@ struct NoiseMath<float> {
     return Word{kLane...};
   }
 
-  // An even number of terms, in pairs: as Simd::exp2_fraction.
+  // An even number of terms, evaluated in pairs as in Simd::exp2_fraction.
   template <int kTerms>
   static Value polynomial(const float (&c)[kTerms], Value x) {
     const Value square = x * x;

@@ -1,4 +1,4 @@
-// Walking over the leading axes of a call, and sharing the walk among threads.
+// Iteration over the leading axes of a call, and its distribution over threads.
 #pragma once
 
 #include <array>
@@ -13,7 +13,7 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// A choice of the axes of a shape, in order, outermost first.
+// A subset of the axes of a shape, in order, outermost first.
 struct Axes {
   int count = 0;
   int axis[kMaxDims] = {};
@@ -32,11 +32,11 @@ static inline Axes axes_between(int begin, int end) {
   return axes;
 }
 
-// A position on the chosen axes, and each operand's offset there, in elements.
+// A position on the chosen axes and the offset of each operand there, in elements.
 template <int kOperands>
 class Walk {
  public:
-  // Operands that are null, or whose data are, have offset 0.
+  // Operands that are null, or have null data, have offset 0.
   Walk(const Shape& shape, const Axes& axes, int64_t start, const std::array<const Operand*, kOperands>& operands)
       : axes_(axes.count) {
     for (int i = axes_ - 1; i >= 0; --i) {
@@ -70,14 +70,14 @@ class Walk {
   int64_t offsets_[kOperands] = {};
 };
 
-// Starting a thread team costs microseconds: use no more threads than the elements keep busy.
+// Starting a team of threads costs microseconds: use no more threads than there is work for.
 static inline int useful_threads(int64_t elements, int threads) {
   constexpr int64_t kElementsAThread = 8192;
   const int64_t most = elements / kElementsAThread;
   return most < 1 ? 1 : (most < threads ? static_cast<int>(most) : threads);
 }
 
-// Calls body(begin, end) with contiguous parts of 0 .. count, one a thread. No result depends on the split.
+// Calls body(begin, end) with contiguous parts of 0 .. count, one per thread. No result depends on the split.
 template <class Body>
 static inline void parallel(int64_t count, int threads, const Body& body) {
 #ifdef _OPENMP

@@ -1,7 +1,7 @@
-// Reparameterised samples z = m + s eps with log p(z) - log q(z | x) = 1/2 sum [eps^2 - z^2 + 2 log s], p = N(0, I).
+// Reparameterized samples z = m + s eps with log p(z) - log q(z | x) = 1/2 sum [eps^2 - z^2 + 2 log s], p = N(0, I).
 //
-// Nothing of the size of z is kept for the backward pass: it makes the noise again. Few numbers are summed in the dtype
-// of the call, and these sums in double.
+// Nothing of the size of z is saved for the backward pass, which recomputes the noise. Short sums are in the dtype of
+// the call, and their totals in double.
 #pragma once
 
 #include "../math/sample_gaussian.h"
@@ -12,14 +12,14 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// Where the end of a row is padded to a block.
+// A buffer in which the end of a row is padded to a block.
 template <class T>
 struct Padded {
   alignas(64) T data[Block<T>::kSize] = {};
 };
 
-// `count` elements from `offset`, and 0 after them: what `padded` has held there since it was made, if used for this
-// count alone.
+// `count` elements from `offset`, followed by zeros. The zeros are those that `padded` was initialized with, so it must
+// be used for one count only.
 template <class T>
 static inline Block<T> load_block(const Operand& operand, int64_t offset, int64_t stride, int count,
                                   Padded<T>& padded) {
@@ -57,7 +57,7 @@ static inline Posterior<T> posterior(const Call& call, int64_t observation, int6
   return q;
 }
 
-// One row of z; gives its log-ratio.
+// Computes one row of z and returns its log-ratio.
 template <class T>
 static inline double sample_row(const Noise<T>& noise, const Posterior<T>* posteriors, const NoiseRow& row, T* z) {
   using S = Simd<T>;
@@ -89,7 +89,7 @@ static void sample_gaussian_forward(const SampleGaussianCall& call) {
   T* log_ratio = static_cast<T*>(call.log_ratio);
   const Noise<T> noise(call);
   const int64_t blocks = noise.blocks(), rows = call.samples * call.observations;
-  Posterior<T>* posteriors = new Posterior<T>[call.observations * blocks];  // serve all samples
+  Posterior<T>* posteriors = new Posterior<T>[call.observations * blocks];  // shared by all samples
   parallel(call.observations, useful_threads(call.observations * call.dimensions, call.threads),
            [&](int64_t begin, int64_t end) {
              for (int64_t b = begin; b < end; ++b) {
@@ -130,7 +130,7 @@ class PosteriorGradient {
       Block<T> at_z = incoming_at_z(sample);
       for (int v = 0; v < Block<T>::kVectors; ++v) {
         const typename S::Value step = q_.std.part[v] * eps.part[v], z = q_.mean.part[v] + step;
-        // A weight of zero gives zero, also where z overflows: 0 * inf would be NaN.
+        // A weight of zero gives zero even where z overflows: 0 * inf would be NaN.
         if (weight != T(0)) {
           const ScoreGradient<typename S::Value> score =
               gaussian_score_gradient<S>(call_.path_only, eps.part[v], reciprocal_.part[v]);

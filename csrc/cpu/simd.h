@@ -1,5 +1,6 @@
-// Vectors of the widest kind that this translation unit is compiled for, by the compilers' vector extensions, so that
-// every instruction set and ARM share one source. Only max and min are intrinsics on x86: compilers do not find them.
+// Vectors of the widest kind that this translation unit is compiled for. They use the compilers' vector extensions, so
+// that all instruction sets and ARM share one source. Only max and min are intrinsics on x86, since compilers do not
+// generate them from comparisons.
 #pragma once
 
 #include <cstdint>
@@ -38,8 +39,8 @@ struct Vector<float> {
   static constexpr float kLn2High = 0.693359375f;             // exact in few bits, so n * kLn2High is exact
   static constexpr float kLn2Low = -2.12194440e-4f;
   static constexpr float kExpLowest = -110.0f, kExpHighest = 90.0f;  // exp is 0 below and inf above
-  // Two factors of exp are normal numbers up to here, and e^148 takes every difference of two numbers to where its
-  // square overflows.
+  // Up to here both factors of exp are normal numbers; e^148 times any nonzero difference of two numbers has a square
+  // that overflows.
   static constexpr float kFactorsEnd = 174.0f;
   static constexpr float kNormal = 126.0f;                           // 2^x and 2^-x are normal numbers up to here
   static constexpr float kTanhEnd = 20.0f;                           // tanh(x / 2) is 1 from here on
@@ -100,7 +101,7 @@ struct Simd {
     return over_lanes(v, [](double x, double y) { return x * y; });
   }
 
-  // A NaN in the first argument comes back.
+  // A NaN in the first argument is returned.
   static Value max(Value x, Value y) {
 #ifdef __SSE2__
     if constexpr (kFloat && IWAE_VECTOR_BYTES == 16) return (Value)_mm_max_ps((__m128)y, (__m128)x);
@@ -145,7 +146,8 @@ struct Simd {
     return exp_factors_within(x, -Lanes::kFactorsEnd, Lanes::kFactorsEnd);
   }
 
-  // exp(x) for x <= 0, to an absolute error of 2^-25 (2^-54): for what is added to 1. Not below the normal numbers.
+  // exp(x) for x <= 0 with an absolute error of 2^-25 (float64: 2^-54), for results that are added to 1. The result is
+  // not below the normal numbers.
   static Value exp_nonpositive(Value x) {
     x = max(x * T(kLog2E), all(-Lanes::kNormal));
     const Value shifted = x + kBiasedShift;
@@ -155,7 +157,7 @@ struct Simd {
   // value, and 1 where x is at least 0
   static Value one_where_positive(Value x, Value value) { return x >= zero() ? one() : value; }
 
-  // tanh(x) = e / (e + 2) with e = exp(2 x) - 1, to a relative error of a few roundings, at 0 too
+  // tanh(x) = e / (e + 2) with e = exp(2 x) - 1, with a relative error of a few roundings, near 0 too
   static Value tanh(Value x) {
     x = min(max(x + x, all(-Lanes::kTanhEnd)), all(Lanes::kTanhEnd));
     const Value shifted = x * T(kLog2E) + Lanes::kRoundingShift;
@@ -168,7 +170,7 @@ struct Simd {
  private:
   static constexpr bool kFloat = sizeof(T) == 4;
   static constexpr double kLog2E = 1.44269504088896340736;
-  // In pairs: a chain of as many operations as lanes would be waited for at the end of every row.
+  // In pairs: a chain of dependent operations as long as the vector would add latency at the end of every row.
   template <class Operation>
   static double over_lanes(Wide v, const Operation& operation) {
     double lanes[kLanes];
@@ -179,7 +181,7 @@ struct Simd {
     return lanes[0];
   }
 
-  // In two steps: 2^n alone may leave the range of normal numbers although what it multiplies does not.
+  // In two steps: 2^n alone may be outside the range of normal numbers although the product is not.
   static Factors<Value> exp_factors_within(Value x, T lowest, T highest) {
     x = min(max(x, all(lowest)), all(highest));
     const Value shifted = x * T(kLog2E) + Lanes::kRoundingShift;
@@ -197,7 +199,7 @@ struct Simd {
 
   // 2^r for |r| <= 1/2
   static Value exp2_fraction(Value r) {
-    // Terms in pairs: the chain of dependent operations, which the loops wait for, is half as long as Horner's.
+    // Terms in pairs: the chain of dependent operations, which limits the loops, is half as long as Horner's.
     const Value square = r * r;
     constexpr int kHighest = Lanes::kTerms / 2 * 2;
     Value polynomial = pair(kHighest, r);
@@ -212,7 +214,7 @@ struct Simd {
     return polynomial;
   }
 
-  // Of the polynomial of 2^r, the terms of this degree and the next, divided by r^degree.
+  // The terms of this degree and the next in the polynomial of 2^r, divided by r^degree.
   static Value pair(int degree, Value r) {
     const T constant = degree > 0 ? Lanes::kExp2[degree - 1] : T(1);
     return degree < Lanes::kTerms ? Lanes::kExp2[degree] * r + constant : all(constant);

@@ -1,5 +1,6 @@
-// Tiles: the kernels see short contiguous runs of the dtype they compute in. A tensor that is laid out so already is
-// read in place; half precision, strides, masks and the ends of rows go through a small buffer in the L1 cache.
+// Tiles: short contiguous runs in the dtype of the computation, on which the kernels work. A tensor that already has
+// this layout is read in place; half precision, strides, masks and the ends of rows go through a small buffer in the L1
+// cache.
 #pragma once
 
 #include "../math/half.h"
@@ -9,8 +10,8 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// Elements of a tile: whole vectors of every kind, a few KiB, and few enough that a product of as many Bernoulli factors,
-// each at most 2, fits in a double.
+// Elements per tile: whole vectors of every width, a few KiB, and few enough that the product of as many Bernoulli
+// factors, each at most 2, fits into a double.
 constexpr int kTile = 992;
 
 template <class T>
@@ -26,13 +27,13 @@ static inline int round_up(int count) {
   return (count + lanes - 1) / lanes * lanes;
 }
 
-// How many lanes of the vector at `first` hold elements, of `end` in all; 0 or less past the end.
+// The number of lanes of the vector at `first` that hold elements, if there are `end` in all; 0 or less past the end.
 template <class T>
 static inline int lanes_left(int64_t first, int64_t end) {
   return static_cast<int>(end - first < Simd<T>::kLanes ? end - first : Simd<T>::kLanes);
 }
 
-// A vector of which only so many lanes are in memory; the others read as 0.
+// Loads a vector of which only the first lanes are in memory; the others are 0.
 template <class T>
 static inline typename Simd<T>::Value load_some(const T* from, int count) {
   if (count == Simd<T>::kLanes) return Simd<T>::load(from);
@@ -47,7 +48,7 @@ static inline void store_some(T* to, int count, typename Simd<T>::Value value) {
   for (int lane = 0; lane < count; ++lane) to[lane] = value[lane];
 }
 
-// A place for one tile, with room for the padding of the last vector.
+// A buffer for one tile, including the padding of the last vector.
 template <class T>
 struct Buffer {
   alignas(64) T data[kTile];
@@ -78,7 +79,7 @@ static inline const T* load_tile(const Operand& operand, int64_t offset, int64_t
     case DType::kBFloat16: gather(reinterpret_cast<const BFloat16*>(data), stride, count, to); break;
     case DType::kFloat16: gather(reinterpret_cast<const Float16*>(data), stride, count, to); break;
     case DType::kBool:
-    case DType::kInt64: break;  // no operand to compute with
+    case DType::kInt64: break;  // operands of the computation are never int64
   }
   if (mask != nullptr) {
     for (int i = 0; i < count; ++i) to[i] = mask[i] ? to[i] : neutral;
@@ -87,7 +88,7 @@ static inline const T* load_tile(const Operand& operand, int64_t offset, int64_t
   return to;
 }
 
-// The mask of a tile as bytes, null where there is none.
+// The mask of a tile as bytes, null without a mask.
 static inline const uint8_t* load_mask(const Operand& mask, int64_t offset, int64_t stride, int count,
                                        Buffer<uint8_t>& buffer) {
   if (!mask) return nullptr;
@@ -97,14 +98,14 @@ static inline const uint8_t* load_mask(const Operand& mask, int64_t offset, int6
   return buffer.data;
 }
 
-// Where a tile may be written: in place if it is whole vectors of T, else in the buffer, for store_tile to take on.
+// Returns where to write a tile: in place if it is whole vectors of T, otherwise a buffer from which store_tile copies.
 template <class T>
 static inline T* output_tile(const Operand& operand, int64_t offset, int count, Buffer<T>& buffer) {
   if (operand.dtype != dtype_of<T>() || count % Simd<T>::kLanes != 0) return buffer.data;
   return reinterpret_cast<T*>(operand.data) + offset;
 }
 
-// Brings a finished tile to its tensor, whose last axis is contiguous.
+// Copies a finished tile to its tensor, whose last axis is contiguous.
 template <class T>
 static inline void store_tile(const Operand& operand, int64_t offset, int count, const T* tile) {
   char* data = operand.data + offset * size_of(operand.dtype);
@@ -124,11 +125,11 @@ static inline void store_tile(const Operand& operand, int64_t offset, int count,
       for (int i = 0; i < count; ++i) reinterpret_cast<Float16*>(data)[i] = Float16::from(static_cast<float>(tile[i]));
       break;
     case DType::kBool:
-    case DType::kInt64: break;  // no operand to compute with
+    case DType::kInt64: break;  // operands of the computation are never int64
   }
 }
 
-// One element, widened.
+// Reads one element and widens it.
 template <class T>
 static inline T load_one(const Operand& operand, int64_t offset) {
   T value;

@@ -1,4 +1,4 @@
-// The elementwise halves of a dense layer with tanh, around somebody else's matrix products.
+// The elementwise parts of a dense layer with tanh; the matrix products are torch's.
 #pragma once
 
 #include "../calls.h"
@@ -28,10 +28,10 @@ static void tanh_layer_forward(const TanhLayerCall& call) {
   });
 }
 
-// From y and the gradient there: the gradient before the tanh, g (1 - y^2), and its sum over rows.
+// From y and its gradient g: the gradient of the tanh's input, g (1 - y^2), and its sum over rows.
 //
-// The columns are shared out among threads, so that each sum runs in one order: in float32 over a few rows at a time,
-// in double over all.
+// Columns are distributed over threads, so that each sum has a fixed order: in float32 over a few rows at a time, in
+// double over all.
 template <class T>
 static void tanh_layer_gradient(const TanhLayerBackwardCall& call) {
   using S = Simd<T>;

@@ -1,4 +1,4 @@
-// log Bernoulli(value; logits), per element of a thread: one exponential each, and one logarithm for many.
+// log Bernoulli(value; logits), per element of a thread, with one exponential per element and one logarithm for many.
 #pragma once
 
 #include "../math/bernoulli.h"
@@ -14,7 +14,7 @@ struct BernoulliDensity {
   static constexpr bool kHasFactors = true, kHalves = true;
   enum { kValue, kLogits };
 
-  // A failure that is certain and that happened: log 1 = 0. Finite, so that nothing times it is NaN.
+  // Padding: value 0 with logit -1e30 has log-probability 0. The logit is finite, so that 0 times it is not NaN.
   __device__ __forceinline__ static T neutral(int parameter) { return parameter == kLogits ? T(-1e30) : T(0); }
   __device__ __forceinline__ static double constant() { return 0.0; }
 
@@ -29,13 +29,13 @@ struct BernoulliDensity {
   }
 };
 
-// The same for logits whose bias is yet to be added: products of a linear layer and its bias.
+// The same for logits without their bias, which is a separate parameter: a linear layer's matrix product and its bias.
 template <class T>
 struct BiasedBernoulliDensity {
   using Scalar = T;
   using Unbiased = BernoulliDensity<T>;
   static constexpr int kParameters = 3;
-  static constexpr bool kHasFactors = true, kHalves = false;  // of what was multiplied in float32
+  static constexpr bool kHasFactors = true, kHalves = false;  // the matrix products are in float32
   enum { kValue, kProduct, kBias };
 
   __device__ __forceinline__ static T neutral(int parameter) {

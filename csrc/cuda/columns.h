@@ -1,5 +1,5 @@
-// Columns of log-weights: a block takes kWarp neighbouring ones, and its warps share out the samples. Three passes: the
-// largest, the sum, and what is made of the weights; the second and third read what the first brought into the caches.
+// Columns of log-weights: a block processes kWarp neighboring columns, and its warps divide the samples. Three passes
+// compute the maximum, the sum, and the results from the weights; the second and third read from the caches.
 #pragma once
 
 #include "../calls.h"
@@ -18,7 +18,7 @@ __device__ __forceinline__ T finite(T x) {
   return x - x == T(0) ? x : T(0);
 }
 
-// What a weight is multiplied by to be normalised: 0 where all weights are 0.
+// The factor that normalizes the weights; 0 where all weights are 0.
 __device__ __forceinline__ double normalizer(double total) { return total == 0.0 ? 0.0 : 1.0 / total; }
 
 __device__ __forceinline__ double log_mean(double shift, double total, int64_t samples) {
@@ -55,7 +55,7 @@ struct Column {
     T largest = -T(INFINITY);
     for (int64_t i = sample_lane; i < samples; i += kSampleLanes) {
       const T log_weight = load(i);
-      largest = log_weight > largest ? log_weight : largest;  // NaN is seen in the sum
+      largest = log_weight > largest ? log_weight : largest;  // NaN is ignored here and propagates through the sum
     }
     largest_of[sample_lane][lane] = largest;
     __syncthreads();
@@ -74,7 +74,7 @@ struct Column {
   __device__ __forceinline__ double bound() const { return log_mean(static_cast<double>(shift), total, samples); }
 };
 
-// Where the columns (...) of log-weights (k, ...) are, and those of what goes with them.
+// The offsets of the columns (...) of log-weights (k, ...) and of the operands that go with them.
 template <int kOperands_>
 struct Columns {
   Walk<kOperands_> walk;
@@ -84,13 +84,13 @@ struct Columns {
   int64_t count() const { return walk.outer_count; }
   int64_t blocks() const { return ceil_divide(count(), kWarp); }
 
-  // Of the column of this thread.
+  // The offsets of the column of this thread.
   __device__ __forceinline__ int64_t index() const {
     return static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x % kWarp;
   }
 };
 
-// The first operand has the log-weights.
+// The first operand is the log-weights.
 template <int kOperands_>
 Columns<kOperands_> columns_of(const Shape& shape, const Operand* const (&operands)[kOperands_]) {
   Columns<kOperands_> columns;

@@ -1,13 +1,13 @@
-// What every density over the last axis shares: the plan of a launch, and rows of elements with their mask.
+// Code shared by all densities over the last axis: the plan of a launch, and rows of elements with their mask.
 //
-// A `Density` (gaussian_log_prob.h and its siblings) gives, per element of a thread,
-//   kParameters             how many tensors it takes
-//   neutral(parameter)      what masked entries are replaced by: they then add nothing
-//   add(p, sum, factors)    the term of a sum, and where kHasFactors a factor between 1 and 2 whose logarithm it lacks
-//   constant()              what each observed feature adds besides
-//   kHalves                 whether parameters of 16 bits are common enough for kernels of their own
+// A `Density` (gaussian_log_prob.h and its siblings) provides, per element of a thread,
+//   kParameters             the number of tensors it takes
+//   neutral(parameter)      the replacement of masked entries, whose contribution is then 0
+//   add(p, sum, factors)    a term of the sum and, if kHasFactors, a factor in [1, 2] whose logarithm the term lacks
+//   constant()              a constant added per observed feature
+//   kHalves                 true if 16-bit parameters are common enough for kernels of their own
 //   gradients(p, slope)     d log p / d each parameter
-// A `Loader` (load.h) says how a thread reads and writes its elements, and for how many rows at most.
+// A `Loader` (load.h) defines how a thread reads and writes its elements, and the maximum number of rows.
 #pragma once
 
 #include <type_traits>
@@ -19,11 +19,11 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// The operands of a walk: parameters, mask, what is read and what is written once a row, gradients.
+// The operands of a walk: parameters, mask, one operand read and one written once per row, gradients.
 enum { kMaskOperand = kMaxParameters, kRowIn, kRowOut, kGradients, kOperands = kGradients + kMaxParameters };
 
-// How many rows a team takes at most: so many independent loads of each parameter, in registers that leave room for as
-// many warps as hide the latency of memory.
+// The maximum number of rows per team, which is the number of independent loads of each parameter. It is limited by
+// registers, which must leave room for enough warps to hide the memory latency.
 template <class Density, class Loader>
 constexpr int kBytesARow = Density::kParameters * static_cast<int>(sizeof(typename Loader::Raw));
 template <class Density, class Loader>
@@ -32,16 +32,16 @@ template <class Density, class Loader>
 constexpr int kRowsATeam = kRowsInRegisters<Density, Loader> < Loader::kMostRows ? kRowsInRegisters<Density, Loader>
                                                                                  : Loader::kMostRows;
 
-// All of a launch over rows but what its kernel adds.
+// The arguments of a launch over rows that all kernels share.
 struct Rows {
   Walk<kOperands> walk;
   View view[kOperands];
   int64_t features = 0;
   int lanes_log2 = 5;
-  int rows = 1;       // that a team takes together, along the inner axis
-  int64_t tiles = 0;  // of so many rows, in the inner axis
+  int rows = 1;       // rows that a team processes together, along the inner axis
+  int64_t tiles = 0;  // tiles of `rows` rows along the inner axis
 
-  // Of parameters and gradients, as a loader made them.
+  // Sets the views of parameters and gradients to those of a loader.
   void take(const View* views) {
     for (int p = 0; p < kMaxParameters; ++p) {
       view[p] = views[p];
@@ -53,21 +53,21 @@ struct Rows {
   int64_t blocks() const { return ceil_divide(teams(), kThreads >> lanes_log2); }
 };
 
-// Some rows along the inner axis: how many, and where the first is.
+// Consecutive rows along the inner axis: their number, and the offsets of the first.
 struct Tile {
   int rows = 0;
   int64_t offset[kOperands];
 
   __device__ __forceinline__ Tile() {}
 
-  // Of team `number` of a launch; none past the last team.
+  // The tile of team `number` of a launch; without rows past the last team.
   __device__ __forceinline__ Tile(const Rows& plan, int64_t number) {
     const bool exists = number < plan.walk.outer_count * plan.tiles;
     const Division at = divide(exists ? number : 0, plan.tiles);
     take(plan, at.quotient, at.remainder * plan.rows, exists ? plan.rows : 0);
   }
 
-  // At most `most` rows of an outer index from the first on; none from the last on.
+  // At most `most` rows of an outer index, starting at `first`; no rows from `last` on.
   __device__ __forceinline__ Tile(const Rows& plan, int64_t outer, int64_t first, int most) {
     take(plan, outer, first < plan.walk.inner_count ? first : 0, first < plan.walk.inner_count ? most : 0);
   }
@@ -85,7 +85,7 @@ struct Tile {
   }
 };
 
-// The elements of a thread: `kWidth` neighbouring features of each parameter, in several rows.
+// The elements of a thread: `kWidth` neighboring features of each parameter, in several rows.
 template <class Density, class Loader>
 struct Elements {
   using T = typename Density::Scalar;
@@ -103,7 +103,7 @@ struct Elements {
       if (r >= tile.rows) break;
 #pragma unroll
       for (int i = 0; i < kParameters; ++i) {
-        // What is broadcast along the rows is read once.
+        // A parameter that is broadcast along the rows is read once.
         if (r == 0 || plan.walk.inner_strides[i] != 0) {
           raw[i][r] = Loader::load(plan.view[i], tile.row(plan, i, r), feature);
         } else {
@@ -113,7 +113,7 @@ struct Elements {
     }
   }
 
-  // Bit i says whether element i of a row is observed.
+  // Bit i is 1 if element i of a row is observed.
   __device__ __forceinline__ unsigned observed(int row) const {
     unsigned bits = (1u << kWidth) - 1;
     const View& mask = plan.view[kMaskOperand];
@@ -126,7 +126,7 @@ struct Elements {
     return bits;
   }
 
-  // The parameters of each element of a row; those that are not observed are neutral.
+  // The parameters of each element of a row; unobserved ones are replaced by neutral values.
   __device__ __forceinline__ void parameters(int row, unsigned bits, T (&values)[kParameters][kWidth]) const {
 #pragma unroll
     for (int p = 0; p < kParameters; ++p) {
@@ -139,7 +139,8 @@ struct Elements {
   }
 };
 
-// Lanes for rows of so many loads: a whole warp where that leaves few lanes without work, else as many as waste least.
+// The number of lanes for rows of the given number of loads: a whole warp if few of its lanes are then idle, otherwise
+// the number that wastes the fewest.
 inline int lanes_for(int64_t loads) {
   int best = 5;
   double most = 0.0;
@@ -168,7 +169,7 @@ Rows plan_rows(const DensityCall& call, unsigned axes, const Operand* const (&op
   plan.features = call.shape.sizes[last];
   plan.lanes_log2 = lanes_for(ceil_divide(plan.features, Loader::kWidth));
   plan.rows = kRowsATeam<Density, Loader>;
-  // Where there are few rows, more teams before more rows a team.
+  // With few rows, prefer more teams over more rows per team.
   const auto threads = [&] {
     plan.tiles = ceil_divide(plan.walk.inner_count, plan.rows);
     return plan.teams() << plan.lanes_log2;
@@ -177,7 +178,7 @@ Rows plan_rows(const DensityCall& call, unsigned axes, const Operand* const (&op
   return plan;
 }
 
-// Whether a loader takes all parameters and the tensors (..., D) that are written; if so, with their views.
+// Returns true if a loader supports all parameters and the tensors (..., D) that are written, and sets their views.
 template <class Density, class Loader>
 bool fits(const DensityCall& call, const Operand* outputs, View (&views)[kOperands]) {
   const int last = call.shape.dims - 1;
@@ -193,8 +194,9 @@ bool fits(const DensityCall& call, const Operand* outputs, View (&views)[kOperan
   return all;
 }
 
-// Calls body with the loader for a call: 16 bytes at a time of the dtype of its largest parameter where all rows allow
-// it, else single elements, as of float64, which is not for speed. Without kHalves, 16 bits go one by one.
+// Calls body with the loader for a call: 16 bytes at a time, in the dtype of the largest parameter, if all rows allow
+// it; otherwise single elements, as for float64, which is not optimized for speed. Without kHalves, 16-bit elements are
+// read one by one.
 template <class Density, bool kHalves = true, class Body>
 void with_loader(const DensityCall& call, const Operand* outputs, const Body& body) {
   using T = typename Density::Scalar;
@@ -211,7 +213,7 @@ void with_loader(const DensityCall& call, const Operand* outputs, const Body& bo
       has_float16 = has_float16 || call.parameters[p].dtype == DType::kFloat16;
     }
     if constexpr (kHalves && Density::kHalves) {
-      // A load of 16 bits brings most elements; beside them float32 is read in two.
+      // With 16-bit storage a load has the most elements; float32 operands of the same row need two loads.
       if (has_bfloat16 && attempt(Vector<BFloat16>{})) return;
       if (has_float16 && attempt(Vector<Float16>{})) return;
     }

@@ -1,5 +1,5 @@
-// The gradients of a density's parameters: entry by entry, and summed where a parameter is broadcast. Sums run in a
-// fixed order, so that results are the same bits from run to run.
+// The gradients of a density's parameters, entry by entry, and summed where a parameter is broadcast. Sums have a fixed
+// order, so that results are bitwise reproducible.
 #pragma once
 
 #include "density_forward.h"
@@ -7,11 +7,11 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// What the gradients of a row are multiplied by: its entry of the incoming gradient (kRowIn), 1 without one. Of a loss it
-// is -share * grad * weight, the gradient of the row's log-weight, with weights and log-weights at kRowOut.
+// The coefficient of a row's gradients: its entry of the upstream gradient (kRowIn), or 1 without one. For a loss it is
+// the gradient of the row's log-weight, -share * grad * weight, with weights and log-weights at kRowOut.
 struct Coefficients {
   const char* weights = nullptr;
-  char* written = nullptr;  // where they are kept, if anywhere
+  char* written = nullptr;  // output for the coefficients, or null
   double share = 1.0;
 
   template <class T>
@@ -28,7 +28,7 @@ struct Coefficients {
   }
 };
 
-// The gradients of a thread's elements of one row; 0 where not observed, or where the coefficient is 0, also if the
+// The gradients of a thread's elements of one row; 0 where not observed, and where the coefficient is 0 even if the
 // slope overflows: 0 * inf would be NaN.
 template <class Density, class Loader>
 __device__ __forceinline__ void row_gradients(const Elements<Density, Loader>& elements, int row,
@@ -49,7 +49,7 @@ __device__ __forceinline__ void row_gradients(const Elements<Density, Loader>& e
   }
 }
 
-// Writes the gradients of a tile's rows, of the parameters that `wanted` has as bits.
+// Writes the gradients of a tile's rows for the parameters whose bit is set in `wanted`.
 template <class Density, class Loader>
 __device__ __forceinline__ void write_gradients(const Rows& plan, const Tile& tile, const Team& team,
                                                 const typename Density::Scalar (&coefficient)[kRowsATeam<Density, Loader>],
@@ -91,13 +91,13 @@ IWAE_KERNEL gradient_kernel(const Rows plan, const Coefficients coefficients, co
   write_gradients<Density, Loader>(plan, tile, team, coefficient, wanted);
 }
 
-// Sums over rows: a block takes one row of the kept axes, kWarp loads of features, and one split of the summed rows.
+// Sums over rows: a block handles one row of the kept axes, kWarp loads of features, and one split of the summed rows.
 struct SumPlan {
   Walk<kOperands> kept, summed;
   Rows rows;  // its views and features
   int64_t feature_blocks = 1, splits = 1, rows_a_split = 0;
   unsigned wanted = 0, is_summed = 0;
-  double* partial[kMaxParameters] = {};  // (splits, kept, features), where there is more than one split
+  double* partial[kMaxParameters] = {};  // (splits, kept, features), if there is more than one split
 };
 
 constexpr int kRowLanes = kThreads / kWarp;
@@ -171,7 +171,7 @@ IWAE_KERNEL summed_gradient_kernel(const SumPlan plan, const Coefficients coeffi
   }
 }
 
-// Adds up the splits, in order. What is kept is contiguous.
+// Adds up the splits in order; the output is contiguous.
 IWAE_KERNEL split_sum_kernel(const double* partial, const int64_t splits, const int64_t count, const View sums) {
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= count) return;
@@ -180,7 +180,7 @@ IWAE_KERNEL split_sum_kernel(const double* partial, const int64_t splits, const 
   store_one(sums.data, sums.dtype, at, sum);
 }
 
-// Only the coefficients, of `count` contiguous rows.
+// Writes only the coefficients, of `count` contiguous rows.
 template <class T>
 IWAE_KERNEL coefficient_kernel(const Walk<1> grads, const View grad, const Coefficients coefficients) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -190,7 +190,7 @@ IWAE_KERNEL coefficient_kernel(const Walk<1> grads, const View grad, const Coeff
   coefficients.write(row, coefficients.template at<T>(grad, in[0], row));
 }
 
-// One pass over all rows: gradients of `wanted` parameters, of which those of `is_summed` are summed over `axes`.
+// One pass over all rows: gradients of the parameters in `wanted`; those in `is_summed` are summed over `axes`.
 template <class Density>
 void gradient_pass(const DensityBackwardCall& call, const Coefficients& coefficients, unsigned wanted,
                    unsigned is_summed, unsigned axes) {
@@ -212,7 +212,7 @@ void gradient_pass(const DensityBackwardCall& call, const Coefficients& coeffici
     });
     return;
   }
-  // Sums of 16-bit numbers are rare, and go one by one.
+  // Sums of 16-bit numbers are rare, and read single elements.
   with_loader<Density, false>(call, outputs, [&](auto loader, const View* views) {
     using Loader = decltype(loader);
     SumPlan plan;
@@ -244,7 +244,7 @@ void gradient_pass(const DensityBackwardCall& call, const Coefficients& coeffici
   });
 }
 
-// The leading axes along which a gradient is summed, as bits: those along which its tensor is broadcast.
+// The leading axes over which a gradient is summed, as bits: those along which its tensor is broadcast.
 inline unsigned broadcast_axes(const Shape& shape, const Operand& operand) {
   unsigned axes = 0;
   for (int axis = 0; axis < shape.dims - 1; ++axis) {
@@ -253,7 +253,7 @@ inline unsigned broadcast_axes(const Shape& shape, const Operand& operand) {
   return axes;
 }
 
-// The coefficients alone, where no gradient of a parameter is wanted.
+// Writes the coefficients alone, if no gradient of a parameter is requested.
 inline void write_coefficients(const DensityBackwardCall& call, const Coefficients& coefficients) {
   if (coefficients.written == nullptr) return;
   const Operand* operands[1] = {&call.grad};
@@ -263,8 +263,8 @@ inline void write_coefficients(const DensityBackwardCall& call, const Coefficien
          view_of(call.grad, call.shape.dims - 1), coefficients);
 }
 
-// One pass for each distinct set of summed axes; gradients that sum over none ride along with the first, which also
-// writes the coefficients that are to be kept.
+// One pass per distinct set of summed axes; the first also computes gradients that are not summed, and writes the
+// coefficients if requested.
 template <class Density>
 void density_backward(const DensityBackwardCall& call, Coefficients coefficients) {
   unsigned waiting = 0, everywhere = 0, axes[kMaxParameters] = {};

@@ -1,4 +1,4 @@
-// The sum of a density over its features: a team of lanes takes some rows at a time.
+// The sum of a density over its features: a team of lanes processes several rows at a time.
 #pragma once
 
 #include "density.h"
@@ -6,13 +6,14 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// The log-densities of a tile's rows, on every lane of the team. All lanes of the warp take part, with rows or without.
+// The log-densities of a tile's rows, on every lane of the team. All lanes of the warp must call it, even without rows.
 template <class Density, class Loader>
 __device__ __forceinline__ void sum_rows(const Rows& plan, const Tile& tile, const Team& team,
                                          double (&total)[kRowsATeam<Density, Loader>]) {
   using T = typename Density::Scalar;
   constexpr int kWidth = Loader::kWidth, kRows = kRowsATeam<Density, Loader>;
-  // Few additions run in the dtype of the call, the others in double; so many factors of at most 2 fit a float.
+  // Short sums are in the dtype of the call, their totals in double; the product of as many factors, each at most 2,
+  // fits into a float.
   constexpr int kLoadsASum = 64 / kWidth;
   T sum[kRows], factors[kRows];
   int observed[kRows];
@@ -60,7 +61,7 @@ __device__ __forceinline__ void sum_rows(const Rows& plan, const Tile& tile, con
   }
 }
 
-// What is read once a row, if anything, is added.
+// Adds the operand that is read once per row, if there is one.
 template <class Density, class Loader>
 IWAE_KERNEL log_prob_kernel(const Rows plan) {
   constexpr int kRows = kRowsATeam<Density, Loader>;
@@ -77,7 +78,7 @@ IWAE_KERNEL log_prob_kernel(const Rows plan) {
   }
 }
 
-// An operand for a contiguous tensor that has the first `dims` axes of a shape.
+// An operand for a contiguous tensor with the first `dims` axes of a shape.
 inline Operand contiguous(void* data, DType dtype, const Shape& shape, int dims) {
   Operand operand;
   operand.data = static_cast<char*>(data);
@@ -92,7 +93,7 @@ inline Operand contiguous(void* data, DType dtype, const Shape& shape, int dims)
 
 inline DType accumulation(const DensityCall& call) { return call.float64 ? DType::kFloat64 : DType::kFloat32; }
 
-// Writes log-densities (...) of all leading axes, plus `addend` where there is one.
+// Writes log-densities (...) of all leading axes, plus `addend` if there is one.
 template <class Density>
 void log_prob(const DensityCall& call, const Operand& addend, void* log_prob) {
   const Operand result = contiguous(log_prob, accumulation(call), call.shape, call.shape.dims - 1);

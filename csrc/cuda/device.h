@@ -1,7 +1,6 @@
-// What the kernels need of CUDA: its words, a launch, shared memory.
+// CUDA primitives used by the kernels: qualifiers, launch, shared memory.
 //
-// Tests give the same to a CPU's compiler (tests/cuda_emulator/emulator.h), and so run these very kernels where there is
-// no GPU.
+// Tests implement them for a CPU's compiler (tests/cuda_emulator/emulator.h), and so run these kernels without a GPU.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +10,7 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-constexpr int kThreads = 256;  // of every block
+constexpr int kThreads = 256;  // threads of every block
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
@@ -28,10 +27,11 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 namespace iwae {
 namespace IWAE_ISA {
 
-// Of a call: as many threads as fill a large GPU, and observations of which each has a block, two for each multiprocessor.
+// The number of threads that fill a large GPU, and the number of observations, one block each, that gives every
+// multiprocessor about two blocks.
 constexpr int64_t kManyThreads = 1 << 17, kManyObservations = 256;
 
-// With two blocks a multiprocessor, of 128 registers a thread, enough loads are under way to fill its memory.
+// With two blocks per multiprocessor, of 128 registers per thread, enough loads are in flight to saturate the memory.
 #define IWAE_KERNEL static __global__ void __launch_bounds__(kThreads, 2)
 
 template <class... Parameters, class... Arguments>
@@ -45,7 +45,7 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int64_t shared_bytes,
   if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
 }
 
-// Whose size the launch gives.
+// Shared memory whose size is given at the launch.
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {
   extern __shared__ double memory[];
@@ -66,7 +66,7 @@ namespace IWAE_ISA {
 
 IWAE_INLINE int64_t ceil_divide(int64_t number, int64_t divisor) { return (number + divisor - 1) / divisor; }
 
-// Of numbers that are rarely beyond 32 bits: a GPU divides those of 64 in a hundred instructions.
+// Division of numbers that rarely exceed 32 bits: a 64-bit division takes about a hundred instructions on a GPU.
 struct Division {
   int64_t quotient, remainder;
 };
@@ -79,30 +79,30 @@ IWAE_INLINE Division divide(int64_t number, int64_t divisor) {
   return {quotient, number - quotient * divisor};
 }
 
-// A power of two of neighbouring lanes of a warp.
+// A team: neighboring lanes of a warp; their number is a power of two.
 struct Team {
   int lanes, lane;
-  int64_t index;  // of all teams of the launch
+  int64_t index;  // among all teams of the launch
 
   __device__ __forceinline__ explicit Team(int lanes_log2)
       : lanes(1 << lanes_log2),
         lane(static_cast<int>(threadIdx.x) & (lanes - 1)),
         index(static_cast<int64_t>(blockIdx.x) * (kThreads >> lanes_log2) + (threadIdx.x >> lanes_log2)) {}
 
-  // Every lane of the warp takes part, and every one of a team gets its sum.
+  // All lanes of the warp must call it; every lane of a team gets the team's sum.
   __device__ __forceinline__ double sum(double x) const {
     for (int distance = lanes / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(kAllLanes, x, distance);
     return x;
   }
 };
 
-// Over the threads of a block, all of which get the result: `place` has room for one number a warp.
+// The sum over the threads of a block, returned to all of them; `place` has room for one number per warp.
 template <class T, class Operation>
 __device__ __forceinline__ T over_block(T x, T* place, const Operation& operation) {
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
     x = operation(x, __shfl_xor_sync(kAllLanes, x, distance));
   }
-  __syncthreads();  // the place may still be read from an earlier use
+  __syncthreads();  // `place` may still be read from an earlier use
   if (threadIdx.x % kWarp == 0) place[threadIdx.x / kWarp] = x;
   __syncthreads();
   x = place[0];

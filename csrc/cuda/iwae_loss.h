@@ -1,10 +1,9 @@
-// The fused losses: likelihood and log-ratio to log-weights to weights and loss, and where they are wanted at once, all
-// gradients.
+// The fused losses: log-weights from likelihood and log-ratio, then weights and loss and, if requested, all gradients.
 //
-// With many observations a block takes one of them through all of that in one launch: its log-weights stay in shared
-// memory, and its second look at the likelihood's parameters finds them in the second-level cache. With few, which
-// would leave most of the GPU without work, and for what is not read 16 bytes of float32 at a time, rows, weights and
-// gradients are a launch each.
+// With many observations, a block computes everything for one observation in a single launch: the log-weights stay in
+// shared memory, and the second read of the likelihood's parameters hits the L2 cache. With few observations, which
+// would leave most of the GPU idle, and for operands that cannot be read as 16 bytes of float32, rows, weights and
+// gradients are separate launches.
 #pragma once
 
 #include "columns.h"
@@ -13,18 +12,18 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-constexpr int64_t kMostSamplesABlock = 4096;  // whose log-weights fit 16 KiB of shared memory
+constexpr int64_t kMostSamplesABlock = 4096;  // their log-weights fit into 16 KiB of shared memory
 
-// Its second loop writes as much as it reads, and has the first one's numbers to hold: fewer rows at a time.
+// Fewer rows at a time: the second loop writes as much as it reads, and holds values of the first in registers.
 using ForwardLoader = Vector<float>;
 using BackwardLoader = Vector<float, 2>;
 
-// What a loss writes besides the weights (at kRowOut).
+// The outputs of a loss besides the weights (at kRowOut).
 struct LossOutputs {
-  void* bound = nullptr;      // of each observation, in the dtype of the call; null where not wanted
-  void* losses = nullptr;     // minus the bounds, in the dtype of the call; null where they are reduced
-  double* reduced = nullptr;  // minus the bound, or a block's sum of them, for loss_kernel
-  void* loss = nullptr;       // their sum times the share, where one block has them all
+  void* bound = nullptr;      // per observation, in the dtype of the call; null if not requested
+  void* losses = nullptr;     // the negated bounds, in the dtype of the call; null if they are reduced
+  double* reduced = nullptr;  // the negated bound, or a block's sum of them, for loss_kernel
+  void* loss = nullptr;       // their sum times the share, if one block has all of them
   double share = 1.0;
 };
 
@@ -34,7 +33,7 @@ __device__ __forceinline__ void write_bound(const LossOutputs& out, int64_t obse
   if (out.losses != nullptr) static_cast<T*>(out.losses)[observation] = static_cast<T>(-bound);
 }
 
-// Times a share: the mean or the sum of what is left of a reduction. One block, in a fixed order.
+// The last step of a reduction: the sum of the parts times the share, by one block, in a fixed order.
 template <class T>
 IWAE_KERNEL loss_kernel(const double* parts, const int64_t count, const double share, T* loss) {
   __shared__ double place[kThreads / kWarp];
@@ -44,7 +43,7 @@ IWAE_KERNEL loss_kernel(const double* parts, const int64_t count, const double s
   if (threadIdx.x == 0) *loss = static_cast<T>(sum * share);
 }
 
-// One block an observation: log-weights, weights, bound, and the gradients of `wanted` parameters.
+// One block per observation: log-weights, weights, bound, and the gradients of the parameters in `wanted`.
 template <class Density>
 IWAE_KERNEL iwae_loss_kernel(const Rows plan, const Coefficients coefficients, const LossOutputs out,
                              const unsigned wanted) {
@@ -56,7 +55,7 @@ IWAE_KERNEL iwae_loss_kernel(const Rows plan, const Coefficients coefficients, c
   const int samples = static_cast<int>(plan.walk.inner_count);
   const int64_t observation = blockIdx.x;
   const int teams = kThreads >> plan.lanes_log2, own = threadIdx.x >> plan.lanes_log2;
-  // From the first sample of the block's first team, so that all lanes of a warp turn as often.
+  // Starts at the first sample of the block's first team, so that all lanes of a warp have equally many iterations.
   for (int first = 0; first < samples; first += teams * plan.rows) {
     const int own_first = first + own * plan.rows;
     const Tile tile(plan, observation, own_first, plan.rows);
@@ -96,7 +95,7 @@ IWAE_KERNEL iwae_loss_kernel(const Rows plan, const Coefficients coefficients, c
   }
   if (wanted == 0) return;
   __syncthreads();
-  // Backwards: what was read last is most likely still in the cache.
+  // Backwards: the rows read last are most likely still in the cache.
   for (int number = static_cast<int>(ceil_divide(samples, kFewRows)) - 1 - own; number >= 0; number -= teams) {
     const Tile tile(plan, observation, number * kFewRows, kFewRows);
     T coefficient[kFewRows] = {};
@@ -108,8 +107,8 @@ IWAE_KERNEL iwae_loss_kernel(const Rows plan, const Coefficients coefficients, c
   }
 }
 
-// Log-weights (samples, observations), contiguous, to normalised weights in their place, and to bounds; a block's sum
-// of minus the bounds goes to out.reduced.
+// Replaces contiguous log-weights (samples, observations) by normalized weights, and computes the bounds; a block's sum
+// of the negated bounds is written to out.reduced.
 template <class T>
 IWAE_KERNEL weights_kernel(T* weights, const int64_t samples, const int64_t observations, const LossOutputs out) {
   __shared__ double place[kThreads / kWarp];
@@ -137,12 +136,12 @@ inline int64_t observations_of(const DensityCall& call) {
   return count;
 }
 
-// What a reduction makes of each observation's part.
+// The factor that a reduction applies to each observation.
 inline double share_of(Reduction reduction, int64_t observations) {
   return reduction == Reduction::kMean ? 1.0 / static_cast<double>(observations) : 1.0;
 }
 
-// Whether a call is taken in one launch; if so, with the views of its loader.
+// Returns true if a call is computed in one launch, and sets the views of its loader.
 template <class Density>
 bool goes_together(const IWAELossCall& call, const Operand* gradients, View (&views)[kOperands]) {
   if constexpr (std::is_same<typename Density::Scalar, float>::value) {
@@ -181,7 +180,7 @@ void iwae_loss(const IWAELossCall& call) {
   }
   View views[kOperands];
   const bool together = goes_together<Density>(call, kept.gradients, views);
-  const int64_t parts = together ? observations : ceil_divide(observations, kWarp);  // of a reduced loss: a block each
+  const int64_t parts = together ? observations : ceil_divide(observations, kWarp);  // of a reduced loss, one per block
   Coefficients coefficients;
   coefficients.share = share_of(call.reduction, observations);
   LossOutputs out;

@@ -1,4 +1,4 @@
-// All CUDA kernels, as the table that the bindings call. setup.py compiles this file with nvcc where there is one.
+// The table of all CUDA kernels, called by the bindings. setup.py compiles this file if nvcc is available.
 #include "../calls.h"
 #include "bernoulli_log_prob.h"
 #include "gaussian_log_prob.h"
@@ -12,14 +12,14 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// Calls body with the likelihood that a call names, in the dtype it computes in.
+// Calls body with the likelihood of a call, in the dtype of its computation.
 template <class T, class Body>
 static void with_likelihood(DensityKind kind, const Body& body) {
   switch (kind) {
     case DensityKind::kGaussian: return body(GaussianDensity<T>{});
     case DensityKind::kBernoulli: return body(BernoulliDensity<T>{});
     case DensityKind::kBiasedBernoulli: return body(BiasedBernoulliDensity<T>{});
-    case DensityKind::kStandardGaussian: return;  // no likelihood: it has no parameters to learn
+    case DensityKind::kStandardGaussian: return;  // not a likelihood, since it has no parameters
   }
 }
 
@@ -28,7 +28,7 @@ static void with_likelihood(const DensityCall& call, const Body& body) {
   call.float64 ? with_likelihood<double>(call.kind, body) : with_likelihood<float>(call.kind, body);
 }
 
-// The same with any density.
+// Calls body with any density, in the dtype of its computation.
 template <class Body>
 static void with_density(const DensityCall& call, const Body& body) {
   if (call.kind != DensityKind::kStandardGaussian) return with_likelihood(call, body);

@@ -1,5 +1,5 @@
-// How a thread reads and writes its share of a row: 16 bytes at a time of the dtype that most of the memory has, or one
-// element at a time of any dtype and strides.
+// Loads and stores of a thread's elements of a row: 16 bytes at a time in the dtype of most of the data, or one element
+// at a time for any dtype and strides.
 #pragma once
 
 #include "../math/half.h"
@@ -9,13 +9,13 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// An operand as the kernels see it; null data: not given, or not wanted.
+// An operand in the kernels; null data: not given, or not requested.
 struct View {
   char* data = nullptr;
   DType dtype = DType::kFloat32;
   int64_t feature_stride = 0;
-  bool wide = false;   // twice the bytes of the storage: float32 beside 16 bits
-  bool splat = false;  // one number for all features
+  bool wide = false;   // elements are twice as large as those of the storage: float32 with 16-bit storage
+  bool splat = false;  // the same number for all features
 };
 
 inline View view_of(const Operand& operand, int feature_axis) {
@@ -57,19 +57,19 @@ struct alignas(16) Sixteen {
   uint32_t word[4];
 };
 
-// 16 bytes of `Storage` at a time. Beside it the rows may be float32 where the storage is 16 bits wide, or one number.
+// 16 bytes of `Storage` at a time. Other operands may be float32 if the storage has 16 bits, or one number per row.
 template <class Storage, int kMost = 4>
 struct Vector {
   using Scalar = typename std::conditional<sizeof(Storage) == 8, double, float>::type;
   static constexpr int kWidth = 16 / sizeof(Storage), kMostRows = kMost;
   static constexpr bool kHalf = sizeof(Storage) == 2;
 
-  // As it comes from memory, so that several loads are under way before the first is waited for.
+  // The raw bytes as loaded, so that several loads are in flight before the first one is used.
   struct Raw {
     Sixteen part[kHalf ? 2 : 1];
   };
 
-  // Whether all rows of an operand can be read so, with these strides between them.
+  // Returns true if all rows of an operand can be read this way, given the strides between them.
   static bool takes(View& view, int64_t features, const int64_t* strides, int count) {
     if (!view.data) return true;
     if (features % kWidth != 0) return false;
@@ -145,7 +145,7 @@ struct Vector {
   }
 };
 
-// One element of any dtype at a time, any strides.
+// One element at a time, of any dtype and strides.
 template <class T>
 struct Single {
   using Scalar = T;

@@ -16,7 +16,7 @@ IWAE_KERNEL log_mean_exp_kernel(const Columns<1> columns, T* bound) {
   if (present && column.sample_lane == 0) bound[index] = static_cast<T>(column.bound());
 }
 
-// Writes (k, ...) with strides of its own.
+// Writes (k, ...), whose strides may differ from those of the log-weights.
 template <class T>
 IWAE_KERNEL log_mean_exp_gradient_kernel(const Columns<3> columns, const View grad, const View gradient,
                                          const int64_t gradient_sample_stride) {
@@ -29,7 +29,7 @@ IWAE_KERNEL log_mean_exp_gradient_kernel(const Columns<3> columns, const View gr
   const double incoming = load_one<double>(grad.data, grad.dtype, offset[1]);
   const T scale = column.total == 0.0 ? T(0) : static_cast<T>(incoming * normalizer(column.total));
   for (int64_t i = column.sample_lane; i < column.samples; i += kSampleLanes) {
-    // A coefficient of zero gives zero, also in a column with NaN.
+    // A coefficient of zero gives zero even in a column with NaN.
     const T one = incoming == 0.0 ? T(0) : scale * column.weight(i);
     store_one(gradient.data, gradient.dtype, offset[2] + i * gradient_sample_stride, one);
   }

@@ -1,7 +1,7 @@
-// The elementary functions behind the formulas of csrc/math, on one number of a thread.
+// The elementary functions used by the formulas of csrc/math, on scalars of a thread.
 //
-// In float32 they are the GPU's own instructions where these are exact enough: an H200 has time for some 27
-// instructions while its memory brings one float32.
+// In float32 they use the GPU's own instructions where these are accurate enough: an H200 can execute about 27
+// instructions in the time in which its memory delivers one float32.
 #pragma once
 
 #include <cmath>
@@ -14,7 +14,7 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// 2^x to 2 units in the last place, and 0 where that would be subnormal.
+// 2^x to 2 units in the last place, and 0 where the result would be subnormal.
 IWAE_INLINE float exp2_instruction(float x) {
 #ifdef __CUDA_ARCH__
   float power;
@@ -39,7 +39,7 @@ IWAE_INLINE float reciprocal_instruction(float x) {
 template <class T>
 struct Math;
 
-// What both precisions share.
+// Functions shared by both precisions.
 template <class T>
 struct Numbers {
   using Scalar = T;
@@ -50,7 +50,7 @@ struct Numbers {
   IWAE_EVERYWHERE static T zero() { return T(0); }
   IWAE_EVERYWHERE static T one() { return T(1); }
   IWAE_EVERYWHERE static T half() { return T(0.5); }
-  // A NaN comes back.
+  // A NaN is returned.
   IWAE_EVERYWHERE static T max(T x, T y) { return x != x || x > y ? x : y; }
   IWAE_EVERYWHERE static T minus_abs(T x) { return x < T(0) ? x : -x; }
   IWAE_EVERYWHERE static T zero_where_zero(T flag, T value) { return flag != T(0) ? value : T(0); }
@@ -60,8 +60,8 @@ struct Numbers {
   IWAE_EVERYWHERE static Word product(Word x, uint32_t factor) { return uint64_t{static_cast<uint32_t>(x)} * factor; }
   IWAE_EVERYWHERE static T value(Bits x) { return static_cast<T>(x); }
 
-  // For turns in (0, 1). The reduction to an eighth of a turn is exact, so short series do: no slow path for large
-  // angles, which the library's functions have.
+  // For angles in turns, in (0, 1). The reduction to an eighth of a turn is exact, so short series are enough, without
+  // the slow path for large angles that the library's functions have.
   IWAE_EVERYWHERE static void cos_sin_of_turns(T turns, T& cosine, T& sine) {
     constexpr int kTerms = sizeof(T) == sizeof(double) ? 8 : 5;
     const T quarters = T(4) * turns;
@@ -96,10 +96,10 @@ struct Math<float> : Numbers<float> {
 #endif
   }
 
-  // For x <= 0; its relative error grows as |x| 2^-24, where the result need not be exact.
+  // exp(x) for x <= 0; the relative error grows as |x| 2^-24, for results that need not be accurate.
   IWAE_EVERYWHERE static float exp_nonpositive(float x) { return exp2_instruction(x * kLog2E); }
 
-  // Without that growth: what the product with log2(e) rounds away is brought back.
+  // exp(x) without that growth: the rounding error of the product with log2(e) is added back.
   IWAE_EVERYWHERE static float exp(float x) {
     const float rounded = x * kLog2E;
     const float lost = fmaf(x, kLog2E, -rounded) + x * 1.925963033500e-8f;
@@ -107,7 +107,7 @@ struct Math<float> : Numbers<float> {
     return power > 0.0f && power <= 3.4028235e38f ? fmaf(power, lost * 0.6931471805599453f, power) : power;
   }
 
-  // exp as a product of two finite numbers, up to e^148: that takes every difference of two numbers to where its square
+  // exp as a product of two finite numbers, up to e^148, by which the square of any nonzero difference of two numbers
   // overflows. NaN stays NaN.
   IWAE_EVERYWHERE static Factors<float> exp_factors(float x) {
     const bool far = x > 60.0f;
@@ -124,7 +124,7 @@ template <>
 struct Math<double> : Numbers<double> {
   IWAE_EVERYWHERE static double exp_nonpositive(double x) { return ::exp(x); }
   IWAE_EVERYWHERE static double exp(double x) { return ::exp(x); }
-  // As in float32, up to e^1200; e^1100 would do.
+  // As in float32, up to e^1200; e^1100 would be enough.
   IWAE_EVERYWHERE static Factors<double> exp_factors(double x) {
     const bool far = x > 500.0;
     const double near = far ? x - 500.0 : x;

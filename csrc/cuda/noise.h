@@ -1,4 +1,4 @@
-// The noise of a call: a thread makes the four normals of one counter.
+// The noise of a call: a thread computes the four normals of one counter.
 #pragma once
 
 #include "../calls.h"
@@ -11,7 +11,7 @@ namespace IWAE_ISA {
 
 constexpr int kQuad = 4;  // normals of a counter
 
-// A NoiseCall as the kernels see it.
+// The arguments of a NoiseCall for the kernels.
 struct NoisePlan {
   const uint64_t* seed = nullptr;
   int64_t samples = 0, observations = 0, dimensions = 0;
@@ -38,7 +38,7 @@ inline NoisePlan plan_noise(const NoiseCall& call) {
   return plan;
 }
 
-// Four neighbouring normals of a row; beyond its end they mean nothing.
+// Four neighboring normals of a row; those beyond its end are undefined.
 template <class T>
 __device__ __forceinline__ void four_normals(const NoisePlan& plan, uint64_t seed, int64_t sample, int64_t observation,
                                              int64_t quad, T (&normal)[kQuad]) {
@@ -59,13 +59,13 @@ __device__ __forceinline__ void four_normals(const NoisePlan& plan, uint64_t see
   }
 }
 
-// How many dimensions of a quad exist.
+// The number of dimensions of a quad that exist.
 __device__ __forceinline__ int size_of_quad(const NoisePlan& plan, int64_t quad) {
   const int64_t left = plan.dimensions - quad * kQuad;
   return left < kQuad ? static_cast<int>(left) : kQuad;
 }
 
-// The part of a quad that exists, to a contiguous row; 16 bytes at a time where rows allow it.
+// Writes the part of a quad that exists to a contiguous row, 16 bytes at a time if the rows allow it.
 template <class T>
 __device__ __forceinline__ void store_quad(T* row, int64_t quad, int size, bool aligned, const T (&values)[kQuad]) {
   T* to = row + quad * kQuad;
@@ -84,12 +84,12 @@ __device__ __forceinline__ void store_quad(T* row, int64_t quad, int size, bool 
   }
 }
 
-// Whether contiguous rows of so many dimensions begin on 16 bytes and are whole quads.
+// Returns true if contiguous rows of that many dimensions are aligned to 16 bytes and consist of whole quads.
 inline bool quads_are_aligned(const void* data, int64_t dimensions) {
   return dimensions % kQuad == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
 }
 
-// The part of a quad of one observation that exists, widened; 0 beyond.
+// Reads the part of a quad of one observation that exists, and widens it; 0 beyond.
 template <class T>
 __device__ __forceinline__ void load_quad(const View& view, int64_t row, int64_t quad, int size, T (&values)[kQuad]) {
 #pragma unroll

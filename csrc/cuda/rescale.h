@@ -1,4 +1,4 @@
-// Gradients that a forward pass made for an incoming gradient of 1, times the one that came.
+// Scales gradients that the forward pass computed for an upstream gradient of 1 by the actual one.
 #pragma once
 
 #include "../calls.h"
@@ -8,8 +8,9 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// Of shape (k, ..., D), with rows (k, ...). Nearly always the gradient is the number 1, and there is nothing to do: the GPU
-// sees that itself, so that the host need not wait for it. So there are no more blocks than run at once.
+// Gradients of shape (k, ..., D), with rows (k, ...). The upstream gradient is nearly always 1, and there is nothing to
+// do: this is checked on the GPU, to avoid a host-device synchronization. For this case the number of blocks is limited
+// to those that run at once.
 template <class T>
 IWAE_KERNEL rescale_kernel(T* gradient, const T* weights, const View grad, const Walk<1> rows, const bool is_number,
                            const int64_t features, const int64_t blocks) {

@@ -1,6 +1,6 @@
-// Reparameterised samples z = m + s eps with log p(z) - log q(z | x) = 1/2 sum [eps^2 - z^2 + 2 log s], p = N(0, I).
+// Reparameterized samples z = m + s eps with log p(z) - log q(z | x) = 1/2 sum [eps^2 - z^2 + 2 log s], p = N(0, I).
 //
-// Nothing of the size of z is kept for the backward pass: it makes the noise again.
+// Nothing of the size of z is saved for the backward pass, which recomputes the noise.
 #pragma once
 
 #include "../math/sample_gaussian.h"
@@ -10,7 +10,7 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// q of each observation.
+// The parameters of q for each observation.
 struct PosteriorPlan {
   View mean, log_std;
   int64_t mean_stride = 0, log_std_stride = 0;
@@ -21,7 +21,7 @@ PosteriorPlan plan_posterior(const Call& call) {
   return {view_of(call.mean, 2), view_of(call.log_std, 2), call.mean.strides[1], call.log_std.strides[1]};
 }
 
-// A team takes a row, and its lanes the quads in turn.
+// A team processes a row; its lanes take the quads in turn.
 template <class T>
 IWAE_KERNEL sample_gaussian_kernel(const NoisePlan plan, const PosteriorPlan q, const int64_t quads,
                                    const int lanes_log2, const bool aligned, T* z, T* log_ratio) {
@@ -58,14 +58,14 @@ void sample_gaussian(const SampleGaussianCall& call) {
          static_cast<T*>(call.z), static_cast<T*>(call.log_ratio));
 }
 
-// The incoming gradients, null where there are none, and the outgoing ones, contiguous (observations, dimensions).
+// The upstream gradients, null if not given, and the gradients to compute, contiguous (observations, dimensions).
 struct SampleGradientPlan {
   View grad_z, grad_log_ratio, grad_mean, grad_log_std;
   int64_t z_strides[2] = {}, log_ratio_strides[2] = {};  // along samples and observations
   bool path_only = false;
 };
 
-// A block takes kQuadLanes quads of one observation and sums over the samples, which its other lanes share out.
+// A block processes kQuadLanes quads of one observation; the other lanes divide the samples, over which it sums.
 constexpr int kQuadLanes = 16, kDrawLanes = kThreads / kQuadLanes;
 
 template <class T>
@@ -101,7 +101,7 @@ IWAE_KERNEL sample_gaussian_gradient_kernel(const NoisePlan plan, const Posterio
 #pragma unroll
       for (int i = 0; i < kQuad; ++i) {
         const T step = std[i] * eps[i], z = mean[i] + step;
-        // A weight of zero gives zero, also where z overflows: 0 * inf would be NaN.
+        // A weight of zero gives zero even where z overflows: 0 * inf would be NaN.
         if (weight != T(0)) {
           const ScoreGradient<T> score =
               gaussian_score_gradient<Math<T>>(g.path_only, eps[i], g.path_only ? T(1) / std[i] : T(0));

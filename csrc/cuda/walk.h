@@ -1,7 +1,8 @@
-// From the number of a row to the offsets of every operand there.
+// The offsets of every operand at a row, from the number of the row.
 //
-// Rows are taken together along one axis, the inner one: that along which most operands are broadcast, since these are
-// then read once for several rows. The other leading axes, merged where memory allows it, are the outer ones.
+// Several rows are processed together along one axis, the inner axis. It is the one along which most operands are
+// broadcast, since these are then read once for several rows. The other leading axes are the outer axes, merged where
+// the strides allow it.
 #pragma once
 
 #include "../operand.h"
@@ -18,12 +19,12 @@ struct Walk {
   int64_t outer_strides[kMaxDims][kOperands] = {};
   int64_t inner_strides[kOperands] = {};
 
-  // Of the first row of an outer index.
+  // The offsets of the first row of an outer index.
   __device__ __forceinline__ void offsets(int64_t outer, int64_t (&offset)[kOperands]) const {
 #pragma unroll
     for (int o = 0; o < kOperands; ++o) offset[o] = 0;
     for (int axis = outer_dims - 1; axis >= 0; --axis) {
-      // What is left of the index for the outermost axis is its own.
+      // The rest of the index belongs to the outermost axis.
       const Division at = axis > 0 ? divide(outer, outer_sizes[axis]) : Division{0, outer};
 #pragma unroll
       for (int o = 0; o < kOperands; ++o) offset[o] += at.remainder * outer_strides[axis][o];
@@ -32,7 +33,7 @@ struct Walk {
   }
 };
 
-// The axes of a walk in the making.
+// The axes of a walk under construction.
 template <int kOperands>
 struct Axis {
   int64_t size = 1;
@@ -46,9 +47,9 @@ struct Axis {
   }
 };
 
-// Over the axes [begin, end) of a shape that `chosen` has as bits. Operands that are null, or whose data are, have
-// offset 0. `inner_axis` is the axis of the shape to take rows along, or kNone; by default it is chosen for the `shared`
-// first operands.
+// A walk over those axes in [begin, end) of a shape whose bit is set in `chosen`. Operands that are null, or have null
+// data, have offset 0. `inner_axis` is the axis along which to take rows, or kNone; by default it is chosen for the
+// first `shared` operands.
 constexpr int kNone = kMaxDims;
 
 template <int kOperands>
@@ -70,7 +71,7 @@ Walk<kOperands> walk_over(const Shape& shape, unsigned chosen, const Operand* co
       for (int o = 0; o < shared; ++o) {
         broadcast += operands[o] != nullptr && *operands[o] && operands[o]->strides[axis] == 0;
       }
-      if (broadcast >= most) {  // of equals the last, whose rows are neighbours
+      if (broadcast >= most) {  // among equals the last axis, whose rows are adjacent in memory
         most = broadcast;
         inner_axis = axis;
       }
@@ -103,7 +104,7 @@ Walk<kOperands> walk_over(const Shape& shape, unsigned chosen, const Operand* co
   return walk;
 }
 
-// All leading axes of a shape whose last is the features.
+// A walk over all leading axes of a shape; the last axis is the features.
 inline unsigned leading_axes(const Shape& shape) { return (1u << (shape.dims - 1)) - 1; }
 
 }  // namespace IWAE_ISA

@@ -1,7 +1,7 @@
 // The Bernoulli density from logits, per element: log p = v l - softplus(l), softplus(l) = max(l, 0) + log(1 + u)
 // with u = exp(-|l|).
 //
-// `Math` gives the type of a value (one number, or a vector of them) and its elementary functions.
+// `Math` provides the value type (a scalar or a vector) and its elementary functions.
 #pragma once
 
 #include "inline.h"
@@ -9,20 +9,20 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// v l - max(l, 0): what is left of log p when the logarithms are taken together.
+// v l - max(l, 0): log p without its logarithm, which is computed for many elements together.
 template <class Math>
 IWAE_INLINE typename Math::Value bernoulli_linear(typename Math::Value v, typename Math::Value l) {
   return v * l - Math::max(l, Math::zero());
 }
 
-// 1 + exp(-|l|), in (1, 2]: one logarithm serves the product of many of these.
+// 1 + exp(-|l|), in (1, 2]: one logarithm is computed for the product of many of these.
 template <class Math>
 IWAE_INLINE typename Math::Value bernoulli_factor(typename Math::Value l) {
   return Math::one() + Math::exp_nonpositive(Math::minus_abs(l));
 }
 
-// d log p / dl = v - sigmoid(l). Written with the same exponential as the factor, so that where both are wanted the
-// compiler makes one.
+// d log p / dl = v - sigmoid(l). Written with the same exponential as the factor, so that the compiler computes it once
+// if both are needed.
 template <class Math>
 IWAE_INLINE typename Math::Value bernoulli_residual(typename Math::Value v, typename Math::Value l) {
   const typename Math::Value u = Math::exp_nonpositive(Math::minus_abs(l));

@@ -1,4 +1,4 @@
-// A number as a product of two, for what would overflow by itself but not beside what it multiplies.
+// A number as a product of two, for numbers that overflow but whose product with another number does not.
 #pragma once
 
 #include "inline.h"
@@ -6,7 +6,7 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// To be multiplied in this order: (x * first) * second.
+// Multiply in this order: (x * first) * second.
 template <class Value>
 struct Factors {
   Value first;

@@ -1,8 +1,8 @@
 // The diagonal Gaussian density, per element: log p = -(t^2 / 2 + log s) - log(2 pi) / 2 with t = (v - m) / s.
 //
-// `Math` gives the type of a value (one number, or a vector of them) and its elementary functions. 1 / s comes as two
-// factors, neither of which overflows: v = m then gives t = 0 at every scale, where 0 * inf would be NaN, and t is right
-// for all other v too.
+// `Math` provides the value type (a scalar or a vector) and its elementary functions. 1 / s is represented by two
+// factors that do not overflow: v = m then gives t = 0 at every scale, where 0 * inf would be NaN, and t is correct for
+// all other v too.
 #pragma once
 
 #include "factors.h"

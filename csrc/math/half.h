@@ -1,4 +1,4 @@
-// Numbers of 16 bits as they lie in memory: read exactly, and rounded to nearest, ties to even.
+// 16-bit floating-point numbers in memory: read exactly, written with rounding to nearest, ties to even.
 #pragma once
 
 #include <cstdint>
@@ -50,7 +50,7 @@ struct Float16 {
 #else
     const uint32_t sign = uint32_t{bits & 0x8000u} << 16, magnitude = bits & 0x7fffu;
     if (magnitude >= 0x7c00) return bits_to_float(sign | 0x7f800000u | (magnitude << 13));
-    // The exponents differ by 112: multiplying rebuilds it, subnormal numbers included.
+    // The exponent biases differ by 112: multiplying by 2^112 corrects for it, subnormal numbers included.
     return bits_to_float(sign | float_to_bits(bits_to_float(magnitude << 13) * 5.192296858534828e33f));
 #endif
   }

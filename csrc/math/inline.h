@@ -1,4 +1,4 @@
-// How what is shared is compiled: within each translation unit, and under CUDA's compiler for host and device.
+// Qualifiers of shared functions: one copy per translation unit, and with nvcc for host and device.
 #pragma once
 
 #ifdef __CUDACC__

@@ -1,7 +1,7 @@
 // Philox4x32-10, the counter-based generator of Salmon et al. 2011, and standard normals from it.
 //
-// `Math` gives the types of words and values (one number, or a vector of them) and their functions. A word is the lower
-// half of an unsigned 64-bit integer, so that a product is one operation; what its upper half holds is never read.
+// `Math` provides the types of words and values (scalars or vectors) and their functions. A word is the lower half of
+// an unsigned 64-bit integer, so that a product is one operation; the upper half is never read.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct PhiloxWords {
   typename Math::Word word[4];
 };
 
-// Made once for many counters.
+// Computed once for many counters.
 template <class Math>
 struct PhiloxKeys {
   typename Math::Word round[kPhiloxRounds][2];
@@ -37,7 +37,8 @@ IWAE_INLINE PhiloxKeys<Math> philox_keys(uint64_t seed) {
   return keys;
 }
 
-// Makes random words of counters, of one or of several in step: the rounds of one alone are a chain of waits.
+// Computes the random words of one or several counters. Several are interleaved, since the rounds of a single one are a
+// chain of dependent operations.
 template <class Math, int kCounters>
 IWAE_INLINE void philox(PhiloxWords<Math> (&counters)[kCounters], const PhiloxKeys<Math>& keys) {
   for (int round = 0; round < kPhiloxRounds; ++round) {
@@ -50,7 +51,7 @@ IWAE_INLINE void philox(PhiloxWords<Math> (&counters)[kCounters], const PhiloxKe
   }
 }
 
-// In (0, 1) and exact in float32: 23 bits and a half.
+// A uniform number in (0, 1), exact in float32: 23 bits plus a half.
 template <class Math>
 IWAE_INLINE typename Math::Value open_uniform(typename Math::Bits bits) {
   using T = typename Math::Scalar;
@@ -63,7 +64,7 @@ struct NormalPair {
   typename Math::Value first, second;
 };
 
-// Box-Muller. A counter makes four normals: two of its words 0 and 1, two of its words 2 and 3.
+// Box-Muller. A counter gives four normals: two from its words 0 and 1, two from its words 2 and 3.
 template <class Math>
 IWAE_INLINE NormalPair<Math> two_normals(typename Math::Bits radius_bits, typename Math::Bits angle_bits) {
   using T = typename Math::Scalar;

@@ -1,6 +1,6 @@
-// Reparameterised samples z = m + s eps of q = N(m, s^2), and log p(z) - log q(z) for p = N(0, 1), per element.
+// Reparameterized samples z = m + s eps of q = N(m, s^2), and log p(z) - log q(z) for p = N(0, 1), per element.
 //
-// `Math` gives the type of a value (one number, or a vector of them) and its elementary functions.
+// `Math` provides the value type (a scalar or a vector) and its elementary functions.
 #pragma once
 
 #include "inline.h"
@@ -15,9 +15,10 @@ IWAE_INLINE typename Math::Value gaussian_log_ratio(typename Math::Value eps, ty
   return Math::half() * (eps * eps - z * z) + log_std;
 }
 
-// What -log q gives to the gradients of m and log s, per unit of the log-ratio's weight. With q's parameters held fixed,
-// -log q is a function of z with derivative eps / s, of which s eps times reaches log s: eps^2, taken without the 1 / s
-// that may overflow. Otherwise eps does not depend on them, and what is left of -log q is log s itself.
+// The contribution of -log q to the gradients of m and log s, per unit of upstream gradient of the log-ratio. With q's
+// parameters held fixed, -log q is a function of z with derivative eps / s. Its contribution to log s is this times
+// dz / dlog s = s eps, which is eps^2, computed without 1 / s, which may overflow. Otherwise eps does not depend on q's
+// parameters, and -log q contributes through log s alone.
 template <class Value>
 struct ScoreGradient {
   Value mean;
@@ -32,7 +33,7 @@ IWAE_INLINE ScoreGradient<typename Math::Value> gaussian_score_gradient(bool pat
                    : ScoreGradient<typename Math::Value>{Math::zero(), Math::one()};
 }
 
-// d / d log s of what arrives at z = m + s eps. Zero gives zero, also where the step s eps overflows.
+// The gradient of log s from the gradient of z = m + s eps. A gradient of zero gives zero even if s eps overflows.
 template <class Math>
 IWAE_INLINE typename Math::Value gaussian_step_gradient(typename Math::Value at_z, typename Math::Value step) {
   return Math::zero_where_zero(at_z, at_z * step);

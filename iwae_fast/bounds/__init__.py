@@ -1,7 +1,7 @@
-"""Bounds: functions of the k log-weights of an observation, each with its value and coefficients.
+"""Bounds: functions of the k log-weights of an observation, with their values and coefficients.
 
-A bound F takes ``log_weights`` of shape (k, ...) and gives one value an observation, differentiable by autograd.
-Its coefficients are g_i = dF/dlog_w_i and D_i = d2F/dlog_w_i2, what gradient estimators are made of.
+A bound F takes ``log_weights`` of shape (k, ...) and returns one value per observation, differentiable by autograd.
+Its coefficients are g_i = dF/dlog_w_i and D_i = d2F/dlog_w_i2, from which gradient estimators are built.
 """
 
 from .base import Bound, Coefficients

@@ -1,4 +1,4 @@
-"""What a bound is."""
+"""The base class of bounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .. import checks, reference
 
 
 class Coefficients(NamedTuple):
-    """The bound, its gradient and its own second derivative with respect to each log-weight."""
+    """The value of a bound with its first and diagonal second derivatives with respect to each log-weight."""
 
     value: Tensor
     """F, in nats, shape (...)."""
@@ -29,9 +29,10 @@ R = TypeVar("R")
 
 
 def without_graph(method: Callable[[B, Tensor], R]) -> Callable[[B, Tensor], R]:
-    """Run the method without recording a graph.
+    """Run the method without recording an autograd graph.
 
-    As ``torch.no_grad()`` decorates, but with what ``torch.compile`` follows for a bound that is made while it traces.
+    Equivalent to decorating with ``torch.no_grad()``, in a form that ``torch.compile`` can trace even if the bound is
+    constructed during tracing.
     """
 
     @wraps(method)
@@ -43,10 +44,10 @@ def without_graph(method: Callable[[B, Tensor], R]) -> Callable[[B, Tensor], R]:
 
 
 class Bound:
-    """A function F of log-weights of shape (k, ...); float32 or float64 comes back, k = 0 is a ValueError.
+    """A function F of log-weights of shape (k, ...); returns float32 or float64, and raises ValueError for k = 0.
 
-    A column that is all -inf gives -inf. g_i and D_i are zero where log w_i is -inf, and so is the gradient by
-    autograd: what made a weight of zero has mostly overflowed, and nothing is learned from it.
+    A column that is all -inf gives -inf. g_i and D_i are zero where log w_i is -inf, and so is the gradient computed by
+    autograd: a weight of zero mostly results from an overflow, so its gradient carries no information.
     """
 
     one_sample_serves = False
@@ -69,24 +70,27 @@ class Bound:
 
     @property
     def for_decoder(self) -> Bound:
-        """What a decoder ascends: mostly the bound itself, but a lower bound in place of an upper one."""
+        """The bound that the decoder maximizes: the bound itself by default, a lower bound in place of an upper one."""
         return self
 
     @property
     def for_encoder(self) -> Bound:
-        """What an encoder ascends: mostly the bound itself, but never what diverges or says nothing of the encoder."""
+        """The bound that the encoder maximizes: the bound itself by default.
+
+        Bounds that diverge, or whose mean does not depend on the encoder, return another one.
+        """
         return self
 
-    def realized(self, num_samples: int, seed: int | Tensor | None) -> tuple[Bound, int]:
-        """The bound of one call and how many samples it takes: those of a random bound depend on the seed."""
+    def for_call(self, num_samples: int, seed: int | Tensor | None) -> tuple[Bound, int]:
+        """Return the bound of one call and its number of samples; both depend on the seed if the bound is random."""
         return self, num_samples
 
     def __call__(self, log_weights: Tensor) -> Tensor:
-        """The bound of each observation in nats, shape (...), differentiable."""
+        """Compute the bound of each observation in nats, shape (...), differentiable."""
         raise TypeError(f"{type(self).__name__} does not define a bound: use one of iwae_fast.bounds")
 
     def coefficients(self, log_weights: Tensor) -> Coefficients:
-        """Value and coefficients, without a graph."""
+        """Compute the value and the coefficients, without an autograd graph."""
         raise TypeError(f"{type(self).__name__} does not define coefficients: use one of iwae_fast.bounds")
 
     def __repr__(self) -> str:
@@ -94,12 +98,12 @@ class Bound:
         return f"{type(self).__name__}({settings})"
 
     def _settings(self) -> tuple[object, ...]:
-        """The arguments that made this bound."""
+        """Return the constructor arguments of this bound, for its repr."""
         return ()
 
 
 class Negated(Bound):
-    """-F: what descends F when it is ascended."""
+    """The negated bound -F, for a network that minimizes F."""
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
@@ -116,17 +120,17 @@ class Negated(Bound):
 
 
 def is_zero(log_weights: Tensor) -> Tensor:
-    """Return where weights are zero: no gradient goes to their logarithms, whatever the bound."""
+    """Return a mask of the weights that are zero; no bound propagates a gradient to their logarithms."""
     return log_weights == -math.inf
 
 
 def stopped_at_zero(log_weights: Tensor) -> Tensor:
-    """Return the same log-weights, through which no gradient goes to weights of zero."""
+    """Return the log-weights unchanged, with the gradient to weights of zero blocked."""
     return log_weights.masked_fill(is_zero(log_weights), -math.inf)
 
 
 def widened(log_weights: Tensor) -> Tensor:
-    """Checked log-weights in the dtype that sums are accumulated in."""
+    """Check the log-weights and return them in the dtype in which sums are accumulated."""
     checks.floating(log_weights=log_weights)
     checks.dimension(log_weights, 0)
     return reference.widen(log_weights)[0]

@@ -1,7 +1,7 @@
-"""The jackknife of first order, in as few passes over the log-weights as it takes.
+"""The first-order jackknife bound, with as few passes over the log-weights as possible.
 
-The largest weight of each column is treated apart: 1 - w~ has no digits where w~ is near 1, and what the largest leaves
-is the sum of the others. All else is then made of the others' shares of that sum.
+The largest weight of each column is handled separately: 1 - w~ loses all significant digits where w~ is near 1, so for
+the largest it is computed as the sum of the others. The other terms use the others' shares of that sum.
 """
 
 from __future__ import annotations
@@ -17,23 +17,27 @@ from ..ops.weights import log_mean_exp
 
 
 class Parts(NamedTuple):
-    """What value and gradient are made of, per column (...) or per sample (k, ...)."""
+    """Intermediate results from which the value and the gradient are computed, per column (...) or sample (k, ...)."""
 
     largest: Tensor
-    """The largest log-weight; the logarithms below are relative to it."""
+    """The largest log-weight, (...); ``log_total`` and ``log_others`` are relative to it."""
     log_total: Tensor
+    """The log of the sum of all weights, (...)."""
     log_others: Tensor
-    """log of the sum of all weights but the largest."""
+    """The log of the sum of all weights except the largest, (...)."""
     top: Tensor
-    """Index of the largest, (1, ...)."""
+    """The index of the largest weight, (1, ...)."""
     shares: Tensor
-    """(k, ...) of each in the sum of the others; 0 for the largest."""
+    """Each weight divided by the sum of all weights except the largest, (k, ...); 0 for the largest."""
     weights: Tensor
-    """(k, ...) normalised; 0 for the largest. Each at most one half."""
+    """Normalized weights, (k, ...), with 0 for the largest; each is at most one half."""
 
 
 class FirstOrder(Function):
-    """L - (k-1)/k sum_i [log(1 - w~_i) - log(1 - 1/k)] of log-weights (k, ...); -inf where all weights are 0."""
+    """The function L - (k-1)/k sum_i [log(1 - w~_i) - log(1 - 1/k)] of log-weights (k, ...).
+
+    L is the IWAE bound. The value is -inf where all weights are 0.
+    """
 
     generate_vmap_rule = True
 
@@ -54,20 +58,21 @@ class FirstOrder(Function):
         if grad is None:
             return None
         log_weights, *parts = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative goes through the formulas
+        if torch.is_grad_enabled():  # for second derivatives autograd must differentiate the formulas
             parts = parts_of(log_weights)
         return gradient_of(Parts(*parts)) * grad
 
 
 def parts_of(log_weights: Tensor) -> Parts:
+    """Compute the intermediate results of log-weights (k, ...)."""
     largest, top = log_weights.max(0, keepdim=True)
     others = log_weights.scatter(0, top, -math.inf)
     largest, shift = largest.squeeze(0), log_mean_exp(others.detach())
-    # Summed again: exp(others - logarithm of their sum) has as few digits as that logarithm after its point. Where
-    # there are no others their shares are 0; a column without weight counts as one without others.
+    # Sum again and divide: exp(others - log of their sum) has only the digits that this log has after its decimal
+    # point. Without other weights the shares are 0; a column whose weights are all 0 is treated the same way.
     unscaled = torch.exp(others - torch.where(shift == -math.inf, 0.0, shift))
     total = unscaled.sum(0)
-    # The logarithm of 0 comes by the shift: here it would have no derivative, and where all weights are 0 no value.
+    # A log of 0 enters through the shift: log(total) at 0 would have no derivative, and NaN if all weights are 0.
     total = torch.where(total == 0, 1.0, total)
     shares = unscaled / total
     log_others = torch.where(largest == -math.inf, -math.inf, shift - largest) + torch.log(total)
@@ -76,6 +81,7 @@ def parts_of(log_weights: Tensor) -> Parts:
 
 
 def value_of(parts: Parts) -> Tensor:
+    """Compute the bound, shape (...)."""
     k = len(parts.weights)
     log_rest = torch.log1p(-parts.weights).sum(0) + (parts.log_others - parts.log_total)
     value = parts.largest + parts.log_total - math.log(k) - (k - 1) / k * (log_rest - k * math.log1p(-1.0 / k))
@@ -83,13 +89,15 @@ def value_of(parts: Parts) -> Tensor:
 
 
 def gradient_of(parts: Parts) -> Tensor:
-    """g_i = w_i + c (w_i - A_i), c = (k-1)/k, with A_i = w_i sum w_a / (1 - w_a) over the other samples a; of the
-    largest, w_a / (1 - w_a) times w_i is its weight times i's share of the others."""
+    """Compute g_i = w_i + c (w_i - A_i) with c = (k-1)/k and A_i = w_i sum w_a / (1 - w_a) over the other samples a.
+
+    For the largest sample a, w_i w_a / (1 - w_a) is computed as w_a times the share of i.
+    """
     return _gradient(parts, *_common(parts))
 
 
 def derivatives_of(parts: Parts) -> tuple[Tensor, Tensor]:
-    """g, and D_i = w_i (1 - w_i) + c [(1 - w_i) (w_i - A_i) + B_i], with B_i = w_i^2 sum w_a / (1 - w_a)^2."""
+    """Compute g, and D_i = w_i (1 - w_i) + c [(1 - w_i) (w_i - A_i) + B_i] with B_i = w_i^2 sum w_a / (1 - w_a)^2."""
     c, odds, slope, of_top, of_others = common = _common(parts)
     weights, shares = parts.weights, parts.shares
     linear = shares * (of_others * slope - c * of_top)
@@ -102,7 +110,8 @@ def derivatives_of(parts: Parts) -> tuple[Tensor, Tensor]:
 
 
 def _common(parts: Parts) -> tuple[float, Tensor, Tensor, Tensor, Tensor]:
-    """c, the odds of all but the largest, 1 + c - c times their sum, and the weights of the largest and the others."""
+    """Return c, the odds w / (1 - w) (0 for the largest), 1 + c - c times the sum of the odds, the normalized weight of
+    the largest, and that of all others together."""
     c = (len(parts.weights) - 1) / len(parts.weights)
     odds = parts.weights / (1.0 - parts.weights)
     of_top = torch.where(parts.largest == -math.inf, 0.0, torch.exp(-parts.log_total))
@@ -115,6 +124,9 @@ def _gradient(parts: Parts, c: float, odds: Tensor, slope: Tensor, of_top: Tenso
 
 
 def _at_top(parts: Parts, value: Tensor, others: Tensor) -> Tensor:
-    """The value at the largest weight, and the others elsewhere. A scatter of a tensor may wait for a GPU."""
+    """Return ``value`` at the largest weight and ``others`` elsewhere.
+
+    A mask instead of a scatter, since scattering a tensor may force a device synchronization.
+    """
     samples = torch.arange(len(others), device=others.device).view(-1, *(1,) * (others.dim() - 1))
     return torch.where(samples == parts.top, value, others)

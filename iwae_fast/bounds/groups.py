@@ -1,4 +1,4 @@
-"""Bounds that treat the samples in groups, or mix two bounds: MIWAE, CIWAE and PIWAE (Rainforth et al. 2018)."""
+"""Bounds over groups of samples, or of two mixed bounds: MIWAE, CIWAE and PIWAE (Rainforth et al. 2018)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .power import ELBO, IWAE
 
 
 def check_groups(bound: Bound, log_weights: Tensor, groups: int) -> None:
-    """All groups have as many samples."""
+    """Raise ValueError if k is not divisible by the number of groups."""
     if log_weights.dim() and len(log_weights) % groups:
-        raise ValueError(f"{bound!r} needs a k that {groups} divides, got k = {len(log_weights)}")
+        raise ValueError(f"{bound!r} needs k divisible by {groups}, got k = {len(log_weights)}")
 
 
 class MIWAE(Bound):
     """The mean over M groups of the IWAE bound of the k / M samples in each: ``log_weights.reshape(M, k / M, ...)``.
 
-    g = w~ / M and D = w~ (1 - w~) / M with w~ normalised within the group.
+    g = w~ / M and D = w~ (1 - w~) / M with w~ normalized within the group.
 
     Args:
-        groups: M >= 1, which must divide k, else a ValueError.
+        groups: M >= 1. k must be divisible by M, otherwise calls raise ValueError.
     """
 
     is_lower_bound = True
@@ -49,12 +49,12 @@ class MIWAE(Bound):
 
 
 class PIWAE(IWAE):
-    """The decoder ascends IWAE of all samples, the encoder MIWAE of the same samples in groups.
+    """IWAE of all samples for the decoder, and MIWAE of the same samples in groups for the encoder.
 
-    Value and coefficients are the decoder's; those of the encoder are ``for_encoder.coefficients``.
+    Value and coefficients are those of the decoder; the encoder's are ``for_encoder.coefficients``.
 
     Args:
-        groups: M >= 1, which must divide k, else a ValueError.
+        groups: M >= 1. k must be divisible by M, otherwise calls raise ValueError.
     """
 
     is_lower_bound = True
@@ -76,7 +76,7 @@ class PIWAE(IWAE):
 
 
 class CIWAE(Bound):
-    """beta ELBO + (1 - beta) IWAE; so are g and D.
+    """The mixture beta ELBO + (1 - beta) IWAE; g and D are mixed alike.
 
     Args:
         beta: between 0 and 1.

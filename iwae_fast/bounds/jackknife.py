@@ -1,6 +1,7 @@
-"""Jackknife variational inference: sums of IWAE bounds over subsets of the samples that cancel their bias.
+"""Jackknife variational inference: combinations of IWAE bounds over subsets of the samples, with reduced bias.
 
-Order 1 has a file of its own, for its speed. Those above run in float64, since their coefficients of size k^m cancel.
+Order 1 is in ``first_order.py``, optimized for speed. Higher orders run in float64, since their coefficients, of size
+k^m, cancel.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ MOST_SUBSETS = 100_000
 
 
 class JVI(Bound):
-    """sum_j c_j * (mean of IWAE over all subsets of k - j samples), j = 0 .. m (Nowozin 2018).
+    """The jackknife bound sum_j c_j * (mean of IWAE over all subsets of k - j samples), j = 0 .. m (Nowozin 2018).
 
-    c_j = (-1)^j (k - j)^m / ((m - j)! j!). Its bias falls as k^-(m + 1), but it is no lower bound: its expectation
-    diverges as q widens, so an encoder ascends IWAE instead. O(k) for m = 1, O(k^2) for m = 2; for m >= 3 the subsets
-    are enumerated, at most 100,000 of them.
+    c_j = (-1)^j (k - j)^m / ((m - j)! j!). Its bias falls as k^-(m + 1), but it is not a lower bound: its expectation
+    diverges as q widens, so the encoder maximizes IWAE instead. The cost is O(k) for m = 1 and O(k^2) for m = 2. For
+    m >= 3 the subsets are enumerated; more than 100,000 subsets raise ValueError.
 
     Args:
-        order: m >= 1. Needs k > m, else a ValueError.
+        order: m >= 1. k must be greater than m, otherwise calls raise ValueError.
     """
 
     def __init__(self, order: int = 1) -> None:
@@ -66,8 +67,11 @@ class JVI(Bound):
 
     @without_graph
     def _limit(self, log_weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where no more samples weigh something than subsets leave out, and what the value is there: -inf times
-        the sum of the coefficients of subsets without weight. Nothing is learned from such a column."""
+        """Return a mask of the columns with at most m nonzero weights, and the value of the bound there.
+
+        In such columns some subsets have total weight 0. The value is -inf times the sum of their coefficients, and the
+        gradient is zero.
+        """
         k, m = len(log_weights), self.order
         count = (~is_zero(log_weights)).sum(0)
         limit = torch.full_like(log_weights[0], -math.inf)
@@ -106,26 +110,26 @@ class JVI(Bound):
 
 
 def _coefficient(k: int, order: int, j: int) -> float:
-    """Return c_j, by which the mean over the subsets that leave out j samples counts."""
+    """Return c_j, the coefficient of the mean over the subsets that leave out j samples."""
     return (-1) ** j * (k - j) ** order / (math.factorial(order - j) * math.factorial(j))
 
 
 def _without_one(log_weights: Tensor) -> Tensor:
-    """IWAE of all samples but i, (k, ...)."""
+    """Compute IWAE of all samples but i, for each i, shape (k, ...)."""
     k = len(log_weights)
     return log_rest(log_weights) + log_mean_exp(log_weights) - math.log1p(-1.0 / k)
 
 
 def _without_two(log_weights: Tensor) -> Tensor:
-    """The mean of IWAE over all samples but two."""
+    """Compute the mean of IWAE over all subsets that leave out two samples, shape (...)."""
     k = len(log_weights)
     largest = largest_of(log_weights)
     rest = torch.where(largest, -math.inf, log_weights)
-    # With the largest among the two: what is left of the others without one of them.
+    # Pairs with the largest sample: the remaining weight is that of the others without one of them.
     with_largest = torch.where(largest, 0.0, log_rest(rest)).sum(0) + (k - 1) * (
         log_sum_exp(rest) - log_sum_exp(log_weights)
     )
-    # Without it: any two weigh at most 2/3.
+    # Pairs without it: their normalized weights add up to at most 2/3, so log1p is accurate.
     w = torch.exp(rest - log_sum_exp(log_weights))
     row, column = torch.triu_indices(k, k, 1, device=w.device)
     tame = ~largest[row] & ~largest[column]
@@ -135,7 +139,10 @@ def _without_two(log_weights: Tensor) -> Tensor:
 
 
 def _shares_without_one(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over a != i of i's share w~_i / (1 - w~_a) of what a leaves, and of its square."""
+    """Compute, for each i, the sums over a != i of w~_i / (1 - w~_a) and of its square.
+
+    The summand is the normalized weight of i after sample a is left out.
+    """
     largest = largest_of(log_weights)
     total = log_sum_exp(log_weights)
     w = torch.exp(log_weights - total)
@@ -148,12 +155,15 @@ def _shares_without_one(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shares_without_two(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over pairs a < b, neither i, of i's share w~_i / (1 - w~_a - w~_b) of what they leave, and of its square."""
+    """Compute, for each i, the sums over pairs a < b without i of w~_i / (1 - w~_a - w~_b) and of its square.
+
+    The summand is the normalized weight of i after samples a and b are left out.
+    """
     largest = largest_of(log_weights)
     rest = torch.where(largest, -math.inf, log_weights)
-    # The largest among the two: shares of what one more leaves of the others. It has none of them itself.
+    # Pairs with the largest sample: weights among the others after one more is left out. The largest itself gets 0.
     shares, squares = (torch.where(largest, 0.0, s) for s in _shares_without_one(rest))
-    # _shares_without_one counts a = the largest too, which is none of the others and leaves all of them.
+    # _shares_without_one also counted a = the largest, whose weight in `rest` is 0; that term is subtracted.
     u = torch.where(largest, 0.0, torch.exp(rest - log_sum_exp(rest)))
     shares, squares = shares - u, squares - u.square()
     w = torch.exp(log_weights - log_sum_exp(log_weights))
@@ -171,11 +181,11 @@ def _shares_without_two(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _enumerated(log_weights: Tensor, order: int) -> Coefficients:
-    """The definition itself."""
+    """Compute value and coefficients from the definition, by enumerating all subsets."""
     k = len(log_weights)
     if sum(math.comb(k, j) for j in range(order + 1)) > MOST_SUBSETS:
         raise ValueError(
-            f"JVI({order}) of k = {k} samples would enumerate over {MOST_SUBSETS} subsets: use order 1 or 2"
+            f"JVI({order}) with k = {k} samples would enumerate more than {MOST_SUBSETS} subsets: use order 1 or 2"
         )
     value, g, D = torch.zeros_like(log_weights[0]), torch.zeros_like(log_weights), torch.zeros_like(log_weights)
     for j in range(order + 1):

@@ -1,7 +1,7 @@
-"""What the weights of the other samples sum to.
+"""Sums over all samples but one, accurate when one weight dominates.
 
-1 - w~ has no digits where a weight is near 1. Only one can be, so it is treated apart: what it leaves is the sum of the
-others.
+1 - w~ loses all significant digits where a normalized weight is near 1. That can happen to one weight only, so the
+largest is handled separately: for it, 1 - w~ is computed as the sum of the others.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from ..ops.weights import log_mean_exp
 
 
 def log_sum_exp(log_weights: Tensor) -> Tensor:
+    """Compute the log of the sum of the weights over the samples, shape (...)."""
     return log_mean_exp(log_weights) + math.log(len(log_weights))
 
 
 def largest_of(log_weights: Tensor) -> Tensor:
-    """True at one largest entry of each column."""
+    """Return a mask that is True at exactly one largest entry of each column."""
     return torch.zeros_like(log_weights, dtype=torch.bool).scatter_(0, log_weights.argmax(0, keepdim=True), True)
 
 
 def log_rest(log_weights: Tensor) -> Tensor:
-    """log(1 - w~_i): of the largest by the sum of the others, since 1 - w~ has no digits where w~ is near 1."""
+    """Compute log(1 - w~_i), shape (k, ...); for the largest weight from the sum of the others."""
     largest = largest_of(log_weights)
     total = log_sum_exp(log_weights)
     rest = log_sum_exp(torch.where(largest, -math.inf, log_weights)) - total

@@ -36,7 +36,7 @@ class IWAE(Bound):
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         one = isinstance(log_weights, Tensor) and log_weights.shape[:1] == (1,)
-        if one:  # the ELBO, for which nothing needs to be computed
+        if one:  # at k = 1 the bound is the log-weight itself: no kernel to launch
             return stopped_at_zero(widened(log_weights)).squeeze(0)
         return log_mean_exp(log_weights)
 
@@ -47,11 +47,11 @@ class IWAE(Bound):
 
 
 class VRIWAE(Bound):
-    """log [(1/k) sum w_i^(1 - alpha)] / (1 - alpha), the Renyi bound (Li & Turner 2016; Daudel et al. 2023).
+    """The Renyi bound log [(1/k) sum w_i^(1 - alpha)] / (1 - alpha) (Li & Turner 2016; Daudel et al. 2023).
 
     alpha = 0 is IWAE, alpha = 1 the ELBO, and the bound is continuous there. With v = softmax((1 - alpha) log w) it has
-    g = v and D = (1 - alpha) v (1 - v). For alpha < 0 it is an upper bound as k grows: an encoder descends it, and a
-    decoder ascends IWAE of the same samples.
+    g = v and D = (1 - alpha) v (1 - v). For alpha < 0 it is an upper bound as k grows: the encoder minimizes it, and
+    the decoder maximizes IWAE of the same samples.
 
     Args:
         alpha: any real number.
@@ -81,11 +81,11 @@ class VRIWAE(Bound):
             return stopped_at_zero(log_weights).mean(0)
         with torch.no_grad():
             spread = log_weights.amax(0) - log_weights.amin(0)
-            near = abs(power) * spread < 1.0  # NaN and infinite spreads are not
-        # Each formula sees zeros where the other serves: the gradient of what is not chosen must not be NaN.
+            near = abs(power) * spread < 1.0  # False for NaN and infinite spreads
+        # Each formula gets zeros where the other is used: the gradient of the branch not taken must not be NaN.
         infinite = self._infinite(log_weights)
         far = log_mean_exp(power * torch.where(near | infinite, 0.0, log_weights)) / power
-        # Near alpha = 1 the logarithm is of a number near 1, and the formula above loses all digits.
+        # Near alpha = 1 the argument of the log is near 1, and the formula above loses all significant digits.
         tame = torch.where(near, log_weights, 0.0)
         mean = tame.mean(0)
         close = mean + torch.log1p(torch.expm1(power * (tame - mean)).mean(0)) / power
@@ -101,7 +101,11 @@ class VRIWAE(Bound):
         return Coefficients(self(log_weights), v, power * v * (1.0 - v))
 
     def _infinite(self, log_weights: Tensor) -> Tensor:
-        """Return where a weight of zero to a negative power takes all of the sum, (...)."""
+        """Return a mask (...) of the columns whose bound is -inf.
+
+        These are columns without a nonzero weight and, for alpha > 1, with any weight of zero: its negative power is
+        infinite.
+        """
         return is_zero(log_weights).any(0) if self.alpha > 1.0 else is_zero(log_weights.amax(0))
 
     def _settings(self) -> tuple[object, ...]:
@@ -109,7 +113,8 @@ class VRIWAE(Bound):
 
 
 class CUBO(VRIWAE):
-    """log [(1/k) sum w_i^n] / n (Dieng et al. 2017): VR at alpha = 1 - n, an upper bound only as k grows.
+    """The chi upper bound log [(1/k) sum w_i^n] / n (Dieng et al. 2017): VR at alpha = 1 - n, an upper bound only as k
+    grows.
 
     Args:
         n: a number above 1; 2 is the chi-square bound.

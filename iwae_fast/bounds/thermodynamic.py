@@ -12,8 +12,8 @@ from .base import Bound, Coefficients, is_zero, stopped_at_zero, widened, withou
 
 
 class TVO(Bound):
-    """sum_j (beta_{j+1} - beta_j) sum_i v_i log w_i with v = softmax(beta_j log w): the left Riemann sum of
-    d log Z / d beta over [0, 1] (Masrani et al. 2019).
+    """The left Riemann sum of d log Z / d beta over [0, 1], sum_j (beta_{j+1} - beta_j) sum_i v_i log w_i with
+    v = softmax(beta_j log w) (Masrani et al. 2019).
 
     With d = log w - sum v log w it has g = sum_j (beta_{j+1} - beta_j) v (1 + beta_j d).
 
@@ -51,7 +51,7 @@ class TVO(Bound):
         return Coefficients(self(log_weights), *(part.masked_fill(is_zero(widest), 0.0) for part in (g, D)))
 
     def _intervals(self) -> list[tuple[float, float]]:
-        """Where each begins and how wide it is."""
+        """Return the start and the width of each interval of the partition."""
         return [(a, b - a) for a, b in zip(self.partition, (*self.partition[1:], 1.0), strict=True)]
 
     def _settings(self) -> tuple[object, ...]:
@@ -59,10 +59,10 @@ class TVO(Bound):
 
 
 def _tempered(beta: float, log_weights: Tensor) -> Tensor:
-    """softmax(beta log w), also where beta is 0 and a log-weight -inf."""
+    """Compute softmax(beta log w), which is uniform at beta = 0 even where a log-weight is -inf."""
     return normalized_weights(beta * log_weights if beta else torch.zeros_like(log_weights))
 
 
 def _expectation(v: Tensor, log_weights: Tensor) -> Tensor:
-    """sum v log w; a sample of weight 0 counts nothing, also where its log-weight is -inf."""
+    """Compute sum v log w, (...); a sample with v = 0 contributes 0 even if its log-weight is -inf."""
     return (v * torch.where(v == 0, 0.0, log_weights)).sum(0)

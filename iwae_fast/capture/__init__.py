@@ -1,8 +1,9 @@
-"""Training steps as CUDA graphs: small batches are bound by launching kernels, and a graph launches all at once.
+"""Training steps as CUDA graphs: steps on small batches are limited by kernel launches, and a graph launches all its
+kernels at once.
 
-``recorder.py`` turns a function into a graph, ``program.py`` decides run by run whether to call or to replay it,
-``rates.py`` keeps learning rates where a graph reads them, ``obstacles.py`` knows what cannot be captured, and
-``step.py`` is what users see.
+``recorder.py`` captures a function as a graph, ``program.py`` decides per call whether to call or to replay it,
+``rates.py`` keeps learning rates in device memory, ``obstacles.py`` lists what cannot be captured, and ``step.py`` has
+the public class.
 """
 
 from .obstacles import obstacle

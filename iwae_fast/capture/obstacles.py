@@ -1,4 +1,4 @@
-"""What is known not to survive in a graph, which repeats kernels and nothing that Python does."""
+"""Known obstacles to capturing a step: a graph repeats kernels, but not the Python code that launched them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from ..objectives.objective import Objective
 
 
 def obstacle(objective: Objective, model: nn.Module, optimizer: Optimizer) -> str | None:
-    """Why a step of these cannot be captured, as far as it shows without running one; None where nothing speaks
-    against it."""
+    """Return the reason why a step cannot be captured, as far as can be told without running it, or None."""
     return _of_objective(objective) or _of_model(model) or _of_optimizer(optimizer)
 
 
 def _of_objective(objective: Objective) -> str | None:
     if objective.tolerance is not None:
-        return "tolerance: how many samples run backward depends on the data, for which the host waits"
-    if type(objective.bound).realized is not Bound.realized:
+        return "tolerance: the number of samples in the backward pass depends on the data, so the host must synchronize"
+    if type(objective.bound).for_call is not Bound.for_call:
         return f"{objective.bound!r} draws its number of samples on the host"
     if callable(objective.kl_weight):
-        return "kl_weight is a schedule: its numbers are the host's"
+        return "kl_weight is a schedule: its values are computed on the host"
     return None
 
 
@@ -33,13 +32,13 @@ def _of_model(model: nn.Module) -> str | None:
     if len(devices) > 1:
         return f"the model is on several devices: {', '.join(sorted(devices))}"
     if has_global_hooks():
-        return "there are hooks for the calls of all modules, which a replay would leave out"
+        return "global module hooks are registered, which a replay would not call"
     for name, module in model.named_modules():
         if has_hooks(module):
-            return f"{name or 'the model'} ({type(module).__name__}) has hooks, which a replay would leave out"
+            return f"{name or 'the model'} ({type(module).__name__}) has hooks, which a replay would not call"
     for name, parameter in model.named_parameters():
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
-            return f"the parameter {name} has hooks, which a replay would leave out"
+            return f"the parameter {name} has hooks, which a replay would not call"
     return None
 
 
@@ -50,14 +49,17 @@ def _of_optimizer(optimizer: Optimizer) -> str | None:
             if not group["fused"]:
                 return "SGD reads its learning rate on the host: build it with fused=True"
         elif "capturable" not in group:
-            return f"{name} has no setting 'capturable', so what it does on the host is not known"
+            return f"{name} does not have a 'capturable' setting, so it may compute on the host"
         elif not group["capturable"]:
             return f"{name} counts its steps on the host: build it with capturable=True"
     return None
 
 
 def settings(optimizer: Optimizer) -> tuple[Any, ...]:
-    """The optimizer's own settings by group, without learning rates: what a graph holds fixed, comparable."""
+    """Return the optimizer's settings per group, without learning rates, in a form that can be compared.
+
+    A graph has these settings baked in.
+    """
     names = [name for name in optimizer.defaults if name != "lr"]
     return tuple(
         (len(group["params"]), *(_comparable(group.get(name)) for name in names)) for group in optimizer.param_groups
@@ -65,7 +67,7 @@ def settings(optimizer: Optimizer) -> tuple[Any, ...]:
 
 
 def _comparable(value: Any) -> Any:
-    """A tensor by which it is, since a graph reads what it holds."""
+    """Return a comparable form of a setting; tensors are compared by identity, since a graph reads their memory."""
     if isinstance(value, tuple | list):
         return tuple(_comparable(each) for each in value)
     return value if isinstance(value, bool | int | float | str | None) else id(value)

@@ -1,4 +1,4 @@
-"""A function that is called a few times, and replayed from then on."""
+"""A function that is called a few times, then captured and replayed."""
 
 from __future__ import annotations
 
@@ -7,34 +7,37 @@ from typing import Any
 from .recorder import Function, Recorder, Recording
 
 REHEARSALS = 2
-"""Runs before a recording. The first compiles kernels and allocates what is allocated once, which may wait for the
-device; the second shows whether the function itself does. Both are real: what they do is done."""
+"""The number of runs before a recording. The first compiles kernels and makes one-time allocations, which may
+synchronize; the second shows whether the function itself synchronizes. Both perform real updates."""
 
 
 class Program:
-    """Each call does what the function does, by a replay as soon as there is one.
+    """A function whose calls are replaced by replays of a recording as soon as there is one.
 
     Args:
-        function: all that changes from call to call it reads from tensors, and all it does it does to tensors: what its
-            Python does happens in the first calls only.
-        recorder: None to call the function always.
+        function: must read everything that varies between calls from tensors, and write its results to tensors: its
+            Python code runs in the first calls only.
+        recorder: None to always call the function.
     """
 
     def __init__(self, function: Function, recorder: Recorder | None) -> None:
         self.function = function
         self.recorder = recorder
         self.reason: str | None = None
-        """Why the function is called for good, once it turned out that it cannot be recorded."""
+        """The reason why the function cannot be recorded and is always called, or None."""
         self._rehearsals = 0
         self._recording: Recording | None = None
 
     @property
     def recorded(self) -> bool:
-        """Whether the last call was a replay."""
+        """True if calls are replays."""
         return self._recording is not None
 
     def __call__(self) -> Any:
-        """What the function returned; of a replay, the same tensors each time, with new content."""
+        """Run the function or its recording, and return its result.
+
+        All replays return the same tensors, with new content.
+        """
         if self._recording is None and self.recorder is not None:
             if self._rehearsals < REHEARSALS:
                 return self._rehearse(self.recorder)
@@ -54,15 +57,15 @@ class Program:
     def _record(self, recorder: Recorder) -> None:
         try:
             self._recording = recorder.record(self.function)
-        except Exception as error:  # whatever it is, the function itself can still be called
-            self._give_up(_told(error))
+        except Exception as error:  # after any failure the function itself can still be called
+            self._give_up(_root_cause(error))
 
     def _give_up(self, reason: str) -> None:
         self.reason, self.recorder = reason, None
 
 
-def _told(error: BaseException) -> str:
-    """What came first: the end of a capture that failed raises too."""
+def _root_cause(error: BaseException) -> str:
+    """Describe the innermost error: ending a failed capture raises as well."""
     while error.__context__ is not None:
         error = error.__context__
     first_line, *_ = str(error).splitlines() or [""]

@@ -1,4 +1,4 @@
-"""Learning rates where a graph reads them."""
+"""Learning rates in device memory, where a graph reads them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch.optim import Optimizer
 
 
 class Rates:
-    """The learning rates of an optimizer's groups, as float32 tensors on the device while a step runs.
+    """The learning rates of an optimizer's groups, as float32 tensors on the device.
 
-    Outside of steps the groups keep what they have, so that schedulers and ``state_dict()`` see nothing of it;
-    :meth:`follow` takes over what these changed. float32 is what torch's fused optimizers read.
+    Used as a context manager, it puts the tensors into the groups while a step runs. Outside of steps the groups keep
+    their own values, so schedulers and ``state_dict()`` are not affected; :meth:`sync` copies changed values to the
+    tensors. float32 is the dtype that torch's fused optimizers read.
     """
 
     def __init__(self, optimizer: Optimizer, device: torch.device) -> None:
@@ -23,8 +24,8 @@ class Rates:
         self._numbers: list[float | None] = []
         self._own: list[Any] = []
 
-    def follow(self) -> None:
-        """Let the tensors have the groups' rates; does not wait for the device."""
+    def sync(self) -> None:
+        """Copy the groups' learning rates to the tensors, without a device synchronization."""
         for index, group in enumerate(self.optimizer.param_groups):
             if index == len(self._tensors):
                 self._tensors.append(torch.zeros((), device=self.device))

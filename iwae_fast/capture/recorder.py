@@ -1,4 +1,4 @@
-"""What turns a function into something that can be replayed: CUDA graphs, behind a seam that tests fill otherwise."""
+"""Recorders, which capture a function for replay: CUDA graphs, behind an interface that tests replace."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ import torch
 Function = Callable[[], Any]
 
 FAILED: list[Any] = []
-"""Captures that failed. They are kept, since torch's allocator may go on asking them which streams are theirs."""
+"""Failed captures, which must stay alive: torch's allocator may still query which streams they own."""
 
 
 class Recording(NamedTuple):
-    """A function that was recorded."""
+    """A recorded function."""
 
     replay: Callable[[], Any]
-    """Does on the device what the function did, with what its tensors hold now."""
+    """A function that repeats the recorded device work on the current content of the tensors."""
     result: Any
-    """What the function returned; each replay writes into its tensors."""
+    """The function's result; each replay overwrites its tensors."""
 
 
 class Recorder(Protocol):
-    """Records functions whose numbers all come from tensors on one device."""
+    """An interface for recording functions that read all varying values from tensors on one device."""
 
     def rehearse(self, function: Function) -> tuple[Any, str | None]:
-        """Run the function, for real, under the conditions of a recording.
+        """Run the function, with all its effects, under the conditions of a recording.
 
-        Returns what it returned, and why it could not be recorded, where that shows.
+        Returns its result and the reason why it cannot be recorded, or None if no reason was found.
         """
 
     def record(self, function: Function) -> Recording:
-        """Record the function; nothing happens on the device before the first replay. Raises where it cannot be."""
+        """Record the function without running its device work; raise an exception if it cannot be recorded."""
 
     def forget(self) -> None:
-        """Recordings made so far are given up; what they returned may still be held."""
+        """Discard the recordings made so far; their results may still be referenced."""
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Why there are no graphs for a device; None where there are."""
-    return None if device.type == "cuda" else f"the model is on {device}: CUDA graphs are for CUDA devices"
+    """Return the reason why a device does not support graphs, or None if it does."""
+    return None if device.type == "cuda" else f"the model is on {device}, but CUDA graphs require a CUDA device"
 
 
 class CudaGraphs:
-    """Graphs of one device, in memory that they share: they never run at the same time.
+    """CUDA graphs of one device in a shared memory pool, since they never run at the same time.
 
     Args:
-        device: whose work is captured.
-        stream: where rehearsals run and captures are made; one of their own if None.
+        device: the device whose work is captured.
+        stream: the stream of rehearsals and captures; a new one if None.
     """
 
     def __init__(self, device: torch.device, stream: torch.cuda.Stream | None = None) -> None:
@@ -70,7 +70,7 @@ class CudaGraphs:
         here = torch.cuda.current_stream(self.stream.device)
         with torch.cuda.device(self.stream.device):
             try:
-                # Other threads, such as one that pins memory for a data loader, may do what they like meanwhile.
+                # thread_local: calls of other threads, such as a data loader's that pins memory, must not break it.
                 with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
                     result = function()
             except BaseException:
@@ -79,14 +79,14 @@ class CudaGraphs:
         return Recording(graph.replay, result)
 
     def forget(self) -> None:
-        # Torch does not let a pool be used again whose graphs are all gone while tensors in it are not.
+        # Torch refuses to reuse a pool whose graphs are all gone while tensors in it are still alive.
         self.pool = torch.cuda.graph_pool_handle()
 
     def _clean_up(self, graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> None:
-        """End what a failed capture leaves under way: its stream, the allocator's part, the generator's part."""
+        """Reset the stream, allocator and generator state that a failed capture leaves behind."""
         FAILED.append(graph)
         torch.cuda.set_stream(stream)
-        # Of no use where the capture ended by itself and an exception was all that failed; not in every torch.
+        # Raises if the capture had already ended normally; the function does not exist in every torch version.
         with suppress(RuntimeError, AttributeError):
             torch._C._cuda_endAllocateToPool(self.stream.device.index, self.pool)
         graph.reset()
@@ -94,7 +94,7 @@ class CudaGraphs:
         generator = torch.cuda.default_generators[self.stream.device.index]
         try:
             torch.empty(1, device=self.stream.device).uniform_()
-        except RuntimeError:  # the generator waits for the end of the capture: another one with its numbers takes over
+        except RuntimeError:  # the generator is still in capture mode: replace its state by that of a fresh generator
             other = torch.Generator(self.stream.device)
             other.set_state(generator.get_state())
             generator.graphsafe_set_state(other.graphsafe_get_state())
@@ -102,7 +102,7 @@ class CudaGraphs:
 
 @contextmanager
 def _waits_seen() -> Iterator[list[str]]:
-    """Inside, where the host waits for the device is noted, by file and line; other warnings pass."""
+    """Collect the host-device synchronizations of the block, with file and line; re-issue all other warnings."""
     seen: list[str] = []
     mode = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings(record=True) as caught:
@@ -114,6 +114,6 @@ def _waits_seen() -> Iterator[list[str]]:
             torch.cuda.set_sync_debug_mode(mode)
     for each in caught:
         if "called a synchronizing CUDA operation" in str(each.message):
-            seen.append(f"it waits for the device, at {each.filename}:{each.lineno}")
+            seen.append(f"it forces a device synchronization at {each.filename}:{each.lineno}")
         elif "Synchronization debug mode" not in str(each.message):
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)

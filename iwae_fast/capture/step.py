@@ -1,4 +1,4 @@
-"""A whole training step as a CUDA graph."""
+"""A complete training step as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -22,47 +22,49 @@ from .rates import Rates
 from .recorder import CudaGraphs, Recorder, unavailable
 
 MOST_GRAPHS = 16
-"""Of one step, each for another kind of batch; further kinds are run without one."""
+"""The most graphs of one step, one per kind of batch; further kinds run without a graph."""
 
 
 class CapturedStep:
-    """``loss = step(x)``: a step of training (noise, objective, backward pass, optimizer) that a GPU repeats by itself.
+    """A training step (noise, objective, backward pass, optimizer), captured as a CUDA graph: ``loss = step(x)``.
 
         model = iw.models.DenseVAE(784).cuda()
         objective = iw.Objective(iw.bounds.IWAE(), "dreg", num_samples=50)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=True)
         step = iw.CapturedStep(objective, model, optimizer, seed=0)
         for x in batches:          # on the model's device
-            loss = step(x)         # detached, on the device; nothing waits
-        print(step.reason)         # None, or why steps were taken one by one
+            loss = step(x)         # detached, on the device; no host-device synchronization
+        print(step.reason)         # None, or the reason why steps are not captured
 
-    A call is ``optimizer.zero_grad()``, ``objective(model, x, seed=step.seed)``, ``backward()``, ``optimizer.step()``,
-    and one more for the seed: the same updates as a loop of these. For each kind of batch (shapes, dtypes, with or
-    without a mask, autocast, training mode, which parameters are trained) the first two calls run so; the third
-    captures a graph, in memory that all graphs share, and from then on calls copy the batch into the graph's own memory
-    and replay it. Beyond 16 kinds, further ones go without a graph.
+    A call performs ``optimizer.zero_grad()``, ``objective(model, x, seed=step.seed)``, ``backward()`` and
+    ``optimizer.step()``, and increments the seed: the same updates as a loop over these. For each kind of batch
+    (shapes, dtypes, with or without a mask, autocast, training mode, which parameters are trained) the first two calls
+    run this way. The third captures a graph, in a memory pool shared by all graphs; from then on, calls copy the batch
+    into the graph's memory and replay it. After 16 kinds of batches, further kinds run without a graph.
 
-    Learning rates are followed, in float32: change ``optimizer.param_groups[i]["lr"]`` or let a scheduler do so.
-    Everything else that Python does happens in the first calls of a kind only. So hooks of the optimizer must do their
-    work with tensors (as ``clip_grad_norm_`` in ``optimizer.register_step_pre_hook`` does), and a ``GradScaler`` does
-    not go with it: train half precision in bfloat16. Gradients are those of the last step until the next one, in a
-    graph's memory.
+    Changes of the learning rates take effect, in float32: set ``optimizer.param_groups[i]["lr"]`` or use a scheduler.
+    All other Python code runs only in the first calls of each kind. Hooks of the optimizer must therefore work on
+    tensors only (as ``clip_grad_norm_`` in ``optimizer.register_step_pre_hook`` does), and a ``GradScaler`` cannot be
+    used: train half precision in bfloat16. Gradients of a step stay available until the next one, in the graph's
+    memory.
 
-    What cannot be captured is run step by step, with a warning and the same results: see :attr:`reason`. Known from the
-    start are a model that is not on a CUDA device, a tolerance, SUMO, a schedule of kl_weight, hooks of modules and
-    parameters, and optimizers that are not ``capturable``; SGD is captured with ``fused=True``. What waits for the
-    device, as posteriors that are torch.distributions objects do, shows in the second call.
+    Steps that cannot be captured run without a graph, with a warning and the same results: see :attr:`reason`. Detected
+    at construction are a model that is not on a CUDA device, a tolerance, SUMO, a schedule of kl_weight, hooks of
+    modules and parameters, and optimizers that are not ``capturable``; SGD requires ``fused=True``. Operations that
+    force a device synchronization, as posteriors that are torch.distributions objects do, are detected in the second
+    call.
 
-    To go on with a run later, save ``step.state_dict()`` beside those of the model and the optimizer.
+    To resume a run later, save ``step.state_dict()`` together with those of the model and the optimizer.
 
     Args:
-        objective: of reduction "mean" or "sum".
-        model: what it is called with; on its device, and with the optimizer made, beforehand.
-        optimizer: of the model's parameters. Loading a state into it later is allowed, and captures anew.
-        seed: an int in [0, 2^63) that the noise of all steps follows from; from torch's generator if None.
-        recorder: what captures; CUDA graphs if None. For tests of programs around it.
+        objective: an :class:`iwae_fast.Objective` with reduction "mean" or "sum".
+        model: the model passed to the objective. Move it to its device before creating the optimizer and this step.
+        optimizer: an optimizer of the model's parameters. Loading a state into it later discards the graphs.
+        seed: an int in [0, 2^63) that determines the noise of all steps; drawn from torch's generator if None.
+        recorder: the capture mechanism; CUDA graphs if None. For tests.
 
-    Raises TypeError or ValueError for arguments that are not these.
+    Raises:
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class CapturedStep:
             raise TypeError(f"objective must be an iwae_fast.Objective, got {type(objective).__name__}")
         objective.check_model(model)
         if objective.reduction == "none":
-            raise ValueError("objective must have reduction 'mean' or 'sum': of 'none' there is no one loss to descend")
+            raise ValueError("objective must have reduction 'mean' or 'sum': 'none' does not produce a scalar loss")
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         self.objective, self.model, self.optimizer = objective, model, optimizer
@@ -88,11 +90,11 @@ class CapturedStep:
         self.device = self._parameters[0].device
         run_seed = int(seed_tensor(seed, torch.device("cpu")))
         self.seed = seed_tensor(first_seed(run_seed, Purpose.LATENTS), self.device)
-        """The seed of the next call's noise, an int64 scalar on the device; each call adds one."""
+        """The seed of the next call's noise, an int64 scalar on the device; each call increments it."""
         self.calls = 0
-        """The number of calls so far, by which a schedule of kl_weight is asked."""
+        """The number of calls so far, which is the step passed to a schedule of kl_weight."""
         self.reason: str | None = None
-        """Why steps are run one by one; None as long as nothing is known against capturing them."""
+        """The reason why steps are not captured, or None if they are."""
         self._recorder = recorder
         self._rates = Rates(optimizer, self.device)
         self._kinds: dict[Any, _Kind] = {}
@@ -105,21 +107,24 @@ class CapturedStep:
             self._recorder = CudaGraphs(self.device)
 
     def __call__(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Take a step; returns the loss before it, a detached scalar on the device, without waiting for it.
+        """Take a training step, without a device synchronization.
 
         Args:
-            x, context, mask: as of :class:`iwae_fast.Objective`, on the model's device.
+            x, context, mask: as for :class:`iwae_fast.Objective`, on the model's device.
+
+        Returns:
+            The loss before the update, a detached scalar on the device.
         """
         batch = _Batch(x, context, mask)
         self.model.check_batch(x, context)
         batch.check(self.device)
-        self.model.check_first_observations(x, mask)  # here, since a rehearsal must not wait for the device
+        self.model.check_first_observations(x, mask)  # here, since it synchronizes, which a rehearsal must not do
         self.calls += 1
         if self.reason is None and self._settings != settings(self.optimizer):
-            self._give_up("a setting of the optimizer other than its learning rate changed, which graphs hold fixed")
+            self._give_up("a setting of the optimizer other than its learning rate changed, which graphs cannot follow")
         if self.reason is not None:
             return self._run(batch).loss
-        self._rates.follow()
+        self._rates.sync()
         if (kind := self._kind(batch)) is None:
             return self._run_at_device_rates(batch).loss
         kind.batch.copy_(batch)
@@ -134,18 +139,20 @@ class CapturedStep:
         return result.loss.clone()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a run needs to go on, beside the states of the model and the optimizer.
+        """Return the state needed to resume a run, in addition to those of the model and the optimizer.
 
-        The entries are "seed", of the next step's noise, and "calls", the number of steps so far: numbers, which
-        :func:`torch.save` and JSON take. Reading the seed waits for the device.
+        The entries are "seed", the seed of the next step's noise, and "calls", the number of steps so far. Both are
+        ints, suitable for :func:`torch.save` and JSON. Reading the seed forces a device synchronization.
         """
         return {"seed": int(self.seed), "calls": self.calls}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken; captured graphs stay valid.
+        """Restore a state returned by :meth:`state_dict`; captured graphs stay valid.
 
-        The states of the model and the optimizer are loaded by themselves. Raises TypeError or ValueError for what is
-        not such a state.
+        Load the states of the model and the optimizer separately.
+
+        Raises:
+            TypeError, ValueError: ``state_dict`` is not such a state.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be what state_dict() returned, got {type(state_dict).__name__}")
@@ -161,7 +168,7 @@ class CapturedStep:
         self.calls = calls
 
     def _kind(self, batch: _Batch) -> _Kind | None:
-        """None for kinds beyond those that have graphs."""
+        """Return the kind of a batch, or None if the limit of graphs is reached."""
         signature = (*batch.signature(), *self._circumstances())
         kind = self._kinds.get(signature)
         if kind is None and len(self._kinds) < MOST_GRAPHS:
@@ -170,7 +177,7 @@ class CapturedStep:
         return kind
 
     def _circumstances(self) -> tuple[Any, ...]:
-        """What else a graph holds fixed."""
+        """Return the settings besides the batch's signature that a graph has baked in."""
         device = self.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         return autocast, self.model.training, *((p.data_ptr(), p.requires_grad) for p in self._parameters)
@@ -183,7 +190,7 @@ class CapturedStep:
         device = self.device.type
         self.optimizer.zero_grad()
         with torch.enable_grad():
-            # Weights cast earlier would be the earlier weights in every replay.
+            # Without autocast's cache: weights cast before the capture would be the old weights in every replay.
             with torch.autocast(
                 device,
                 dtype=torch.get_autocast_dtype(device),
@@ -199,7 +206,7 @@ class CapturedStep:
         return _Result(loss.detach(), cast(StepRecord, self.objective.record), tuple(p.grad for p in self._parameters))
 
     def _forget(self, *_: object) -> None:
-        """Graphs that hold the optimizer's earlier state."""
+        """Discard the graphs, which refer to the optimizer's earlier state."""
         self._kinds.clear()
         if self._recorder is not None:
             self._recorder.forget()
@@ -212,7 +219,7 @@ class CapturedStep:
 
 
 class _Batch(NamedTuple):
-    """What a step is given."""
+    """The inputs of a step."""
 
     x: Tensor
     context: tuple[Tensor, ...]
@@ -232,7 +239,7 @@ class _Batch(NamedTuple):
         return self.mask is None, *((t.shape, t.stride(), t.dtype) for t in self._tensors())
 
     def like(self) -> _Batch:
-        """Memory for as much."""
+        """Allocate an uninitialized batch of the same shapes and dtypes."""
         mask = None if self.mask is None else torch.empty_like(self.mask)
         return _Batch(torch.empty_like(self.x), tuple(map(torch.empty_like, self.context)), mask)
 
@@ -243,7 +250,7 @@ class _Batch(NamedTuple):
 
 
 class _Result(NamedTuple):
-    """What a step leaves."""
+    """The results of a step."""
 
     loss: Tensor
     record: StepRecord
@@ -251,8 +258,8 @@ class _Result(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """Batches that one graph serves."""
+    """The memory and the program for batches with the same signature."""
 
     batch: _Batch
-    """What its steps read."""
+    """The memory from which the steps read."""
     program: Program

@@ -1,4 +1,4 @@
-"""Evaluation: functions that look at a trained model and never change it."""
+"""Evaluation: functions that examine a trained model without changing it."""
 
 from .likelihood import LogLikelihood, log_likelihood
 

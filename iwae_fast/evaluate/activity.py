@@ -1,4 +1,4 @@
-"""Which latent units a model uses: those whose posterior mean follows the observation."""
+"""Active latent units: those whose posterior mean varies with the observation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..ops.samples import seed_tensor
 from .observations import chunks
 
 THRESHOLD = 1e-2
-"""Of Burda, Grosse & Salakhutdinov (2016)."""
+"""The threshold of Burda, Grosse & Salakhutdinov (2016)."""
 
 NUM_SAMPLES = 64
 OBSERVATIONS_A_BATCH = 256
@@ -25,15 +25,16 @@ OBSERVATIONS_A_BATCH = 256
 
 @dataclass(frozen=True)
 class Activity:
-    """The activity of every latent unit, in layers, the one nearest to the data first."""
+    """The activity of every latent unit, per layer; the layer nearest to the data comes first."""
 
     variance: tuple[Tensor, ...]
-    """Variance over observations of the posterior mean of each unit, (Z_l,) float64 on the CPU for each layer; in the
-    square of the unit of z, at least 0."""
+    """The variance over observations of each unit's posterior mean, (Z_l,) float64 on the CPU per layer; in squared
+    units of z, at least 0."""
     noise: tuple[Tensor, ...]
-    """The Monte Carlo noise that has been subtracted from it, (Z_l,) each; zeros for the first layer, whose posterior
-    mean the encoder gives exactly."""
+    """The Monte Carlo noise that has been subtracted from the variance, (Z_l,) per layer; zeros for the first layer,
+    whose posterior mean the encoder returns exactly."""
     threshold: float
+    """The variance above which a unit is active."""
 
     @property
     def active(self) -> tuple[Tensor, ...]:
@@ -42,12 +43,12 @@ class Activity:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many units of each layer are active."""
+        """The number of active units in each layer."""
         return tuple(int(active.sum()) for active in self.active)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many units each layer has, Z_l."""
+        """The number of units in each layer, Z_l."""
         return tuple(len(variance) for variance in self.variance)
 
 
@@ -64,22 +65,26 @@ def active_units(
 ) -> Activity:
     """Count the units u with Var_x(E[u | x]) > threshold (Burda, Grosse & Salakhutdinov 2016, section 5.2).
 
-    Above the first layer E[z_l | x] is the mean over z_{l-1} ~ q(. | x) of the encoder's mean of q(z_l | z_{l-1}). Its
-    average over ``num_samples`` draws has noise of its own, which adds E_x[Var(mean | x)] / num_samples to the variance
-    over x. That is estimated from the same draws, without bias, and subtracted; what is left of it has a standard
-    deviation of about ``noise`` sqrt(2 / B). A difference below 0 becomes 0.
+    Above the first layer, E[z_l | x] is the mean over z_{l-1} ~ q(. | x) of the encoder's mean of q(z_l | z_{l-1}). Its
+    average over ``num_samples`` draws is noisy, which adds E_x[Var(mean | x)] / num_samples to the variance over x.
+    This term is estimated from the same draws, without bias, and subtracted; the error that remains has a standard
+    deviation of about ``noise`` sqrt(2 / B). Negative differences are clamped to 0.
 
     Args:
         model: one of :mod:`iwae_fast.models`; it runs in evaluation mode.
         x: observations (B, ...), B >= 2, on the device of the model, or a loader of batches, each as for
             :func:`iwae_fast.evaluate.log_likelihood`.
-        context: (B, ...) each, what the encoder takes besides.
+        context: further inputs of the encoder, (B, ...) each.
         mask: bool, True where x is observed, broadcasting to its shape.
-        num_samples: draws for each observation, at least 2; without effect on a model with a single layer.
-        threshold: a unit is active above it; the paper's is 0.01.
+        num_samples: draws per observation, at least 2; no effect on a model with a single layer.
+        threshold: the variance above which a unit is active; the paper uses 0.01.
         seed: an int for reproducible draws; drawn from torch's generator if None.
 
-    Raises TypeError or ValueError for arguments of another kind.
+    Returns:
+        An :class:`Activity`.
+
+    Raises:
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
     if checks.positive("num_samples", num_samples) < 2:
         raise ValueError(f"num_samples must be at least 2 for a variance over them, got {num_samples}")
@@ -107,7 +112,7 @@ def active_units(
 
 
 def _mean_and_noise(means: Tensor) -> tuple[Tensor, Tensor]:
-    """From the means of k draws, (k, B, Z), their average and its variance, each (B, Z) float64 on the CPU."""
+    """Return the average of the means of k draws, (k, B, Z), and its variance; each (B, Z) float64 on the CPU."""
     means = means.double()
     average = means.mean(0)
     noise = torch.zeros_like(average) if len(means) == 1 else means.var(0) / len(means)

@@ -1,4 +1,4 @@
-"""What an evaluation has finished, kept in a file, so that one that was interrupted goes on where it stopped."""
+"""Finished results of an evaluation, saved to a file so that an interrupted evaluation can resume."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ FIELDS = ("value", "std_error", "ess", "pareto_k")
 """The results per observation of a :class:`iwae_fast.evaluate.LogLikelihood`."""
 
 PROBED_OBSERVATIONS, PROBED_SAMPLES, PROBE_SEED = 8, 4, 20160501
-"""The log-weights by which a model is known: those of its first few observations on noise that is always the same."""
+"""The probe that identifies a model: its log-weights of the first few observations on fixed noise."""
 
 PROBE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
-"""How far a probe may be off by rounding, by the dtype of the parameters, relative to its largest entry (or to 1)."""
+"""The rounding error allowed in a probe, per dtype of the parameters, relative to its largest entry (or to 1)."""
 
 PROBE_TOLERANCE_OF_HALF_PRECISION = 3e-2
 
 
 class Journal:
-    """Results of the first chunks of observations of one evaluation.
+    """The finished results of one evaluation, for its first chunks of observations.
 
-    A journal is of one model, number of samples, seed and sequence of observations. It knows the model by its
-    state_dict and by its own log-weights of the first observations on fixed noise, which see what no state_dict holds:
-    a likelihood's scale, a prior that is a distribution object, activations, the code of networks. It knows
-    observations by a digest of each chunk, so that those of a loader need to be read only once.
+    A journal belongs to one model, number of samples, seed and sequence of observations. It identifies the model by its
+    state_dict and by its log-weights of the first observations on fixed noise, which also depend on what a state_dict
+    does not contain: a likelihood's scale, a prior that is a distribution object, activations, the code of networks. It
+    identifies observations by a digest of each chunk, so that a loader is read only once.
 
     Args:
-        path: an .npz, made with the first results; its folder must exist.
+        path: an .npz file, created with the first results; its folder must exist.
         model: the model, in evaluation mode.
         num_samples: k.
         observation_offset: the index of the first observation for the noise.
 
-    Raises ValueError where the file is of another evaluation, or no journal.
+    Raises:
+        ValueError: the file belongs to another evaluation, or is not a journal.
     """
 
     def __init__(self, path: Path, model: LatentVariableModel, num_samples: int, observation_offset: int) -> None:
@@ -63,19 +64,20 @@ class Journal:
         try:
             with np.load(self.path) as file:
                 if "subject" in file and "probe" not in file:
-                    raise ValueError("an earlier version wrote it, which recorded too little of the model: delete it")
+                    raise ValueError("it was written by an earlier version without a probe of the model: delete it")
                 subject, self.seed, self.probe = str(file["subject"]), int(file["seed"]), file["probe"]
                 self.chunks, self.ends = file["chunks"].tolist(), file["ends"].tolist()
                 self.results = np.stack([file[name] for name in FIELDS])
         except (ValueError, KeyError, OSError, BadZipFile, EOFError) as error:
-            raise ValueError(f"{self.path} is no journal of an evaluation: {reason(error)}") from error
+            raise ValueError(f"{self.path} is not a journal of an evaluation: {reason(error)}") from error
         if subject != self.subject:
             raise self._another("the model's parameters, the number of samples or observation_offset")
 
     def take(self, chunk: Chunk) -> Tensor | None:
-        """Return the results of the next chunk, (4, B) in the order of ``FIELDS``, or None where it is yet to be done.
+        """Return the saved results of the next chunk, (4, B) in the order of ``FIELDS``, or None if there are none.
 
-        Raises ValueError where the journal is of another model or other observations.
+        Raises:
+            ValueError: the journal belongs to another model or to other observations.
         """
         index, self._next = self._next, self._next + 1
         digest = _chunk_digest(chunk)
@@ -93,7 +95,7 @@ class Journal:
         return torch.from_numpy(self.results[:, first : self.ends[index]]).to(chunk.x.device)
 
     def add(self, seed: int, results: Iterable[Tensor]) -> None:
-        """Take in the results of the chunk that was asked for last, each (B,) in the order of ``FIELDS``, and write the
+        """Add the results of the chunk last passed to :meth:`take`, each (B,) in the order of ``FIELDS``, and write the
         file."""
         self.seed = seed
         self.results = np.concatenate([self.results, np.stack([r.cpu().numpy() for r in results])], axis=1)
@@ -111,12 +113,12 @@ class Journal:
         replace_file(self.path, content.getvalue())
 
     def finish(self) -> None:
-        """Raise ValueError where the journal has results of more observations than there were."""
+        """Raise ValueError if the journal has results of more observations than were evaluated."""
         if self._next < len(self.chunks):
             raise self._another("the data, which have fewer observations now,")
 
     def _another(self, what: str) -> ValueError:
-        return ValueError(f"{self.path} is of another evaluation: {what} differ; delete it, or name another file")
+        return ValueError(f"{self.path} belongs to another evaluation: {what} differ; delete it, or use another file")
 
 
 @torch.no_grad()
@@ -130,7 +132,7 @@ def _probe(model: LatentVariableModel, chunk: Chunk) -> np.ndarray:
 
 
 def _alike(probe: np.ndarray, other: np.ndarray, model: LatentVariableModel) -> bool:
-    """Return whether two probes differ by rounding alone."""
+    """Return True if two probes differ by rounding alone."""
     if probe.shape != other.shape:
         return False
     dtype = next(model.parameters(), torch.empty(0)).dtype
@@ -145,7 +147,7 @@ def _chunk_digest(chunk: Chunk) -> str:
 
 
 def _digest(text: str, tensors: Iterable[tuple[str, Any]]) -> str:
-    """Return a fingerprint of named tensors, without what a state_dict holds besides tensors."""
+    """Return a SHA-256 digest of a text and of named tensors; entries that are not tensors are ignored."""
     fingerprint = hashlib.sha256(text.encode())
     for name, tensor in tensors:
         if not isinstance(tensor, Tensor):

@@ -21,41 +21,41 @@ from .observations import Chunk, chunks
 from .rows import device_rows
 
 SAMPLES_TAKEN_IN = 1024
-"""Log-weights of each observation that are collected before they are summed: finding the largest takes its time."""
+"""The number of log-weights per observation collected before they are summed: top-k is too expensive per chunk."""
 
 OBSERVATIONS_A_CHUNK = 256
 
 
 @dataclass(frozen=True)
 class LogLikelihood:
-    """Importance-sampled log p(x) of each observation, and its mean over observations, in nats."""
+    """Importance-sampled log p(x) per observation, and its mean over observations, in nats."""
 
     value: Tensor
     """log (1/k) sum w_i, (B,) float64."""
     std_error: Tensor
-    """Standard error of each value by the delta method, (B,) float64; NaN at k = 1 and where all weights are 0."""
+    """The standard error of each value by the delta method, (B,) float64; NaN at k = 1 and where all weights are 0."""
     ess: Tensor
-    """Effective sample size of the weights, (B,) float64."""
+    """The effective sample size of the weights, (B,) float64."""
     pareto_k: Tensor
-    """Shape of the weights' tail, (B,) float64: :func:`iwae_fast.diagnostics.pareto_k`. Above 0.7, more samples than
-    these are needed; NaN where it is undefined (count these apart), such as for k < 21."""
+    """The shape of the weights' tail, (B,) float64: :func:`iwae_fast.diagnostics.pareto_k`. Above 0.7, more samples are
+    needed. NaN where it is undefined, such as for k < 21; count these separately."""
 
     @property
     def mean(self) -> float:
-        """Mean over the observations."""
+        """The mean over the observations."""
         return self.value.mean().item()
 
     @property
     def mean_std_error(self) -> float:
-        """Standard error of the mean over the observations."""
+        """The standard error of the mean over the observations."""
         return (self.value.std() / math.sqrt(len(self.value))).item()
 
 
 class StreamingWeights:
-    """Sums over a stream of log-weights, kept relative to the largest so far, and the largest ones themselves; exact at
-    any split of the stream.
+    """Sums over a stream of log-weights, kept relative to the largest so far, and the largest log-weights themselves.
 
-    ``num_samples`` is how many there will be in all: it says how long the tail is.
+    The result is the same for any split of the stream. ``num_samples`` is the length of the whole stream, which
+    determines the size of the tail.
     """
 
     def __init__(self, num_samples: int, observations: int, device: torch.device) -> None:
@@ -67,10 +67,10 @@ class StreamingWeights:
         self.total_square = torch.zeros_like(self.largest)
 
     def add(self, log_weights: Tensor) -> None:
-        """Take in more samples, (k, B)."""
+        """Add more samples, (k, B)."""
         log_weights = log_weights.double()
         largest = torch.maximum(self.largest, log_weights.amax(0))
-        # inf - inf would be NaN: while all weights are zero, or one is infinite, any finite shift serves.
+        # inf - inf would be NaN: as long as all weights are zero, or one is infinite, any finite shift is correct.
         shift = torch.where(largest.isinf(), 0.0, largest)
         kept = torch.exp(self.largest - shift)
         weights = torch.exp(log_weights - shift)
@@ -82,6 +82,7 @@ class StreamingWeights:
         self.tail = candidates.topk(min(self.tail_size, len(candidates)), dim=0).values
 
     def log_likelihood(self) -> LogLikelihood:
+        """Compute the results of the samples so far."""
         k = self.count
         mean_square_ratio = k * self.total_square / self.total.square()
         return LogLikelihood(
@@ -110,37 +111,38 @@ def log_likelihood(
     progress: Callable[[int], None] | None = None,
     journal: str | Path | None = None,
 ) -> LogLikelihood:
-    """Importance-sampled log p(x), the IWAE bound with many samples (Burda, Grosse & Salakhutdinov 2016).
+    """Estimate log p(x) by importance sampling: the IWAE bound with many samples (Burda, Grosse & Salakhutdinov 2016).
 
     The model runs in evaluation mode. Memory depends on ``chunk_size``, not on ``num_samples``, and noise is a
     function of (seed, sample, observation), so the chunk size changes the result by rounding only.
 
     Args:
         model: one of :mod:`iwae_fast.models`.
-        x: observations (B, ...), on the device of the model; of integers too where the likelihood takes them.
-            ValueError where they are outside of the likelihood's support, such as pixels from 0 to 255 for "bernoulli".
+        x: observations (B, ...) on the device of the model; integers are accepted if the likelihood accepts them.
+            Values outside the likelihood's support, such as pixels from 0 to 255 for "bernoulli", raise ValueError.
             Or a DataLoader or another iterable of batches, each a tensor (b, ...) or a tuple whose first element is
-            one; batches are moved to the model's device, and the result is that of all batches as one tensor. A loader
-            that shuffles gives the results in its own order.
+            such a tensor; batches are moved to the model's device, and the result equals that of all batches as one
+            tensor. With a loader that shuffles, the results are in the loader's order.
         num_samples: k >= 1; the papers use 5000.
-        chunk_size: samples of each observation evaluated at once. If None it is chosen: on the CPU for the caches, on a
-            GPU for large products within a part of the memory that is free, and smaller where that does not suffice.
+        chunk_size: samples per observation evaluated at once. If None it is chosen automatically: on the CPU to fit the
+            caches, on a GPU for large matrix products within a fraction of the free memory, and reduced if the device
+            runs out of memory.
         seed: an int for reproducible noise; drawn from torch's generator if None.
-        context: (B, ...) each, what encoder and decoder take besides: log p(x | context).
-        mask: bool, True where x is observed, broadcasting to its shape: log p(x_observed).
-        observation_offset: the index of the first observation for the noise, at least 0: in a loop over batches, the
-            number of observations before this batch, so that each has noise of its own and one seed gives what all of
-            them as one tensor would.
+        context: further inputs of encoder and decoder, (B, ...) each; the result is log p(x | context).
+        mask: bool, True where x is observed, broadcasting to its shape; the result is log p(x_observed).
+        observation_offset: the index of the first observation for the noise, at least 0. In a loop over batches, pass
+            the number of observations before this batch: each observation then has its own noise, and the results
+            equal those of all batches as one tensor with the same seed.
         progress: called with the number of (sample, observation) pairs just evaluated.
-        journal: an .npz in which finished observations are kept, 256 at a time: called again with the same file, an
-            evaluation that was interrupted goes on where it stopped, and ends with the same bits. ValueError where the
-            file is of another model, other data, or another k, seed or offset. A loader must give the same batches
-            again.
+        journal: an .npz file to which finished observations are saved, 256 at a time. If it exists, an interrupted
+            evaluation resumes and ends with bitwise the same results. ValueError if the file belongs to another model,
+            other data, or another k, seed or offset. A loader must return the same batches again.
 
     Returns:
-        :class:`LogLikelihood`, per observation.
+        A :class:`LogLikelihood`, with one entry per observation.
 
-    Raises TypeError or ValueError, which name the argument, for arguments that are not these.
+    Raises:
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
     checks.positive("num_samples", num_samples)
     if chunk_size is not None:
@@ -153,7 +155,7 @@ def log_likelihood(
         kept = None if journal is None else Journal(Path(journal), model, num_samples, observation_offset)
         if kept is not None and kept.seed is not None:
             if seed not in (None, kept.seed):
-                raise ValueError(f"{journal} is of an evaluation with seed {kept.seed}, not {seed}")
+                raise ValueError(f"seed must be {kept.seed} or None to resume from {journal}, got {seed}")
             seed = kept.seed
         if seed is None:
             seed = int(torch.randint(2**63 - 1, (), device="cpu"))
@@ -185,16 +187,17 @@ def _observations(
     seed: int,
     progress: Callable[[int], None] | None,
 ) -> tuple[LogLikelihood, int]:
-    """Evaluate a chunk of observations, ``chunk_size`` samples at a time, or ``rows`` samples times observations.
+    """Evaluate a chunk of observations, ``chunk_size`` samples at a time, or at most ``rows`` (sample, observation)
+    pairs at a time if ``chunk_size`` is None.
 
-    Returns the results, and how many rows have turned out to fit into memory: at most ``rows``.
+    Returns the results and the number of rows that fit into memory, at most ``rows``.
     """
     x, context, mask = chunk.x, chunk.context, chunk.mask
     posterior = model.encode(x, *context, mask=mask)
     weights = StreamingWeights(num_samples, len(x), x.device)
     step = min(num_samples, chunk_size or max(1, rows // max(1, len(x))))
     taken_in = min(num_samples, -(-SAMPLES_TAKEN_IN // step) * step)
-    # One block for all: results of chunks that are kept one by one would cut up the heap.
+    # One block for all chunks: separate small results that stay alive would fragment the heap.
     waiting = torch.empty((taken_in, len(x)), dtype=torch.float64, device=x.device)
     filled = start = 0
     while start < num_samples:
@@ -213,7 +216,7 @@ def _observations(
         except torch.OutOfMemoryError:
             if chunk_size is not None or step == 1:
                 raise
-            step //= 2  # the rows were only an estimate of what fits
+            step //= 2  # `rows` was only an estimate of what fits
             rows = step * len(x)
             continue
         start, filled = start + count, filled + count

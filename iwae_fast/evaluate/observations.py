@@ -1,4 +1,4 @@
-"""Observations in chunks of rows, from one tensor or from a loader of batches."""
+"""Observations in chunks of rows, from a tensor or from a loader of batches."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..models.base import LatentVariableModel, check_model, observed_features
 
 
 class Chunk(NamedTuple):
-    """Consecutive observations, and what goes with them."""
+    """Consecutive observations with their context and mask."""
 
     first: int
-    """Index of the first row among all observations."""
+    """The index of the first row among all observations."""
     x: Tensor
     context: tuple[Tensor, ...]
     mask: Tensor | None
@@ -28,27 +28,28 @@ def chunks(
     mask: Tensor | None,
     rows: int,
 ) -> Iterator[Chunk]:
-    """Check the arguments at once, and return chunks of ``rows`` observations, of which the last may have fewer.
+    """Check the arguments immediately, and return chunks of ``rows`` observations; the last may have fewer.
 
-    The chunks do not depend on how a loader cuts its batches. No observations make one chunk of none.
+    The chunks do not depend on a loader's batch size. A tensor without observations gives one empty chunk.
 
     Args:
         model: one of :mod:`iwae_fast.models`.
         x: observations (B, ...), or an iterable of batches such as a DataLoader: each a tensor (b, ...), or a tuple or
-            list whose first element is one. Batches are moved to the device of the model's first parameter.
-        context, mask: as of the models; with an iterable they must be left out.
+            list whose first element is such a tensor. Batches are moved to the device of the model's first parameter.
+        context, mask: as for the model; must be omitted if x is an iterable.
         rows: the size of a chunk.
 
-    Raises TypeError or ValueError for what is none of these; for a later batch of an iterable when it comes.
+    Raises:
+        TypeError, ValueError: an argument is invalid. Batches of an iterable are checked when they are read.
     """
     check_model(model)
     if isinstance(x, Tensor) or not isinstance(x, Iterable) or hasattr(x, "__array__") or isinstance(x, str | bytes):
-        model.check_batch(x, context)  # type: ignore[arg-type]  # which says what x should be
+        model.check_batch(x, context)  # type: ignore[arg-type]  # raises for an x that is not a tensor
         return _of_tensor(x, tuple(context), mask if mask is None else observed_features(mask, x), rows)  # type: ignore[arg-type]
     if len(context) or mask is not None:
         raise ValueError(
-            "context and mask go with x as one tensor: for a loader of batches, call this once per batch and give each "
-            "batch its own (and log_likelihood its observation_offset)"
+            "context and mask require x to be one tensor: for a loader, call this once per batch, with the context and "
+            "mask of that batch (and, for log_likelihood, its observation_offset)"
         )
     return _of_batches(model, x, rows)
 
@@ -63,11 +64,11 @@ def _of_batches(model: LatentVariableModel, batches: Iterable[Any], rows: int) -
     first, waiting = 0, None
     for x in _tensors(model, batches):
         waiting = x if waiting is None else torch.cat([waiting, x])
-        while len(waiting) > rows:  # and not >=, so that the last chunk is never an empty one
+        while len(waiting) > rows:  # not >=, so that the last chunk is never empty
             yield Chunk(first, waiting[:rows], (), None)
             first, waiting = first + rows, waiting[rows:]
     if waiting is None:
-        raise ValueError("x has no batches: an iterator can be read only once")
+        raise ValueError("x must have at least one batch, got none: an iterator can be read only once")
     yield Chunk(first, waiting, (), None)
 
 
@@ -78,11 +79,14 @@ def _tensors(model: LatentVariableModel, batches: Iterable[Any]) -> Iterator[Ten
         x = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
         if not isinstance(x, Tensor):
             raise TypeError(
-                f"x must be a tensor, or an iterable of batches that are tensors or tuples with a tensor first: batch "
-                f"{index} is of {type(batch).__name__}"
+                f"x must be a tensor or an iterable of batches, each a tensor or a tuple whose first element is one: "
+                f"batch {index} is {type(batch).__name__}"
             )
         model.check_batch(x)
         if shape is not None and x.shape[1:] != shape:
-            raise ValueError(f"batch {index} of x is {tuple(x.shape)}, but those before are (b, {tuple(shape)})")
+            raise ValueError(
+                f"batches of x must have observations of one shape: batch {index} is {tuple(x.shape)}, those before "
+                f"are (b, {', '.join(map(str, shape))})"
+            )
         shape = x.shape[1:]
         yield x if parameter is None else x.to(parameter.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""A trained network without some of its latent units, by surgery on its weights."""
+"""Removal of latent units from a trained model by editing its weights."""
 
 from __future__ import annotations
 
@@ -17,53 +17,57 @@ KNOWN = (
     *(GaussianNetwork, DenseDecoder, DenseDecoderOfSeveral, UpperLayer, TanhLayer),
     *(nn.Linear, nn.Sequential, nn.ModuleList, nn.ModuleDict),
 )
-"""The modules that a dense model is made of."""
+"""The module types of a dense model."""
 
 
 def obstacle(model: LatentVariableModel) -> str | None:
-    """Why units of this model cannot be switched off; None where they can."""
+    """Return the reason why units of this model cannot be disabled, or None if they can."""
     if not isinstance(model, DenseVAE):
-        return f"the networks of a {type(model).__name__} are not known"
+        return f"pruning supports DenseVAE only, not {type(model).__name__}"
     for network in (model.encoder, model.decoder, model.upper):
         for name, module in network.named_modules():
             if type(module) not in KNOWN or "forward" in vars(module):
-                return f"what {name or 'a network'}, a {type(module).__name__}, makes of a unit is not known"
+                return f"the module {name or 'at the top of a network'} ({type(module).__name__}) is not supported"
             if isinstance(module, nn.Linear) and module._parameters.get("weight") is None:
-                return f"the weight of {name}, a {type(module).__name__}, is computed from others"
+                return f"the weight of {name} ({type(module).__name__}) is computed from other tensors"
     if not isinstance(model.prior, MixturePrior | VampPrior | None):
-        return f"what its prior, a {type(model.prior).__name__}, makes of a unit is not known"
+        return f"the prior {type(model.prior).__name__} is not supported"
     return None
 
 
 @torch.no_grad()
 def without_units(model: DenseVAE, kept: Sequence[Tensor]) -> DenseVAE:
-    """A copy of the model in which all latent units but the kept ones are switched off.
+    """Return a copy of the model in which all latent units except the kept ones are disabled.
 
-    A unit is switched off in two steps. The columns by which any network sees it become 0: those of the decoder or of
-    the prior of the layer below, and of the encoder of the layer above. And its rows and biases in the heads that give
-    its mean and log standard deviation become 0, so that both q and p of it are N(0, 1) whatever the observation: it
-    adds log p - log q = 0 to every log-weight (in one layer exactly, in several to rounding). The log-weights are those
-    of a model that was built without it, on the same noise of the kept units. A mixture prior of the topmost layer has
-    N(0, 1) for the unit in all of its components; a VampPrior has it from the encoder.
+    A unit is disabled in two steps. First, the weight columns that read it are set to 0: those of the decoder or of the
+    prior of the layer below, and of the encoder of the layer above. Second, its rows and biases in the heads for mean
+    and log standard deviation are set to 0, so that both its q and its p are N(0, 1) for every observation: it adds
+    log p - log q = 0 to every log-weight (exactly with one layer, up to rounding with several). The log-weights equal
+    those of a model built without the unit, for the same noise of the kept units. In a mixture prior of the topmost
+    layer the unit is N(0, 1) in all components; in a VampPrior it is so through the encoder.
 
     Args:
-        model: left as it is.
-        kept: bool (Z_l,) for each layer, the one nearest to the data first; True for units that stay.
+        model: the model; it is not changed.
+        kept: bool (Z_l,) per layer, the layer nearest to the data first; True for units that are kept.
 
-    Raises TypeError for what :func:`obstacle` names, and for masks that are not bool; ValueError for masks of other
-    shapes.
+    Returns:
+        The copy.
+
+    Raises:
+        TypeError: :func:`obstacle` returns a reason, or a mask is not bool.
+        ValueError: the number of masks or the shape of a mask is wrong.
     """
     if (reason := obstacle(model)) is not None:
-        raise TypeError(f"units of the model cannot be switched off: {reason}")
+        raise TypeError(f"units of the model cannot be disabled: {reason}")
     model = copy.deepcopy(model)
     upper = [cast(UpperLayer, layer) for layer in model.upper]
-    # By layer of z: the head networks of its q, of its p (the topmost has none), and what sees it from below and above.
+    # Per layer of z: the networks of its q and of its p (None for the topmost), and those that read it below and above.
     posteriors = [model.encoder, *(layer.encoder for layer in upper)]
     priors = [*(layer.prior for layer in upper), None]
     seen_below = [model.decoder, *(layer.prior for layer in upper)]
     seen_above = [*(layer.encoder for layer in upper), None]
     if len(kept) != len(posteriors):
-        raise ValueError(f"kept must have a mask for each of {len(posteriors)} layers, got {len(kept)}")
+        raise ValueError(f"kept must have {len(posteriors)} masks, one per layer, got {len(kept)}")
     for index, mask in enumerate(kept):
         posterior, prior = cast(GaussianNetwork, posteriors[index]), cast("GaussianNetwork | None", priors[index])
         off = ~_checked(mask, index, posterior.mean.out_features).to(posterior.mean.weight.device)
@@ -74,7 +78,7 @@ def without_units(model: DenseVAE, kept: Sequence[Tensor]) -> DenseVAE:
             for layer in _first_layers(network):
                 layer.weight[:, off] = 0.0
     if isinstance(model.prior, MixturePrior):
-        model.prior.mean[:, off] = 0.0  # of the topmost layer, the last of the loop
+        model.prior.mean[:, off] = 0.0  # `off` is that of the topmost layer, the last of the loop
         model.prior.log_std[:, off] = 0.0
     return model
 
@@ -83,7 +87,7 @@ def _checked(mask: Tensor, index: int, size: int) -> Tensor:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise TypeError(f"kept[{index}] must be a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}")
     if mask.shape != (size,):
-        raise ValueError(f"kept[{index}] must be ({size},), got {tuple(mask.shape)}")
+        raise ValueError(f"kept[{index}] must have shape ({size},), got {tuple(mask.shape)}")
     return mask
 
 
@@ -94,7 +98,7 @@ def _make_standard_normal(network: GaussianNetwork, units: Tensor) -> None:
 
 
 def _first_layers(network: nn.Module | None) -> list[nn.Linear]:
-    """The linear layers that see the network's input: its first hidden one, or its heads where it has none."""
+    """Return the linear layers that read the network's input: its first hidden layer, or its heads without one."""
     if network is None:
         return []
     hidden = [module for module in cast(nn.Sequential, network.hidden) if isinstance(module, nn.Linear)]

@@ -97,9 +97,9 @@ class Objective:
         checks.reduction(reduction)
         if dataset_size is not None and reduction != "sum":
             raise ValueError(f"dataset_size goes with reduction 'sum', got {reduction!r}")
-        realized, k = bound.realized(self.num_samples, 0)
+        bound_of_call, k = bound.for_call(self.num_samples, 0)
         with torch.no_grad():
-            realized(torch.zeros(k, 1))  # which says so where k does not suit it
+            bound_of_call(torch.zeros(k, 1))  # raises if k is invalid for this bound
         keep_large_blocks()
         self.bound = bound
         self.estimator = estimator
@@ -141,7 +141,7 @@ class Objective:
         model.check_batch(x, context)
         model.check_first_observations(x, mask)
         draw = Draw(seed_tensor(seed, x.device), self.num_samples, observation_offset=observation_offset)
-        bound, k = self.bound.realized(self.num_samples, seed)
+        bound, k = self.bound.for_call(self.num_samples, seed)
         call = Call(self, model, bound, x, context, mask, draw._replace(num_samples=k), self._kl_weight(step))
         if (loss := call.plain_loss()) is not None:
             return loss

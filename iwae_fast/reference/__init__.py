@@ -1,8 +1,8 @@
-"""The truth that every backend is tested against: plain torch, written for reading.
+"""The reference implementation of every op in plain torch, against which all backends are tested.
 
-Ordinary differentiable torch operations only, so autograd, ``torch.func``, ``torch.compile``, second
-derivatives and every device work. Inputs of half precision are widened to float32 first; float64 stays
-float64. Arguments are taken as checked: the public, checking functions are in :mod:`iwae_fast.ops`.
+It uses ordinary differentiable torch operations only, so that autograd, ``torch.func``, ``torch.compile``, second
+derivatives and all devices work. Half-precision inputs are widened to float32 first; float64 stays float64. Arguments
+are not checked here: the public functions in :mod:`iwae_fast.ops` check them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 
 def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Bring tensors to the dtype that sums are accumulated in: float64 if any is float64, else float32."""
+    """Convert tensors to the dtype in which sums are accumulated: float64 if any is float64, otherwise float32."""
     dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
     return tuple(t.to(dtype) for t in tensors)
 
@@ -29,7 +29,7 @@ def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor | None = None) -> Tensor:
-    """-1/2 sum_d [((v - m) / s)^2 + 2 log s + log 2 pi]."""
+    """Compute -1/2 sum_d [((v - m) / s)^2 + 2 log s + log 2 pi]."""
     value, mean, log_std = widen(value, mean, log_std)
     if mask is not None:
         # Masked entries are replaced before any arithmetic: a NaN times zero would still be NaN.
@@ -43,12 +43,12 @@ def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor
 
 
 def over_std(difference: Tensor, log_std: Tensor) -> Tensor:
-    """Return difference / exp(log_std), for log_std of any size.
+    """Compute difference / exp(log_std), for log_std of any size.
 
-    The difference is multiplied by exp(-log_std / 2) twice, since 1 / s may overflow where the result does not: a
-    difference of zero gives zero at every scale, with gradients that are zero and not 0 * inf = NaN.
+    The difference is multiplied by exp(-log_std / 2) twice, since 1 / s may overflow where the result does not. A
+    difference of zero gives zero at every scale, with gradients of zero instead of 0 * inf = NaN.
     """
-    # Below this any other difference overflows when it is squared. Not by clamp alone, which stops the gradient.
+    # Below this limit the square of any nonzero difference overflows. Clamping log_std itself would zero its gradient.
     least = -150.0 if log_std.dtype == torch.float32 else -1100.0
     finite = torch.where(log_std.isinf(), 0.0, log_std)
     root = torch.exp(-0.5 * (log_std.detach().clamp(min=least) + (finite - finite.detach())))
@@ -56,7 +56,7 @@ def over_std(difference: Tensor, log_std: Tensor) -> Tensor:
 
 
 def standard_gaussian_log_prob(value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """-1/2 sum_d [v^2 + log 2 pi]."""
+    """Compute -1/2 sum_d [v^2 + log 2 pi]."""
     (value,) = widen(value)
     if mask is not None:
         value = torch.where(mask, value, 0.0)
@@ -64,7 +64,7 @@ def standard_gaussian_log_prob(value: Tensor, mask: Tensor | None = None) -> Ten
 
 
 def bernoulli_log_prob(value: Tensor, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """sum_d [v l - softplus(l)]."""
+    """Compute sum_d [v l - softplus(l)]."""
     value, logits = widen(value, logits)
     if mask is not None:
         value, logits = torch.where(mask, value, 0.0), torch.where(mask, logits, 0.0)
@@ -79,7 +79,7 @@ def bernoulli_log_prob(value: Tensor, logits: Tensor, mask: Tensor | None = None
 def linear_bernoulli_log_prob(
     value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """bernoulli_log_prob(value, hidden @ weight.T + bias)."""
+    """Compute bernoulli_log_prob(value, hidden @ weight.T + bias)."""
     return bernoulli_log_prob(value, F.linear(hidden, weight, bias), mask)
 
 
@@ -91,13 +91,13 @@ def _sum_observed(terms: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:
-    """logsumexp(log_w) - log k; a column of all -inf gives -inf with zero gradient (torch gives NaN)."""
+    """Compute logsumexp(log_w) - log k; a column of all -inf gives -inf with zero gradient (torch gives NaN)."""
     (log_weights,) = widen(log_weights)
     return stopping(_log_mean_exp, log_weights.movedim(dim, -1))
 
 
 def _log_mean_exp(log_weights: Tensor) -> Tensor:
-    """Return log_mean_exp over the last axis."""
+    """Compute log_mean_exp over the last axis."""
     shift = log_weights.detach().amax(-1, keepdim=True)
     shift = torch.where(shift.isfinite(), shift, 0.0)
     total = torch.exp(log_weights - shift).sum(-1)
@@ -107,7 +107,7 @@ def _log_mean_exp(log_weights: Tensor) -> Tensor:
 
 
 def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
-    """softmax(log_w); a column of all -inf gives weights 0."""
+    """Compute softmax(log_w); a column of all -inf gives weights of 0."""
     (log_weights,) = widen(log_weights)
     shift = log_weights.detach().amax(dim, keepdim=True)
     weights = torch.exp(log_weights - torch.where(shift.isfinite(), shift, 0.0))
@@ -116,12 +116,12 @@ def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
 
 
 def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:
-    """1 / sum w~^2; a column of all -inf gives 0."""
+    """Compute 1 / sum w~^2; a column of all -inf gives 0."""
     return effective_sample_size_of_weights(normalized_weights(log_weights, dim), dim)
 
 
 def effective_sample_size_of_weights(weights: Tensor, dim: int = 0) -> Tensor:
-    """1 / sum w~^2 from normalised weights; a column of zeros gives 0."""
+    """Compute 1 / sum w~^2 from normalized weights; a column of zeros gives 0."""
     square = weights.square().sum(dim)
     empty = square == 0
     return torch.where(empty, 0.0, 1.0 / torch.where(empty, 1.0, square))
@@ -152,7 +152,7 @@ WORD = 0xFFFFFFFF
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Philox4x32-10 (Salmon et al. 2011): four 32-bit words of counter, two of key, four random words.
+    """Compute four random words from four 32-bit words of counter and two of key: Philox4x32-10 (Salmon et al. 2011).
 
     Words are int64 tensors holding 0 .. 2^32 - 1.
     """
@@ -179,11 +179,11 @@ def standard_normal(
     dtype: torch.dtype = torch.float32,
     samples: Tensor | None = None,
 ) -> Tensor:
-    """Standard normal noise (samples, observations, dimensions), each entry a function of its indices alone.
+    """Draw standard normal noise (samples, observations, dimensions), each entry a function of seed and indices alone.
 
     The counter is (dimension // 4, observation, sample, stream) and the key is the seed, so chunks and shards of
-    a larger array are the same numbers. The index of the sample is counted from ``sample_offset``, or read from
-    ``samples`` (samples, observations). Box-Muller takes u = ((bits >> 9) + 1/2) 2^-23, exact in float32, and is
+    a larger array contain the same numbers. The index of the sample is counted from ``sample_offset``, or read from
+    ``samples`` (samples, observations). Box-Muller uses u = ((bits >> 9) + 1/2) 2^-23, exact in float32, and is
     evaluated here in float64.
     """
     count, observations, dimensions = shape
@@ -215,7 +215,7 @@ def sample_gaussian(
     path_only: bool = False,
     samples: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """z = m + s eps and 1/2 sum_d [eps^2 - z^2 + 2 log s]."""
+    """Compute z = m + s eps and the log-ratio 1/2 sum_d [eps^2 - z^2 + 2 log s]."""
     mean, log_std = widen(mean, log_std)
     shape = (num_samples, mean.shape[0], mean.shape[1])
     noise = standard_normal(seed, shape, sample_offset, observation_offset, stream, mean.dtype, samples)
@@ -224,8 +224,8 @@ def sample_gaussian(
     def log_ratio(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         if not path_only:
             return 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1)
-        # The same number, but as a function of z with q's parameters held fixed: (z - m) / s, which moves as z does. It
-        # is written in m and log s, since 1 / s times the step s eps may be inf * 0.
+        # eps = (z - m) / s as a function of z alone, with q's parameters held fixed. Written in m and log s, since
+        # 1 / s times s eps may be inf * 0.
         fixed = log_std.detach()
         moved = over_std(mean - mean.detach(), fixed) + noise * torch.expm1(log_std - fixed)
         eps = noise + torch.where(moved.isfinite(), moved, 0.0)

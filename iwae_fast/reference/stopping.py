@@ -1,4 +1,4 @@
-"""Coefficients of zero in plain torch: where one arrives, nothing that is not finite goes further back."""
+"""Upstream gradients of zero in plain torch: where one arrives, no infinite or NaN gradient is propagated."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch.autograd import Function
 
 
 def stopping(function: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
-    """Return ``function(*parameters)``, whose gradients are zero where the incoming gradient is exactly zero.
+    """Compute ``function(*parameters)`` such that gradients are zero where the upstream gradient is exactly zero.
 
-    By itself autograd multiplies that zero with derivatives that may have overflowed, and 0 * inf is NaN. The function
-    works element by element or sums over the last axis, after which a coefficient stops its whole row. Parameters are
-    broadcast here, so that what is stopped is not yet summed. All else is as before: derivatives of any order, forward
-    mode and vmap.
+    Plain autograd multiplies that zero by derivatives that may have overflowed, and 0 * inf is NaN. The function must
+    work element by element or sum over the last axis; then an upstream gradient of zero zeroes its whole row.
+    Parameters are broadcast here, so that this happens before gradients are summed. Derivatives of any order, forward
+    mode and vmap work as usual.
     """
     parameters = tuple(torch.broadcast_tensors(*parameters))
     if not torch.is_grad_enabled():
         return function(*parameters)
-    # Forward mode writes tangents into what is handed on, which must not share memory with itself.
+    # Forward mode writes tangents into the tensors passed on, whose elements must not overlap in memory.
     parameters = tuple(parameter.contiguous() for parameter in parameters)
     *guarded, token = _Guard.apply(*parameters)
     return _Coefficient.apply(function(*guarded), token)
 
 
 class _Guard(Function):
-    """Hands parameters on, and a token that brings the coefficient back beside their gradients."""
+    """Identity on the parameters, with an additional token whose gradient carries the upstream gradient."""
 
     generate_vmap_rule = True
 
@@ -44,7 +44,7 @@ class _Guard(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         *of_parameters, coefficient = gradients
         stopped = coefficient == 0
-        # Only what is not finite is replaced: all else stays linear in the coefficient, for second derivatives.
+        # Only non-finite entries are replaced: the others stay linear in the coefficient, for second derivatives.
         return tuple(torch.where(stopped & ~gradient.isfinite(), 0.0, gradient) for gradient in of_parameters)
 
     @staticmethod
@@ -53,7 +53,7 @@ class _Guard(Function):
 
 
 class _Coefficient(Function):
-    """Hands a result on, and its incoming gradient to the token as well."""
+    """Identity on the result, which also sends the upstream gradient to the token."""
 
     generate_vmap_rule = True
 

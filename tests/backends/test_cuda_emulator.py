@@ -1,4 +1,4 @@
-"""That the emulator sees what is wrong with a kernel, so that the tests of CUDA kernels on it can fail."""
+"""Tests that the CUDA emulator detects errors of kernels, so that the tests of CUDA kernels on it can fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holds what nvcc made of the CUDA kernels, for GPUs that need not be here, to its limits and a committed table."""
+"""Compares nvcc's machine code of the CUDA kernels with limits and a committed table; it needs no GPU."""
 
 from __future__ import annotations
 

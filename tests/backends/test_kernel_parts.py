@@ -1,4 +1,4 @@
-"""Parts of Triton kernels that no op shows by itself."""
+"""Tests of parts of Triton kernels that no op exercises separately."""
 
 from __future__ import annotations
 

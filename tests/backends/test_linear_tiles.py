@@ -1,4 +1,4 @@
-"""Products of float32 on tensor cores: what torch's setting makes of them, and what their digits are by simulation."""
+"""Float32 products on tensor cores: the effect of torch's precision setting, and the accuracy by simulation."""
 
 from __future__ import annotations
 

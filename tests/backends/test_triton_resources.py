@@ -1,4 +1,4 @@
-"""Holds what Triton compiles the kernels to, for GPUs that need not be here, to its limits and to a committed table."""
+"""Compares Triton's machine code of the kernels with limits and a committed table; it needs no GPU."""
 
 from __future__ import annotations
 

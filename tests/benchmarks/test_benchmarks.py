@@ -1,4 +1,4 @@
-"""The benchmarks' own logic: what is refused, what is left out, what is written. No time is asserted."""
+"""Tests of the benchmarks' own logic: wrong results, failing providers, output files. No time is asserted."""
 
 from __future__ import annotations
 
@@ -435,7 +435,7 @@ def test_the_table_of_targets_says_what_is_missing() -> None:
     assert targets.table(judged, [ROW, OURS]).splitlines()[2:] == [
         "| fast | iwae_fast cpu float32 | yes | 4.00 (0.500 ms; torch eager 2.000 ms) |",
         "| faster | iwae_fast cpu float32 | NO | 4.00 (0.500 ms; torch eager 2.000 ms) |",
-        "| as pyro | iwae_fast cpu float32 | ? | what it is held against was not measured |",
+        "| as pyro | iwae_fast cpu float32 | ? | the row to compare with was not measured |",
         "| captured | | ? | not measured |",
         "| in chunks | | ? | not measured |",
     ]
@@ -604,7 +604,7 @@ def test_parts_on_a_gpu_do_not_stop_each_other_and_each_ends_in_time(tmp_path: P
     assert more.startswith("timings-more: exit 0 ")
     assert trained.startswith("training: exit 124 ")
     assert trained.endswith(", CUT SHORT")
-    assert watched == "sanitizer: not begun, there was no time left"
+    assert watched == "sanitizer: not started, no time left"
     assert closing.endswith(f"logs and results are in {out}")
     assert (out / "tests.log").read_text() == "3 passed, 1 failed\n" * 2
     assert not (out / "tests-of-ops.log").exists()

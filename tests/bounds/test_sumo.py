@@ -1,4 +1,4 @@
-"""SUMO: its value and coefficients, the law of its random number of samples, and that its mean is what it should be."""
+"""Tests of SUMO: value, coefficients, the distribution of its random number of samples, and unbiasedness."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def plain(log_weights: Tensor, survival: list[float]) -> Tensor:
     return nested[0] + sum((b - a) / p for a, b, p in zip(nested, nested[1:], survival, strict=False))
 
 
-def realized(truncation: int) -> Bound:
-    """SUMO at a T."""
+def truncated(truncation: int) -> Bound:
+    """Return SUMO at a given T, by the first seed that draws it."""
     sumo = SUMO(4)
-    found, k = next(r for r in (sumo.realized(truncation + 1, s) for s in range(10_000)) if r[1] == truncation + 1)
+    found, k = next(r for r in (sumo.for_call(truncation + 1, s) for s in range(10_000)) if r[1] == truncation + 1)
     assert k == truncation + 1
     return found
 
@@ -33,7 +33,7 @@ def test_value_and_coefficients(truncation: int) -> None:
     survival = [1.0, 1 / 2, 1 / 3, 1 / 4, *(0.9**j / 4 for j in range(1, 10))]
     log_weights = 3.0 * torch.randn(truncation + 1, 5, dtype=torch.float64)
     log_weights.requires_grad_()
-    bound = realized(truncation)
+    bound = truncated(truncation)
     value = bound(log_weights)
     torch.testing.assert_close(value, plain(log_weights, survival))
     for function, found in (
@@ -57,8 +57,8 @@ def test_number_of_samples() -> None:
     for j in range(1, 15):
         assert abs((found >= j).double().mean().item() - sumo.survival(j)) <= 1.0 / draws
     assert sumo.truncation(0.0) < 1000
-    assert {sumo.realized(3, seed)[1] for seed in range(50)} == {2, 3}
-    assert sumo.realized(1, 0)[1] == 1
+    assert {sumo.for_call(3, seed)[1] for seed in range(50)} == {2, 3}
+    assert sumo.for_call(1, 0)[1] == 1
 
 
 def test_mean_is_the_likelihood() -> None:
@@ -92,7 +92,7 @@ def test_called_by_itself_it_draws_and_says_so() -> None:
 def test_weights_of_zero() -> None:
     inf = math.inf
     log_weights = torch.tensor([[-inf, -inf, 0.0], [0.0, -inf, -inf], [1.0, -inf, 1.0]], requires_grad=True)
-    bound = realized(2)
+    bound = truncated(2)
     value = bound(log_weights)
     (gradient,) = torch.autograd.grad(value.sum(), log_weights)
     nested = math.log(1.0 / 2), math.log((1.0 + math.e) / 3)

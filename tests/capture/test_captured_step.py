@@ -1,4 +1,4 @@
-"""CapturedStep, on a tape in the place of a GPU's graphs: the updates of a loop, whatever changes between calls."""
+"""Tests of CapturedStep with a tape in place of CUDA graphs: the same updates as a plain loop, with varying inputs."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ REASONS = {
     "hook": ({}, with_a_hooked_parameter, adam, "the parameter decoder.output.bias has hooks"),
     "adam": ({}, dense, lambda p: torch.optim.Adam(p), "Adam counts its steps .* capturable=True"),
     "sgd": ({}, dense, lambda p: torch.optim.SGD(p, 0.1), "SGD reads its learning rate .* fused=True"),
-    "lbfgs": ({}, dense, lambda p: torch.optim.LBFGS(p), "LBFGS has no setting 'capturable'"),
+    "lbfgs": ({}, dense, lambda p: torch.optim.LBFGS(p), "LBFGS does not have a 'capturable' setting"),
 }
 
 
@@ -352,7 +352,7 @@ class Waiting(TapeRecorder):
     """Sees in every rehearsal that the host waits."""
 
     def rehearse(self, function: Callable[[], Any]) -> tuple[Any, str | None]:
-        return super().rehearse(function)[0], "it waits for the device, at here:1"
+        return super().rehearse(function)[0], "it forces a device synchronization at here:1"
 
 
 class Failing(TapeRecorder):
@@ -364,7 +364,7 @@ class Failing(TapeRecorder):
 
 
 @pytest.mark.parametrize(
-    ("recorder", "message"), [(Waiting, "it waits for the device"), (Failing, "RuntimeError: the cause$")]
+    ("recorder", "message"), [(Waiting, "it forces a device synchronization"), (Failing, "RuntimeError: the cause$")]
 )
 def test_what_turns_out_to_be_impossible(recorder: type[TapeRecorder], message: str) -> None:
     model, other = dense(), dense()

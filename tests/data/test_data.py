@@ -1,4 +1,4 @@
-"""Data sets: what they hold, and what is said when their files are missing or damaged."""
+"""Tests of data sets: their content, and the errors for missing or damaged files."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""Downloads: whole, interrupted, resumed, wrong; and nothing under its name before it is right."""
+"""Tests of downloads: complete, interrupted, resumed and corrupt; no file gets its final name before verification."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""Binarised MNIST, OMNIGLOT and Fashion-MNIST: small files of their forms, and the real ones where at hand."""
+"""Tests of binarized MNIST, OMNIGLOT and Fashion-MNIST: small files of their formats, and the real ones if present."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""Data of one's own: what a NumPy file is taken for, and what is said of one that will not do."""
+"""Tests of user-supplied data: how NumPy files are interpreted, and the errors for unsuitable ones."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Observations that stay in the dtype of their file: the numbers, the bits of a run, and the memory."""
+"""Tests of observations that stay in their file's dtype: values, bitwise equal runs, and memory."""
 
 import mmap
 import os

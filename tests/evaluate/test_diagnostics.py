@@ -1,4 +1,4 @@
-"""The shape of a tail: recovered from samples of known shape, fitted exactly, and streamed as at once."""
+"""Tests of the Pareto k-hat: on samples of known shape, against an exact fit, and streamed."""
 
 from __future__ import annotations
 

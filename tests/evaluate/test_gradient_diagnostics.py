@@ -1,4 +1,4 @@
-"""Diagnostics of gradients: against stacked draws, what theory says of their signal, and biases that are known."""
+"""Tests of gradient diagnostics: against stacked draws, theoretical signal-to-noise ratios, and known biases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import iwae_fast as iw
 from iwae_fast.bounds import ELBO, IWAE, JVI, PIWAE, VRIWAE
-from iwae_fast.evaluate.gradients import DIRECTIONS, Probe, student_tail
+from iwae_fast.evaluate.check_estimator import DIRECTIONS, Probe, student_tail
 
 K = 6
 
@@ -252,10 +252,10 @@ def test_groups_frozen_and_unreached_parameters() -> None:
     with pytest.raises(TypeError, match="groups must return a str, got int for 'decoder.weight'"):
         iw.gradient_snr(objective, model, x, 4, groups=len)
     model.decoder.requires_grad_(False)
-    with pytest.raises(ValueError, match="model has no trainable parameter that the loss reaches"):
+    with pytest.raises(ValueError, match="model has no trainable parameters that the loss reaches"):
         iw.gradient_snr(objective, model, x, 4)
     model.requires_grad_(False)
-    with pytest.raises(ValueError, match="model has no trainable parameter: all are frozen"):
+    with pytest.raises(ValueError, match="model has no trainable parameters: all are frozen"):
         iw.gradient_snr(objective, model, x, 4)
 
 
@@ -301,7 +301,7 @@ def test_arguments_that_are_refused() -> None:
         iw.gradient_snr(objective, model, x, 10, seed=-1)
     with torch.no_grad():
         model.decoder.log_std.fill_(math.nan)
-    with pytest.raises(ValueError, match="the gradient of encoder.weight is not finite in the draw of seed"):
+    with pytest.raises(ValueError, match="the gradient of encoder.weight is not finite in the draw with seed"):
         iw.gradient_snr(objective, model, x, 10)
 
 

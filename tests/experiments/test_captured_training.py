@@ -1,4 +1,4 @@
-"""Training by recorded steps, on a tape in the place of a GPU's graphs: the bits of training step by step."""
+"""Tests of training by recorded steps, with a tape in place of CUDA graphs: bitwise equal to plain training."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_graph_of_several_steps_never_crosses_an_epoch(digits, tmp_path, monke
 
 def test_how_steps_are_taken_is_told(digits, tmp_path) -> None:
     _, checkpoint = open_run(train(tmp_path / "eager", digits, settings(epochs=1)).folder)
-    assert checkpoint.how == "one by one: the model is on cpu: CUDA graphs are for CUDA devices"
+    assert checkpoint.how == "one by one: the model is on cpu, but CUDA graphs require a CUDA device"
     made = trainer(tmp_path / "recorded", digits, settings(), TapeRecorder())
     assert made.steps.how is None
     made.fit(Reporter())
@@ -137,7 +137,7 @@ def test_what_cannot_be_recorded_is_taken_step_by_step(digits, tmp_path) -> None
     assert made.steps.how == "one by one: RuntimeError: no more"
     assert_same_run(train(tmp_path / "eager", digits, settings()), made.run)
     warming = trainer(tmp_path / "warming", digits, settings(kl_warmup=9), TapeRecorder())
-    assert warming.steps.reason == "kl_weight is a schedule: its numbers are the host's"
+    assert warming.steps.reason == "kl_weight is a schedule: its values are computed on the host"
     assert warming.fit(Reporter())
 
 

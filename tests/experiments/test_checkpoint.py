@@ -1,4 +1,4 @@
-"""Checkpoints: everything comes back, nothing earlier gets lost, and damage is told in one line."""
+"""Tests of checkpoints: complete restoration, no loss of earlier ones, and one-line errors for damaged files."""
 
 import os
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from iwae_fast import files
 from iwae_fast.experiments.config import TrainConfig
 from iwae_fast.experiments.train.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from iwae_fast.experiments.train.runs import create_run, fill, open_run, trained_model
+from iwae_fast.experiments.train.runs import copy_matching, create_run, open_run, trained_model
 from iwae_fast.files import write_json
 
 
@@ -106,4 +106,4 @@ def test_a_checkpoint_that_does_not_fit_the_model():
     with pytest.raises(CheckpointError, match=r"does not fit the model: .*decoder\.bias"):
         trained_model(make())
     with pytest.raises(CheckpointError, match=r"does not fit the model: a$"):
-        fill({"a": torch.zeros(2), "b": torch.zeros(1)}, {"a": torch.zeros(3), "b": torch.zeros(1)})
+        copy_matching({"a": torch.zeros(2), "b": torch.zeros(1)}, {"a": torch.zeros(3), "b": torch.zeros(1)})

@@ -1,4 +1,4 @@
-"""What a run can be made of: each network, likelihood and prior trains, comes back and is reported."""
+"""Tests of the options of a run: each network, likelihood and prior trains, is restored and is reported."""
 
 from dataclasses import replace
 

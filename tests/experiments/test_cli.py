@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it: a process on real digits."""
+"""Tests of the command line as a user runs it: a process on real digits."""
 
 import csv
 import json

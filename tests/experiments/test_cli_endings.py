@@ -1,4 +1,4 @@
-"""How commands end: what signals leave behind, errors of files, and an evaluation that suits the training before it."""
+"""Tests of how commands end: after signals, with file errors, and with an evaluation whose cost fits the training."""
 
 from __future__ import annotations
 

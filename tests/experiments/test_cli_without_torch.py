@@ -1,4 +1,4 @@
-"""What the command line answers at once: help, version, completion and slips of the keyboard."""
+"""Tests of commands that must respond without importing torch: help, version, completion and usage errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluations of a run: kept side by side, of the data that they say, and nothing changed by what is refused."""
+"""Tests of a run's evaluations: several kept side by side, on the right data, and unchanged by rejected arguments."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Pixels of grey levels: Bernoulli draws as a function of (seed, index)."""
+"""Tests of binary pixels from gray levels: Bernoulli draws as a function of (seed, index)."""
 
 from __future__ import annotations
 

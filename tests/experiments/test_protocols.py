@@ -1,4 +1,4 @@
-"""How the papers trained: stages, optimisers, first weights."""
+"""Tests of the papers' training protocols: stages, optimizers, initial weights."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a report shows, part by part: numbers against what they must be, pictures by what is drawn."""
+"""Tests of the parts of a report: numbers against expected values, pictures by their content."""
 
 from __future__ import annotations
 

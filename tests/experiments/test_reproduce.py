@@ -1,4 +1,4 @@
-"""Tables of the papers: which runs they are made of, and running them."""
+"""Tests of reproducing the papers' tables: their runs, and running them."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A run that is killed again and again, wherever it happens to be, ends with the bits of one that was left alone."""
+"""Tests that a run that is killed repeatedly, at any point, ends bitwise equal to one that is not interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: it learns, it can stop and go on anywhere without a trace, and it never saves what is not finite."""
+"""Tests of training: it learns, resumes exactly from any point, and never saves non-finite values."""
 
 import shutil
 from dataclasses import replace
@@ -257,7 +257,7 @@ def test_damaged_metrics(digits, whole, tmp_path):
         ({"learning_rate": float("inf")}, "learning_rate must be positive and finite"),
         ({"seed": -1}, "seed must be in"),
         ({"bound": "vae"}, "unknown bound 'vae'"),
-        ({"bound": "miwae", "groups": 7, "k": 50}, r"MIWAE\(7\) needs a k that 7 divides, got k = 50"),
+        ({"bound": "miwae", "groups": 7, "k": 50}, r"MIWAE\(7\) needs k divisible by 7, got k = 50"),
         ({"bound": "jvi", "order": 2, "k": 2}, "needs k > 2 samples"),
         ({"bound": "elbo", "estimator": "rws"}, "does not suit"),
         ({"estimator": "magic"}, "estimator must be one of"),

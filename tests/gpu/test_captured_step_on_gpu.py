@@ -1,4 +1,4 @@
-"""Captured steps as only a GPU shows them: real graphs, against the same steps one by one."""
+"""Tests of captured steps with real CUDA graphs, against the same steps without capture."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ class Synchronizing(nn.Linear):
 @pytest.mark.parametrize(
     ("encoder", "decoder", "message"),
     [
-        (LaplaceEncoder, lambda: nn.Linear(8, 64), r"it waits for the device, at .*\.py:\d+"),
+        (LaplaceEncoder, lambda: nn.Linear(8, 64), r"it forces a device synchronization at .*\.py:\d+"),
         (None, lambda: Synchronizing(8, 64), "captur"),
     ],
     ids=["posterior", "synchronize"],
@@ -221,7 +221,7 @@ def test_what_cannot_be_captured_goes_on_one_by_one(encoder: Any, decoder: Any, 
         for x in batches(*[20] * 6):
             pair.both(x)
     assert pair.step.reason is not None
-    assert any(word in pair.step.reason for word in (message, "waits for the device"))
+    assert any(word in pair.step.reason for word in (message, "device synchronization"))
     assert torch.cuda.current_stream() == stream
     pair.agree()
     # Other captures go on to work.

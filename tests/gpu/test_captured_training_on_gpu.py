@@ -1,4 +1,4 @@
-"""Training by captured steps as only a GPU shows it: against training step by step."""
+"""Tests of training by captured steps on a GPU, against training step by step."""
 
 from __future__ import annotations
 

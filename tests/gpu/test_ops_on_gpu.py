@@ -1,5 +1,5 @@
-"""What only a GPU shows, of each backend that has kernels for it. The contract tests of every op run there too, through
-tests/support/devices.py."""
+"""Tests of ops that need a GPU, for each backend with GPU kernels. The contract tests of every op also run on a GPU,
+through tests/support/devices.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every likelihood over its whole range of parameters: values, means and gradients against arithmetic of many digits.
+"""Tests of every likelihood over its whole range of parameters: values, means and gradients, in high-precision
+arithmetic.
 
 Errors are counted in roundings of the dtype, relative to 1 + |exact|. Negative binomials are computed in float64 and
 rounded to the dtype.

@@ -1,4 +1,4 @@
-"""Likelihoods: against torch.distributions in float64, and what a model makes of each."""
+"""Tests of likelihoods against torch.distributions in float64, and of models that use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Points in latent space: of observations, of a whole data set, and the size of the space."""
+"""Tests of latent representations: of observations, of a whole data set, and their dimension."""
 
 from __future__ import annotations
 

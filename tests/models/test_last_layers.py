@@ -1,4 +1,4 @@
-"""Last layers of every kind: objective, gradients and likelihood are those of calling the decoder."""
+"""Tests of last layers of every kind: objective, gradients and likelihood equal those of calling the decoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole objectives, value and every gradient, and evaluation, on each backend with kernels against the reference."""
+"""Tests of whole objectives (value and every gradient) and of evaluation, on each backend against the reference."""
 
 from __future__ import annotations
 

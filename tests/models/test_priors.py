@@ -1,4 +1,4 @@
-"""Priors and posteriors of one's own: densities, draws, and the gradient of every estimator by its definition."""
+"""Tests of custom priors and posteriors: densities, draws, and the gradient of every estimator by its definition."""
 
 from __future__ import annotations
 

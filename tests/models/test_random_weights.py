@@ -1,4 +1,4 @@
-"""Random network weights (IWAER): the log-weights written out, two ways to draw, and what trains them."""
+"""Tests of random network weights (IWAER): explicit log-weights, two ways to draw, and estimators that train them."""
 
 from __future__ import annotations
 

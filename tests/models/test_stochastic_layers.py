@@ -1,4 +1,4 @@
-"""Models of several stochastic layers and of binary latents, apart from their gradients."""
+"""Tests of models with several stochastic layers and with binary latents, except for their gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Priors and posteriors of one support, and of two: what is refused, and what the accepted ones give."""
+"""Tests of priors and posteriors with equal and different supports: errors, and the results of accepted pairs."""
 
 from __future__ import annotations
 

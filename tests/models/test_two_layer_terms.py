@@ -1,5 +1,5 @@
-"""The five terms of a two-layer log-weight, each by itself against its formula in NumPy: matrix products of the
-parameters by name, tanh, and the densities written out. Only the noise is the package's."""
+"""Tests of the five terms of a two-layer log-weight, each against its formula in NumPy: matrix products of the named
+parameters, tanh, and explicit densities. Only the noise is taken from the package."""
 
 from __future__ import annotations
 

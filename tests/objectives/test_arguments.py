@@ -1,4 +1,4 @@
-"""What a call of an objective may bring besides x: masks, context, a weight of the divergence, the size of the data."""
+"""Tests of an objective's arguments besides x: masks, context, the weight of the divergence, the data set size."""
 
 from __future__ import annotations
 

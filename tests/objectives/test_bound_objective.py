@@ -1,4 +1,4 @@
-"""An objective and its model as one module, as trainers call it."""
+"""Tests of an objective and its model combined in one module, as trainers call it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunks, tolerances and budgets: what is exact equals all samples at once, what is drawn equals them on average."""
+"""Tests of chunks, tolerances and budgets: exact ones equal all samples at once, random ones do so on average."""
 
 from __future__ import annotations
 

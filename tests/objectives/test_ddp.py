@@ -1,4 +1,4 @@
-"""Distributed data parallel on two CPU processes gives the gradient of the whole batch."""
+"""Tests that distributed data parallel on two CPU processes gives the gradient of the whole batch."""
 
 from __future__ import annotations
 

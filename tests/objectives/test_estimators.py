@@ -1,4 +1,4 @@
-"""Gradient estimators: against their definitions sample by sample, each other on average, and the exact oracle."""
+"""Tests of gradient estimators: against their definitions, each other on average, and an exact model."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_gradient_is_the_sum_over_samples_and_the_value_the_bound(name: str, bou
     objective = iw.Objective(bound, estimator, num_samples=K)
     expected = plain_gradients.gradients(bound, estimator, K, model, x, 1)
     torch.testing.assert_close(gradients(objective, model, x, 1), expected)
-    realized, k = bound.realized(K, torch.tensor(1))
-    value = realized(model.log_weights(x, k, 1)).detach()
+    bound_of_call, k = bound.for_call(K, torch.tensor(1))
+    value = bound_of_call(model.log_weights(x, k, 1)).detach()
     torch.testing.assert_close(objective(model, x, seed=1).detach(), -value.mean())
     torch.testing.assert_close(objective.last.value, value)
 

@@ -1,8 +1,8 @@
-"""Training to a known answer: the linear-Gaussian model's maximum of likelihood is that of probabilistic PCA.
+"""Tests of training to a known optimum: the linear-Gaussian model's maximum likelihood is that of probabilistic PCA.
 
 With p(z) = N(0, I) and p(x | z) = N(W z + b, s^2 I) the maximum follows from the eigenvalues of the data's covariance
 (Tipping & Bishop 1999), and the columns of W may be orthogonal there. The posterior is then diagonal, a linear encoder
-can be it, and every bound is tight: whatever the bound and the estimator, training must arrive at one number.
+can represent it, and every bound is tight: training must reach the same value for every bound and estimator.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What compilers and transforms of torch see of whole calls, and what they must not see."""
+"""Tests of whole calls under torch's compilers and function transforms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Observations with several axes of features, such as images."""
+"""Tests of observations with several feature axes, such as images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results may be changed in place before they go backward, as ``loss /= steps`` does to accumulate gradients."""
+"""Tests that results may be changed in-place before the backward pass, as in ``loss /= steps``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Gradients that a forward pass made ahead, and the one that then comes: where its number can be looked at, as on a
-CPU, and where nobody waits for it, as on a GPU."""
+"""Tests of gradients that the forward pass computes in advance, and their scaling by the upstream gradient: with
+a value that the host can read, as on a CPU, and without a synchronization, as on a GPU."""
 
 from __future__ import annotations
 

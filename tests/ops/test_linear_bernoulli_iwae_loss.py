@@ -1,4 +1,4 @@
-"""From a linear layer to the IWAE loss in one op."""
+"""Tests of a linear layer and the IWAE loss in one op."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bernoulli_log_prob of a linear layer's output: the logits are never stored."""
+"""Tests of bernoulli_log_prob of a linear layer's output, which never stores the logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dense layer with tanh in one op."""
+"""Tests of a dense layer with tanh in one op."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""normalized_weights and effective_sample_size."""
+"""Tests of normalized_weights and effective_sample_size."""
 
 from __future__ import annotations
 

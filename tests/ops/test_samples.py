@@ -1,4 +1,4 @@
-"""sample_gaussian and the noise under it."""
+"""Tests of sample_gaussian and of its noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/numerics.md says of special values: of every op on every backend, and of every bound and estimator."""
+"""Tests of docs/numerics.md on special values, for every op on every backend, and every bound and estimator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every example runs as it is, and learns."""
+"""Tests that every example runs and learns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What importing does not do."""
+"""Tests of the side effects that importing must not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every public function that takes observations takes the same ones, and says of others in one line what is wrong."""
+"""Tests that all public functions accept the same observations, and raise one-line errors for others."""
 
 from __future__ import annotations
 

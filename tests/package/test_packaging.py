@@ -1,4 +1,4 @@
-"""The package as it is installed: wheels built in isolation, with and without a compiler."""
+"""Tests of the installed package: wheels built in isolation, with and without a compiler."""
 
 from __future__ import annotations
 

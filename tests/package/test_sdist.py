@@ -1,4 +1,4 @@
-"""The source distribution: all that building and testing need, and a page for an index."""
+"""Tests of the source distribution: complete for building and testing, with a page for a package index."""
 
 from __future__ import annotations
 

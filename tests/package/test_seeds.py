@@ -1,4 +1,4 @@
-"""Derived seeds: repeatable, apart, in range."""
+"""Tests of derived seeds: repeatable, distinct, in range."""
 
 import pytest
 import torch

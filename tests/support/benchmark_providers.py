@@ -1,4 +1,4 @@
-"""Providers as the tests of the benchmarks need them, in a module that a worker process can import."""
+"""Providers for the tests of the benchmarks, in a module that a worker process can import."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ CHECK = Check(truth, partial(agreement.of_entries, tolerance=1e-3))
 
 
 def of_factor(factor: float) -> Task:
-    """Right where the factor is 1; allocates and keeps 1000 bytes a factor, and a state at the first call."""
+    """Return a task that is correct for a factor of 1.
+
+    It allocates and keeps 1000 bytes times the factor, and a state in the first call.
+    """
     state: list[torch.Tensor] = []
 
     def run() -> torch.Tensor:
@@ -54,7 +57,7 @@ def sleeps() -> Task:
 
 
 def work(*others: Provider, metric: str = "seconds") -> Work:
-    """A baseline, ours, and others."""
+    """Return a workload with a baseline, one of our providers, and others."""
     providers = (
         Provider(BASELINE, partial(of_factor, 1.0), CHECK),
         Provider("iwae_fast", partial(of_factor, 1.0), CHECK, "ours", "iwae_fast"),

@@ -1,4 +1,4 @@
-"""What every op promises, as tests that the op's own file inherits."""
+"""The contract of every op, as tests that the op's own test file inherits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from iwae_fast.backends import BackendError
 
 
 def gradients(function: Callable[..., Tensor], inputs: list[Tensor], grad_seed: int) -> tuple[Tensor, list[Tensor]]:
-    """The result for these inputs, and their gradients under a random incoming gradient."""
+    """Compute the result for these inputs, and their gradients for a random upstream gradient."""
     leaves = [t.detach().requires_grad_() for t in inputs]
     result = function(*leaves)
     incoming = torch.randn(result.shape, generator=torch.Generator().manual_seed(grad_seed), dtype=torch.float64)
@@ -28,7 +28,7 @@ def gradients(function: Callable[..., Tensor], inputs: list[Tensor], grad_seed: 
 
 
 class Contract:
-    """Holds for every differentiable op. ``example`` gives small float64 inputs, ``call`` runs the op on inputs."""
+    """The contract of every differentiable op; ``example`` returns small float64 inputs, ``call`` runs the op."""
 
     names: ClassVar[tuple[str, ...]]
 
@@ -46,7 +46,7 @@ class Contract:
 
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     def test_gradcheck(self, backend: str) -> None:
-        # In Triton's interpreter a call takes milliseconds: random directions of all inputs at once, not each entry.
+        # A call takes milliseconds in Triton's interpreter: check random directions of all inputs, not each entry.
         fast = backend == "triton" and device_of(backend) == "cpu"
         assert gradcheck(lambda *t: self.call(*t, backend=backend), self.leaves(), fast_mode=fast)
 
@@ -222,7 +222,7 @@ class Contract:
 
 
 class DensityContract(Contract):
-    """Holds for log-densities summed over the last axis; ``terms`` gives the float64 terms of the sum."""
+    """The contract of log-densities summed over the last axis; ``terms`` returns the float64 terms of the sum."""
 
     @staticmethod
     def call(*inputs: Tensor, mask: Tensor | None = None, backend: str | None = None) -> Tensor:
@@ -255,8 +255,8 @@ class DensityContract(Contract):
         if mask is not None:
             terms = torch.where(mask, terms, 0.0)
         tolerances.assert_no_worse(ours, eager, exact, tolerances.sum_allowance(ours.dtype, terms))
-        # Terms cancel, within one (v - sigmoid(l) is of size 1 before it is small) and over broadcast axes: what they
-        # were is seen in the gradients that were not summed.
+        # Terms cancel, within one entry (v - sigmoid(l) is a difference of numbers of size 1) and over broadcast axes:
+        # their size before cancellation is taken from the gradients that are not summed.
         largest = (4.0 + max(float(exa.abs().max()) for exa in exact_grads)) * ours.numel()
         for our, eag, exa, source in zip(our_grads, eager_grads, exact_grads, inputs, strict=True):
             assert our.dtype == source.dtype

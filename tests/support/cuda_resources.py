@@ -1,5 +1,5 @@
-"""What nvcc made of the kernels of csrc/cuda, as a table: registers, spills, shared memory, widths of loads and stores.
-It reads the machine code in the built extension, and needs no GPU.
+"""A table of nvcc's machine code for the kernels of csrc/cuda: registers, spills, shared memory, widths of loads and
+stores. It is read from the built extension, and needs no GPU.
 
     python tests/support/cuda_resources.py [--write]
 
@@ -30,7 +30,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def tool() -> str | None:
-    """cuobjdump, of CUDA or of Triton."""
+    """Return the path of cuobjdump, from CUDA or from Triton, or None."""
     if (found := shutil.which("cuobjdump")) is not None:
         return found
     if (spec := find_spec("triton")) is None or spec.origin is None:
@@ -40,14 +40,14 @@ def tool() -> str | None:
 
 
 def missing() -> str | None:
-    """Why there is no table here, or None."""
+    """Return the reason why no table can be made here, or None."""
     if not hasattr(MODULE, "cuda"):
         return "the extension was built without CUDA"
     return "there is no cuobjdump" if tool() is None else None
 
 
 def compiler() -> str | None:
-    """The version of nvcc, which a table is for."""
+    """Return the version of nvcc, on which a table depends."""
     if (nvcc := shutil.which("nvcc")) is None:
         return None
     told = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
@@ -83,7 +83,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def by_kernel(listing: str) -> Iterator[tuple[int, str, str]]:
-    """Architecture, mangled name and lines of each kernel in what cuobjdump lists."""
+    """Yield architecture, mangled name and lines of each kernel in the output of cuobjdump."""
     for image in re.split(r"^(?=arch = sm_)", listing, flags=re.M)[1:]:
         architecture = int(image.split("sm_", 1)[1][:2])
         for part in re.split(r"Function\s*:?\s*(?=_Z)", image)[1:]:
@@ -92,7 +92,7 @@ def by_kernel(listing: str) -> Iterator[tuple[int, str, str]]:
 
 
 def readable(mangled: list[str]) -> list[str]:
-    """Such as log_prob_kernel<BernoulliDensity<float>, Vector<BFloat16, 4>>."""
+    """Return demangled names, such as log_prob_kernel<BernoulliDensity<float>, Vector<BFloat16, 4>>."""
     told = subprocess.run(["c++filt"], input="\n".join(mangled), capture_output=True, text=True, check=True).stdout
     names = (name.split("(")[0].removeprefix("void ").replace("iwae::cuda::", "") for name in told.splitlines())
     return [name.replace(" >", ">").strip() for name in names]

@@ -1,4 +1,4 @@
-"""What each process of test_ddp.py runs: a module of its own, so that a spawned process can import it."""
+"""The code of each process in test_ddp.py, in a module that a spawned process can import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs an op on the device of its backend, from tensors on the CPU and back: one test serves every backend."""
+"""Runs ops on the device of their backend, from tensors on the CPU and back, so that one test covers every backend."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable())))
     for name, native in NATIVE.items()
 ]
-"""Each backend with kernels, as a parameter of a test; skipped, with the reason, where it cannot run."""
+"""Each backend with kernels, as a test parameter; skipped with the reason if it cannot run."""
 
 COMPILED = [backend for backend in BACKENDS if backend.values[0] != "triton"]
-"""Without Triton's, whose interpreter takes seconds for what these do in milliseconds."""
+"""The backends without Triton, whose interpreter takes seconds where these take milliseconds."""
 
 TRITON = [backend for backend in BACKENDS if backend.values[0] == "triton"]
-"""That one alone, for which tests draw fewer examples."""
+"""The Triton backend alone, for which tests draw fewer examples."""
 
 COMPILATIONS = [
     pytest.param(*backend.values, dynamic, marks=backend.marks)
@@ -29,7 +29,8 @@ COMPILATIONS = [
     for dynamic in (True, False)
     if dynamic or backend is BACKENDS[0]
 ]
-"""Pairs of a backend and whether shapes are dynamic. Tracing asks little of a backend: static shapes need one."""
+"""Pairs of a backend and True for dynamic shapes. Tracing hardly depends on the backend: one is enough for static
+shapes."""
 
 ALL = [*BACKENDS, "reference"]
 
@@ -39,7 +40,7 @@ def device_of(backend: str | None) -> str:
 
 
 def run(function: Callable[..., Any], *arguments: Any, backend: str | None = None, **options: Any) -> Any:
-    """``function(..., backend=backend)`` on tensors moved to the backend's device; the results come back."""
+    """Run ``function(..., backend=backend)`` on tensors moved to the backend's device, and move the results back."""
     device = device_of(backend)
     if device == "cpu":
         return function(*arguments, backend=backend, **options)
@@ -49,21 +50,21 @@ def run(function: Callable[..., Any], *arguments: Any, backend: str | None = Non
 
 
 def place(argument: Any, device: str) -> Any:
-    """A tensor on the device, laid out in memory as it was; other arguments as they are."""
+    """Move a tensor to the device with its memory layout; return other arguments unchanged."""
     if not isinstance(argument, Tensor):
         return argument
     return argument.to(device) if _is_plain(argument) else _Move.apply(argument, device)
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether ``to`` keeps all there is to keep, or nothing else is possible."""
+    """Return True if ``to`` preserves the memory layout, or if nothing else is possible (while tracing)."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return True
     return tensor.layout != torch.strided or (tensor.is_contiguous() and tensor.storage_offset() == 0)
 
 
 class _Move(torch.autograd.Function):
-    """Moves the memory under a tensor, not only its elements: ``to`` makes expanded and strided tensors contiguous."""
+    """A move of a tensor's underlying memory: ``to`` would make expanded and strided tensors contiguous."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, device: str) -> Tensor:

@@ -17,7 +17,7 @@ from torch.distributions import (
 
 
 class AsDistribution(nn.Module):
-    """Another encoder's (mean, log_std), as ``build`` has it."""
+    """An encoder that returns ``build(mean, log_std)`` of another encoder's output."""
 
     def __init__(self, encoder: nn.Module, build: Callable[[Tensor, Tensor], Distribution]) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Wrapped(nn.Module):
 
 
 def affine_flow(mean: Tensor, log_std: Tensor) -> Distribution:
-    """The Gaussian, in a form that nothing but torch.distributions knows as one."""
+    """Return a Gaussian in a form that only torch.distributions can evaluate."""
     base = Normal(torch.zeros_like(mean), torch.ones_like(mean))
     return TransformedDistribution(Independent(base, 1), AffineTransform(mean, log_std.exp(), event_dim=1))
 

@@ -1,8 +1,8 @@
-"""Runs the kernels of csrc/cuda on CPU tensors, where there is no GPU: compiled for the CPU with
-cuda_emulator/emulator.h in the place of CUDA, they are the "cuda" backend of the tests.
+"""The kernels of csrc/cuda on CPU tensors, for machines without a GPU: compiled for the CPU with
+cuda_emulator/emulator.h in place of CUDA, they are the "cuda" backend of the tests.
 
-What a GPU does besides, this does not show: its instructions for exponentials and reciprocals, memory that several
-blocks write at once, and time.
+The emulation does not cover the GPU's instructions for exponentials and reciprocals, concurrent writes of several
+blocks to the same memory, and timing.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ FOLDERS = (ROOT / "csrc", SOURCE.parent)
 FLAGS = (
     *("-O1", "-g0", "-std=c++17", "-shared", "-fPIC", "-DIWAE_ISA=cuda"),
     *("-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-clobbered"),
-    "-U_FORTIFY_SOURCE",  # which takes a change of fibers for a mistake
+    "-U_FORTIFY_SOURCE",  # which mistakes a switch of fibers for an error
 )
 
 
 def install() -> None:
-    """Make the kernels the "cuda" backend, where a compiler is there to build them.
+    """Install the kernels as the "cuda" backend, if there is a compiler to build them.
 
-    Compiling takes a minute or two. It begins now, beside the first tests; the first that needs a kernel waits for it.
+    Compiling takes a minute or two. It starts now, in parallel with the first tests; the first test that needs a kernel
+    waits for it.
     """
     if shutil.which("g++") is None:
         return
@@ -81,7 +82,7 @@ class Kernels:
 
 
 class Memory:
-    """What a call asks for, for as long as it runs."""
+    """The memory requested by a call, kept alive while it runs."""
 
     def __init__(self) -> None:
         self.taken: list[Tensor] = []
@@ -92,7 +93,7 @@ class Memory:
 
 
 def target() -> Path:
-    """Return where the module of just these sources is, or will be."""
+    """Return the path of the module for the current sources, which may not exist yet."""
     sources = sorted(path for folder in FOLDERS for path in folder.rglob("*") if path.suffix in (".h", ".cu", ".cpp"))
     texts = b"".join(path.read_bytes() for path in sources)
     version = hashlib.sha256(" ".join((*FLAGS, sys.version)).encode() + texts).hexdigest()[:16]
@@ -100,8 +101,8 @@ def target() -> Path:
 
 
 def build() -> Path:
-    """Return the compiled module; it is made if it is not there, by one process while others wait."""
-    import fcntl  # of POSIX alone
+    """Return the compiled module; if it does not exist, one process builds it while others wait."""
+    import fcntl  # POSIX only
 
     compiled = target()
     compiled.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
-"""Launches every kernel of a backend through the public functions, at small and odd sizes, and holds results and
-gradients against the reference: ``python tests/support/every_kernel.py cuda``. Memory checkers run this.
+"""Launches every kernel of a backend through the public functions, at small and odd sizes, and compares results and
+gradients with the reference: ``python tests/support/every_kernel.py cuda``. Memory checkers run this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from iwae_fast.backends import NATIVE
 from iwae_fast.ops.samples import standard_normal
 
 ALLOWED = {torch.float64: 1e-10, torch.float32: 5e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
-"""Of the largest entry of a result, by its dtype. What tests of each op hold it to is stricter."""
+"""The allowed error relative to the largest entry of a result, by dtype. The tests of each op are stricter."""
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -27,18 +27,18 @@ STRIDE = 11
 
 
 class Case(NamedTuple):
-    """A call: ``function(*inputs, backend=...)``."""
+    """A call of the form ``function(*inputs, backend=...)``."""
 
     name: str
     function: Callable[..., Any]
     inputs: Sequence[Tensor | None]
     leaves: Sequence[int] = ()
-    """Which inputs get a gradient."""
+    """The indices of the inputs that get a gradient."""
     factor: float = 1.0
-    """The incoming gradient is so many times one."""
+    """The value of every entry of the upstream gradient."""
 
     def run(self, backend: str, device: str, double: bool = False) -> list[Tensor]:
-        """The results and the gradients of the leaves."""
+        """Return the results and the gradients of the leaves."""
         given = []
         for index, tensor in enumerate(self.inputs):
             if tensor is not None:
@@ -55,7 +55,7 @@ class Case(NamedTuple):
 
 
 def moved(tensor: Tensor, device: str) -> Tensor:
-    """With the strides that it has: ``to`` would make an expanded tensor whole."""
+    """Move a tensor with its strides: ``to`` would materialize an expanded tensor."""
     base = tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
     return base.to(device).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
@@ -119,7 +119,7 @@ def losses() -> Iterator[Case]:
 
 
 def weightless(*inputs: Tensor, backend: str) -> Tensor:
-    """Without the infinite loss, which has no distance from another."""
+    """Compute the loss without its infinite entries, whose differences would be NaN."""
     return iw.bernoulli_iwae_loss(*inputs, reduction="none", backend=backend).clamp(max=1e4)
 
 
@@ -173,7 +173,7 @@ def linear_layers() -> Iterator[Case]:
 
 
 def wrong(case: Case, backend: str, device: str) -> str | None:
-    """What is, of a backend's results, or None."""
+    """Describe the errors of a backend's results, or return None."""
     ours = case.run(backend, device)
     exact = case.run("reference", "cpu", double=True)
     for index, (our, exa) in enumerate(zip(ours, exact, strict=True)):
@@ -191,7 +191,7 @@ def main(backend: str) -> int:
         return 2
     device = NATIVE[backend].device
     every = list(cases())
-    # In strides: what is stopped early has seen something of everything.
+    # In strides, so that a run that is stopped early has covered some cases of every kind.
     order = [case for first in range(STRIDE) for case in every[first::STRIDE]]
     failures = [what for case in order if (what := wrong(case, backend, device)) is not None]
     print("\n".join([*failures, f"{len(every)} calls of every kernel of {backend}, {len(failures)} wrong"]))

@@ -1,4 +1,4 @@
-"""Log-probabilities of single features as they are defined, and means, in arithmetic of many digits."""
+"""Log-probabilities of single features by their definitions, and means, in high-precision arithmetic."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def categorical_mean(*logits: mpf) -> mpf:
 
 
 def value_and_gradient(function: Density, arguments: tuple[float, ...], first: int = 0) -> list[float]:
-    """A function of numbers, and its derivatives by all but the ``first`` of them."""
+    """Compute a function of numbers and its derivatives with respect to all arguments after the ``first``."""
     largest = max(arguments[first:])
-    # Poisson's distribution is what e^800 + 1 - e^800 leaves of a negative binomial one; logits of 10^4 need no more.
+    # Enough digits for a negative binomial near its Poisson limit, with e^800 + 1 - e^800, and for logits of 10^4.
     with mpmath.workdps(DIGITS + (int(largest) if 0.0 < largest < 2000.0 else 0)):
         numbers = [mpf(a) for a in arguments]
         results = [function(*numbers)]

@@ -1,4 +1,4 @@
-"""Processes of tests, forked from one that has imported what takes seconds."""
+"""Processes of tests, forked from one that has already imported slow modules."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ IMPORTED = (
     "torch._dynamo",
     "torch.distributed",
 )
-"""Modules for all tests: a process has one fork server, whose modules are decided when it starts."""
+"""The modules imported for all tests: a process has one fork server, whose modules are fixed when it starts."""
 
 
 def context() -> ForkServerContext:
-    """Return a multiprocessing context whose processes have ``IMPORTED``, where they are installed."""
+    """Return a multiprocessing context whose processes have imported the installed modules of ``IMPORTED``."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(IMPORTED))
     return context

@@ -1,5 +1,5 @@
-"""Runs code in a new process that has third-party packages imported and nothing of this one: a fork of a process that
-imported them once, so that a test need not wait for torch."""
+"""Runs code in a new process that has imported third-party packages, but not this one. It is forked from a process that
+imported them once, so that tests do not wait for torch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ for line in sys.stdin:
 
 IMPORTED = (
     "torch",
-    "torch._dynamo",  # which any torch.optim.Optimizer imports when it is made
+    "torch._dynamo",  # every torch.optim.Optimizer imports it
     "matplotlib.pyplot",
     "sklearn.datasets",
     "typer",
@@ -58,7 +58,7 @@ IMPORTED = (
 
 
 def run(code: str, *arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the code with these arguments and changes of the environment; returns its exit code and output."""
+    """Run the code with these arguments and environment changes, and return its exit code and output."""
     if not hasattr(os, "fork"):
         command = [sys.executable, "-c", code, *arguments]
         changed = {**os.environ, **environment}

@@ -1,5 +1,5 @@
-"""A recorder for the CPU that does to a function what a CUDA graph does: it repeats its operations, on the same memory,
-and nothing of its Python. What the host had read from a tensor, or computed by itself, stays what it was."""
+"""A recorder for the CPU that behaves like a CUDA graph: a replay repeats a function's operations on the same memory,
+but not its Python code. Values that the host had read from a tensor, or computed itself, stay fixed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from iwae_fast import ops
 from iwae_fast.capture import Recording
 
 OPS = str(Path(ops.__file__).parent)
-"""The folder whose code reads values of CPU tensors alone: it does not do so on a GPU, or the value is the same each
-time."""
+"""The folder whose code may read values of CPU tensors: on a GPU it does not read them, or the value never changes."""
 
 
 class Tape(TorchDispatchMode):
-    """Notes every operation inside, with its operands and results."""
+    """A mode that records every operation, with its operands and results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,12 +41,12 @@ class Tape(TorchDispatchMode):
         for func, args, kwargs, result in self.calls:
             again = func(*args, **kwargs)
             for returned, old, new in zip(func._schema.returns, _several(result), _several(again), strict=True):
-                if returned.alias_info is None:  # else it is memory that the operation was given
+                if returned.alias_info is None:  # otherwise it is memory passed to the operation
                     _overwrite(old, new)
 
 
 class TapeRecorder:
-    """Records on tapes; what a recording does, its first replay has done already."""
+    """A recorder that records on tapes. Recording runs the function, so the first replay does nothing."""
 
     def __init__(self) -> None:
         self.rehearsed = self.recorded = self.replayed = self.forgotten = 0
@@ -88,7 +87,7 @@ def _several(result: Any) -> tuple[Any, ...]:
 
 
 def _overwrite(old: Any, new: Any) -> None:
-    """What the operation returned then by what it returned now."""
+    """Overwrite the recorded results of an operation by its new results."""
     for before, now in zip(_tensors(old), _tensors(new), strict=True):
         before.copy_(now)
 

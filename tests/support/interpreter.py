@@ -1,4 +1,4 @@
-"""Three mends of Triton's interpreter, so that tests in it are quick and hold kernels to the GPU's rounding."""
+"""Three patches of Triton's interpreter, which make tests fast and its rounding that of a GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def mend() -> None:
 
 
 def _search_once() -> None:
-    """It searches Triton's language for builtins at every call of a helper function; the first time is enough."""
+    """Search Triton's language for builtins once per helper function, not at every call."""
     searched = set()
 
     def call(self: interpreter.InterpretedFunction, *arguments: Any, **options: Any) -> Any:
@@ -30,7 +30,7 @@ def _search_once() -> None:
 
 
 def _round_to_nearest() -> None:
-    """It cuts off the digits that bfloat16 lacks; GPUs round to nearest, ties to even, as torch does."""
+    """Round to bfloat16 to nearest, ties to even, as GPUs and torch do; the interpreter truncates."""
     convert = interpreter._convert_float
 
     def rounded(values: np.ndarray, source: tl.dtype, target: tl.dtype, mode: Any) -> np.ndarray:
@@ -42,7 +42,7 @@ def _round_to_nearest() -> None:
 
 
 def _reduce_in_a_tree() -> None:
-    """It reduces by a function of two numbers one element after the other; halves of the axis at a time are as good."""
+    """Reduce with a binary function by halving the axis, not element by element, which is slow."""
 
     def tree(self: interpreter.ReduceOps, inputs: tuple[tl.tensor, ...]) -> list[tl.tensor]:
         parts = list(inputs)

@@ -1,4 +1,4 @@
-"""What each process of test_resume_after_kill.py runs: the command line, killed at a line of what training does."""
+"""The code of each process in test_resume_after_kill.py: the command line, killed at a given line during training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ WATCHED = {module.__file__ for module in (checkpoint, files, metrics, training)}
 
 
 def command_line(arguments: list[str], lines: int | None) -> None:
-    """Run it with a checkpoint after every step; dead after so many lines from the first step on, unless None."""
+    """Run the command line with a checkpoint after every step; kill it ``lines`` lines after the first step starts,
+    unless None."""
     training.SAVE_SECONDS = training.SAVE_WITHIN_EPOCH_SECONDS = 0.0
     if lines is not None:
         take_steps, trace = training.Trainer.take_steps, kill_after(lines)
@@ -31,14 +32,17 @@ def command_line(arguments: list[str], lines: int | None) -> None:
 
 
 def kill_after(lines: int) -> Callable[[FrameType, str, Any], Any]:
-    """A trace function that lets so many lines of the watched modules run, those of comprehensions not counted."""
+    """Return a trace function that kills the process after ``lines`` lines of the watched modules.
+
+    Lines of comprehensions are not counted.
+    """
     left = lines
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
         if frame.f_code.co_filename not in WATCHED or frame.f_code.co_name.startswith(
             "<"
-        ):  # a comprehension: many lines
+        ):  # a comprehension, which has many line events
             return None
         left -= event == "line"
         if left < 0:

@@ -1,4 +1,4 @@
-"""The exact oracle: p(z) = N(0, I), p(x | z) = N(W z + b, s^2 I), whose marginal and posterior are known."""
+"""Models with exact results: p(z) = N(0, I), p(x | z) = N(W z + b, s^2 I), whose marginal and posterior are known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import iwae_fast as iw
 
 
 class Affine(nn.Module):
-    """(mean, log_std): an affine mean and a constant scale."""
+    """A network that returns (mean, log_std) with an affine mean and a constant scale."""
 
     def __init__(self, weight: Tensor, bias: Tensor, log_std: Tensor) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Affine(nn.Module):
 
 
 def linear_gaussian(data_dim: int = 7, latent_dim: int = 3, log_std: float = -0.4) -> iw.models.VAE:
-    """A float64 model with orthogonal columns of W, and the exact posterior as its encoder."""
+    """Return a float64 model with orthogonal columns of W, and the exact posterior as its encoder."""
     generator = torch.Generator().manual_seed(11)
     basis = torch.linalg.qr(torch.randn(data_dim, latent_dim, dtype=torch.float64, generator=generator)).Q
     scales = torch.linspace(0.5, 2.0, latent_dim, dtype=torch.float64)
@@ -35,7 +35,7 @@ def linear_gaussian(data_dim: int = 7, latent_dim: int = 3, log_std: float = -0.
 
 
 def exact_log_likelihood(model: iw.models.VAE, x: Tensor) -> Tensor:
-    """log N(x; b + W m, W V W^T + s^2 I), with m and V the prior mean and covariance of z_1."""
+    """Compute log N(x; b + W m, W V W^T + s^2 I), with m and V the prior mean and covariance of z_1."""
     decoder, mean = model.decoder, torch.zeros(model.decoder.weight.shape[1], dtype=torch.float64)
     covariance = torch.eye(len(mean), dtype=torch.float64)
     for layer in model.upper:  # at most one
@@ -47,8 +47,11 @@ def exact_log_likelihood(model: iw.models.VAE, x: Tensor) -> Tensor:
 
 
 def two_layer_linear_gaussian(data_dim: int = 4, latent_dim: int = 2) -> iw.models.VAE:
-    """p(z_2) = N(0, I), p(z_1 | z_2) = N(a z_2 + c, s^2), p(x | z_1) = N(W z_1 + b, t^2) with diagonal a, s, t and
-    orthogonal columns of W: each layer's posterior is diagonal, and the encoder's."""
+    """Return a model with p(z_2) = N(0, I), p(z_1 | z_2) = N(a z_2 + c, s^2), p(x | z_1) = N(W z_1 + b, t^2).
+
+    a, s and t are diagonal, and the columns of W orthogonal, so that each layer's posterior is diagonal; it is also the
+    encoder.
+    """
     one = linear_gaussian(data_dim, latent_dim)
     weight, bias, noise = (
         one.decoder.weight.detach(),

@@ -1,4 +1,4 @@
-"""What the fused losses promise beside :class:`contract.Contract`."""
+"""The contract of the fused losses, in addition to :class:`contract.Contract`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 
 class FusedLossContract(Contract):
-    """``call`` takes the likelihood's parameters, then the log-ratio; ``log_prob`` is the likelihood."""
+    """The contract of a fused loss: ``call`` takes the likelihood's parameters, then the log-ratio; ``log_prob`` is the
+    likelihood."""
 
     @staticmethod
     def call(
@@ -29,7 +30,7 @@ class FusedLossContract(Contract):
         raise TypeError("the loss's own test class gives its likelihood in torch's own operations")
 
     def composed(self, *inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The loss of each observation by torch alone."""
+        """Compute the loss of each observation by torch alone."""
         *parameters, log_ratio = inputs
         log_weights = self.log_prob(*parameters, mask=mask) + log_ratio
         return math.log(len(log_weights)) - torch.logsumexp(log_weights, 0)
@@ -63,7 +64,8 @@ class FusedLossContract(Contract):
         # Log-weights are of this size; an absolute error of theirs is a relative one of the weights.
         size_of_sum = float(exact.abs().max()) + 4 * size
         tolerances.assert_no_worse(ours, eager, exact, 4 * tolerances.ROUNDING[dtype] * size_of_sum)
-        # The observations' is a sum over samples that cancel: what they were is seen in those that are not summed.
+        # The observations' gradient is a sum over samples whose terms cancel: their size before cancellation is taken
+        # from gradients that are not summed.
         largest = max(float(exa.abs().max()) for exa in exact_grads) * (1.0 + size_of_sum)
         for our, eag, exa in zip(our_grads, eager_grads, exact_grads, strict=True):
             tolerances.assert_no_worse(our, eag, exa, tolerances.gradient_allowance(dtype, dtype, exa, largest))
@@ -100,7 +102,7 @@ class FusedLossContract(Contract):
     @pytest.mark.parametrize("backend", BACKENDS)
     @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
     def test_many_observations(self, backend: str, reduction: str) -> None:
-        """More than one program of a kernel, or part of a thread, reduces."""
+        """Test sizes for which several programs of a kernel, or threads, contribute to a reduction."""
         inputs = [*(torch.randn(2, 150, 3) for _ in self.names[:-1]), torch.randn(2, 150)]
         ours = gradients(lambda *t: self.call(*t, reduction=reduction, backend=backend), inputs, 1)
         exact = gradients(lambda *t: self.call(*t, reduction=reduction, backend="reference"), inputs, 1)
@@ -109,7 +111,7 @@ class FusedLossContract(Contract):
     @pytest.mark.parametrize("backend", COMPILED)
     @pytest.mark.parametrize(("reduction", "masked"), [("mean", False), ("none", True)])
     def test_an_observation_a_block(self, backend: str, reduction: str, masked: bool) -> None:
-        """Which a GPU takes from the likelihood to all gradients, where there are many and rows allow wide loads."""
+        """Test sizes for which one GPU block computes everything for an observation: many observations, wide loads."""
         value, *others = (
             torch.randn(260, 12),
             *(torch.randn(7, 260, 12) for _ in self.names[1:-1]),
@@ -194,6 +196,6 @@ class FusedLossContract(Contract):
     def test_log_ratio_that_does_not_fit(self) -> None:
         with pytest.raises(ValueError, match=r"log_ratio \(2, 4\)"):
             self.call(*self.example()[:-1], torch.ones(2, 4))
-        for shape in ((4,), (3, 3, 4)):  # which would broadcast
+        for shape in ((4,), (3, 3, 4)):  # shapes that would broadcast
             with pytest.raises(ValueError, match=r"must have the axes of the likelihood \(k, ...\) \(3, 4\)"):
                 self.call(*self.example()[:-1], torch.ones(shape))

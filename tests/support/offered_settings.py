@@ -1,4 +1,4 @@
-"""Every combination of a model, a bound and an estimator that is offered, and small models away from their optimum."""
+"""All supported combinations of model, bound and estimator, and small models away from their optimum."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def one_layer() -> iw.models.VAE:
 
 
 def three_layers() -> iw.models.VAE:
-    """Not linear: tanh layers and binary pixels."""
+    """Return a nonlinear model with tanh layers and binary pixels."""
     torch.manual_seed(2)
     model = iw.models.DenseVAE(4, (3, 2, 2), ((5,), (3,), (3,))).double()
     with torch.no_grad():
@@ -94,7 +94,7 @@ def away_from_the_optimum(name: str = "one layer") -> tuple[iw.models.LatentVari
 def gradients(
     objective: iw.Objective, model: iw.models.LatentVariableModel, x: Tensor, seed: int, **options: object
 ) -> list[Tensor]:
-    """Of every parameter; zeros for one that is not used."""
+    """Return the gradient of every parameter, with zeros for those that are not used."""
     parameters = list(model.parameters())
     grads = torch.autograd.grad(objective(model, x, seed=seed, **options), parameters, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]

@@ -1,4 +1,4 @@
-"""The fit of a generalized Pareto distribution in arithmetic of many digits, one weight after the other."""
+"""The fit of a generalized Pareto distribution in high-precision arithmetic, one weight at a time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from iwae_fast.evaluate.diagnostics import tail_size
 
 
 def exact_pareto_k(log_weights: Tensor) -> float:
-    """The estimate of Zhang & Stephens (2009), in the unit of the weights, as papers have it: (k,) -> k-hat."""
-    with mpmath.workdps(60):  # exponents have no bounds there
+    """Compute the estimate of Zhang & Stephens (2009) from the weights themselves, as in the papers: (k,) -> k-hat."""
+    with mpmath.workdps(60):  # exponents are unbounded in mpmath
         largest = log_weights.double().topk(tail_size(len(log_weights)) + 1).values.tolist()
         weights = [mpmath.exp(mpmath.mpf(value)) for value in largest]
         x = sorted(weight - weights[-1] for weight in weights if weight > weights[-1])

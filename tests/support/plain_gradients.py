@@ -1,5 +1,5 @@
-"""Every estimator's gradient by its definition: torch's own densities, one sample after the other, and two copies of
-the model where the parameters inside a density are to be held fixed."""
+"""Every estimator's gradient by its definition: with torch's densities, one sample at a time, and with two copies of
+the model where the parameters inside a density must be held fixed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def noises(model: Model, x: Tensor, k: int, seed: int) -> list[Tensor]:
 
 
 def draw(model: Model, x: Tensor, eps: list[Tensor]) -> Latents:
-    """z of each layer, (B, Z_l), from its noise."""
+    """Compute z of each layer, (B, Z_l), from its noise."""
     if isinstance(model, iw.models.BernoulliVAE):
         return [(torch.special.ndtr(eps[0]) < model.encoder(x).sigmoid()).to(x.dtype)]
     mean, log_std = model.encoder(x)
@@ -98,7 +98,7 @@ def prior_parameters(model: Model) -> list[Tensor]:
 
 
 def vimco_signal(log_weights: Tensor) -> Tensor:
-    """L - b_i by Mnih & Rezende's definition: log w_i replaced by the mean of the others."""
+    """Compute L - b_i by Mnih & Rezende's definition: in b_i, log w_i is replaced by the mean of the others."""
     k = len(log_weights)
     value = torch.logsumexp(log_weights, 0) - math.log(k)
     signals = []
@@ -112,8 +112,8 @@ def vimco_signal(log_weights: Tensor) -> Tensor:
 def gradients(
     bound: Bound, estimator: str, k: int, model: Model, x: Tensor, seed: int, kl_weight: float = 1.0
 ) -> list[Tensor]:
-    """Of the loss, minus the mean over observations, in the order of model.parameters()."""
-    bound, k = bound.realized(k, seed_tensor(seed, x.device))
+    """Compute the gradient of the loss, the negated mean over observations, in the order of model.parameters()."""
+    bound, k = bound.for_call(k, seed_tensor(seed, x.device))
     frozen = copy.deepcopy(model).requires_grad_(False)
     eps = noises(model, x, k, seed)
 
@@ -138,7 +138,7 @@ def gradients(
         "vimco": (0 * w, vimco_signal(log_weights) - w if k > 1 else 0 * w),
     }[estimator]
 
-    ascent: list[tuple[Tensor, list[Tensor]]] = []  # what is ascended, and by which parameters
+    ascent: list[tuple[Tensor, list[Tensor]]] = []  # what is maximized, and by which parameters
     phi, theta, prior = encoder_parameters(model), list(model.decoder.parameters()), prior_parameters(model)
     for i, noise in enumerate(samples):
         fixed = [z.detach() for z in draw(model, x, noise)]
@@ -162,7 +162,7 @@ def gradients(
                 ascent.append((g[i] * kl_weight * log_top_prior(model, fixed[-1]), prior))
         elif prior:
             ascent.append((g[i] * kl_weight * log_prior(model, fixed), prior))
-        if isinstance(getattr(model, "prior", None), iw.models.VampPrior):  # whose density is made of the encoder
+        if isinstance(getattr(model, "prior", None), iw.models.VampPrior):  # its density uses the encoder
             ascent.append((g[i] * kl_weight * log_top_prior(model, fixed[-1]), phi))
     found = {}
     for parameters in (phi, theta, prior):

@@ -1,4 +1,4 @@
-"""What makes two runs one: everything but the time they took."""
+"""Comparison of two runs: everything except for the elapsed time must be equal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from iwae_fast.experiments.train.runs import Run
 
 
 def assert_same_run(first: Run, second: Run) -> None:
-    """The same bits in parameters, optimizer and metrics."""
+    """Assert that parameters, optimizer state and metrics of two runs are bitwise equal."""
     one, two = load_checkpoint(first.checkpoint), load_checkpoint(second.checkpoint)
     assert one.step == two.step
     torch.testing.assert_close(one.model, two.model, rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""What is read off a GPU's disassembled machine code."""
+"""Analysis of a GPU's disassembled machine code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 
 
 def widths(code: str, instruction: str) -> str:
-    """How many loads or stores of global memory have how many bytes a thread, widest first: "8x16 2x4"."""
+    """Return the number of global loads or stores per width in bytes per thread, widest first, such as "8x16 2x4"."""
     counts = Counter(bytes_of(suffix) for suffix in re.findall(rf"\b{instruction}\.E((?:\.\w+)*)", code))
     return " ".join(f"{count}x{size}" for size, count in sorted(counts.items(), reverse=True))
 

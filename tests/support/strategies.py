@@ -16,7 +16,7 @@ features = st.one_of(st.integers(1, 40), st.sampled_from([64, 511, 512, 513, 784
 
 
 def lay_out(tensor: Tensor, layout: str) -> Tensor:
-    """The same numbers, laid out otherwise in memory ("expanded" repeats the first feature)."""
+    """Return the same values in another memory layout ("expanded" repeats the first feature)."""
     if layout == "transposed":
         return tensor.transpose(0, -1).contiguous().transpose(0, -1)
     if layout == "strided":
@@ -34,20 +34,20 @@ def lay_out(tensor: Tensor, layout: str) -> Tensor:
 
 @st.composite
 def leading_shapes(draw: st.DrawFn, full: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape that broadcasts to ``full``: front axes dropped, others of size 1."""
+    """Draw a shape that broadcasts to ``full``: some leading axes dropped, others of size 1."""
     kept = full[draw(st.integers(0, len(full))) :]
     return tuple(size if draw(st.booleans()) else 1 for size in kept)
 
 
 @st.composite
 def parameters(draw: st.DrawFn, count: int, dtype: torch.dtype | None = None) -> tuple[list[Tensor], Tensor | None]:
-    """``count`` tensors that broadcast to (..., D), and a mask or None."""
+    """Draw ``count`` tensors that broadcast to (..., D), and a mask or None."""
     full = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)))
     size = draw(features)
     generator = torch.Generator().manual_seed(draw(seeds))
     tensors = []
     for index in range(count):
-        # One parameter at least has the full shape, so that the call's shape is what was drawn.
+        # At least one parameter has the full shape, so that the call's shape is the one that was drawn.
         leading = full if index == 0 else draw(leading_shapes(full))
         scale = draw(st.sampled_from([1e-3, 1.0, 4.0]))
         tensor = scale * torch.randn(*leading, size, generator=generator, dtype=torch.float64)

@@ -1,5 +1,5 @@
-"""What Triton's compiler makes of the kernels for two GPUs, as a table: registers, spills, shared memory, widths of
-loads and stores, instructions of tensor cores. It compiles what the launch wrappers would launch, and needs no GPU.
+"""A table of Triton's machine code for the kernels on two GPUs: registers, spills, shared memory, widths of loads and
+stores, instructions of tensor cores. It compiles what the launch wrappers would launch, and needs no GPU.
 
     python tests/support/triton_resources.py [--write]
 
@@ -46,17 +46,17 @@ FIELDS = (
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 TENSOR_CORES = ("HMMA", "HGMMA")
-"""Their instructions: by a warp, and by four."""
+"""The instructions of tensor cores: per warp, and per group of four warps."""
 
 Launch = tuple[str, Any]
 
 
 class CompilingDriver:
-    """Stands in for a GPU's driver: kernels are compiled for its target and never run."""
+    """A replacement of a GPU's driver: kernels are compiled for its target and never run."""
 
     def __init__(self, architecture: int) -> None:
         self.target = GPUTarget("cuda", architecture, 32)
-        self.device = architecture  # compiled kernels are kept by the device's number
+        self.device = architecture  # compiled kernels are cached by device number
 
     def get_current_target(self) -> GPUTarget:
         return self.target
@@ -73,7 +73,7 @@ def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def cases() -> dict[str, Callable[[], Any]]:
-    """Name to call: the papers' shapes, each dtype, and what changes a kernel: masks, broadcasts, alignment."""
+    """Return calls by name: the papers' shapes, each dtype, and variants of kernels: masks, broadcasts, alignment."""
     k, b, d, z = 50, 20, 784, 50
     value, log_ratio, weights, seed = random(b, d), random(k, b), random(k, b), torch.tensor(1)
     per_pixel, scalar, mask = random(d), random(), torch.ones(d, dtype=torch.bool)
@@ -138,7 +138,7 @@ def cases() -> dict[str, Callable[[], Any]]:
 
 
 def linear_cases() -> dict[str, Callable[[], Any]]:
-    """A linear layer and its likelihood at the size of 50 samples of 1024 observations."""
+    """Return calls of a linear layer and its likelihood, for 50 samples of 1024 observations."""
     k, b, h, d = 50, 1024, 200, 784
     grad, mask = random(k, b), torch.ones(d, dtype=torch.bool)
     result: dict[str, Callable[[], Any]] = {}
@@ -167,7 +167,7 @@ def linear_cases() -> dict[str, Callable[[], Any]]:
 
 
 def launches(call: Callable[[], Any]) -> list[Any]:
-    """The kernels that a call would launch, compiled."""
+    """Return the compiled kernels that a call would launch."""
     compiled: list[Any] = []
 
     def compile_only(kernel: JITFunction, grid: Any) -> Callable[..., None]:
@@ -201,7 +201,7 @@ def resources(kernel: Any) -> dict[str, Any]:
 
 
 def products(code: str) -> str:
-    """How many products of tiles begin with zero, and how many go on with the sum of those before: "1 zero 1 sum"."""
+    """Return the number of tile products that start from zero and from a previous sum, such as "1 zero 1 sum"."""
     starts = Counter(
         "zero" if start.startswith("%cst") else "sum" for start in re.findall(r"tt\.dot \S+ \S+ (%\w+)", code)
     )

@@ -174,11 +174,11 @@ def trained_model(checkpoint: Checkpoint, device: str | None = None, backend: st
     config = checkpoint.config
     with torch.random.fork_rng(devices=[]):  # initialization must not advance the global generator
         model = build(config, checkpoint.data_dim, backend=backend)
-    fill(model.state_dict(), checkpoint.model)
+    copy_matching(model.state_dict(), checkpoint.model)
     return model.to(usable_device(device or config.device, backend or config.backend))
 
 
-def fill(targets: dict[str, Any], saved: dict[str, Any]) -> None:
+def copy_matching(targets: dict[str, Any], saved: dict[str, Any]) -> None:
     """Copy saved tensors into those of the same name; raises CheckpointError if names or shapes differ."""
     expected = {name: tuple(tensor.shape) for name, tensor in targets.items()}
     found = {name: tuple(tensor.shape) for name, tensor in saved.items()}

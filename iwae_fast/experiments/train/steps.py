@@ -90,7 +90,7 @@ class Steps:
         size = self.batch_size if left else self.rest
         count = self.at_once if self.reason is None and left >= self.at_once else 1
         self._step_of_schedule = step
-        self._rates.follow()
+        self._rates.sync()
         key = count, size
         if key not in self._programs:
             self._programs[key] = Program(partial(self._run, *key), self._recorder)

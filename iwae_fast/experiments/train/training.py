@@ -23,7 +23,7 @@ from .metrics import EpochMetrics, Means, append_metrics, drop_metrics_after
 from .pixels import subset_order
 from .reporter import Live, Reporter
 from .run_data import check_own
-from .runs import Run, fill
+from .runs import Run, copy_matching
 from .segments import Segment, extended
 from .source import Source
 from .steps import Steps
@@ -79,10 +79,12 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint; raises CheckpointError if it does not fit the run."""
         check_own(checkpoint, self.data, self.run.checkpoint)
-        fill(self.model.state_dict(), checkpoint.model)
+        copy_matching(self.model.state_dict(), checkpoint.model)
         for entry in ADAM_STATE:
             targets = {name: state[entry] for name, state in self._adam_state().items()}
-            fill(targets, {name: state[entry] for name, state in checkpoint.optimizer.items() if entry in state})
+            copy_matching(
+                targets, {name: state[entry] for name, state in checkpoint.optimizer.items() if entry in state}
+            )
         self.step = checkpoint.step
         self.seconds = checkpoint.seconds
         self.epoch_started = checkpoint.epoch_started
