@@ -1,6 +1,6 @@
-"""Latent-variable models: :class:`VAE` and :class:`BernoulliVAE` around anybody's modules, :class:`DenseVAE` with the
-papers' networks and their like, :class:`RandomWeightsVAE` with random weights in them; :class:`MixturePrior` and
-:class:`VampPrior` for their p(z)."""
+"""Latent-variable models: :class:`VAE` and :class:`BernoulliVAE` around user-supplied modules, :class:`DenseVAE` with
+the papers' dense networks, :class:`RandomWeightsVAE` with random network weights; :class:`MixturePrior` and
+:class:`VampPrior` as p(z)."""
 
 from .base import LatentVariableModel, LinearOutput
 from .bernoulli import BernoulliVAE

@@ -1,4 +1,4 @@
-"""What every model offers an objective: draws of its latents, and the parts of their log-weights."""
+"""The base class of models: draws of the latents, and the terms of their log-weights, for objectives."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from ..ops.samples import seed_tensor, standard_normal
 from .embedding import Data, encode_dataset
 
 RESAMPLING_STREAM = 2**31 + 1
-"""Of the noise that resampling draws by; latent layers count from 0."""
+"""Stream of the noise for resampling; the streams of latent layers count from 0."""
 
 Posterior = tuple[Any, ...]
-"""What an encoder says of q(z | x): tensors (B, Z), or one :class:`iwae_fast.models.posteriors.SampledPosterior`."""
+"""Parameters of q(z | x) returned by the encoder: tensors (B, Z), or one
+:class:`iwae_fast.models.posteriors.SampledPosterior`."""
 
 
 class LogQGradient(Enum):
@@ -35,7 +36,7 @@ class LogQGradient(Enum):
 
 
 class Draw(NamedTuple):
-    """Which samples of z: their noise is a function of the seed and these indices."""
+    """Seed and indices of samples of z, which determine their noise."""
 
     seed: Tensor
     """int64 scalar on the model's device."""
@@ -43,45 +44,47 @@ class Draw(NamedTuple):
     """k."""
     sample_offset: int = 0
     observation_offset: int = 0
-    """Global index of the first sample and observation, so that chunks and shards draw what the whole would draw."""
+    """Global indices of the first sample and observation, so that chunks and shards draw the same samples as the whole
+    batch."""
     samples: Tensor | None = None
-    """(k, B) int64: the index of each sample, in place of those from sample_offset on."""
+    """Index of each sample, (k, B) int64, in place of those from sample_offset on."""
 
 
 class Latents(NamedTuple):
-    """A draw of z, and log p(z) - log q(z | x) in parts, each (k, B) in nats."""
+    """Samples of z, and the two parts of log p(z) - log q(z | x), each (k, B) in nats."""
 
     z: Tensor
     """(k, B, Z), as the decoder sees it."""
     log_prior: Tensor | None
-    """The part of log p(z) that is of the decoder's side, since it has parameters or is the user's; None where there is
-    none."""
+    """The part of log p(z) that has parameters or is user-defined, whose gradient is scaled as the decoder's; None if
+    there is no such part."""
     log_ratio: Tensor
-    """The rest of log p(z), less log q(z | x): its gradient is the encoder's alone."""
+    """The rest of log p(z) minus log q(z | x); its gradient reaches only the encoder."""
 
 
 class Terms(NamedTuple):
-    """The parts of log w = log p(x | z) + log p(z) - log q(z | x), each (k, B) in nats."""
+    """The terms of log w = log p(x | z) + log p(z) - log q(z | x), each (k, B) in nats."""
 
     log_likelihood: Tensor
     """log p(x | z)."""
     log_prior: Tensor | None
+    """See :class:`Latents`."""
     log_ratio: Tensor
-    """As of :class:`Latents`."""
+    """See :class:`Latents`."""
 
     def log_weights(self, kl_weight: float = 1.0) -> Tensor:
-        """log p(x | z) + kl_weight (log p(z) - log q(z | x)), (k, B)."""
+        """Return log p(x | z) + kl_weight (log p(z) - log q(z | x)), (k, B)."""
         return self.log_likelihood + weighed(self.log_prior, self.log_ratio, kl_weight)
 
 
 def weighed(log_prior: Tensor | None, log_ratio: Tensor, kl_weight: float) -> Tensor:
-    """kl_weight (log p(z) - log q(z | x)), (k, B)."""
+    """Return kl_weight (log p(z) - log q(z | x)), (k, B)."""
     whole = log_ratio if log_prior is None else log_prior + log_ratio
     return whole if kl_weight == 1.0 else kl_weight * whole
 
 
 class RouteZ(Protocol):
-    """How z goes from the encoder to the densities: see :class:`iwae_fast.objectives.routing.GradientRouter`."""
+    """Route of z from the encoder to the densities: see :class:`iwae_fast.objectives.routing.GradientRouter`."""
 
     reparameterize_prior: bool
 
@@ -91,18 +94,18 @@ class RouteZ(Protocol):
 class LatentVariableModel(nn.Module, ABC):
     """p(z), p(x | z) from the decoder, q(z | x) from the encoder.
 
-    A subclass says what the latents are: it defines :meth:`posterior`, :meth:`latents`, :meth:`prior_draws`,
-    :meth:`mean_of` and, where there is one, :meth:`kl_by_dimension`.
+    A subclass determines the kind of latents: it defines :meth:`posterior`, :meth:`latents`, :meth:`prior_draws`,
+    :meth:`mean_of` and, if a closed form exists, :meth:`kl_by_dimension`.
     """
 
     reparameterized = True
-    """Whether a gradient goes through z to the encoder."""
+    """True if gradients flow through z to the encoder."""
     has_conditional_priors = False
-    """Whether there are priors between layers, whose latents could be drawn by their reparameterisation."""
+    """True if there are learned priors between layers, whose latents can be reparameterized by the prior's noise."""
     random_weights = False
-    """Whether each sample has its own draw of network weights, whose distribution is learned."""
+    """True if each sample has its own draw of network weights, whose distribution is learned."""
     _met_observations = False
-    """Whether :meth:`check_first_observations` has looked."""
+    """True once :meth:`check_first_observations` has checked a batch."""
 
     def __init__(
         self, encoder: nn.Module, decoder: nn.Module, likelihood: str | Likelihood, backend: str | None
@@ -114,10 +117,11 @@ class LatentVariableModel(nn.Module, ABC):
         self.backend = backend
 
     def check_first_observations(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Raise ValueError where the first observations that the model meets are not in its likelihood's support.
+        """Raise ValueError if the first observations that the model sees are outside its likelihood's support.
 
-        Later ones are not looked at: a GPU's would have to be waited for. Nor are any while torch.compile or a function
-        transform traces, while a CUDA graph is captured, or where ``torch.cuda.set_sync_debug_mode`` forbids to wait.
+        Later ones are not checked: each check would force a device synchronization. Nothing is checked while
+        torch.compile or a function transform traces, while a CUDA graph is captured, or if
+        ``torch.cuda.set_sync_debug_mode`` reports synchronizations.
         """
         if torch.compiler.is_compiling() or self._met_observations or not _may_be_looked_at(x):
             return
@@ -127,10 +131,10 @@ class LatentVariableModel(nn.Module, ABC):
 
     @property
     def linear_decoder(self) -> LinearOutput | None:
-        """The decoder, where its last layer and the likelihood may be taken in one; None elsewhere.
+        """The decoder if its last layer and the likelihood can be fused; else None.
 
-        That takes certainty that a call of the decoder would be ``output(features(z))`` with a plain linear layer, and
-        that nobody sees the difference: neither subclass nor instance has a ``forward`` of its own, and no hook waits.
+        Fusion requires certainty that a call of the decoder computes ``output(features(z))`` with a plain linear layer
+        and nothing else: neither its subclass nor the instance overrides ``forward``, and no hooks are registered.
         """
         decoder = self.decoder
         if not (self.likelihood.takes_linear_output and isinstance(decoder, LinearOutput)):
@@ -140,16 +144,16 @@ class LatentVariableModel(nn.Module, ABC):
 
     @property
     def has_plain_terms(self) -> bool:
-        """True where :meth:`iwae_loss` computes the bound of what :meth:`terms` returns: no subclass redefines it."""
+        """True if :meth:`iwae_loss` computes the bound of :meth:`terms`: no subclass overrides the terms."""
         return defines(self, LatentVariableModel, "terms", "log_likelihood", "_log_likelihood_of")
 
     def check_batch(self, x: Tensor, context: Sequence[Tensor] = ()) -> None:
-        """Raise TypeError or ValueError, naming the argument, unless these are what the model takes.
+        """Raise TypeError or ValueError, naming the argument, unless the model takes these arguments.
 
         Args:
-            x: observations (B, ...) of a floating dtype; of an integer dtype also where the likelihood has
+            x: observations (B, ...) of a floating dtype, or also of an integer dtype if the likelihood has
                 :attr:`iwae_fast.likelihoods.Likelihood.takes_integers`.
-            context: (B, ...) each, what encoder and decoder take besides.
+            context: further inputs of encoder and decoder, (B, ...) each.
         """
         checks.observations(x, self.likelihood.takes_integers)
         checks.context(context, x.shape[0])
@@ -157,9 +161,9 @@ class LatentVariableModel(nn.Module, ABC):
     def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
         """Return the parameters of q(z | x) of the first layer, each (B, Z).
 
-        The encoder sees zeros for features that a mask hides, and floating observations in the dtype of its
-        parameters. It sees integers as they are. Raises TypeError where it does not take them, and ValueError where its
-        first layer does not take observations of this shape.
+        The encoder gets zeros in place of masked features. Floating observations are cast to the dtype of its
+        parameters, integers are passed unchanged. Raises TypeError if the encoder does not take integers, and
+        ValueError if its first layer does not take observations of this shape.
         """
         self.check_batch(x, context)
         x = visible(x, mask)
@@ -172,8 +176,8 @@ class LatentVariableModel(nn.Module, ABC):
             name = type(self.encoder).__name__
             if not x.is_floating_point() and any(word in what for word in ("type", "not implemented for")):
                 raise TypeError(
-                    f"x is {x.dtype}, which the encoder, a {name}, does not take: convert x, as with x.float(), or let "
-                    "the encoder do so"
+                    f"x is {x.dtype}, which the encoder, a {name}, does not take: convert x, as with x.float(), or "
+                    "convert it inside the encoder"
                 ) from error
             if any(word in what for word in ("shapes cannot be multiplied", "Expected 3D", "expected input")):
                 raise ValueError(
@@ -184,7 +188,7 @@ class LatentVariableModel(nn.Module, ABC):
 
     @abstractmethod
     def posterior(self, output: Any) -> Posterior:
-        """What the encoder returned, checked, as a tuple."""
+        """Check the encoder's output and return it as a tuple."""
 
     @abstractmethod
     def latents(
@@ -205,14 +209,14 @@ class LatentVariableModel(nn.Module, ABC):
         """Return E[z] under a posterior that :meth:`encode` returned, (B, Z)."""
 
     def posterior_mean(self, x: Tensor | Posterior, *context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return E[z] under q(z | x), (B, Z): a point for each observation.
+        """Return E[z] under q(z | x), (B, Z), one point per observation.
 
-        The result is differentiable. With several stochastic layers it is that of the layer nearest to the data.
+        The result is differentiable. With several stochastic layers, z is that of the layer nearest to the data.
 
         Args:
-            x: observations (B, ...), which the encoder sees in evaluation mode; or what :meth:`encode` returned for
-                them, in whichever mode that ran.
-            context: (B, ...) each, what the encoder takes besides.
+            x: observations (B, ...), encoded in evaluation mode; or the result of :meth:`encode` for them, in whichever
+                mode that ran.
+            context: further inputs of the encoder, (B, ...) each.
             mask: bool, True where x is observed, broadcasting to its shape.
         """
         if isinstance(x, tuple):
@@ -220,7 +224,7 @@ class LatentVariableModel(nn.Module, ABC):
                 raise ValueError("context and mask go with observations x, not with a posterior that encode() returned")
             return self.mean_of(x)
         if not isinstance(x, Tensor):
-            raise TypeError(f"x must be observations (B, ...) or what encode() returned, got {type(x).__name__}")
+            raise TypeError(f"x must be observations (B, ...) or the result of encode(), got {type(x).__name__}")
         with evaluation_mode(self):
             return self.mean_of(self.encode(x, *context, mask=mask))
 
@@ -247,14 +251,14 @@ class LatentVariableModel(nn.Module, ABC):
         log_q_gradient: LogQGradient = LogQGradient.FULL,
         route: RouteZ | None = None,
     ) -> tuple[Tensor, Terms]:
-        """Draw z, (k, B, Z) as the decoder sees it, and the parts of its log-weights."""
+        """Draw z, (k, B, Z) as passed to the decoder, and compute the terms of its log-weights."""
         z, log_prior, log_ratio = self.latents(posterior, draw, log_q_gradient, route)
         return z, Terms(self._log_likelihood_of(draw, x, z, context=context, mask=mask), log_prior, log_ratio)
 
     def _log_likelihood_of(
         self, draw: Draw, x: Tensor, z: Tensor, *, context: Sequence[Tensor], mask: Tensor | None
     ) -> Tensor:
-        """Return log p(x | z) in nats, (k, B), of the latents of a draw."""
+        """Return log p(x | z) in nats, (k, B), for the latents of a draw."""
         return self.log_likelihood(x, z, context=context, mask=mask)
 
     def iwae_loss(
@@ -268,7 +272,7 @@ class LatentVariableModel(nn.Module, ABC):
         context: Sequence[Tensor] = (),
         mask: Tensor | None = None,
     ) -> IWAEResult:
-        """Compute minus the IWAE bound of a draw, fused with the likelihood where that offers it."""
+        """Compute minus the IWAE bound of a draw, fused with the likelihood if the likelihood supports it."""
         z, log_prior, log_ratio = self.latents(posterior, draw)
         return self.likelihood.iwae_loss(
             x,
@@ -291,18 +295,18 @@ class LatentVariableModel(nn.Module, ABC):
         sample_offset: int = 0,
         observation_offset: int = 0,
     ) -> Tensor:
-        """log p(x, z_i) - log q(z_i | x) for k fresh samples of each observation.
+        """Compute log p(x, z_i) - log q(z_i | x) for k new samples per observation.
 
         Args:
             x: observations (B, ...).
             num_samples: k >= 1.
             seed, sample_offset, observation_offset: as in :func:`iwae_fast.sample_gaussian`.
-            context: (B, ...) each, what encoder and decoder take besides.
+            context: further inputs of encoder and decoder, (B, ...) each.
             mask: bool, True where x is observed, broadcasting to its shape: p(x_observed | z).
-            posterior: what :meth:`encode` returned for x, where it is at hand already.
+            posterior: the result of :meth:`encode` for x, if it has been computed already.
 
         Returns:
-            (k, B) in nats, differentiable in the networks' parameters, by reparameterisation where z allows it.
+            (k, B) in nats, differentiable in the networks' parameters, through z if it is reparameterized.
         """
         checks.positive("num_samples", num_samples)
         self.check_batch(x, context)
@@ -315,20 +319,20 @@ class LatentVariableModel(nn.Module, ABC):
     def log_likelihood(
         self, x: Tensor, z: Tensor, *, context: Sequence[Tensor] = (), mask: Tensor | None = None
     ) -> Tensor:
-        """Return log p(x | z) in nats, (k, B), of observations (B, ...) under latents (k, B, Z)."""
+        """Return log p(x | z) in nats, (k, B), for observations (B, ...) and latents (k, B, Z)."""
         self.check_batch(x, context)
         observed = None if mask is None else observed_features(mask, x).flatten(1)
         return self.likelihood.log_prob(x, self._decode(z, context), len(z), observed, self.backend)
 
     def _decode(self, z: Tensor, context: Sequence[Tensor]) -> Any:
-        """Return the decoder's output, or its last layer and what that sees where the likelihood takes both in one."""
+        """Return the decoder's output, or its last layer and that layer's input if the likelihood fuses them."""
         inputs = self._decoder_inputs(z, context)
         if (decoder := self.linear_decoder) is not None:
             return LinearLayer(decoder.features(*inputs), cast(nn.Linear, decoder.output))
         return self.decoder(*inputs)
 
     def _decoder_inputs(self, z: Tensor, context: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return latents, in the dtype of the decoder's parameters, and context by row, k B of them."""
+        """Return latents, in the dtype of the decoder's parameters, and context, each with k B rows."""
         repeated = (c.expand(len(z), *c.shape).flatten(0, 1) for c in context)
         return as_parameters(self.decoder, z.flatten(0, 1)), *repeated
 
@@ -342,11 +346,12 @@ class LatentVariableModel(nn.Module, ABC):
         context: Sequence[Tensor] = (),
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Draw z for each observation, (B, Z), from what IWAE with k samples fits to the posterior.
+        """Draw one z per observation, (B, Z), from the distribution that IWAE with k samples fits to the posterior.
 
-        This is sampling-importance-resampling: of k draws from q(z | x) one is taken by its weight. As k grows, its
-        distribution goes from q to the true posterior (Cremer, Morris & Duvenaud 2017). With several layers, z is what
-        the decoder sees. The model runs in evaluation mode, without gradients.
+        This is sampling-importance-resampling: one of k draws from q(z | x) is chosen with probability proportional to
+        its weight. As k grows, the distribution of z goes from q to the true posterior (Cremer, Morris & Duvenaud
+        2017). With several layers, z is that of the layer nearest to the data. The model runs in evaluation mode,
+        without gradients.
         """
         self.check_batch(x, context)
         seed = seed_tensor(seed, x.device)
@@ -354,7 +359,7 @@ class LatentVariableModel(nn.Module, ABC):
         z, terms = self.terms(
             x, posterior, Draw(seed, checks.positive("num_samples", num_samples)), context=context, mask=mask
         )
-        # The largest of log w_i - log e_i, with e_i exponential, is at i with probability w_i / sum w.
+        # log w_i - log e_i, with e_i exponential, is largest at i with probability w_i / sum w.
         shape = (num_samples, len(x), 1)
         draws = standard_normal(
             shape, seed, stream=RESAMPLING_STREAM, dtype=torch.float64, device=seed.device, backend=self.backend
@@ -373,19 +378,19 @@ class LatentVariableModel(nn.Module, ABC):
 
     @evaluating
     def sample(self, num_samples: int, seed: int | Tensor | None = None, *, context: Sequence[Tensor] = ()) -> Tensor:
-        """Return E[x | z] for ``num_samples`` draws of z from the prior, in the shape that the decoder gives.
+        """Return E[x | z] for ``num_samples`` draws of z from the prior, in the shape of the decoder's output.
 
-        ``context`` has ``num_samples`` rows each. The model runs in evaluation mode, without gradients.
+        Each tensor of ``context`` has ``num_samples`` rows. The model runs in evaluation mode, without gradients.
         """
         z = as_parameters(self.decoder, self.prior_draws(num_samples, seed))
         return self.likelihood.mean(self.decoder(z, *context))
 
     def kl_by_dimension(self, posterior: Posterior) -> Tensor:
-        """Return KL(q(z | x) || p(z)) of each latent dimension, (B, Z) in nats, where it has a closed form.
+        """Return KL(q(z | x) || p(z)) per latent dimension, (B, Z) in nats, in closed form.
 
-        ``posterior`` is what :meth:`encode` returned for x. ValueError where there is no closed form.
+        ``posterior`` is the result of :meth:`encode` for x. Raises ValueError if there is no closed form.
         """
-        raise ValueError(f"the divergence of {type(self).__name__} by dimension has no closed form here")
+        raise ValueError(f"the KL divergence per dimension of {type(self).__name__} has no closed form")
 
     def extra_repr(self) -> str:
         return f"backend={self.backend!r}"
@@ -394,20 +399,20 @@ class LatentVariableModel(nn.Module, ABC):
 class LinearOutput(nn.Module, ABC):
     """A decoder whose last layer is linear: logits are output(features(z)).
 
-    A model with a Bernoulli likelihood takes that layer and the likelihood in one
+    A model with a Bernoulli likelihood fuses that layer and the likelihood
     (:func:`iwae_fast.linear_bernoulli_log_prob`). A subclass sets ``output`` and defines :meth:`features`.
 
-    ``output`` may be any module. Decoder and layer are called as every module is, instead of being taken in one, where
-    the layer is not certain to be ``F.linear(features, output.weight, output.bias)``: for a class other than nn.Linear
-    (parametrized by torch.nn.utils.parametrize or not), for a ``forward`` of the decoder's own, and where hooks or
-    ``compile()`` of either want the call, or global hooks any.
+    ``output`` may be any module. The layer is not fused, and decoder and layer are called like any module, unless the
+    layer is certain to compute ``F.linear(features, output.weight, output.bias)``. It is not certain if its class is
+    not nn.Linear (parametrized by torch.nn.utils.parametrize or not), if the decoder overrides ``forward``, if hooks
+    are registered on either module or globally, or if ``compile()`` was called on either.
     """
 
     output: nn.Module
 
     @abstractmethod
     def features(self, z: Tensor, *context: Tensor) -> Tensor:
-        """What the output layer sees, (N, H), of latents (N, Z)."""
+        """Return the input of the output layer, (N, H), for latents (N, Z)."""
 
     def forward(self, z: Tensor, *context: Tensor) -> Tensor:
         output: Tensor = self.output(self.features(z, *context))
@@ -415,7 +420,7 @@ class LinearOutput(nn.Module, ABC):
 
 
 def _may_be_looked_at(x: Tensor) -> bool:
-    """Whether the numbers of a tensor are there, and may be waited for."""
+    """Return True if the values of a tensor can be read, with a device synchronization if need be."""
     if type(x) not in PLAIN or torch._C._are_functorch_transforms_active():
         return False
     if x.is_cuda:
@@ -424,13 +429,13 @@ def _may_be_looked_at(x: Tensor) -> bool:
 
 
 def observed_features(mask: Tensor, x: Tensor) -> Tensor:
-    """A mask in the shape of the observations."""
+    """Return a mask expanded to the shape of the observations."""
     checks.mask(mask, tuple(x.shape), x.device)
     return mask.expand(x.shape)
 
 
 def visible(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return observations with zeros in the place of what a mask hides, in their own dtype."""
+    """Return observations with zeros in place of masked features, in their own dtype."""
     return x if mask is None else torch.where(observed_features(mask, x), x, 0)
 
 
@@ -444,7 +449,8 @@ def check_model(model: Any) -> None:
 
 
 def as_posterior(posterior: Any) -> Posterior:
-    """Return a posterior as it is; raises TypeError for what :meth:`LatentVariableModel.encode` does not return."""
+    """Return a posterior unchanged; raise TypeError unless it is a tuple, as :meth:`LatentVariableModel.encode`
+    returns."""
     if not isinstance(posterior, tuple):
-        raise TypeError(f"posterior must be what encode(x) returned, a tuple, got {type(posterior).__name__}")
+        raise TypeError(f"posterior must be the result of encode(x), a tuple, got {type(posterior).__name__}")
     return posterior

@@ -1,4 +1,4 @@
-"""A variational autoencoder with binary latents, which no gradient goes through."""
+"""A variational autoencoder with binary latents, which are not reparameterized."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .base import Draw, Latents, LatentVariableModel, LogQGradient, Posterior, R
 
 
 class BernoulliVAE(LatentVariableModel):
-    """z in {0, 1}^Z: p(z) Bernoulli with learned logits, q(z | x) Bernoulli with logits from the encoder.
+    """A model with z in {0, 1}^Z: p(z) Bernoulli with learned logits, q(z | x) Bernoulli with logits from the encoder.
 
-    Trained by an estimator that needs no gradient through z: "vimco" (Mnih & Rezende 2016) or "rws" (Bornschein &
+    It requires an estimator that does not differentiate through z: "vimco" (Mnih & Rezende 2016) or "rws" (Bornschein &
     Bengio 2015).
 
     Args:
@@ -45,7 +45,7 @@ class BernoulliVAE(LatentVariableModel):
         self.prior_logits = nn.Parameter(torch.zeros(latent_dim))
 
     def posterior(self, output: Any) -> Posterior:
-        """The logits of q(z | x), (B, Z), as a tuple of one."""
+        """Return the logits of q(z | x), (B, Z), in a tuple of length 1."""
         if not isinstance(output, Tensor):
             raise TypeError(f"the encoder must return logits, a tensor, got {type(output).__name__}")
         if output.dim() != 2 or output.shape[1] != self.latent_dim:
@@ -65,7 +65,7 @@ class BernoulliVAE(LatentVariableModel):
         return Latents(z, log_prior, -bernoulli_log_prob(z, logits, backend=self.backend))
 
     def _sample(self, logits: Tensor, draw: Draw) -> Tensor:
-        """z (k, B, Z): 1 where the uniform under the noise is below the probability."""
+        """Draw z (k, B, Z): 1 where the normal noise, mapped to a uniform number, is below the probability."""
         seed, num_samples, sample_offset, observation_offset, samples = draw
         noise = standard_normal(
             (num_samples, *logits.shape),
@@ -76,7 +76,7 @@ class BernoulliVAE(LatentVariableModel):
             device=logits.device,
             backend=self.backend,
         )
-        # In half precision a probability near 1 would be 1.
+        # In half precision a probability near 1 would round to 1.
         probability = torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         return (torch.special.ndtr(noise) < probability).to(logits.dtype)
 

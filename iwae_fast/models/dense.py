@@ -1,4 +1,4 @@
-"""The dense networks of the papers (Burda, Grosse & Salakhutdinov 2016, section 5), and their like for other data."""
+"""The dense networks of Burda, Grosse & Salakhutdinov (2016, section 5), and similar ones for other data."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from .base import LinearOutput
 from .vae import VAE
 
 WORTH_A_KERNEL = 2**15
-"""Elements of a layer's output from which on a kernel of its own takes less time than torch's operations."""
+"""Minimum number of elements of a layer's output for which a fused kernel is faster than torch's operations."""
 
 
 class DenseVAE(VAE):
-    """Dense layers with tanh, by default for Bernoulli pixels; for 28x28 data D-200-200-(50)-200-200-D is the paper's
-    one-layer network, and D-200-200-(100), 100-100-100-(50), mirrored, its two-layer one.
+    """A VAE with dense tanh layers, by default for Bernoulli pixels.
 
-    Glorot-uniform weights and zero biases; the output bias starts at the mean of the data. The encoder sees counts as
-    log(1 + x), and class indices as levels from 0 to 1 (:meth:`iwae_fast.likelihoods.Likelihood.encoder_input`).
+    For 28x28 data D-200-200-(50)-200-200-D is the paper's one-layer network, and D-200-200-(100), 100-100-100-(50),
+    mirrored, its two-layer one. Weights are initialized Glorot-uniform, biases at zero, and the output bias so that
+    E[x | z] is the mean of the data. The encoder's input is log(1 + x) for counts, and levels from 0 to 1 for class
+    indices (:meth:`iwae_fast.likelihoods.Likelihood.encoder_input`).
 
     Args:
-        data_dim: D, the number of features of an observation.
+        data_dim: D, the number of features per observation.
         latent_dims: the size of each stochastic layer, the one nearest to the data first.
         hidden_dims: sizes of the deterministic layers below each stochastic one, (h, ...) for one layer,
-            ((h, ...), (h, ...)) for two; the way down mirrors them. By default (200, 200), then (100, 100).
-        likelihood: a name from :data:`iwae_fast.likelihoods.LIKELIHOODS`, or a likelihood; the decoder has an output
-            layer for each of its outputs.
-        prior: as of :class:`VAE`.
-        data_mean: (D,) mean of the training data, at which the output bias lets E[x | z] start; zeros if None. Not used
-            by "categorical" and :class:`iwae_fast.likelihoods.FromDistribution`.
+            ((h, ...), (h, ...)) for two; the decoder and priors mirror them. By default (200, 200), then (100, 100).
+        likelihood: a name from :data:`iwae_fast.likelihoods.LIKELIHOODS`, or a likelihood; the decoder has one output
+            layer per output of the likelihood.
+        prior: see :class:`VAE`.
+        data_mean: (D,) mean of the training data, to which the output bias sets the initial E[x | z]; the bias is zero
+            if None. Not used by "categorical" and :class:`iwae_fast.likelihoods.FromDistribution`.
         backend: force a backend of the package by name.
     """
 
@@ -70,7 +71,7 @@ class DenseVAE(VAE):
 
 
 def glorot(network: nn.Module) -> None:
-    """Glorot-uniform weights and zero biases in every linear layer."""
+    """Initialize every linear layer with Glorot-uniform weights and zero biases."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -81,7 +82,7 @@ def glorot(network: nn.Module) -> None:
 def start_at_mean(
     likelihood: Likelihood, data_dim: int, data_mean: Tensor | None, bias_of: Callable[[str], Tensor]
 ) -> None:
-    """Let E[x | z] start at the mean of the data, by the biases of the decoder's outputs."""
+    """Set the biases of the decoder's outputs so that E[x | z] is initially the mean of the data."""
     if data_mean is None:
         return
     if data_mean.shape != (data_dim,):
@@ -93,19 +94,20 @@ def start_at_mean(
 def _hidden_by_layer(
     hidden_dims: Sequence[int] | Sequence[Sequence[int]] | None, layers: int
 ) -> tuple[tuple[int, ...], ...]:
-    """The sizes below each stochastic layer."""
+    """Return the sizes of the deterministic layers below each stochastic layer."""
     if hidden_dims is None:
         return ((200, 200), *((100, 100),) * (layers - 1))
     if all(isinstance(size, int) for size in hidden_dims):
         hidden_dims = (hidden_dims,)  # type: ignore[assignment]
     hidden = tuple(tuple(sizes) for sizes in hidden_dims)  # type: ignore[arg-type]
     if len(hidden) != layers:
-        raise ValueError(f"hidden_dims must say the sizes below each of {layers} stochastic layers, got {hidden_dims}")
+        raise ValueError(f"hidden_dims must hold one tuple per stochastic layer, {layers} in all, got {hidden_dims}")
     return hidden
 
 
 class GaussianNetwork(nn.Module):
-    """Observations or latents (N, ...), after ``transform`` if any, to mean and log standard deviation, each (N, Z)."""
+    """A network from observations or latents (N, ...), after ``transform`` if given, to mean and log standard
+    deviation, each (N, Z)."""
 
     def __init__(
         self,
@@ -132,7 +134,7 @@ class GaussianNetwork(nn.Module):
 
 
 class DenseDecoder(LinearOutput):
-    """Latents (N, Z) to the one output of a likelihood, (N, D)."""
+    """A decoder from latents (N, Z) to the single output of a likelihood, (N, D)."""
 
     output: nn.Linear
 
@@ -145,12 +147,12 @@ class DenseDecoder(LinearOutput):
         return self.hidden(z, *context)
 
     def layer(self, name: str) -> nn.Linear:
-        """The last layer of the output of this name."""
+        """Return the last layer of the output of this name."""
         return self.output
 
 
 class DenseDecoderOfSeveral(nn.Module):
-    """Latents (N, Z) to several outputs of a likelihood, (N, D) each, in the order of their sizes."""
+    """A decoder from latents (N, Z) to several outputs of a likelihood, (N, D) each, in the order of ``sizes``."""
 
     def __init__(self, latent_dim: int, hidden_dims: Sequence[int], sizes: Mapping[str, int]) -> None:
         super().__init__()
@@ -163,7 +165,7 @@ class DenseDecoderOfSeveral(nn.Module):
         return tuple(output(hidden) for output in self.outputs.values())
 
     def layer(self, name: str) -> nn.Linear:
-        """The last layer of the output of this name."""
+        """Return the last layer of the output of this name."""
         layer = self.outputs[name]
         return layer  # type: ignore[return-value]
 
@@ -171,17 +173,17 @@ class DenseDecoderOfSeveral(nn.Module):
 def dense_decoder(
     latent_dim: int, hidden_dims: Sequence[int], sizes: Mapping[str, int]
 ) -> DenseDecoder | DenseDecoderOfSeveral:
-    """A decoder with an output layer for each of the outputs of a likelihood."""
+    """Build a decoder with one output layer per output of a likelihood."""
     if len(sizes) == 1:
         return DenseDecoder(latent_dim, hidden_dims, *sizes.values())
     return DenseDecoderOfSeveral(latent_dim, hidden_dims, sizes)
 
 
 class TanhLayer(nn.Linear):
-    """A dense layer with tanh, in one op where there is enough for it to do."""
+    """A dense layer with tanh, fused for outputs of at least ``WORTH_A_KERNEL`` elements."""
 
     def forward(self, input: Tensor) -> Tensor:
-        # A compiler fuses torch's own operations, and must not make the size of the batch a condition of its graph.
+        # A compiler fuses torch's own operations, and must not specialize its graph on the batch size.
         if torch.compiler.is_compiling() or len(input) * self.out_features < WORTH_A_KERNEL:
             return torch.tanh(super().forward(input))
         return linear_tanh(input, self.weight, self.bias)

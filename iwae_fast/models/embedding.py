@@ -1,4 +1,4 @@
-"""The posterior means of a whole data set, a batch at a time."""
+"""Posterior means of a whole data set, computed batch by batch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from .base import LatentVariableModel
 
 OBSERVATIONS_A_BATCH = 256
-"""Observations that are encoded at once, where the data are not in batches already."""
+"""Observations that are encoded at a time, if the data are not in batches."""
 
 Batch = Tensor | Sequence[Any] | Mapping[str, Any]
 Data = Tensor | Dataset[Any] | Iterable[Batch]
 
 
 class Encoded(NamedTuple):
-    """A batch as :meth:`LatentVariableModel.encode` takes it."""
+    """The arguments of :meth:`LatentVariableModel.encode` for a batch."""
 
     x: Tensor
     context: tuple[Tensor, ...]
@@ -34,28 +34,28 @@ class Encoded(NamedTuple):
 def encode_dataset(
     model: LatentVariableModel, data: Data, batch_size: int | None = None, *, num_context: int = 0
 ) -> Tensor:
-    """Return E[z] under q(z | x) for every observation of a data set, in its order.
+    """Return E[z] under q(z | x) for every observation of a data set, in the order of the data set.
 
-    The model runs in evaluation mode and without gradients, and each batch is moved to its device. Memory is that of
-    one batch and of the result.
+    The model runs in evaluation mode and without gradients, and each batch is moved to its device. Memory is needed for
+    one batch and the result.
 
     Args:
         model: one of :mod:`iwae_fast.models`.
         data: observations (N, ...); a torch Dataset, which is read in order; or a DataLoader or another iterable of
             batches. A batch is a tensor x (B, ...), a sequence whose first element is x, or a mapping with "x" and,
             where the model takes them, "context" and "mask".
-        batch_size: observations that are encoded at once, 256 if None. Batches come as they are, so that it does not go
-            with an iterable of them.
-        num_context: how many elements after x, in batches that are sequences, the encoder takes as context; the others,
-            such as labels, are left alone.
+        batch_size: number of observations encoded at a time, 256 if None. It must be None for an iterable of batches.
+        num_context: number of elements after x, in batches that are sequences, that the encoder takes as context;
+            further elements, such as labels, are ignored.
 
     Returns:
-        (N, Z), on the model's device, of the dtype that the encoder gives.
+        (N, Z), on the model's device, with the dtype of the encoder's output.
 
-    Raises TypeError or ValueError for data of another kind.
+    Raises:
+        TypeError, ValueError: data of another kind.
     """
     if isinstance(num_context, bool) or not isinstance(num_context, int) or num_context < 0:
-        raise ValueError(f"num_context must be a number of at least 0, got {num_context!r}")
+        raise ValueError(f"num_context must be an int of at least 0, got {num_context!r}")
     parameter = next(model.parameters(), None)
     means = []
     with evaluation_mode(model):
@@ -82,7 +82,7 @@ def _batches(data: Data, batch_size: int | None) -> Iterator[Batch]:
             f"an iterable of batches such as a DataLoader, got {type(data).__name__}"
         )
     elif batch_size is not None:
-        raise ValueError(f"batch_size does not go with data that come in batches, got {batch_size}")
+        raise ValueError(f"batch_size must be None for data that are batches already, got {batch_size}")
     else:
         yield from data
 

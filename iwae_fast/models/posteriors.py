@@ -11,11 +11,12 @@ from .base import Draw, Posterior
 from .supports import region_of
 
 BLOCK = 4
-"""Samples that are drawn at a time, whatever the number that is wanted: so that chunks draw what the whole would."""
+"""Samples drawn per block. It is independent of the number requested, so that chunks draw the same samples as the whole
+batch."""
 
 
 def posterior_of(distribution: Distribution) -> Posterior:
-    """(mean, log_std) of a Gaussian, for which everything is offered; else the distribution, as a tuple of one."""
+    """Return (mean, log_std) for a Gaussian, which every feature supports; else a tuple that holds the distribution."""
     base = distribution.base_dist if type(distribution) is Independent else distribution
     if type(base) is Normal and len(base.batch_shape) == 2:
         return base.loc, base.scale.log()
@@ -23,10 +24,11 @@ def posterior_of(distribution: Distribution) -> Posterior:
 
 
 class SampledPosterior:
-    """q(z | x) of B observations, (B, Z) in batch and event axes, known by its draws and its density.
+    """A posterior q(z | x) of B observations, (B, Z) in batch and event axes, with draws and a density.
 
-    The noise of a draw is a function of (seed, observation_offset, sample), by torch's generators: chunks of samples
-    draw what the whole would; shards of observations draw other noise than the whole, but not each other's.
+    The noise of a draw is a function of (seed, observation_offset, sample), from torch's generators. Chunks of samples
+    draw the same noise as the whole. Shards of observations draw different noise than the whole batch, and than each
+    other.
     """
 
     def __init__(self, distribution: Distribution) -> None:
@@ -40,11 +42,11 @@ class SampledPosterior:
         self.region = region_of(distribution)
 
     def detach(self) -> SampledPosterior:
-        """As a tensor's, for passes that record no graph."""
+        """Return self: the counterpart of ``Tensor.detach`` for passes that record no graph."""
         return self
 
     def draw(self, draw: Draw) -> Tensor:
-        """z (k, B, Z), with a path to the encoder where there is one. Waits for the device."""
+        """Draw z (k, B, Z), reparameterized if the distribution has rsample. Forces a device synchronization."""
         if draw.samples is None:
             return self._range(draw, draw.sample_offset, draw.num_samples)
         every = self._range(draw, 0, int(draw.samples.max()) + 1 if draw.samples.numel() else 0)
@@ -57,12 +59,12 @@ class SampledPosterior:
 
     def _block(self, draw: Draw, block: int) -> Tensor:
         with torch_seeded(draw.seed, draw.observation_offset, block):
-            if self.distribution.has_rsample:  # also without a graph: sample() would draw other numbers
+            if self.distribution.has_rsample:  # also without a graph: sample() may draw different numbers
                 return self.distribution.rsample((BLOCK,))
             return self.distribution.sample((BLOCK,))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z | x) in nats, (k, B), of z (k, B, Z)."""
+        """Return log q(z | x) in nats, (k, B), for z (k, B, Z)."""
         return self.distribution.log_prob(z).reshape(*z.shape[:2], -1).sum(-1)
 
     @property
@@ -71,15 +73,15 @@ class SampledPosterior:
 
     @property
     def size(self) -> int:
-        """Z, the number of latent dimensions."""
+        """The number of latent dimensions, Z."""
         return (*self.distribution.batch_shape, *self.distribution.event_shape)[-1]
 
     @property
     def mean(self) -> Tensor:
-        """E[z], (B, Z). ValueError where the distribution does not know it."""
+        """The mean E[z], (B, Z). Raises ValueError if the distribution does not implement it."""
         try:
             return self.distribution.mean
         except NotImplementedError:
             raise ValueError(
-                f"the encoder's {type(self.distribution).__name__} has no mean: draw z in its place"
+                f"the encoder's {type(self.distribution).__name__} does not have a mean: draw z instead"
             ) from None

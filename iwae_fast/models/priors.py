@@ -1,4 +1,4 @@
-"""Priors p(z) of the topmost latents, in the place of the standard normal."""
+"""Priors p(z) of the topmost latents, as alternatives to the standard normal."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from .supports import REAL, Region, region_of, region_of_constraint
 
 
 class Prior(nn.Module, ABC):
-    """p(z). Its parameters are the model's, and ascend what the decoder ascends: p(x, z) is one density.
+    """The base class of priors p(z).
 
-    Any ``nn.Module`` with these two methods serves as well. One that has a :attr:`support` is held to it.
+    Parameters of a prior are parameters of the model and ascend the decoder's objective: p(x, z) is one density. Any
+    ``nn.Module`` with these two methods can be used as well. If it has a :attr:`support`, that is checked.
     """
 
     support: constraints.Constraint | None = None
-    """Where p(z) has its density; None where that is not said. That of q(z | x) must be the same."""
+    """The support of p(z), which must be that of q(z | x); None if unspecified, in which case it is not checked."""
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) in nats, (...), of z (..., Z); differentiable in z and in the prior's parameters."""
+        """Return log p(z) in nats, (...), for z (..., Z); differentiable in z and in the prior's parameters."""
 
     @abstractmethod
     def sample(self, num_samples: int) -> Tensor:
-        """z ~ p(z), (num_samples, Z), by torch's own generator, which the model seeds."""
+        """Draw z ~ p(z), (num_samples, Z), with torch's global generator, which the model seeds."""
 
 
 class GaussianMixture(NamedTuple):
@@ -41,10 +42,10 @@ class GaussianMixture(NamedTuple):
     log_std: Tensor
     """(K, Z)."""
     logits: Tensor | None = None
-    """(K,), of the components' weights; equal weights if None."""
+    """Logits of the components' weights, (K,); equal weights if None."""
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log sum_j w_j N(z; m_j, s_j), (...), of z (..., Z)."""
+        """Return log sum_j w_j N(z; m_j, s_j), (...), for z (..., Z)."""
         checks.last_axis("z", z, self.mean.shape[-1], "the prior")
         by_component = gaussian_log_prob(z.unsqueeze(-2), self.mean, self.log_std)
         return torch.logsumexp(by_component + torch.log_softmax(self._logits(by_component.dtype), 0), -1)
@@ -61,11 +62,11 @@ class GaussianMixture(NamedTuple):
 class MixturePrior(Prior):
     """A mixture of K diagonal Gaussians whose means, log standard deviations and weights are learned.
 
-    Means start as draws of a standard normal, standard deviations at 1, weights equal.
+    Means are initialized with draws of a standard normal, standard deviations with 1, and weights are equal.
 
     Args:
         num_components: K.
-        latent_dim: Z, of the topmost layer.
+        latent_dim: Z, the size of the topmost layer.
     """
 
     support = constraints.real_vector
@@ -91,14 +92,15 @@ class VampPrior(nn.Module):
     """The average of q(z | u_j) over K pseudo-inputs u_j, which are learned (Tomczak & Welling 2018):
     log p(z) = log sum_j N(z; m(u_j), s(u_j)) - log K, with m and s from the model's encoder of the topmost layer.
 
-    The encoder is part of p(z) then. Its parameters get two gradients, as the bound's own has: that of q(z | x) by the
-    estimator, and that of log p(z) at fixed z, which the pseudo-inputs get too, scaled as the decoder's. It runs once
-    more for each draw, on K rows. An encoder that takes context cannot serve.
+    The encoder is then part of p(z). Its parameters get the sum of two gradients, like those of the bound: that of
+    q(z | x) from the estimator, and that of log p(z) at fixed z, scaled as the decoder's. The pseudo-inputs get the
+    second one. The encoder runs once more per draw, on K rows. It must not take context.
 
     Args:
-        pseudo_inputs: (K, ...), where they start: observations, for example, or what the encoder of the topmost of
-            several layers takes, (K, Z). Copied.
-        low, high: between which pseudo-inputs are kept, such as 0 and 1 for pixels; without a gradient beyond.
+        pseudo_inputs: (K, ...), the initial pseudo-inputs: observations, for example, or inputs of the topmost
+            encoder if there are several layers, (K, Z). Copied.
+        low, high: the range to which pseudo-inputs are clamped, such as 0 and 1 for pixels; the gradient is zero
+            outside.
     """
 
     def __init__(self, pseudo_inputs: Tensor, low: float | None = None, high: float | None = None) -> None:
@@ -106,13 +108,13 @@ class VampPrior(nn.Module):
         checks.floating(pseudo_inputs=pseudo_inputs)
         if pseudo_inputs.dim() < 2 or not len(pseudo_inputs):
             raise ValueError(
-                f"pseudo_inputs must be (K, ...) with K >= 1, as the encoder takes, got {tuple(pseudo_inputs.shape)}"
+                f"pseudo_inputs must be inputs of the encoder, (K, ...) with K >= 1, got {tuple(pseudo_inputs.shape)}"
             )
         self.pseudo_inputs = nn.Parameter(pseudo_inputs.detach().clone())
         self.low, self.high = low, high
 
     def mixture(self, encoder: Callable[[Tensor], Any]) -> GaussianMixture:
-        """p(z), with the encoder (pseudo-inputs -> mean, log_std) as it is now."""
+        """Return p(z) for the current parameters of the encoder (pseudo-inputs -> mean, log_std)."""
         pseudo_inputs: Tensor = self.pseudo_inputs
         if self.low is not None or self.high is not None:
             pseudo_inputs = pseudo_inputs.clamp(self.low, self.high)
@@ -123,8 +125,11 @@ class VampPrior(nn.Module):
 
 
 class DistributionPrior(Prior):
-    """A torch.distributions object over z, (Z,), as its batch or its event axis. Its tensors are constants: they do not
-    follow ``model.to(...)``. Its support is its own, and must be that of q(z | x)."""
+    """A prior from a torch.distributions object over z, (Z,), with Z as its batch or its event axis.
+
+    The distribution's tensors are constants: they do not follow ``model.to(...)``. Its support must be that of
+    q(z | x).
+    """
 
     def __init__(self, distribution: Distribution) -> None:
         super().__init__()
@@ -136,13 +141,13 @@ class DistributionPrior(Prior):
         self.region = region_of(distribution)
         if self.log_prob(distribution.sample()).requires_grad:
             raise ValueError(
-                "prior has parameters that require a gradient, which no optimizer of the model would see: give a "
-                "module with log_prob(z) and sample(n), which makes the distribution anew in each call"
+                "prior has parameters that require a gradient, but an optimizer of the model would not see them: give "
+                "a module with log_prob(z) and sample(n) that builds the distribution in each call"
             )
 
     def log_prob(self, z: Tensor) -> Tensor:
         checks.last_axis("z", z, self.size, "the prior")
-        # Classes and other whole numbers come as integers, which the formulas of torch.distributions do not all take.
+        # Discrete z may have an integer dtype, which not every torch.distributions formula supports.
         log_prob = self.distribution.log_prob(z if z.is_floating_point() else z.to(torch.get_default_dtype()))
         return log_prob if self.distribution.event_shape else log_prob.sum(-1)
 
@@ -154,7 +159,7 @@ class DistributionPrior(Prior):
 
 
 def region_of_prior(prior: nn.Module | None) -> Region | None:
-    """Return where p(z) has its density; None where a module of the user's does not say."""
+    """Return the support of p(z); None if a user-defined module does not specify it."""
     if prior is None or isinstance(prior, VampPrior):
         return REAL
     if isinstance(prior, DistributionPrior):
@@ -163,7 +168,7 @@ def region_of_prior(prior: nn.Module | None) -> Region | None:
 
 
 def as_prior(prior: Any) -> nn.Module | None:
-    """A prior as a module; None for the standard normal. TypeError for what is none."""
+    """Return a prior as a module, or None for the standard normal; raise TypeError for anything else."""
     if prior is None:
         return None
     if isinstance(prior, Distribution):

@@ -12,16 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Shape = tuple[int, int, int]
-"""Samples, rows, columns."""
+"""(samples, rows, columns)."""
 
 Noise = Callable[[int, Shape], Tensor]
-"""Standard normal numbers for the module of an index, of a shape."""
+"""A function from the index of a module and a shape to standard normal numbers."""
 
 
 class RandomLinear(nn.Module):
-    """A linear layer with weights W ~ N(mean, exp(log_std)^2), each by itself, and such biases.
+    """A linear layer with independent Gaussian weights and biases, W ~ N(mean, exp(log_std)^2).
 
-    Means begin Glorot-uniform and 0, the logarithms of the standard deviations at ``log_std``.
+    The means of weights are initialized Glorot-uniform and those of biases with 0, all log standard deviations with
+    ``log_std``.
     """
 
     def __init__(self, inputs: int, outputs: int, log_std: float) -> None:
@@ -38,7 +39,8 @@ class RandomLinear(nn.Module):
         num_samples: int = 1,
         local: bool = True,
     ) -> Tensor:
-        """Take the means of the weights, or where noise is given draw by :meth:`local` or :meth:`shared`."""
+        """Apply the layer at the means of the weights, or if noise is given with draws from :meth:`local` or
+        :meth:`shared`."""
         if noise is None:
             return self._at_means(value)
         return (self.local if local else self.shared)(value, noise, num_samples)
@@ -47,20 +49,23 @@ class RandomLinear(nn.Module):
         return F.linear(value, self.weight_mean, self.bias_mean)
 
     def shared(self, value: Tensor, noise: Callable[[Shape], Tensor], num_samples: int) -> Tensor:
-        """(k, B, M) of (B, H) or (k, B, H): fresh weights for each sample, which all observations share."""
+        """Map (B, H) or (k, B, H) to (k, B, M) with new weights per sample, shared by all observations."""
         outputs, inputs = self.weight_mean.shape
         eps = noise((num_samples, outputs, inputs + 1)).to(self.weight_mean.dtype)
         weight = torch.addcmul(self.weight_mean, torch.exp(self.weight_log_std), eps[..., :-1])
         bias = torch.addcmul(self.bias_mean, torch.exp(self.bias_log_std), eps[..., -1])
         if value.dim() == 2:
-            # One product for all samples: their weights are the rows of one matrix.
+            # One matrix product for all samples: their weights are stacked as the rows of one matrix.
             product = F.linear(value, weight.flatten(0, 1)).unflatten(-1, (num_samples, outputs)).transpose(0, 1)
             return product + bias[:, None]
         return torch.baddbmm(bias[:, None], value, weight.transpose(1, 2))
 
     def local(self, value: Tensor, noise: Callable[[Shape], Tensor], num_samples: int) -> Tensor:
-        """The same in distribution, for each sample and observation by itself: what independent Gaussian weights make
-        of an input is Gaussian, so it is drawn in their place (Kingma, Salimans & Welling 2015)."""
+        """Map (B, H) or (k, B, H) to (k, B, M) with independent weights per sample and observation.
+
+        The output of a layer with independent Gaussian weights is Gaussian, so it is drawn instead of the weights
+        (Kingma, Salimans & Welling 2015).
+        """
         mean = self._at_means(value)
         variance = F.linear(value.square(), torch.exp(2.0 * self.weight_log_std), torch.exp(2.0 * self.bias_log_std))
         eps = noise((num_samples, *mean.shape[-2:])).to(mean.dtype)
@@ -68,9 +73,9 @@ class RandomLinear(nn.Module):
 
 
 class RandomNetwork(nn.Sequential):
-    """:class:`RandomLinear` layers of these sizes with tanh between them, at the means of the weights or drawn.
+    """A sequence of :class:`RandomLinear` layers of the given sizes with tanh between them.
 
-    ``local`` says how weights are drawn: see :class:`iwae_fast.models.RandomWeightsVAE`.
+    ``local`` selects how weights are drawn: see :class:`iwae_fast.models.RandomWeightsVAE`.
     """
 
     def __init__(self, sizes: Sequence[int], local: bool, log_std: float) -> None:
@@ -85,11 +90,11 @@ class RandomNetwork(nn.Sequential):
         return cast(RandomLinear, last)
 
     def forward(self, value: Tensor, noise: Noise | None = None, num_samples: int = 1) -> Tensor:
-        """Return (..., M) of (..., H) by the means of the weights; with noise, which is asked once for each layer,
-        (k, B, M) of (B, H) or (k, B, H) by weights drawn afresh."""
+        """Map (..., H) to (..., M) at the means of the weights, or with noise (B, H) or (k, B, H) to (k, B, M) with
+        newly drawn weights; ``noise`` is called once per layer."""
         for index, module in enumerate(self):
             if noise is not None and isinstance(module, RandomLinear):
-                # Latents and noise are float32 at least, whatever the weights are.
+                # Latents and noise are at least float32, also if the weights are in half precision.
                 value = module(value.to(module.weight_mean.dtype), partial(noise, index), num_samples, self.local)
             else:
                 value = module(value)

@@ -1,4 +1,4 @@
-"""An autoencoder whose network weights are random: IWAER and IWAER-rec."""
+"""An autoencoder with random network weights: IWAER and IWAER-rec."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ RANDOM = ("all", "encoder")
 DRAWS = ("local", "shared")
 
 ENCODER_STREAM, DECODER_STREAM = 2**30, 2**30 + 2**29
-"""Of the noise of the first layer's weights, from which the layers after it count on; latent layers count from 0."""
+"""Streams of the noise for the first layer's weights; further layers add their index. The streams of latent layers
+count from 0."""
 
 
 class RandomWeightsVAE(LatentVariableModel):
-    """IWAER: fresh network weights and then z for each of the k samples, the objective being
-    E log (1/k) sum_j p(x | z_j, theta_j) p(z_j) / q(z_j | x, phi_j) with theta_j ~ q(theta) and phi_j ~ q(phi).
+    """The IWAER model: each of the k samples draws new network weights and then z.
 
-    Every weight and bias is an independent Gaussian whose mean and standard deviation are learned (IWAE with random
-    weights, after Hernandez-Lobato et al.); there is no prior on them. Dense layers with tanh, Bernoulli pixels.
+    The objective is E log (1/k) sum_j p(x | z_j, theta_j) p(z_j) / q(z_j | x, phi_j) with theta_j ~ q(theta) and
+    phi_j ~ q(phi). Every weight and bias is an independent Gaussian whose mean and standard deviation are learned (IWAE
+    with random weights, after Hernandez-Lobato et al.); there is no prior on them. The networks have dense tanh layers,
+    and the pixels are Bernoulli.
 
-    An :class:`iwae_fast.Objective` trains it by the ELBO, IWAE, VR-IWAE with 0 <= alpha < 1, MIWAE, CIWAE or PIWAE.
+    An :class:`iwae_fast.Objective` trains it with the ELBO, IWAE, VR-IWAE with 0 <= alpha < 1, MIWAE, CIWAE or PIWAE.
 
     Args:
         data_dim: D.
         latent_dim: Z.
         hidden_dims: sizes of the encoder's hidden layers, which the decoder mirrors.
-        random: "all" weights (IWAER), or those of the "encoder" (IWAER-rec).
-        draws: "shared" draws weights for each sample, the same for all observations of a call, as the definition reads.
-            "local" draws for each observation apart, by way of what the weights make of a layer's input (the local
-            reparameterisation of Kingma, Salimans & Welling 2015): every log-weight has the same distribution and the
-            objective the same value, and its gradient less variance. A budget or tolerance needs "local".
-        log_std: where the logarithms of the weights' standard deviations start.
+        random: "all" for random weights in both networks (IWAER), "encoder" for the encoder only (IWAER-rec).
+        draws: "shared" draws weights per sample, the same for all observations of a call, as in the definition above.
+            "local" draws independently per observation, by drawing the output of each layer (the local
+            reparameterization of Kingma, Salimans & Welling 2015): every log-weight has the same distribution and the
+            objective the same value, and its gradient has less variance. A budget or tolerance needs "local".
+        log_std: initial value of the weights' log standard deviations.
         data_mean: (D,) mean of the training data in [0, 1], for the output bias.
         backend: force a backend of the package by name.
     """
@@ -87,17 +89,19 @@ class RandomWeightsVAE(LatentVariableModel):
         self.local = local
 
     def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
-        """The observations as the encoder sees them, (B, D), as a tuple of one: each draw of the weights has another
-        q(z | x)."""
+        """Return the encoder's input, (B, D), in a tuple of length 1.
+
+        It takes the place of the parameters of q(z | x), which differ between draws of the weights.
+        """
         self.check_batch(x, context)
         if context:
-            raise ValueError(f"{type(self).__name__} takes no context")
+            raise ValueError(f"{type(self).__name__} does not take context, got {len(context)} tensors")
         if x.dim() < 2 or x.shape[1:].numel() != self.data_dim:
             raise ValueError(f"x must be (B, ...) with {self.data_dim} features, got {tuple(x.shape)}")
         return (as_parameters(self.encoder, visible(x, mask).flatten(1)),)
 
     def posterior(self, output: Any) -> Posterior:
-        """Mean and log standard deviation of q(z | x), each (..., Z), from what the encoder returned."""
+        """Return mean and log standard deviation of q(z | x), each (..., Z), from the encoder's output."""
         mean, log_std = output.chunk(2, dim=-1)
         return mean, log_std
 
@@ -130,15 +134,15 @@ class RandomWeightsVAE(LatentVariableModel):
         return self.likelihood.log_prob(x, logits.flatten(0, 1), draw.num_samples, observed, self.backend)
 
     def _weight_noise(self, like: Tensor, draw: Draw, stream: int) -> Noise:
-        """What a network's layers draw their weights by, or their outputs."""
+        """Return the noise with which the layers of a network draw their weights, or their outputs."""
         if self.local:
             return lambda layer, shape: self._noise(like, draw, shape, stream + layer)
         if draw.samples is not None:
             raise ValueError(
-                "a budget or tolerance takes other samples of each observation, which shared draws of the weights do "
+                "a budget or tolerance selects different samples per observation, which shared draws of the weights do "
                 "not allow: make the model with draws='local'"
             )
-        # The rows are those of a weight matrix, which is the same in every shard of a batch.
+        # The rows are those of a weight matrix, so that every shard of a batch draws the same weights.
         return lambda layer, shape: self._noise(like, draw._replace(observation_offset=0), shape, stream + layer)
 
     def _noise(self, like: Tensor, draw: Draw, shape: Sequence[int], stream: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where densities of z live: log p(z) - log q(z) means something only where both are of one measure."""
+"""Supports of densities of z: log p(z) - log q(z) is meaningful only if both are densities on the same set."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class Region(NamedTuple):
     """The set on which a distribution of z has its density, up to sets of probability zero such as end points."""
 
     kind: str
-    """What its points are, which says by which measure the density is: lengths, counts, areas of a simplex."""
+    """The kind of points, which determines the base measure of the density: length, counting, area of a simplex."""
     low: Number = -math.inf
+    """Lower end of the interval of each dimension."""
     high: Number = math.inf
-    """The ends of each dimension's interval."""
+    """Upper end of the interval of each dimension."""
 
     def __str__(self) -> str:
         if self.kind not in (REALS, INTEGERS) or (self.kind == REALS and same(self, REAL)):
@@ -44,14 +45,14 @@ REAL = Region(REALS)
 
 
 def same(one: Region, other: Region) -> bool:
-    """Return whether two regions are one. Waits for the device where ends are tensors on one."""
+    """Return True if two regions are equal. Forces a synchronization if the ends are tensors on a device."""
     if one is other:
         return True
     return one.kind == other.kind and all(_equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
 
 
 def region_of(distribution: Distribution) -> Region | None:
-    """Return where a distribution has its density, by its ``support``; None where that is not known."""
+    """Return the support of a distribution, from its ``support`` attribute; None if unknown."""
     if isinstance(distribution, Independent):
         return region_of(distribution.base_dist)
     if isinstance(distribution, MixtureSameFamily):
@@ -62,9 +63,9 @@ def region_of(distribution: Distribution) -> Region | None:
         for transform in distribution.transforms:
             region = _image(region, transform)
         return region
-    if isinstance(distribution, VonMises):  # torch says real numbers; its density of the angle goes once around
+    if isinstance(distribution, VonMises):  # torch declares real numbers, but the density of the angle is on a circle
         return Region(REALS, -math.pi, math.pi)
-    if isinstance(distribution, ExpRelaxedCategorical):  # torch says real vectors, and in a comment what it is
+    if isinstance(distribution, ExpRelaxedCategorical):  # torch declares real vectors
         return Region("logarithms of points of a simplex")
     try:
         return region_of_constraint(distribution.support)
@@ -73,7 +74,7 @@ def region_of(distribution: Distribution) -> Region | None:
 
 
 def region_of_constraint(support: Any) -> Region | None:
-    """Return the region of a constraint of torch.distributions; None where that is not known."""
+    """Return the region of a constraint of torch.distributions; None if unknown."""
     if isinstance(support, constraints.independent):
         return region_of_constraint(support.base_constraint)
     for kind, region in REGIONS.items():
@@ -96,22 +97,22 @@ REGIONS: dict[Any, Callable[[Any], Region]] = {
     type(constraints.simplex): lambda _: Region("points of a simplex"),
     type(constraints.one_hot): lambda _: Region("one-hot vectors"),
 }
-"""What the constraints say that a density of a vector can have."""
+"""Region of each constraint that densities of vectors can have."""
 
 
 def check(posterior: Region | None, prior: Region | None) -> None:
-    """Raise ValueError where q(z | x) and p(z) are known to live on different sets."""
+    """Raise ValueError if q(z | x) and p(z) are known to have different supports."""
     if posterior is None or prior is None or same(posterior, prior):
         return
     raise ValueError(
-        f"prior must have the support of q(z | x), got p(z) over {prior} where the encoder's q(z | x) is over "
-        f"{posterior}: log p(z) - log q(z | x) would be no log-ratio of densities; give a prior over {posterior} "
-        "(a module whose support is not said is not asked)"
+        f"prior must have the support of q(z | x), got p(z) over {prior}, but the encoder's q(z | x) is over "
+        f"{posterior}: log p(z) - log q(z | x) would not be a log-ratio of densities; give a prior over {posterior} "
+        "(a module without a support attribute is not checked)"
     )
 
 
 def _image(region: Region | None, transform: Transform) -> Region | None:
-    """Return where a transform takes a region, as far as torch says where it leads to."""
+    """Return the image of a region under a transform, as far as torch specifies it."""
     parts = getattr(transform, "parts", None)
     if parts is not None:
         for part in parts:
@@ -120,17 +121,17 @@ def _image(region: Region | None, transform: Transform) -> Region | None:
     domain, codomain = (region_of_constraint(end) for end in (transform.domain, transform.codomain))
     if region is None or region.kind == REALS or domain is None or region.kind == domain.kind:
         return codomain
-    return Region(f"an image of {region.kind}")  # as many dimensions as before, whatever they are called
+    return Region(f"an image of {region.kind}")  # the codomain does not describe it; the number of dimensions is kept
 
 
 def _shown(end: Number) -> str:
-    """Return an end in words, in short where dimensions have ends of their own."""
+    """Return an end as text, or the range of ends if they differ between dimensions."""
     least, most = (float(of(torch.as_tensor(end))) for of in (torch.min, torch.max))
     return f"{least:g}" if least == most else f"{least:g} .. {most:g}"
 
 
 def _equal(one: Number, other: Number) -> bool:
-    """Return whether two ends are one, to the rounding of float32."""
+    """Return True if two ends are equal up to the rounding of float32."""
     one, other = (torch.as_tensor(end, dtype=torch.float64).cpu() for end in (one, other))
     try:
         torch.broadcast_shapes(one.shape, other.shape)

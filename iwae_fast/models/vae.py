@@ -1,4 +1,4 @@
-"""A variational autoencoder around anybody's encoder and decoder."""
+"""A variational autoencoder around a user-supplied encoder and decoder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .supports import check as check_supports
 
 
 class VAE(LatentVariableModel):
-    """Latents in one layer or several, z_1 nearest to the data.
+    """A variational autoencoder with one or several layers of latents, z_1 nearest to the data.
 
     One layer: p(z) = N(0, I), q(z | x) = N(mean, exp(log_std)^2) from the encoder, p(x | z) from the decoder. With
     ``upper`` layers p(z) = p(z_L) p(z_{L-1} | z_L) ... p(z_1 | z_2) with p(z_L) = N(0, I), and
@@ -33,21 +33,21 @@ class VAE(LatentVariableModel):
 
     Args:
         encoder: maps observations (B, ...), and context if any, to (mean, log_std), each (B, Z), or to a
-            torch.distributions object over z, (B, Z). A Normal, in Independent or not, is taken as (mean, log_std).
-            With others, such as flows (TransformedDistribution, whose transforms need their inverse), noise is torch's,
-            and estimators that hold parameters fixed inside log q ("stl", "dreg" and theirs) are a ValueError; without
-            rsample only "rws" and "vimco" serve.
-        decoder: maps latents (N, Z), and context of N rows, to what the likelihood takes: logits (N, ...) for
+            torch.distributions object over z, (B, Z). A Normal, in Independent or not, is treated as (mean, log_std).
+            Other distributions, such as flows (TransformedDistribution, whose transforms need their inverse), use
+            torch's noise, and estimators that hold parameters fixed inside log q (such as "stl" and "dreg") raise
+            ValueError; distributions without rsample allow only "rws" and "vimco".
+        decoder: maps latents (N, Z), and context of N rows, to the parameters of the likelihood: logits (N, ...) for
             "bernoulli", (mean, log_std), each (N, ...), for "gaussian".
         likelihood: a name from :data:`iwae_fast.likelihoods.LIKELIHOODS`, or a likelihood.
-        upper: for each further layer a pair of modules, (encoder, prior): q(z_{l+1} | z_l) from latents (N, Z_l), and
+        upper: a pair of modules (encoder, prior) per further layer: q(z_{l+1} | z_l) from latents (N, Z_l), and
             p(z_l | z_{l+1}) from latents (N, Z_{l+1}), each returning (mean, log_std).
-        prior: p(z_L) of the topmost layer, in the place of N(0, I): a torch.distributions object over z (Z,), whose
+        prior: p(z_L) of the topmost layer, in place of N(0, I): a torch.distributions object over z (Z,), whose
             tensors are constants; a module with ``log_prob(z (k, B, Z)) -> (k, B)`` and ``sample(n) -> (n, Z)``,
-            such as :class:`MixturePrior`; or a :class:`VampPrior`. Its parameters ascend what the decoder ascends.
+            such as :class:`MixturePrior`; or a :class:`VampPrior`. Its parameters ascend the decoder's objective.
         latent_dim: the size of the topmost z, for :meth:`sample` from N(0, I) before the model has seen observations.
-            It is known, and kept in the attribute ``latent_dim``, from the first call of :meth:`encode` (with ``upper``
-            layers of an objective) on, unless that is inside torch.compile.
+            If not given, the attribute ``latent_dim`` is set by the first call of :meth:`encode` (with ``upper``
+            layers, by the first call of an objective) that is not inside torch.compile.
         backend: force a backend of the package by name.
     """
 
@@ -91,7 +91,7 @@ class VAE(LatentVariableModel):
         return Latents(z, None, log_ratio)
 
     def _one_layer(self, posterior: Posterior, draw: Draw, log_q_gradient: LogQGradient) -> tuple[Tensor, Tensor]:
-        """z and log p(z) - log q(z | x), fused."""
+        """Draw z and compute log p(z) - log q(z | x), fused."""
         mean, log_std = posterior
         if log_q_gradient is LogQGradient.SCORE:
             z, _ = self._sample(mean.detach(), log_std.detach(), draw, path_only=False)
@@ -116,8 +116,8 @@ class VAE(LatentVariableModel):
     def _in_parts(
         self, posterior: Posterior, draw: Draw, log_q_gradient: LogQGradient, route: RouteZ | None
     ) -> Latents:
-        """z_1, the sum of log p(z_l | z_{l+1}) and of the log p(z_L) of a prior of the model's own, and the rest:
-        log p(z_L) where it is standard, less log q(z | x)."""
+        """Return z_1 and the two parts of the log-ratio: first the sum of log p(z_l | z_{l+1}), with log p(z_L) of a
+        prior other than N(0, I); second the rest, log p(z_L) of N(0, I) if that is the prior, minus log q(z | x)."""
         self._check_supports(posterior)
         latents, conditionals = self._ascend(posterior, draw, log_q_gradient)
         as_parents, as_children, inside_q = self._descend(latents, route)
@@ -127,7 +127,7 @@ class VAE(LatentVariableModel):
             self.upper, conditionals, as_parents[1:], as_children, inside_q, inside_q[1:], strict=False
         ):
             if log_q_gradient is LogQGradient.PATHWISE:
-                # z stays live in its place as a condition; only the weights are held fixed.
+                # As the condition z keeps its gradient; only the weights are held fixed.
                 conditional = _by_row(layer.encoder, below, frozen=True)
             log_q = log_q + self._log_prob(above, *conditional)
             prior = _by_row(layer.prior, parent, frozen=route is not None and route.reparameterize_prior)
@@ -138,7 +138,7 @@ class VAE(LatentVariableModel):
         return Latents(as_parents[0], log_prior, top - log_q)
 
     def _check_supports(self, posterior: Posterior) -> None:
-        """Raise ValueError where a prior is known to have another support than the q of its layer."""
+        """Raise ValueError if a prior is known to have a different support than the q of its layer."""
         region = posterior[0].region if isinstance(posterior[0], SampledPosterior) else REAL
         if self.upper:  # p between the layers and q above the first one are Gaussian
             check_supports(region, REAL)
@@ -146,24 +146,24 @@ class VAE(LatentVariableModel):
         check_supports(region, region_of_prior(self.prior))
 
     def _log_first_q(self, z: Tensor, posterior: Posterior, log_q_gradient: LogQGradient) -> Tensor:
-        """log q(z_1 | x), (k, B)."""
+        """Return log q(z_1 | x), (k, B)."""
         first = posterior[0]
         if not isinstance(first, SampledPosterior):
             return self._log_prob(z, *_held(posterior, log_q_gradient))
         if log_q_gradient is LogQGradient.PATHWISE:
             raise ValueError(
-                "the estimator holds the parameters of log q(z | x) fixed, which cannot be done inside the encoder's "
+                "the estimator holds the parameters of log q(z | x) fixed, which is not possible for the encoder's "
                 f"{type(first.distribution).__name__}: use 'reparameterized' or 'rws', or return (mean, log_std)"
             )
         if log_q_gradient is LogQGradient.FULL and torch.is_grad_enabled() and not first.has_path:
             raise ValueError(
-                f"no gradient goes through draws of the encoder's {type(first.distribution).__name__}, which has no "
-                "rsample: use 'vimco' or 'rws'"
+                f"no gradient flows through draws of the encoder's {type(first.distribution).__name__}, which does not "
+                "have rsample: use 'vimco' or 'rws'"
             )
         return first.log_prob(z)
 
     def _log_top_prior(self, z: Tensor) -> Tensor:
-        """log p(z_L) of a prior of the model's own, (k, B)."""
+        """Return log p(z_L), (k, B), of a prior other than N(0, I)."""
         log_prob = self._top_prior().log_prob(z)
         if log_prob.shape != z.shape[:2]:
             raise ValueError(
@@ -173,12 +173,12 @@ class VAE(LatentVariableModel):
         return log_prob
 
     def _top_prior(self) -> Any:
-        """What has log_prob(z) and sample(n)."""
+        """Return an object with log_prob(z) and sample(n)."""
         prior = self.prior
         return prior.mixture(self._encode_top) if isinstance(prior, VampPrior) else prior
 
     def _encode_top(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of q of the topmost layer, from what its encoder takes."""
+        """Return mean and log standard deviation of q of the topmost layer for an input of its encoder."""
         if self.upper:
             layer: Any = self.upper[-1]
             return _gaussian("module of an upper layer", layer.encoder(value))
@@ -190,7 +190,7 @@ class VAE(LatentVariableModel):
     def _ascend(
         self, posterior: Posterior, draw: Draw, log_q_gradient: LogQGradient
     ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """z_1 .. z_L from q, (k, B, Z_l) each, and the parameters of q(z_{l+1} | z_l)."""
+        """Draw z_1 .. z_L from q, (k, B, Z_l) each, and return them with the parameters of q(z_{l+1} | z_l)."""
         latents: list[Tensor] = []
         conditionals: list[tuple[Tensor, Tensor]] = []
         for stream in range(len(self.upper) + 1):
@@ -210,7 +210,7 @@ class VAE(LatentVariableModel):
         return mean + torch.exp(log_std) * self._noise(draw, mean, stream)
 
     def _descend(self, latents: list[Tensor], route: RouteZ | None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Each z as the parent in p, as the child in p, and inside q."""
+        """Return each z as the parent in p, as the child in p, and inside q."""
         if route is None:
             return latents, latents, latents
         from_prior: list[Tensor | None] = [None] * len(latents)
@@ -272,29 +272,27 @@ class VAE(LatentVariableModel):
         return z.squeeze(1)
 
     def _learn_size_of_z(self, size: int) -> None:
-        # A graph that torch.compile traces must not depend on what was called before it.
+        # A graph that torch.compile traces must not depend on earlier calls.
         if not torch.compiler.is_compiling() and self.latent_dim is None:
             self.latent_dim = size
 
     def _size_of_z(self) -> int:
         if self.latent_dim is None:
             called = "an objective with the model" if self.upper else "encode(x)"
-            raise ValueError(
-                f"sample() needs to know the size of z: give latent_dim to VAE(...), or call {called} first"
-            )
+            raise ValueError(f"sample() needs the size of z: give latent_dim to VAE(...), or call {called} first")
         return self.latent_dim
 
     def _draw_top(self, num_samples: int, seed: Tensor) -> Tensor:
-        """z_L from a prior of the model's own, (N, 1, Z)."""
+        """Draw z_L, (N, 1, Z), from a prior other than N(0, I)."""
         prior = self._top_prior()
         if not callable(getattr(prior, "sample", None)):
-            raise ValueError(f"sample() needs a prior that has a sample(n): {type(prior).__name__} has none")
+            raise ValueError(f"sample() needs a prior with a method sample(n): {type(prior).__name__} has none")
         with torch_seeded(seed):
             return prior.sample(num_samples).unsqueeze(1)
 
 
 class UpperLayer(nn.Module):
-    """q(z_{l+1} | z_l) and p(z_l | z_{l+1})."""
+    """The modules of q(z_{l+1} | z_l) and p(z_l | z_{l+1})."""
 
     def __init__(self, encoder: nn.Module, prior: nn.Module) -> None:
         super().__init__()
@@ -309,8 +307,10 @@ def _gaussian(name: str, output: Any) -> tuple[Tensor, Tensor]:
 
 
 def _by_row(module: Any, z: Tensor, *, frozen: bool = False) -> tuple[Tensor, Tensor]:
-    """(mean, log_std), each (k, B, Z'), of a module that takes rows of latents, from z (k, B, Z); as a function of z
-    alone where it is frozen."""
+    """Apply a module that takes rows of latents to z (k, B, Z), and return (mean, log_std), each (k, B, Z').
+
+    If ``frozen``, the parameters of the module are detached.
+    """
     rows = as_parameters(module, z.flatten(0, 1))
     if frozen:
         fixed = {name: parameter.detach() for name, parameter in module.named_parameters()}
@@ -322,13 +322,13 @@ def _by_row(module: Any, z: Tensor, *, frozen: bool = False) -> tuple[Tensor, Te
 
 
 def _held(posterior: Posterior, log_q_gradient: LogQGradient) -> Posterior:
-    """The parameters of the first layer's q as its density is to see them; no z is their condition."""
+    """Return the parameters of q(z_1 | x), detached for pathwise estimators."""
     return tuple(part.detach() for part in posterior) if log_q_gradient is LogQGradient.PATHWISE else posterior
 
 
 def _by_prior_noise(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Return z as p's own reparameterization makes it: mean + exp(log_std) eps with the eps that gives z.
+    """Return z reparameterized by p: mean + exp(log_std) eps with the eps that gives z.
 
-    The step exp(log_std) eps is z - mean: exp(-log_std), which may overflow, need not be taken.
+    The step exp(log_std) eps is computed as z - mean, without exp(-log_std), which may overflow.
     """
     return mean + (z - mean).detach() * torch.exp(log_std - log_std.detach())

@@ -67,7 +67,7 @@ def test_what_is_no_posterior_is_named() -> None:
     model = MODELS["one layer"]()
     x = torch.rand(5, 12)
     for call in (model.kl_by_dimension, lambda x: model.log_weights(x, 2, posterior=x)):
-        with pytest.raises(TypeError, match=r"posterior must be what encode\(x\) returned, a tuple, got Tensor"):
+        with pytest.raises(TypeError, match=r"posterior must be the result of encode\(x\), a tuple, got Tensor"):
             call(x)
     with pytest.raises(TypeError, match=r"x must be observations .* got list"):
         model.posterior_mean([1.0])
@@ -129,7 +129,12 @@ def test_context_and_masks_of_batches() -> None:
         ("digits", {}, TypeError, "data must be a tensor .* got str"),
         (None, {}, TypeError, "got NoneType"),
         ([], {}, ValueError, "at least one batch"),
-        ([torch.rand(3, 12)], {"batch_size": 2}, ValueError, "batch_size does not go with data that come in batches"),
+        (
+            [torch.rand(3, 12)],
+            {"batch_size": 2},
+            ValueError,
+            "batch_size must be None for data that are batches already, got 2",
+        ),
         (torch.rand(3, 12), {"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ([(torch.rand(3, 12),)], {"num_context": 1}, ValueError, "1 elements of context after x, got 0"),
         ([(torch.rand(3, 12),)], {"num_context": -1}, ValueError, "num_context must be"),

@@ -316,7 +316,7 @@ def test_binary_latents_as_distributions() -> None:
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.5
     assert iw.evaluate.log_likelihood(model, x, 20).value.isfinite().all()
-    for estimator, message in (("reparameterized", "no gradient goes through draws"), ("dreg", "held? fixed|holds")):
+    for estimator, message in (("reparameterized", "no gradient flows through draws"), ("dreg", "held? fixed|holds")):
         with pytest.raises(ValueError, match=message):
             iw.Objective(IWAE(), estimator, num_samples=5)(model, x)
 
@@ -364,14 +364,14 @@ class Summed(Heavy):
         (
             lambda: (lambda model, x: iw.Objective(IWAE(), "stl", 5)(model, x))(*flow_model()),
             ValueError,
-            "cannot be done inside the encoder's TransformedDistribution",
+            "is not possible for the encoder's TransformedDistribution",
         ),
         (
             lambda: (lambda model, x: model.log_weights(x, 2))(*flow_model(prior=vamp())),
             ValueError,
             "VampPrior needs a Gaussian encoder",
         ),
-        (lambda: (lambda model, x: model.reconstruct(x))(*flow_model()), ValueError, "has no mean"),
+        (lambda: (lambda model, x: model.reconstruct(x))(*flow_model()), ValueError, "does not have a mean"),
         (
             lambda: (lambda model, x: iw.Objective(ELBO(), num_samples=2, free_bits=0.1)(model, x))(
                 *with_prior("one layer", mixture())

@@ -162,7 +162,7 @@ def test_the_priors_that_are_gaussian(posterior: str) -> None:
         if posterior in SAME[0]:
             assert objective(model, x).isfinite()
             continue
-        message = r"p\(z\) over real numbers where the encoder's q\(z \| x\) is over"
+        message = r"p\(z\) over real numbers, but the encoder's q\(z \| x\) is over"
         with pytest.raises(ValueError, match=message):
             objective(model, x)
         with pytest.raises(ValueError, match=message):
@@ -208,7 +208,7 @@ def test_a_module_is_held_to_what_it_says() -> None:
         (
             "normal",
             constraints.simplex,
-            r"over points of a simplex where the encoder's q\(z \| x\) is over real numbers",
+            r"over points of a simplex, but the encoder's q\(z \| x\) is over real numbers",
         ),
         ("beta", constraints.simplex, "real numbers from 0 to 1"),
     ):

@@ -220,7 +220,7 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
 
 def test_free_bits_need_a_divergence_in_closed_form() -> None:
     x = torch.zeros(1, 4, dtype=torch.float64)
-    with pytest.raises(ValueError, match="the divergence of VAE by dimension has no closed form"):
+    with pytest.raises(ValueError, match="the KL divergence per dimension of VAE has no closed form"):
         iw.Objective(ELBO(), free_bits=0.1)(MODELS["two layers"](), x)
 
 
