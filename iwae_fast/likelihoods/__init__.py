@@ -1,4 +1,4 @@
-"""Observation models p(x | z): what a decoder's output means, and how likely an observation is under it."""
+"""Observation models p(x | z): the meaning of a decoder's output, and the density of observations given it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
     "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial,
     "categorical": Categorical,
 }
-"""By name, with what each takes by default."""
+"""A constructor without arguments per name, for the default settings."""
 
 
 def as_likelihood(likelihood: str | Likelihood) -> Likelihood:
-    """A likelihood, by its name or as it is.
+    """Return the likelihood of a name; return a likelihood unchanged.
 
-    ValueError for a name that is none, TypeError for what is neither.
+    Raises ValueError for an unknown name and TypeError for another type.
     """
     if isinstance(likelihood, Likelihood):
         return likelihood

@@ -1,4 +1,4 @@
-"""What every likelihood p(x | z) offers a model."""
+"""The base class of likelihoods p(x | z)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..ops.function import apply
 from ..ops.losses import IWAEResult, composed_iwae
 
 ROUNDING = 1e-5
-"""By how much an observation may miss an end of the support: a float32 that was scaled may be 1.0000001."""
+"""Tolerance at the ends of the support: a float32 that was divided by 255 may be 1.0000001."""
 
 
 class Likelihood(nn.Module, ABC):
-    """p(x | z) of independent features, by what the decoder returns. Its own parameters, if any, are the model's.
+    """p(x | z) of independent features given the decoder's output. Its parameters, if any, are the model's.
 
-    A decoder returns one tensor for each of :attr:`outputs`: the tensor itself where there is one, else a tuple in that
-    order. :meth:`log_prob` does not look whether observations lie in the support, since a GPU's would have to be waited
-    for: what comes of others is not specified. A model looks with :meth:`check_support` at the first observations that
-    it meets, and :func:`iwae_fast.evaluate.log_likelihood` at all that it is given.
+    A decoder returns one tensor per entry of :attr:`outputs`: a single tensor if there is one entry, else a tuple in
+    that order. :meth:`log_prob` does not check whether observations lie in the support (it would force a device
+    synchronization); its result for others is unspecified. A model checks the first observations that it sees with
+    :meth:`check_support`, and :func:`iwae_fast.evaluate.log_likelihood` checks all of them.
 
     A subclass sets :attr:`name` and :attr:`outputs` and defines :meth:`log_prob`, :meth:`mean` and, where draws are
     cheap, :meth:`sample`.
@@ -31,35 +31,35 @@ class Likelihood(nn.Module, ABC):
 
     name: str
     outputs: tuple[str, ...]
-    """What the decoder returns, by name."""
+    """Names of the tensors that the decoder returns."""
     support: constraints.Constraint = constraints.real
-    """Of one feature."""
+    """Support of one feature."""
     takes_integers = True
-    """Whether observations may be of an integer dtype as well as of a floating one."""
+    """True if observations may have an integer dtype as well as a floating one."""
 
     @property
     def takes_linear_output(self) -> bool:
-        """Whether :meth:`log_prob` takes a :class:`LinearLayer` in place of the decoder's output."""
+        """True if :meth:`log_prob` takes a :class:`LinearLayer` in place of the decoder's output."""
         return False
 
     @abstractmethod
     def log_prob(
         self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None
     ) -> Tensor:
-        """log p(x | z_i), summed over features.
+        """Compute log p(x | z_i), summed over features.
 
         Args:
             value: observations (B, ...), of D features each.
-            output: the decoder's, for k B rows of latents, sample by sample.
+            output: the decoder's output for k B rows of latents, all observations of the first sample first.
             num_samples: k.
-            mask: bool (B, D), True where observed. What it hides counts nothing, whatever it holds, NaN included.
-            backend: force a backend of the package by name, where its ops serve.
+            mask: bool (B, D), True where observed. Masked features are ignored whatever their value, including NaN.
+            backend: force a backend of the package by name, for likelihoods that use its ops.
 
         Returns:
             (k, B) in nats, float32, or float64 if any input is float64.
 
         Raises:
-            TypeError, ValueError: the decoder's output is not what :attr:`outputs` says, or does not fit.
+            TypeError, ValueError: the decoder's output does not match :attr:`outputs` or the shape of ``value``.
         """
 
     def iwae_loss(
@@ -71,10 +71,10 @@ class Likelihood(nn.Module, ABC):
         reduction: str = "mean",
         backend: str | None = None,
     ) -> IWAEResult:
-        """Compute minus the IWAE bound of a decoder's output, with the bounds and weights for diagnostics.
+        """Compute minus the IWAE bound for a decoder's output, with the bounds and weights for diagnostics.
 
         By default :meth:`log_prob` and :func:`iwae_fast.log_mean_exp` are composed. A likelihood with a fused loss
-        overrides this; its result must be the same up to rounding.
+        overrides this method; its result must be the same up to rounding.
 
         Args:
             value, output, mask, backend: as in :meth:`log_prob`.
@@ -85,11 +85,11 @@ class Likelihood(nn.Module, ABC):
         return composed_iwae(log_prob + log_ratio, reduction, backend)
 
     def check_support(self, value: Tensor, mask: Tensor | None = None) -> None:
-        """Raise ValueError where an observed feature lies outside the support. Waits for the device.
+        """Raise ValueError if an observed feature lies outside the support. Forces a device synchronization.
 
         Args:
-            value: observations (B, ...). NaN passes, and so does what misses an end of the support by no more than the
-                rounding of a division.
+            value: observations (B, ...). NaN is accepted, and so are values outside the support by at most the rounding
+                of a division.
             mask: bool, True where observed, broadcasting to the shape of ``value``.
         """
         support = self.support
@@ -109,23 +109,25 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def mean(self, output: Any) -> Tensor:
-        """E[x | z], (N, ...), of a decoder's output for N rows of latents."""
+        """Return E[x | z], (N, ...), for a decoder's output for N rows of latents."""
 
     def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
-        """A draw of x for each row of a decoder's output, in the shape of :meth:`mean`."""
-        raise NotImplementedError(f"likelihood {self.name!r} has no sample()")
+        """Draw x for each row of a decoder's output, in the shape of :meth:`mean`."""
+        raise NotImplementedError(f"likelihood {self.name!r} does not implement sample()")
 
     def output_sizes(self, data_dim: int) -> dict[str, int]:
-        """How many numbers each of the :attr:`outputs` has, for D features."""
+        """Return the number of elements per row of each of the :attr:`outputs`, for D features."""
         return dict.fromkeys(self.outputs, data_dim)
 
     def initial_biases(self, data_mean: Tensor) -> dict[str, Tensor]:
-        """Biases of output layers at which E[x | z] is the mean of the data (D,), by the output's name; none where
-        there is no simple one."""
+        """Return biases of output layers for which E[x | z] is the mean of the data (D,), by the output's name.
+
+        Outputs without a simple formula are left out.
+        """
         return {}
 
     def encoder_input(self, x: Tensor) -> Tensor:
-        """Observations on a scale that suits a dense encoder; as they are where that is theirs."""
+        """Scale observations for a dense encoder; unchanged by default."""
         return x
 
     def extra_repr(self) -> str:
@@ -137,7 +139,7 @@ def _is_unit_interval(support: constraints.Constraint) -> bool:
 
 
 def _described(support: constraints.Constraint) -> str:
-    """Which numbers a constraint allows."""
+    """Return a description of the numbers that a constraint allows."""
     numbers = "whole numbers" if support.is_discrete else "numbers"
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
     if low is None:
@@ -146,10 +148,10 @@ def _described(support: constraints.Constraint) -> str:
 
 
 def by_sample(name: str, output: Any, num_samples: int, value: Tensor, per_feature: int = 1) -> Tensor:
-    """(k B, ...) -> (k, B, D per_feature), with D the number of features of the observations (B, ...)."""
+    """Reshape (k B, ...) to (k, B, D per_feature), with D the number of features of the observations (B, ...)."""
     if not isinstance(output, Tensor):
         raise TypeError(f"the decoder's {name} must be a tensor, got {type(output).__name__}")
-    rows = value.shape[0]  # len() would make a number of a traced batch
+    rows = value.shape[0]  # len() would turn a symbolic batch size into a constant while tracing
     features = value.shape[1:].numel() * per_feature if rows else output.shape[1:].numel()
     if output.shape[0] != num_samples * rows or output.shape[1:].numel() != features:
         raise ValueError(
@@ -160,7 +162,7 @@ def by_sample(name: str, output: Any, num_samples: int, value: Tensor, per_featu
 
 
 def parts_of(output: Any, likelihood: Likelihood) -> tuple[Any, ...]:
-    """A decoder's output as a tuple, one part for each that the likelihood declares."""
+    """Return a decoder's output as a tuple with one entry per output of the likelihood."""
     names = likelihood.outputs
     if len(names) == 1:
         return (output,)
@@ -173,24 +175,26 @@ def parts_of(output: Any, likelihood: Likelihood) -> tuple[Any, ...]:
 
 
 def parts_by_sample(likelihood: Likelihood, output: Any, num_samples: int, value: Tensor) -> list[Tensor]:
-    """Each of the decoder's outputs, (k B, ...) -> (k, B, D)."""
+    """Reshape each of the decoder's outputs from (k B, ...) to (k, B, D)."""
     parts = parts_of(output, likelihood)
     return [by_sample(name, part, num_samples, value) for name, part in zip(likelihood.outputs, parts, strict=True)]
 
 
 def elementwise(function: type[Function], *arguments: Tensor) -> Tensor:
-    """Apply a Function whose forward pass consists of ordinary operations: in forward mode, which Functions lack, these
-    are differentiated themselves."""
+    """Apply a Function whose forward pass consists of ordinary operations.
+
+    Functions do not support forward-mode differentiation; there these operations are differentiated directly.
+    """
     if not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0:
         return function.forward(*arguments)
     return apply(function, *arguments)
 
 
 def observed(mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """0 in the place of what a mask hides: a NaN times zero would still be NaN."""
+    """Replace masked entries by 0: multiplying by zero would keep NaN."""
     return tensors if mask is None else tuple(torch.where(mask, t, 0) for t in tensors)
 
 
 def sum_observed(terms: Tensor, mask: Tensor | None) -> Tensor:
-    """Over the features that a mask lets see."""
+    """Sum over the features, without masked ones."""
     return observed(mask, terms)[0].sum(-1)

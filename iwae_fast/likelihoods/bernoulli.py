@@ -1,4 +1,4 @@
-"""Binary features, and grey levels taken for their probabilities."""
+"""Binary features, and gray levels used as their probabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .base import Likelihood, by_sample
 
 
 class LinearLayer(NamedTuple):
-    """A decoder's output that is yet to be computed."""
+    """The inputs of a decoder's last layer, for ops that fuse it with the likelihood."""
 
     hidden: Tensor
     """(k B, H)."""
@@ -24,8 +24,10 @@ class LinearLayer(NamedTuple):
 
 
 class Bernoulli(Likelihood):
-    """Independent Bernoulli pixels in [0, 1]; the decoder returns logits (N, ...), or its last layer and what that
-    sees. Fused: :func:`iwae_fast.bernoulli_log_prob`."""
+    """Independent Bernoulli pixels in [0, 1]; the decoder returns logits (N, ...), or a :class:`LinearLayer`.
+
+    The log-probability is fused: :func:`iwae_fast.bernoulli_log_prob`.
+    """
 
     name = "bernoulli"
     outputs = ("logits",)
@@ -34,7 +36,7 @@ class Bernoulli(Likelihood):
 
     @property
     def takes_linear_output(self) -> bool:
-        """Whether :meth:`log_prob` is this one: that of a subclass need not know a :class:`LinearLayer`."""
+        """True if :meth:`log_prob` is not overridden: a subclass may not support :class:`LinearLayer`."""
         return defines(self, Bernoulli, "log_prob")
 
     def log_prob(
@@ -62,7 +64,7 @@ class Bernoulli(Likelihood):
         flat = value.flatten(1)
         if isinstance(output, LinearLayer):
             hidden = output.hidden.reshape(*log_ratio.shape, output.hidden.shape[-1])
-            # Each is read once: a parametrization computes it, and may change with each time.
+            # Each is read once: a parametrization recomputes it at every access, possibly with a different result.
             weight, bias = output.layer.weight, output.layer.bias
             return linear_bernoulli_iwae(flat, hidden, weight, bias, log_ratio, mask, reduction, backend=backend)
         logits = by_sample("logits", output, len(log_ratio), value)

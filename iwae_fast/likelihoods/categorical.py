@@ -14,14 +14,15 @@ from .base import Likelihood, by_sample, observed, sum_observed
 
 
 class Categorical(Likelihood):
-    """Independent features in {0, ..., C - 1}: x holds the index of each one's class, (B, ...), of any floating or
-    integer dtype. The decoder returns logits, (N, D C) or (N, ..., C), the classes last.
+    """Independent categorical features in {0, ..., C - 1}.
+
+    x holds class indices, (B, ...), of any floating or integer dtype. The decoder returns logits, (N, D C) or
+    (N, ..., C), with the classes last. The mean is the mean of the index, which is meaningful if classes are levels.
+    Adding a constant to all logits of a feature does not change the result, and a logit of -inf is a class of
+    probability 0.
 
     Args:
-        num_classes: C; "categorical" by name has the 256 levels of an 8-bit pixel.
-
-    The mean is that of the index: it says something where classes are levels. An offset common to all logits of a
-    feature changes nothing, and a logit of -inf is a class of probability 0.
+        num_classes: C; the name "categorical" stands for the 256 levels of an 8-bit pixel.
     """
 
     name = "categorical"
@@ -44,13 +45,13 @@ class Categorical(Likelihood):
         return sum_observed(torch.log_softmax(logits, -1).gather(-1, index).squeeze(-1), mask)
 
     def mean(self, output: Any) -> Tensor:
-        """E[class index], (N, D) or (N, ...)."""
+        """Return the mean class index, (N, D) or (N, ...)."""
         (logits,) = widen(self._by_class(output))
         levels = torch.arange(self.num_classes, dtype=logits.dtype, device=logits.device)
         return torch.softmax(logits, -1) @ levels
 
     def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
-        """Class indices, int64, (N, D) or (N, ...)."""
+        """Draw class indices, int64, (N, D) or (N, ...)."""
         logits = self._by_class(output)
         probabilities = torch.softmax(widen(logits)[0], -1)
         drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=generator)
@@ -63,7 +64,7 @@ class Categorical(Likelihood):
         return {"logits": data_dim * self.num_classes}
 
     def encoder_input(self, x: Tensor) -> Tensor:
-        """Class indices as levels from 0 to 1."""
+        """Scale class indices to levels from 0 to 1."""
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         return x / max(self.num_classes - 1, 1)
 

@@ -1,4 +1,4 @@
-"""Grey levels as what they are: a density on [0, 1]."""
+"""Gray levels with a density on [0, 1]."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .series import BERNOULLI_NUMBERS, polynomial
 SERIES = tuple(
     4**n * (2 ** (2 * n - 1) - 1) * b / (n * math.factorial(2 * n)) for n, b in enumerate(BERNOULLI_NUMBERS, 1)
 )
-"""log(h coth h) is the sum of SERIES[n - 1] h^(2 n), for |h| < pi / 2."""
+"""Coefficients of log(h coth h), which is the sum of SERIES[n - 1] h^(2 n) for |h| < pi / 2."""
 
 NEAR_ZERO = 0.25
-"""|h| up to which ten terms are exact to float64's rounding; from there on the formula as it stands loses two digits at
-most."""
+"""|h| below which ten terms of the series are exact up to float64's rounding; above, the plain formula loses at most
+two digits."""
 
 
 class ContinuousBernoulli(Likelihood):
     """Independent pixels with density C(s) s^x (1 - s)^(1 - x) on [0, 1], s the sigmoid of the decoder's logits
     (N, ...) (Loaiza-Ganem & Cunningham 2019).
 
-    Taking grey levels for Bernoulli probabilities leaves C(s) out, and is no density of them. E[x] is not s.
+    A Bernoulli likelihood of gray levels omits C(s) and is not a density of them. E[x] is not s.
     """
 
     name = "continuous-bernoulli"
@@ -45,32 +45,34 @@ class ContinuousBernoulli(Likelihood):
         return unnormalized + sum_observed(log_normalizer(logits), mask)
 
     def mean(self, output: Any) -> Tensor:
-        """E[x | z], between 0 and 1, which is 1 - 1 / l for large logits l: computed in float64, since its gradient
-        1 / l^2 - 1 / (4 sinh(l / 2)^2) cancels where l is near 1/2."""
+        """Return E[x | z], between 0 and 1; it is 1 - 1 / l for large logits l.
+
+        It is computed in float64, since its gradient 1 / l^2 - 1 / (4 sinh(l / 2)^2) cancels for l near 1/2.
+        """
         logits = output.double()
         return (torch.sigmoid(logits) - _slope(logits)).to(output.dtype)
 
     def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
-        """By the inverse of the distribution function."""
+        """Draw x by inverting the distribution function."""
         (logits,) = widen(output)
         uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype, device=logits.device)
-        steep = logits.abs().clamp(min=1e-3)  # from the side on which nothing overflows
+        steep = logits.abs().clamp(min=1e-3)  # for this sign of the logit nothing overflows
         low = torch.log1p(uniform * torch.expm1(-steep)) / -steep
         low = torch.where(logits.abs() < 1e-3, uniform, low)
         return torch.where(logits > 0, 1.0 - low, low).to(output.dtype)
 
     def initial_biases(self, data_mean: Tensor) -> dict[str, Tensor]:
-        """The logit of the mean: E[x] is then nearer to 1/2 than the mean, on the same side of it."""
+        """Return the logit of the mean; E[x] is then on the same side of 1/2 as the mean, but nearer to 1/2."""
         return {"logits": torch.logit(data_mean.clamp(0.001, 0.999))}
 
 
 def log_normalizer(logits: Tensor) -> Tensor:
-    """log C(s) of each pixel, for s = sigmoid(l): log(l / tanh(l / 2)), which is log 2 at l = 0."""
+    """Compute log C(s) per pixel, for s = sigmoid(l): log(l / tanh(l / 2)), which is log 2 at l = 0."""
     return elementwise(_LogNormalizer, logits)
 
 
 class _LogNormalizer(torch.autograd.Function):
-    """Keeps the logits alone for the backward pass, whose gradient autograd could not take near l = 0."""
+    """The log-normalizer, which saves only the logits, and whose gradient is accurate near l = 0, unlike autograd's."""
 
     generate_vmap_rule = True
 
@@ -93,7 +95,7 @@ class _LogNormalizer(torch.autograd.Function):
 
 
 def _slope(logits: Tensor) -> Tensor:
-    """Compute d log C / dl = 1 / l - 1 / sinh(l), by exponentials that do not overflow, nor do their derivatives."""
+    """Compute d log C / dl = 1 / l - 1 / sinh(l) with exponentials that do not overflow, nor do their derivatives."""
     half = 0.5 * logits
     near, far = _split(half)
     slope = tuple(power * coefficient for power, coefficient in zip(range(2, 22, 2), SERIES, strict=True))
@@ -104,6 +106,6 @@ def _slope(logits: Tensor) -> Tensor:
 
 
 def _split(half: Tensor) -> tuple[Tensor, Tensor]:
-    """h for the series and for the formula, each where it is good, and elsewhere a number that makes no NaN."""
+    """Return h for the series and h for the formula, each with a constant that gives no NaN where it is not used."""
     near = half.abs() < NEAR_ZERO
     return torch.where(near, half, 0.0), torch.where(near, 1.0, half)

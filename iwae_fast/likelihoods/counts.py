@@ -1,4 +1,4 @@
-"""Counts 0, 1, 2, ... with more variance than Poisson's, such as the molecules of each gene in a cell."""
+"""Counts 0, 1, 2, ... with more variance than a Poisson distribution, such as molecules per gene in a cell."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .negative_binomial import negative_binomial_log_prob, zero_inflated_log_pro
 
 
 class NegativeBinomial(Likelihood):
-    """Independent negative binomial counts with mean mu and inverse dispersion theta: the variance is
-    mu + mu^2 / theta, and theta -> inf is Poisson's.
+    """Independent negative binomial counts with mean mu and inverse dispersion theta.
 
-    The decoder returns (log_mean, log_theta), each (N, ...): the logarithms of mu and theta as scVI has them (Lopez et
-    al. 2018). torch.distributions calls theta ``total_count`` and log_mean - log_theta ``logits``. A size factor of a
-    cell is the decoder's to add to log_mean, from its context.
+    The variance is mu + mu^2 / theta; theta -> inf is the Poisson distribution. The decoder returns
+    (log_mean, log_theta), each (N, ...): the logarithms of mu and theta as in scVI (Lopez et al. 2018).
+    torch.distributions calls theta ``total_count`` and log_mean - log_theta ``logits``. The decoder may add the size
+    factor of a cell to log_mean, from its context.
 
-    Computed in float64, whatever the inputs, in a form that does not cancel. For log_mean from -inf to 700, any
-    log_theta and counts up to 1e8, a log-probability errs by at most 1e-14 of itself plus 1e-14 nats, plus what a
-    rounding of the mean makes of it; a gradient by at most 1e-13 likewise. A count of zero under a mean of zero has
-    log-probability 0, any other count -inf. Counts may be of any floating or integer dtype.
+    Computation is in float64, whatever the dtype of the inputs, in a form that does not cancel. For log_mean from -inf
+    to 700, any log_theta and counts up to 1e8, the error of a log-probability is at most 1e-14 relative plus 1e-14
+    nats, plus the effect of rounding the mean; that of a gradient is at most 1e-13 in the same sense. A count of zero
+    at a mean of zero has log-probability 0, any other count -inf. Counts may have any floating or integer dtype.
     """
 
     name = "negative-binomial"
@@ -43,16 +43,16 @@ class NegativeBinomial(Likelihood):
         return sum_observed(terms, mask).to(dtype)
 
     def _log_prob(self, value: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
-        """Of each count."""
+        """Return the log-probability per count."""
         return negative_binomial_log_prob(value, log_mean, log_theta)
 
     def mean(self, output: Any) -> Tensor:
         return torch.exp(parts_of(output, self)[0])
 
     def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
-        """Draw from Poisson's distribution with a mean that is drawn from a Gamma distribution."""
+        """Draw from a Poisson distribution whose mean is drawn from a Gamma distribution."""
         log_mean, log_theta = parts_of(output, self)[:2]
-        # Beyond these a Gamma variable with mean 1 is 1, or nearly always 0, to every digit.
+        # Beyond these limits a Gamma variable with mean 1 rounds to 1, or is almost always 0.
         theta = torch.exp(log_theta.double().clamp(-600.0, 80.0))
         rate = torch._standard_gamma(theta, generator=generator) / theta * torch.exp(log_mean.double())
         return torch.poisson(rate, generator=generator).to(log_mean.dtype)
@@ -61,16 +61,16 @@ class NegativeBinomial(Likelihood):
         return {"log_mean": torch.log(data_mean.clamp(min=1e-4))}
 
     def encoder_input(self, x: Tensor) -> Tensor:
-        """log(1 + x): counts range over decades. 0 where x is negative, as the pseudo-inputs of a prior may be."""
+        """Return log(1 + x), since counts range over decades; 0 for negative x, as pseudo-inputs of a prior may be."""
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         return torch.log1p(x.clamp(min=0.0))
 
 
 class ZeroInflatedNegativeBinomial(NegativeBinomial):
-    """A :class:`NegativeBinomial` count, or with a probability of its own 0: what a measurement missed.
+    """A :class:`NegativeBinomial` count that is replaced by 0 with a separate probability, as by a failed measurement.
 
-    The decoder returns (log_mean, log_theta, dropout_logits), each (N, ...); the third are the logits of that
-    probability (Lopez et al. 2018). The mean is (1 - dropout) mu.
+    The decoder returns (log_mean, log_theta, dropout_logits), each (N, ...), the last being the logits of the
+    probability of replacement (Lopez et al. 2018). The mean is (1 - dropout) mu.
     """
 
     name = "zero-inflated-negative-binomial"
@@ -83,10 +83,10 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
 
     def mean(self, output: Any) -> Tensor:
         log_mean, _, logits = parts_of(output, self)
-        return torch.exp(log_mean + F.logsigmoid(-logits))  # either may be too large or small alone
+        return torch.exp(log_mean + F.logsigmoid(-logits))  # either factor alone may overflow or underflow
 
     def initial_biases(self, data_mean: Tensor) -> dict[str, Tensor]:
-        """Dropout starts at one half, so that the counts' mean is twice the data's."""
+        """Return the bias for a mean of the counts that is twice that of the data: dropout starts at one half."""
         return {"log_mean": super().initial_biases(data_mean)["log_mean"] + math.log(2.0)}
 
     def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Any density of torch.distributions."""
+"""A likelihood from any torch.distributions object."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from .base import Likelihood, sum_observed
 
 
 class FromDistribution(Likelihood):
-    """What ``build`` makes of the decoder's output: ``FromDistribution(lambda output: Poisson(output.exp()))``.
+    """A likelihood that ``build`` makes from the decoder's output: ``FromDistribution(lambda o: Poisson(o.exp()))``.
 
-    Not fused: torch.distributions runs several operations for each density, keeps what they need for the backward pass,
-    and unless ``validate_args=False`` looks at every number, which waits for a GPU.
+    It is not fused: torch.distributions runs several operations per density, saves their inputs for the backward pass,
+    and unless ``validate_args=False`` checks every value, which forces a device synchronization.
 
     Args:
-        build: from the decoder's output (a tensor, or a tuple of them) to a distribution whose batch and event axes are
-            those of the output. The output has leading axes (k, B) in :meth:`log_prob` and (N,) elsewhere: count axes
-            from the back.
-        outputs: names of what the decoder returns, of D numbers each, for models that make a decoder.
-        masked_value: a number in the support, which stands in the place of masked features.
+        build: a function from the decoder's output (a tensor, or a tuple of tensors) to a distribution whose batch and
+            event axes are those of the output. The output has leading axes (k, B) in :meth:`log_prob` and (N,)
+            elsewhere, so axes should be counted from the back.
+        outputs: names of the tensors that the decoder returns, of D elements per row each, for models that build a
+            decoder.
+        masked_value: a number in the support, which replaces masked features.
     """
 
     name = "distribution"
@@ -66,7 +67,7 @@ class FromDistribution(Likelihood):
         if mask is not None and distribution.event_shape:
             raise ValueError(
                 f"a mask needs features that are independent: build made events {tuple(distribution.event_shape)}, "
-                "of which no part can be left out"
+                "of which a part cannot be left out"
             )
         terms = distribution.log_prob(value)
         if mask is None:
@@ -77,9 +78,11 @@ class FromDistribution(Likelihood):
         return self._distribution(output).mean
 
     def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
-        """By torch's own generator: torch.distributions takes no other."""
+        """Draw x with torch's global generator: torch.distributions does not accept another one."""
         if generator is not None:
-            raise ValueError("torch.distributions draws by torch's own generator: give no generator, seed that one")
+            raise ValueError(
+                "generator must be None: torch.distributions draws with torch's global generator, which can be seeded"
+            )
         return self._distribution(output).sample()
 
     def _distribution(self, output: Any) -> Distribution:
@@ -94,7 +97,7 @@ def _by_sample(output: Any, shape: tuple[int, int]) -> Tensor:
         raise TypeError(f"the decoder's output must be a tensor or a tuple of them, got {type(output).__name__}")
     if len(output) != shape[0] * shape[1]:
         raise ValueError(
-            f"the decoder's output {tuple(output.shape)} must have a row for each of {shape[0]} samples of "
-            f"{shape[1]} observations"
+            f"the decoder's output {tuple(output.shape)} must have one row per sample and observation, "
+            f"{shape[0]} x {shape[1]}"
         )
     return output.unflatten(0, shape)

@@ -17,16 +17,16 @@ from .base import Likelihood, parts_by_sample, parts_of
 
 
 class Gaussian(Likelihood):
-    """Independent Gaussian features. Fused: :func:`iwae_fast.gaussian_log_prob`.
+    """Independent Gaussian features. The log-density is fused: :func:`iwae_fast.gaussian_log_prob`.
+
+    Any log_std is allowed. If the log-density of an observation overflows it is -inf. A feature that equals its mean
+    has log-density -log_std - log(2 pi) / 2, which grows without bound as log_std decreases.
 
     Args:
-        scale: where the standard deviation comes from. "decoder" (by name "gaussian"): of each feature from the
-            decoder, which returns (mean, log_std), each (N, ...). "learned" ("gaussian-learned"): one parameter
-            ``log_std`` of all features, 0 at first. A number above 0 ("gaussian-fixed", which has 1): that number. With
-            the latter two the decoder returns the mean alone.
-
-    Any log_std is allowed. Where the log-density of an observation overflows it is -inf. An observation that equals its
-    mean has -log_std - log(2 pi) / 2 at every log_std, which grows without bound as log_std falls.
+        scale: the source of the standard deviation. "decoder" (likelihood "gaussian"): per feature from the decoder,
+            which returns (mean, log_std), each (N, ...). "learned" ("gaussian-learned"): one parameter ``log_std``
+            shared by all features, initialized with 0. A number above 0 ("gaussian-fixed" has 1): that number. With the
+            latter two the decoder returns only the mean.
     """
 
     takes_integers = False
@@ -67,7 +67,7 @@ class Gaussian(Likelihood):
         return super().iwae_loss(value, output, log_ratio, mask, reduction, backend)
 
     def _log_std(self, parts: Sequence[Tensor]) -> Tensor:
-        """Of each feature or of all, (..., D) or (1,)."""
+        """Return the log standard deviation per feature, (..., D), or of all features, (1,)."""
         if self.scale == "decoder":
             return parts[1]
         if self.scale == "learned":

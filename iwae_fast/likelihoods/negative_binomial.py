@@ -1,4 +1,4 @@
-"""The negative binomial probability of a count, and a mixture of it with zero, by parameters from 0 to infinity."""
+"""The negative binomial probability of a count, and its mixture with zero, for parameters from 0 to infinity."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ TINY = 1e-300
 
 
 def negative_binomial_log_prob(value: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
-    """Compute log Gamma(x + t) - log Gamma(t) - log x! + x log(m / (t + m)) + t log(t / (t + m)) of each count x.
+    """Compute log Gamma(x + t) - log Gamma(t) - log x! + x log(m / (t + m)) + t log(t / (t + m)) per count x.
 
-    These terms are not computed, since they cancel. With n = x + t, the sum is minus the deviance of (x, t) from
-    (n m / (t + m), n t / (t + m)), plus remainders of Stirling's formula, which are small (Loader 2000, "Fast and
+    These terms are not computed directly, since they cancel. With n = x + t, the sum is minus the deviance of (x, t)
+    from (n m / (t + m), n t / (t + m)), plus remainders of Stirling's formula, which are small (Loader 2000, "Fast and
     accurate computation of binomial probabilities"). The result is float64.
 
-    Shapes broadcast. ``log_theta`` may be inf, which is Poisson's distribution. It or ``log_mean`` may be -inf, which
-    leaves no count but zero: that has log-probability 0, and others have -inf. Gradients are computed likewise, and are
-    zero where the incoming one is. For a count x > 0 the gradients by ``log_mean`` and ``log_theta`` at ``log_theta`` =
-    -inf are their limits 0 and 1. Where both are -inf the limit depends on the path. It is taken in ``log_mean`` first,
-    as at any other ``log_theta``: x and 1 - x.
+    Shapes broadcast. ``log_theta`` may be inf, which is the Poisson distribution. Either parameter may be -inf, which
+    allows only a count of zero: zero has log-probability 0, other counts -inf. Gradients are computed in the same way,
+    and are zero where the upstream gradient is zero. For a count x > 0 the gradients with respect to ``log_mean`` and
+    ``log_theta`` at ``log_theta`` = -inf are their limits 0 and 1. If both are -inf the limit depends on the path; it
+    is taken in ``log_mean`` first, as at any other ``log_theta``: x and 1 - x.
     """
     return elementwise(_NegativeBinomial, value, log_mean, log_theta)
 
@@ -50,10 +50,10 @@ class _Parts(NamedTuple):
     n: Tensor
     log_n: Tensor
     ratio: Tensor
-    """The smaller of m and t in units of the larger."""
+    """min(m, t) / max(m, t)."""
     log1p_ratio: Tensor
     excess: Tensor
-    """(x - m) t / (t + m): x less its mean count n m / (t + m), and the derivative by log m."""
+    """(x - m) t / (t + m): x minus n m / (t + m), and the derivative with respect to log m."""
     log_n_ratio: Tensor
     """log(n / (t + m))."""
     deviance_of_theta: Tensor
@@ -61,8 +61,10 @@ class _Parts(NamedTuple):
 
 
 class _NegativeBinomial(torch.autograd.Function):
-    """Keeps its arguments alone for the backward pass. Its derivatives are ordinary operations, differentiable again
-    where parameters are moderate."""
+    """The log-probability, which saves only its arguments for the backward pass.
+
+    Its backward pass consists of ordinary operations, which can be differentiated again for moderate parameters.
+    """
 
     generate_vmap_rule = True
 
@@ -72,16 +74,16 @@ class _NegativeBinomial(torch.autograd.Function):
         zero = value == 0
         p = _parts(torch.where(zero, 1.0, value), log_mean, log_theta)
         relative = -p.excess / p.x
-        # Where the mean count is nearly nothing of x, its logarithm is taken by parts.
+        # For a mean count much smaller than x the logarithm of their ratio is computed as a sum of logarithms.
         log_ratio = torch.where(relative > -0.5, torch.log1p(relative), p.log_mean - p.log_x + p.log_n_ratio)
         deviance = scaled_deviation(p.x, -p.excess, relative, log_ratio) + p.deviance_of_theta
         log_n_of_theta = torch.where(p.theta > p.x, torch.log1p(p.x / p.theta), p.log_n - p.log_theta)
-        of_x = HALF_LOG_2PI + 0.5 * p.log_x + log_gamma_remainder(p.x, p.log_x)
-        of_theta = 0.5 * log_n_of_theta + log_gamma_remainder(p.theta, p.log_theta)
-        # Theta's own logarithm is cut off where the probability of a count above 0 is theta times a number.
+        x_terms = HALF_LOG_2PI + 0.5 * p.log_x + log_gamma_remainder(p.x, p.log_x)
+        theta_terms = 0.5 * log_n_of_theta + log_gamma_remainder(p.theta, p.log_theta)
+        # log_theta is clamped in _parts. Below that limit the probability of a count above 0 is proportional to theta.
         cut_off = (log_theta.double() - p.log_theta).clamp(max=0.0)
-        of_count = log_gamma_remainder(p.n, p.log_n) - of_x - of_theta - deviance + cut_off
-        return torch.where(zero, _log_prob_of_zero(p), of_count)
+        log_prob = log_gamma_remainder(p.n, p.log_n) - x_terms - theta_terms - deviance + cut_off
+        return torch.where(zero, _log_prob_of_zero(p), log_prob)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -100,7 +102,7 @@ class _NegativeBinomial(torch.autograd.Function):
 
 def _parts(value: Tensor, log_mean: Tensor, log_theta: Tensor) -> _Parts:
     x, s = value.double(), log_mean.double()
-    t = log_theta.double().clamp(-1e6, 800.0)  # e^800 is infinite, and numbers times its reciprocal are 0
+    t = log_theta.double().clamp(-1e6, 800.0)  # e^800 is infinite, and multiples of its reciprocal are 0
     mean, theta, log_x = torch.exp(s), torch.exp(t), torch.log(x)
     n, total = x + theta, (theta + mean).clamp(min=TINY)
     ratio = torch.exp(-(s - t).abs())
@@ -108,7 +110,7 @@ def _parts(value: Tensor, log_mean: Tensor, log_theta: Tensor) -> _Parts:
     larger = (1.0 + ratio).reciprocal()
     theta_of_total = torch.where(s < t, larger, ratio * larger)
     mean_of_total = torch.where(s < t, ratio * larger, larger)
-    close = (s - log_x).abs() < 1.0  # where x - m cancels, as it must; elsewhere m may overflow
+    close = (s - log_x).abs() < 1.0  # x - m is subtracted only here; elsewhere m may overflow
     difference = torch.where(close, x - mean, 0.0)
     mean_count_of_zero = torch.where(s < t, mean, theta) * larger
     excess = torch.where(close, difference * theta_of_total, x * theta_of_total - mean_count_of_zero)
@@ -123,7 +125,7 @@ def _parts(value: Tensor, log_mean: Tensor, log_theta: Tensor) -> _Parts:
 
 
 def _log_prob_of_zero(p: _Parts) -> Tensor:
-    """-t log(1 + m / t), which is -m for large t."""
+    """Return -t log(1 + m / t), which is -m for large t."""
     per_mean = torch.where(p.ratio == 0, 1.0, p.log1p_ratio / torch.where(p.ratio == 0, 1.0, p.ratio))
     odds = p.log_mean - p.log_theta
     return -torch.where(odds < 0, p.mean * per_mean, p.theta * (odds + p.log1p_ratio))
@@ -132,16 +134,17 @@ def _log_prob_of_zero(p: _Parts) -> Tensor:
 def _slopes(
     value: Tensor, log_mean: Tensor, log_theta: Tensor, by_value: bool = True
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Derivatives by the count, as if it were real, by log_mean and by log_theta."""
+    """Return the derivatives with respect to the count, as if it were real, log_mean and log_theta."""
     p = _parts(value, log_mean, log_theta)
-    x_share, of_n = p.x / p.n.clamp(min=TINY), digamma_remainder(p.n)
-    counted = 0.5 * x_share + digamma_remainder(p.theta) - (1.0 - x_share) * of_n
-    of_value = p.log_n_ratio - (0.5 + of_n) / p.n - torch.digamma(p.x + 1.0) + p.log_mean if by_value else None
-    return of_value, p.excess, counted - p.deviance_of_theta
+    x_share, remainder = p.x / p.n.clamp(min=TINY), digamma_remainder(p.n)
+    counted = 0.5 * x_share + digamma_remainder(p.theta) - (1.0 - x_share) * remainder
+    slope = p.log_n_ratio - (0.5 + remainder) / p.n - torch.digamma(p.x + 1.0) + p.log_mean if by_value else None
+    return slope, p.excess, counted - p.deviance_of_theta
 
 
 class _ZeroInflated(torch.autograd.Function):
-    """Keeps its arguments alone for the backward pass, whose gradient autograd could not take at infinite logits."""
+    """The log-probability of a zero, which saves only its arguments, and whose gradient is finite at infinite logits,
+    unlike autograd's."""
 
     generate_vmap_rule = True
 
@@ -166,13 +169,13 @@ class _ZeroInflated(torch.autograd.Function):
 
 
 def _mixture_slopes(log_prob: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The probability that a zero was counted, and what it leaves of d: (1 - p) (1 - d) times the probability that it
-    was not."""
+    """Return the derivatives: the probability that a zero was counted, and (1 - p) (1 - d) times the probability that
+    it was not."""
     logits = logits.double()
     odds = logits - log_prob
     return torch.sigmoid(-odds), -torch.expm1(log_prob) * torch.sigmoid(-logits) * torch.sigmoid(odds)
 
 
 def scaled(grad: Tensor, slope: Tensor) -> Tensor:
-    """A gradient times a derivative, and 0 where the gradient is 0: the derivative may be infinite."""
+    """Return gradient times derivative, and 0 where the gradient is 0, also if the derivative is infinite."""
     return torch.where(grad == 0, 0.0, grad * slope)

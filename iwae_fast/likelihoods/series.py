@@ -1,4 +1,4 @@
-"""Series with the Bernoulli numbers, and functions whose plain formulas cancel."""
+"""Series with the Bernoulli numbers, and functions whose direct formulas cancel."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ BERNOULLI_NUMBERS = (
     43867 / 798,
     -174611 / 330,
 )
-"""B_2, B_4, ..."""
+"""The Bernoulli numbers B_2, B_4, ..."""
 
 STIRLING_TERMS, STIRLING_FROM = 6, 16.0
-"""So many terms of Stirling's series are exact to float64's rounding from here on."""
+"""Number of terms of Stirling's series, and the smallest argument for which they are exact up to float64's rounding."""
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 LOG1P_COEFFICIENTS = tuple(1.0 / (2 * n + 1) for n in range(1, 6))
 LOG1P_UP_TO = 0.05
-"""|u| up to which so many terms of the series of log(1 + u) are exact to float64's rounding."""
+"""|u| below which the series of log(1 + u) with these coefficients is exact up to float64's rounding."""
 
 
 def polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 def log_gamma_remainder(z: Tensor, log_z: Tensor) -> Tensor:
     """Compute log Gamma(z) - (z - 1/2) log z + z - log(2 pi) / 2, which is 1 / (12 z) for large z (float64).
 
-    Any z >= 0 is taken, also one that underflows or overflows, by its logarithm.
+    Any z >= 0 is allowed, also one that underflows or overflows, since its logarithm is given.
     """
     near = z < STIRLING_FROM
     small, inverse = torch.where(near, z, 1.0), torch.where(near, 1.0, z).reciprocal()
@@ -69,9 +69,9 @@ def scaled_deviation(scale: Tensor, change: Tensor, relative: Tensor, log_ratio:
 
     Args:
         scale: s.
-        change: s u, which may be moderate where s overflows and u underflows.
+        change: s u, which may be finite and nonzero where s overflows and u underflows.
         relative: u.
-        log_ratio: log(1 + u), which is used where u is not near 0.
+        log_ratio: log(1 + u), used where u is not near 0.
     """
     near = relative.abs() < LOG1P_UP_TO
     u = torch.where(near, relative, 0.0)

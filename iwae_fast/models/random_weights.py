@@ -95,7 +95,7 @@ class RandomWeightsVAE(LatentVariableModel):
         """
         self.check_batch(x, context)
         if context:
-            raise ValueError(f"{type(self).__name__} does not take context, got {len(context)} tensors")
+            raise ValueError(f"{type(self).__name__} does not take context, got a context of length {len(context)}")
         if x.dim() < 2 or x.shape[1:].numel() != self.data_dim:
             raise ValueError(f"x must be (B, ...) with {self.data_dim} features, got {tuple(x.shape)}")
         return (as_parameters(self.encoder, visible(x, mask).flatten(1)),)

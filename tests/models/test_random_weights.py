@@ -180,7 +180,7 @@ def test_a_score_and_shared_draws_with_a_budget_are_refused() -> None:
         iw.Objective(iw.bounds.IWAE(), "rws", num_samples=K)(build(), pixels())
     with pytest.raises(ValueError, match="draws='local'"):
         iw.Objective(iw.bounds.IWAE(), num_samples=K, budget=2)(build(draws="shared"), pixels())
-    with pytest.raises(ValueError, match="does not take context, got 1 tensors"):
+    with pytest.raises(ValueError, match="does not take context, got a context of length 1"):
         build().log_weights(pixels(), K, context=(torch.zeros(B, 1),))
     with pytest.raises(ValueError, match="random must be one of all, encoder"):
         iw.models.RandomWeightsVAE(D, random="decoder")
