@@ -1,4 +1,4 @@
-"""Objectives: from the log-weights of a model to the loss and its gradient. They know models, and no training loop."""
+"""Objectives: the loss and its gradient from the log-weights of a model. They depend on models, not on training."""
 
 from .objective import Objective
 from .record import Diagnostics

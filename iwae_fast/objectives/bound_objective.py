@@ -1,4 +1,4 @@
-"""An objective and its model as one module, for what wraps or trains modules."""
+"""An objective and its model as one module, for tools that wrap or train modules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class BoundObjective(nn.Module):
-    """An objective and its model as one module."""
+    """An objective and its model as one module whose ``forward`` returns the loss."""
 
     def __init__(self, objective: Objective, model: LatentVariableModel) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class BoundObjective(nn.Module):
 
 
 class DictObjective(nn.Module):
-    """An objective and its model as one module, for trainers that hand it a batch by names and read a loss by name."""
+    """An objective and its model as one module, for trainers that pass batches by keyword and read ``loss`` by name."""
 
     def __init__(self, objective: Objective, model: LatentVariableModel) -> None:
         super().__init__()
@@ -56,13 +56,13 @@ class DictObjective(nn.Module):
         """Return {"loss": minus the bound in nats}.
 
         Args:
-            x, mask, seed, observation_offset, step: as of :class:`Objective`.
-            context: one tensor or several, (B, ...) each, what encoder and decoder take besides.
-            return_loss: True. Hugging Face's Trainer looks for it to know that there is a loss to evaluate without
-                labels.
+            x, mask, seed, observation_offset, step: as in :class:`Objective`.
+            context: one tensor or several, (B, ...) each, further inputs of encoder and decoder.
+            return_loss: must be True. Hugging Face's Trainer checks for this argument to decide whether a model without
+                labels returns a loss in evaluation.
         """
         if not return_loss:
-            raise ValueError("return_loss must be True: the loss is all that there is to return")
+            raise ValueError("return_loss must be True: the module returns nothing but the loss")
         context = (context,) if isinstance(context, Tensor) else tuple(context)
         loss = self.objective(
             self.model, x, *context, mask=mask, seed=seed, observation_offset=observation_offset, step=step

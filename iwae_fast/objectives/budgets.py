@@ -1,7 +1,7 @@
-"""Which samples run backward, once the log-weights have told what their gradients are scaled by.
+"""The selection of samples that run backward, given the scales of their gradients.
 
-Samples are ranked by s_i = |a_i| / sum |a| + |b_i| / sum |b|, a the scales of the decoder and b those of the encoder
-(a sum that is zero is left out), so that a sample matters that matters to either.
+Samples are ranked by s_i = |a_i| / sum |a| + |b_i| / sum |b|, with the decoder's scales a and the encoder's scales b (a
+term whose sum is zero is left out), so that a sample that contributes to either network ranks high.
 """
 
 from __future__ import annotations
@@ -16,43 +16,46 @@ from .estimators import Scales
 
 
 class Selection(NamedTuple):
-    """The samples that run backward, and what their gradients are scaled by."""
+    """The samples that run backward, and the scales of their gradients."""
 
     samples: Tensor
-    """Which, (m, B), int64."""
+    """Indices of the samples, (m, B), int64."""
     scales: Scales
-    """Each (m, B)."""
+    """Scales of their gradients, each (m, B)."""
     num_used: Tensor
-    """How many of the m have a scale that is not zero, (B,)."""
+    """Number of samples with a nonzero scale, (B,)."""
 
 
 def within_budget(scales: Scales, budget: int, exponential: Tensor) -> Selection:
-    """The ``budget - 1`` samples of the largest s, and one drawn from the rest by s that stands for all of these.
+    """Select the ``budget - 1`` samples with the largest s, and one sampled from the remainder with probability
+    proportional to s, reweighted to represent it.
 
-    Unbiased, of fixed shape, and without waiting for a device (Liu et al. 2019, Rao-Blackwellised stochastic gradients;
-    a budget of 1 is the single sample of Burda, Grosse & Salakhutdinov 2016, section 3.1).
+    The gradient is unbiased, shapes are fixed, and no device synchronization is needed (Liu et al. 2019,
+    Rao-Blackwellized stochastic gradients; a budget of 1 is the single sample of Burda, Grosse & Salakhutdinov 2016,
+    section 3.1).
 
     Args:
         scales: each (k, B).
         budget: m, 1 <= m <= k.
-        exponential: (k, B) independent draws of the exponential distribution: the least of exponential_i / s_i is
-            at i with probability s_i / sum s.
+        exponential: (k, B) independent draws of the exponential distribution: exponential_i / s_i is smallest at i with
+            probability s_i / sum s.
     """
     importance = _importance(scales)
-    kept = importance.topk(budget - 1, dim=0).indices
-    rest = importance.scatter(0, kept, 0.0)
+    largest = importance.topk(budget - 1, dim=0).indices
+    rest = importance.scatter(0, largest, 0.0)
     drawn = (rest / exponential).argmax(0, keepdim=True)
-    of_drawn = rest.gather(0, drawn)
-    # It stands for all of the rest. Where these are all zero there is nothing to stand for.
-    times = torch.where(of_drawn > 0, rest.sum(0, keepdim=True) / of_drawn, 0.0)
-    return _select(scales, torch.cat([kept, drawn]), torch.cat([torch.ones_like(kept, dtype=times.dtype), times]))
+    drawn_importance = rest.gather(0, drawn)
+    # The inverse of the probability with which it was drawn from the remainder; 0 if the remainder is all zero.
+    times = torch.where(drawn_importance > 0, rest.sum(0, keepdim=True) / drawn_importance, 0.0)
+    factors = torch.cat([torch.ones_like(largest, dtype=times.dtype), times])
+    return _select(scales, torch.cat([largest, drawn]), factors)
 
 
 def to_tolerance(scales: Scales, tolerance: float) -> Selection:
-    """All but the smallest: of each kind of scale, those whose absolute values sum to at most ``tolerance`` of all.
+    """Drop the smallest scales of each network, whose absolute values sum to at most ``tolerance`` times the total.
 
-    What is dropped is not made up for, so the gradient is biased by that part. How many samples are left depends on the
-    data, so the host waits for the device, and a CUDA graph cannot capture it.
+    Dropped samples are not compensated for, so the gradient is biased by that fraction at most. The number of samples
+    left depends on the data, so this forces a device synchronization and cannot be captured in a CUDA graph.
     """
     dropped = _each(scales, lambda scale: _without_smallest(scale, tolerance))
     used = (dropped.decoder != 0) | (dropped.encoder != 0)
@@ -73,7 +76,7 @@ def _importance(scales: Scales) -> Tensor:
 
 
 def _shares(scale: Tensor) -> Tensor:
-    """Of the sum of absolute values; 0 where that is 0."""
+    """Return absolute values divided by their sum, or 0 if the sum is 0."""
     size = scale.abs()
     return size / size.sum(0).clamp(min=torch.finfo(size.dtype).tiny)
 

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from .objective import Objective
 
 ROWS_WITHOUT_A_GRAPH = 2048
-"""Samples times observations at a time where only their log-weights are wanted, unless chunk_size says otherwise: large
-matrix products, in the memory of few rows."""
+"""Number of rows (samples times observations) per forward pass without a graph, unless chunk_size is given: enough for
+efficient matrix products, few enough to need little memory."""
 
 DRAW_STREAM = 2**31
-"""Of the noise that a budget draws by; latent layers count from 0."""
+"""Stream of the noise with which a budget draws samples; the streams of latent layers count from 0."""
 
 
 class Call:
@@ -58,7 +58,7 @@ class Call:
         self.estimator = objective._estimator
 
     def plain_loss(self) -> Tensor | None:
-        """Return the loss where it is log_mean_exp of all samples, which likelihoods may fuse; else None."""
+        """Return the loss if it is minus log_mean_exp over all samples, which likelihoods may fuse; else None."""
         objective = self.objective
         plain = self.bound.is_log_mean_exp and objective.estimator == "reparameterized" and objective.single_pass
         if not plain or not self.model.has_plain_terms:
@@ -78,8 +78,8 @@ class Call:
         return objective._for_the_data_set(result.loss, self.x.shape[0])
 
     def run(self) -> tuple[Tensor, Tensor, int | Tensor]:
-        """The bound with the estimator's gradient, the log-weights, and how many samples run backward, for all or each
-        observation."""
+        """Return the bound with the estimator's gradient, the log-weights, and the number of samples that run backward
+        (an int for all observations, or one entry per observation)."""
         objective = self.objective
         posterior = self.model.encode(self.x, *self.context, mask=self.mask)
         if objective.tolerance is not None or (objective.budget or math.inf) < self.num_samples:
@@ -90,7 +90,7 @@ class Call:
         both = self.bound.for_decoder is self.bound and self.bound.for_encoder is self.bound
         if objective.estimator == "reparameterized" and both and objective.chunk_size is None:
             log_weights = self._terms(posterior, 0, self.num_samples).log_weights(self.kl_weight)
-            return self.bound(log_weights), log_weights, ran  # whose own gradient is the estimator's
+            return self.bound(log_weights), log_weights, ran  # the bound's own gradient is the estimator's
         return *self._all_samples(posterior), ran
 
     def _terms(
@@ -118,7 +118,7 @@ class Call:
         return terms.log_likelihood.mean(0) - self.kl_weight * divergence, terms.log_weights(self.kl_weight)
 
     def _all_samples(self, posterior: Posterior) -> tuple[Tensor, Tensor]:
-        """Run all samples with a graph; their scales are known only when all log-weights are."""
+        """Run all samples with a graph; their scales are computed when all log-weights are known."""
 
         def terms(first: int, count: int, *posterior: Tensor) -> tuple[Terms, Tensor]:
             router = GradientRouter(self.estimator.reparameterize_prior)
@@ -129,8 +129,8 @@ class Call:
         if step >= self.num_samples:
             whole, messenger = terms(0, self.num_samples, *posterior)
         else:
-            # Checkpointed: only the terms of a chunk are kept, and its backward pass makes the rest again. While a CUDA
-            # graph is captured torch's generators have no state to keep; noise here is none of theirs.
+            # Checkpointed: only the terms of a chunk are saved, and its backward pass recomputes the rest. The state of
+            # torch's generators cannot be saved while a CUDA graph is captured; the noise here does not depend on it.
             keeps_generators = not (
                 self.x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
             )
@@ -154,7 +154,7 @@ class Call:
         return self._with_gradient(value, scales, messenger, whole), log_weights
 
     def _chosen_samples(self, posterior: Posterior) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights first, gradient second: all samples without a graph, then those that matter with one."""
+        """Compute all log-weights without a graph, then run the selected samples with a graph."""
         fixed = tuple(part.detach() for part in posterior)
         step = self.objective.chunk_size or max(1, ROWS_WITHOUT_A_GRAPH // max(1, self.x.shape[0]))
         k = self.num_samples
@@ -175,7 +175,7 @@ class Call:
         return value, log_weights, selection.num_used
 
     def _exponential(self) -> Tensor:
-        """Independent exponential draws (k, B), what a budget draws by."""
+        """Return independent exponential draws (k, B), with which a budget draws samples."""
         shape = (self.num_samples, self.x.shape[0], 1)
         normal = standard_normal(
             shape,
@@ -197,7 +197,7 @@ class Call:
             return estimators.value_and_scales(self.estimator, self.bound, log_weights, self.kl_weight)
 
     def _with_gradient(self, value: Tensor, scales: Scales, messenger: Tensor, terms: Terms) -> Tensor:
-        """Give the value the gradient that the scales make of the terms of each sample."""
+        """Return the value with the gradient of the sum of the samples' terms times their scales."""
         decoder, encoder = scales
         if encoder is decoder:
             ratio = torch.ones_like(decoder)
@@ -220,7 +220,10 @@ def _concatenated(parts: list[Terms]) -> Terms:
 
 
 def _at_least(decoder: Tensor, encoder: Tensor, rounding: float) -> Tensor:
-    """The decoder's scales, kept from vanishing where the encoder's do not, by no more than rounding: their ratio must
-    stay a number, and what is multiplied by it must not underflow."""
+    """Raise the decoder's scales in absolute value to at least ``rounding`` times the encoder's.
+
+    The ratio of the two must be finite, and the gradients that it multiplies must not underflow; the change is within
+    rounding.
+    """
     least = rounding * encoder.abs()
     return torch.where(decoder.abs() < least, torch.copysign(least, decoder), decoder)

@@ -1,9 +1,9 @@
-"""Gradient estimators: what the gradient of each sample is scaled by, and how it goes through log q.
+"""Gradient estimators: the scale of each sample's gradient, and the dependencies of log q that are differentiated.
 
-A decoder's direction of ascent is sum_i (decoder scale)_i dlog p(x, z_i) / dtheta. An encoder's is
-sum_i (encoder scale)_i times the gradient of log w_i in its parameters: of the whole of it, of its path alone
-(dlog w_i / dz_i) (dz_i / dphi), the parameters of log q held fixed, or of -log q(z_i) at fixed z_i alone (minus the
-score). The scales follow from the log-weights.
+The decoder ascends sum_i (decoder scale)_i dlog p(x, z_i) / dtheta. The encoder ascends sum_i (encoder scale)_i times
+one of three gradients with respect to its parameters: the full gradient of log w_i; the pathwise gradient
+(dlog w_i / dz_i) (dz_i / dphi), with the parameters of log q held fixed; or that of -log q(z_i) at fixed z_i (minus the
+score). The scales are functions of the log-weights.
 """
 
 from __future__ import annotations
@@ -22,67 +22,78 @@ from ..models.base import LatentVariableModel, LogQGradient
 
 
 class Scales(NamedTuple):
-    """Each (k, ...)."""
+    """Scales of the samples' gradients in decoder and encoder, each (k, ...)."""
 
     decoder: Tensor
     encoder: Tensor
 
 
 class Weights(NamedTuple):
-    """What scales are made of."""
+    """Inputs of an estimator."""
 
     log_weights: Tensor
     """(k, ...)."""
     decoder: Coefficients
-    """Of what the decoder ascends ..."""
+    """Coefficients at these log-weights of the bound that the decoder ascends."""
     encoder: Coefficients
-    """... and the encoder, at these log-weights."""
+    """Coefficients at these log-weights of the bound that the encoder ascends."""
     kl_weight: float
-    """What log p(z) - log q(z | x) was weighted by inside them."""
+    """Factor of log p(z) - log q(z | x) in the log-weights."""
 
 
 class Estimator(NamedTuple):
+    """A gradient estimator: its scales, its gradient of log q, and its restrictions."""
+
     scales: Callable[[Weights], Scales]
     log_q_gradient: LogQGradient
     only_iwae: bool = False
-    """Whether it is made of IWAE's weights, and suits no other bound and no other weight of the divergence."""
+    """True if the estimator is valid only for IWAE with kl_weight = 1."""
     reparameterize_prior: bool = False
-    """Whether the parameters of the prior get a reparameterised gradient too."""
+    """True if the parameters of conditional priors get a reparameterized gradient too."""
     fewest_samples: int = 1
 
 
 def of_the_bound(weights: Weights) -> Scales:
-    """The bound's own: with the whole of log q it is the gradient of the bound (Kingma & Welling 2014; Burda, Grosse &
-    Salakhutdinov 2016); with the path alone it sticks the landing, without the score, which is zero on average only
-    where the scales do not depend on the samples: for the ELBO or k = 1 (Roeder et al. 2017)."""
+    """Return the coefficients of the bound's own gradient.
+
+    With the full gradient of log q this is the gradient of the bound (Kingma & Welling 2014; Burda, Grosse &
+    Salakhutdinov 2016). With the pathwise gradient it is the sticking-the-landing estimator, which omits the score; the
+    score is zero on average only if the scales do not depend on the samples: for the ELBO or k = 1 (Roeder et al.
+    2017).
+    """
     return Scales(weights.decoder.g, weights.encoder.g)
 
 
 def dreg(weights: Weights) -> Scales:
-    """Doubly reparameterised: the score is reparameterised once more, unbiased (Tucker et al. 2019)."""
+    """Return doubly reparameterized scales: the score is reparameterized once more, unbiased (Tucker et al. 2019)."""
     return Scales(weights.decoder.g, weights.encoder.g - weights.kl_weight * weights.encoder.D)
 
 
 def aisle_chi2(weights: Weights) -> Scales:
-    """2k times DReG's, the scale of its derivation, which matters under SGD (Finke & Thiery 2019)."""
+    """Return 2k times the encoder scales of DReG, the factor of its derivation, which matters with SGD (Finke & Thiery
+    2019)."""
     w = weights.decoder.g
     return Scales(w, 2 * len(w) * w.square())
 
 
 def rws(weights: Weights) -> Scales:
-    """Reweighted wake-sleep, wake phase: raises log q where samples are good (Bornschein & Bengio 2015)."""
+    """Return the scales of reweighted wake-sleep, wake phase, which increases log q at samples of large weight
+    (Bornschein & Bengio 2015)."""
     return Scales(weights.decoder.g, -weights.decoder.g)
 
 
 def rws_dreg(weights: Weights) -> Scales:
-    """The same, reparameterize_prior reparameterised (Tucker et al. 2019)."""
+    """Return the scales of the wake phase of reweighted wake-sleep, doubly reparameterized (Tucker et al. 2019)."""
     w = weights.decoder.g
     return Scales(w, w - w.square())
 
 
 def vimco(weights: Weights) -> Scales:
-    """The score with a baseline b_i for each sample from the others, for latents without a path: L - b_i - w~_i, with
-    b_i = log[(sum_{j != i} w_j + exp(mean_{j != i} log w_j)) / k] (Mnih & Rezende 2016)."""
+    """Return the scales of the score with a baseline b_i per sample, computed from the others: L - b_i - w~_i, with
+    b_i = log[(sum_{j != i} w_j + exp(mean_{j != i} log w_j)) / k] (Mnih & Rezende 2016).
+
+    Latents need not be reparameterized.
+    """
     log_weights, w, k = weights.log_weights, weights.decoder.g, len(weights.log_weights)
     zero = log_weights == -math.inf
     finite = torch.where(zero, 0.0, log_weights)
@@ -91,7 +102,7 @@ def vimco(weights: Weights) -> Scales:
     sum_of_others = log_rest(log_weights) + log_sum_exp(log_weights)
     baseline = torch.logaddexp(sum_of_others, mean_of_others) - math.log(k)
     signal = weights.decoder.value - baseline
-    # Where all the others weigh nothing there is no baseline, and no signal.
+    # If all other weights are 0 the baseline is -inf; the signal is then set to 0.
     return Scales(w, w - torch.where(baseline > -math.inf, signal, 0.0))
 
 
@@ -111,7 +122,7 @@ ESTIMATORS = {
 def value_and_scales(
     estimator: Estimator, bound: Bound, log_weights: Tensor, kl_weight: float
 ) -> tuple[Tensor, Scales]:
-    """The bound, and what the estimator makes of its coefficients."""
+    """Return the bound and the scales of the estimator at these log-weights."""
     own = bound.coefficients(log_weights)
     decoder, encoder = (
         own if other is bound else other.coefficients(log_weights) for other in (bound.for_decoder, bound.for_encoder)
@@ -120,24 +131,24 @@ def value_and_scales(
 
 
 def check(name: str, bound: Bound, num_samples: int, weighs_divergence: bool) -> Estimator:
-    """The estimator of this name; ValueError where there is none, or where it does not suit the rest."""
+    """Return the estimator of this name; raise ValueError if it is unknown, or invalid with the other arguments."""
     if name not in ESTIMATORS:
         near = checks.nearest(str(name), ESTIMATORS)
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {name!r}{near and ': '}{near}")
     estimator = ESTIMATORS[name]
     if estimator.only_iwae and not bound.is_log_mean_exp:
-        raise ValueError(f"estimator {name!r} is made of IWAE's weights: it does not suit {bound!r}")
+        raise ValueError(f"estimator {name!r} is valid only for IWAE, got {bound!r}")
     if estimator.only_iwae and weighs_divergence:
-        raise ValueError(f"estimator {name!r} is made of IWAE's weights: it does not go with a kl_weight")
+        raise ValueError(f"estimator {name!r} is valid only for kl_weight = 1")
     if estimator.reparameterize_prior and not _one_for_both(bound):
-        raise ValueError(f"estimator {name!r} needs a bound that both networks ascend: it does not suit {bound!r}")
+        raise ValueError(f"estimator {name!r} needs a bound that both networks ascend, got {bound!r}")
     if num_samples < estimator.fewest_samples:
         raise ValueError(f"estimator {name!r} needs k >= {estimator.fewest_samples} samples, got k = {num_samples}")
     return estimator
 
 
 def check_model(name: str, model: LatentVariableModel) -> None:
-    """ValueError where the estimator does not suit the model."""
+    """Raise ValueError if the estimator is invalid for the model."""
     estimator = ESTIMATORS[name]
     if estimator.log_q_gradient is not LogQGradient.SCORE and not model.reparameterized:
         without_path = ", ".join(key for key, other in ESTIMATORS.items() if other.log_q_gradient is LogQGradient.SCORE)
@@ -147,10 +158,10 @@ def check_model(name: str, model: LatentVariableModel) -> None:
         )
     if estimator.reparameterize_prior and not model.has_conditional_priors:
         raise ValueError(
-            f"estimator {name!r} is for a prior with parameters between layers, which the model has not: use 'dreg'"
+            f"estimator {name!r} requires learned conditional priors between layers; this model has none: use 'dreg'"
         )
     if estimator.log_q_gradient is LogQGradient.SCORE and model.random_weights:
-        raise ValueError(f"estimator {name!r} has no gradient for the distribution of random weights")
+        raise ValueError(f"estimator {name!r} does not have a gradient for the distribution of random weights")
 
 
 def _one_for_both(bound: Bound) -> bool:

@@ -30,31 +30,33 @@ CHANGING_WITH_DROPOUT = (nn.RNNBase, nn.MultiheadAttention)
 
 
 class Objective:
-    """``loss = objective(model, x)``: minus the bound, whose gradient is the estimator's.
+    """A bound with a gradient estimator: ``loss = objective(model, x)`` is minus the bound.
 
     Args:
         bound: from :mod:`iwae_fast.bounds`.
         estimator: "reparameterized", "stl" or "dreg" for every bound, "gdreg" for a model with several layers;
-            "aisle-kl", "aisle-chi2", "rws", "rws-dreg" or "vimco" for IWAE, of which "rws" and "vimco" need no gradient
-            through z: see :mod:`iwae_fast.estimators`. The value is the bound's with each of them.
-        num_samples: k >= 1, the number of importance samples per observation; of :class:`iwae_fast.bounds.SUMO` the
-            largest number. It must be given, but for the ELBO, which takes 1 by default: with 1 sample the others are
-            the ELBO, or nothing at all.
-        budget: how many samples of each observation run backward: the budget - 1 that matter most, and one drawn from
-            the rest that stands for all of these. Unbiased; k forward passes without a graph come first. From k on it
-            is all samples.
-        tolerance: drop the samples whose scales sum to at most this part of all, such as 1e-7 (rounding) or 1e-3: a
-            bias of that size at most. Waits for the device.
-        chunk_size: at most so many samples of each observation at a time. Exact, and the memory is that of a chunk; the
-            backward pass runs the decoder forward again, so that layers which change between two runs are refused.
-        kl_weight: what log p(z) - log q(z | x) is multiplied by inside the log-weights (beta-VAE, Higgins et al. 2017):
-            a number, or a schedule from :mod:`iwae_fast.schedules`, which is asked at each call for its ``step``. With
-            another weight than 1 the value is the bound of those log-weights, and no bound of log p(x).
-        free_bits: nats of each latent dimension that cost nothing: kl_weight sum_d max(free_bits, KL_d), with KL_d the
-            mean over the batch in closed form (Kingma et al. 2016). For the reparameterised ELBO of a
-            :class:`iwae_fast.models.VAE` of one layer, all samples at once.
+            "aisle-kl", "aisle-chi2", "rws", "rws-dreg" or "vimco" for IWAE, of which "rws" and "vimco" do not
+            differentiate through z: see :mod:`iwae_fast.estimators`. The value of the loss does not depend on it.
+        num_samples: k >= 1, the number of importance samples per observation; for :class:`iwae_fast.bounds.SUMO`, the
+            maximum. Required, except for the ELBO, for which it is 1 by default: with 1 sample other bounds equal the
+            ELBO or are undefined.
+        budget: the number of samples per observation that run backward: the budget - 1 with the largest scales, and one
+            sampled from the remainder and reweighted to represent it. The gradient is unbiased; k forward passes
+            without a graph are needed first. A budget of at least k selects all samples.
+        tolerance: drop the samples whose scales sum to at most this fraction of the total, such as 1e-7 (rounding) or
+            1e-3; the bias of the gradient is at most of that size. Forces a device synchronization.
+        chunk_size: the maximum number of samples per observation in one pass. The result is exact, and only a chunk's
+            memory is needed. The backward pass runs the decoder forward again, so layers that are stochastic in
+            training mode raise ValueError.
+        kl_weight: factor of log p(z) - log q(z | x) in the log-weights (beta-VAE, Higgins et al. 2017): a number, or a
+            schedule from :mod:`iwae_fast.schedules`, which is called with ``step``. If it is not 1 the value is the
+            bound of those log-weights, not a bound on log p(x).
+        free_bits: minimum of the KL divergence per latent dimension, in nats: the penalty is
+            kl_weight sum_d max(free_bits, KL_d), with KL_d the mean over the batch in closed form (Kingma et al. 2016).
+            Only for the reparameterized ELBO of a :class:`iwae_fast.models.VAE` with one layer, all samples in one
+            pass.
         reduction: "mean" or "sum" over the observations, or "none".
-        dataset_size: N; with reduction "sum" the loss is then N / B times the sum, an estimate for the whole data set.
+        dataset_size: N; with reduction "sum" the loss is N / B times the sum, an estimate for the whole data set.
 
     After a call, :attr:`last` has its :class:`Diagnostics`.
     """
@@ -85,7 +87,7 @@ class Objective:
         self.num_samples = checks.positive("num_samples", num_samples)
         self._estimator = estimators.check(estimator, bound, num_samples, kl_weight != 1.0)
         if budget is not None and tolerance is not None:
-            raise ValueError("budget and tolerance are two ways to choose samples: give one")
+            raise ValueError("budget and tolerance cannot both be given")
         if tolerance is not None and not 0.0 <= tolerance < 1.0:
             raise ValueError(f"tolerance must be at least 0 and below 1, got {tolerance}")
         if not callable(kl_weight):
@@ -93,10 +95,13 @@ class Objective:
         _not_negative("free_bits", free_bits)
         self.single_pass = budget is None and tolerance is None and chunk_size is None
         if free_bits and not (bound.is_mean and estimator == "reparameterized" and self.single_pass):
-            raise ValueError("free_bits go with ELBO(), estimator 'reparameterized' and all samples at once")
+            raise ValueError(
+                "free_bits requires ELBO(), estimator 'reparameterized' and all samples in one pass, without budget, "
+                "tolerance or chunk_size"
+            )
         checks.reduction(reduction)
         if dataset_size is not None and reduction != "sum":
-            raise ValueError(f"dataset_size goes with reduction 'sum', got {reduction!r}")
+            raise ValueError(f"dataset_size requires reduction 'sum', got {reduction!r}")
         bound_of_call, k = bound.for_call(self.num_samples, 0)
         with torch.no_grad():
             bound_of_call(torch.zeros(k, 1))  # raises if k is invalid for this bound
@@ -124,18 +129,18 @@ class Objective:
         observation_offset: int = 0,
         step: int | None = None,
     ) -> Tensor:
-        """Minus the bound in nats, a scalar (with reduction "none": (B,)).
+        """Return minus the bound in nats, a scalar (with reduction "none": (B,)).
 
         Args:
             model: one of :mod:`iwae_fast.models`.
             x: observations (B, ...).
-            context: (B, ...) each, what encoder and decoder take besides: theirs is p(x | z, context).
-            mask: bool, True where x is observed, broadcasting to its shape. The bound is then that of log p(x_observed)
-                (Mattei & Frellsen 2019); the encoder sees zeros where nothing is observed.
-            seed: of the noise, an int or an int64 scalar tensor; from torch's generator if None.
-            observation_offset: index of the first observation in a batch that is shared out: with one seed, shards then
-                draw what the whole would draw.
-            step: asks a schedule for its kl_weight.
+            context: further inputs of encoder and decoder, (B, ...) each, for p(x | z, context).
+            mask: bool, True where x is observed, broadcasting to its shape. The loss is then minus a bound on
+                log p(x_observed) (Mattei & Frellsen 2019); the encoder gets zeros in place of masked features.
+            seed: seed of the noise, an int or an int64 scalar tensor; drawn from torch's generator if None.
+            observation_offset: index of the first observation if x is a shard of a batch: with the same seed, shards
+                draw the same noise as the whole batch.
+            step: argument of the schedule if ``kl_weight`` is one.
         """
         self.check_model(model)
         model.check_batch(x, context)
@@ -151,7 +156,7 @@ class Objective:
 
     @property
     def last(self) -> Diagnostics | None:
-        """What the last call saw; None before it. Computed when first asked for."""
+        """Diagnostics of the last call, computed when first accessed; None before the first call."""
         if self.record is None:
             return None
         if self._last is None or self._last[0] is not self.record:
@@ -165,30 +170,30 @@ class Objective:
     def bind(self, model: LatentVariableModel, *, as_dict: Literal[True]) -> DictObjective: ...
 
     def bind(self, model: LatentVariableModel, *, as_dict: bool = False) -> BoundObjective | DictObjective:
-        """Make one module of the objective and a model, for what wraps or trains modules.
+        """Return one module of the objective and a model, for tools that wrap or train modules.
 
         Args:
             model: one of :mod:`iwae_fast.models`.
-            as_dict: False for a module whose ``forward(x, *context, ...)`` is the loss, as DDP, torch.compile and
-                Lightning take it; True for one whose ``forward(x=..., context=..., ...)`` returns ``{"loss": loss}``,
-                as trainers want it that call ``model(**batch)``, such as Hugging Face's.
+            as_dict: False for a module whose ``forward(x, *context, ...)`` returns the loss, for DDP, torch.compile and
+                Lightning; True for one whose ``forward(x=..., context=..., ...)`` returns ``{"loss": loss}``, for
+                trainers that call ``model(**batch)``, such as Hugging Face's.
         """
         self.check_model(model)
         return DictObjective(self, model) if as_dict else BoundObjective(self, model)
 
     def check_model(self, model: LatentVariableModel) -> None:
-        """ValueError where the objective does not suit the model."""
+        """Raise TypeError or ValueError if the objective is invalid for the model."""
         check_model(model)
         estimators.check_model(self.estimator, model)
         if model.random_weights and not self.bound.is_lower_bound:
             raise ValueError(
-                "random weights are learned by a bound that is a lower one whatever they are: ELBO, IWAE, VRIWAE with "
-                f"0 <= alpha <= 1, MIWAE, CIWAE or PIWAE, not {self.bound!r}"
+                "random weights require a bound that is always a lower bound: ELBO, IWAE, VRIWAE with "
+                f"0 <= alpha <= 1, MIWAE, CIWAE or PIWAE, got {self.bound!r}"
             )
         if not self.single_pass:
-            _refuse_layers_that_change(model, "a budget, a tolerance or chunks need")
+            _refuse_layers_that_change(model, "a budget, a tolerance or chunk_size runs the networks twice")
         elif self._estimator.log_q_gradient is LogQGradient.PATHWISE and isinstance(model, VAE):
-            _refuse_layers_that_change(model.upper, f"estimator {self.estimator!r} needs of an upper layer")
+            _refuse_layers_that_change(model.upper, f"estimator {self.estimator!r} runs upper layers twice")
 
     def _kl_weight(self, step: int | None) -> float:
         if not callable(self.kl_weight):
@@ -223,11 +228,11 @@ def _not_negative(name: str, value: float) -> float:
     return float(value)
 
 
-def _refuse_layers_that_change(model: nn.Module, needs: str) -> None:
+def _refuse_layers_that_change(model: nn.Module, reason: str) -> None:
     for name, module in model.named_modules():
         with_dropout = isinstance(module, CHANGING_WITH_DROPOUT) and module.dropout > 0
         if module.training and (isinstance(module, CHANGING) or with_dropout):
             raise ValueError(
-                f"{name} ({type(module).__name__}) gives other results when it runs again, as {needs}: put it in "
-                "eval() mode, or take all samples at once and, with several layers, 'reparameterized'"
+                f"{name} ({type(module).__name__}) is stochastic in training mode, but {reason}: put it in eval() "
+                "mode, or use all samples in one pass and, with several layers, estimator 'reparameterized'"
             )

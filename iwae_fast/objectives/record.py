@@ -1,4 +1,4 @@
-"""The record of a call of an objective, from which diagnostics are computed when they are asked for."""
+"""The record of a call of an objective, from which diagnostics are computed on demand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Diagnostics(NamedTuple):
     """Diagnostics of the last call of an objective, per observation, without a graph."""
 
     value: Tensor
-    """The bound in nats, (B,), of weights whose divergence counts ``kl_weight`` times."""
+    """The bound in nats, (B,), for log-weights with ``kl_weight``."""
     ess: Tensor
     """Effective sample size of the weights, (B,)."""
     max_weight: Tensor
@@ -34,7 +34,7 @@ class StepRecord(NamedTuple):
     num_backward: int | Tensor
     kl_weight: float
     weights: Tensor
-    """(k, B), normalized, or the log-weights."""
+    """Normalized weights or log-weights, (k, B)."""
     normalized: bool
     """True if ``weights`` are normalized."""
     shares_buffers: bool = False

@@ -1,4 +1,4 @@
-"""Where samples leave the encoder: one backward pass brings each network its own scales."""
+"""Routing of gradients at z, so that one backward pass applies separate coefficients to encoder and decoder."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..ops.function import NotTwiceDifferentiable, apply
 
 
 class GradientRouter:
-    """Hands z on to the densities, and brings the gradients that come back to the scales of the encoder.
+    """Passes z on to the densities, and rescales the gradients that come back to the encoder's scales.
 
-    The backward pass is seeded with the decoder's scales a, and with the encoder's scales b inside log q. What arrives
-    at z from the decoder's densities is multiplied by the ratio b / a, which is known only when z has been used. So z
-    leaves with a messenger for each layer, a tensor (k, B) whose gradient is that ratio, sent by
-    :class:`WeightedTerms`. Nothing is kept in Python between the passes, so a compiler can follow, and a chunk can be
-    computed again.
+    The backward pass is seeded with the decoder's scales a, and with the encoder's scales b inside log q. The gradient
+    that arrives at z from the decoder's densities is multiplied by the ratio b / a, which is known only after z has
+    been used. Therefore each layer's z is accompanied by a messenger, a tensor (k, B) whose gradient is that ratio,
+    sent by :class:`WeightedTerms`. No state is kept in Python between the passes, so that a compiler can trace them and
+    a chunk can be recomputed.
 
     Args:
-        reparameterize_prior: whether z also belongs to the prior it came down from, whose parameters then get
-            sum_i [a_i d log p(children | z_i) / dz_i - b_i d log w_i / dz_i] dz_i / dlambda, z_i being a function of
+        reparameterize_prior: if True, z is also reparameterized by its conditional prior, whose parameters then get
+            sum_i [a_i d log p(children | z_i) / dz_i - b_i d log w_i / dz_i] dz_i / dlambda, with z_i a function of
             the prior's own noise (GDReG, Bauer & Mnih 2021).
     """
 
@@ -33,7 +33,7 @@ class GradientRouter:
     def __call__(self, z: Tensor, from_prior: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return z (k, B, Z) as the parent in p, as the child in p, and inside q.
 
-        ``from_prior`` is the same z as its prior's own reparameterization makes it.
+        ``from_prior`` is the same z, reparameterized by its prior.
         """
         if not z.requires_grad and (from_prior is None or not from_prior.requires_grad):
             return z, z, z
@@ -41,12 +41,12 @@ class GradientRouter:
         return tuple(passed)
 
     def messenger(self, like: Tensor) -> Tensor:
-        """Return what carries the ratio back to every z that has passed; its own values mean nothing."""
+        """Return the tensor whose gradient is the ratio for every z routed so far; its own values are not used."""
         return torch.empty_like(like).detach() if self._messenger is None else self._messenger
 
 
 class _Route(Function):
-    """Three views of z, and a messenger that has also been at the layers before."""
+    """Three views of z, and a messenger that is connected to those of earlier layers."""
 
     @staticmethod
     def forward(z: Tensor, from_prior: Tensor | None, messenger: Tensor | None) -> tuple[Tensor, ...]:
@@ -80,8 +80,8 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 class WeightedTerms(Function):
     """The value (B,), with the gradient of sum_i scales_i terms_i for each pair of scales and terms, (k, B).
 
-    Nothing is summed for it: a scale of 0 gives a gradient of 0, also where its term is infinite. The messenger of a
-    :class:`GradientRouter` gets ``ratio`` (k, B), whatever gradient comes.
+    The sum itself is not computed: a scale of 0 gives a gradient of 0, also if its term is infinite. The gradient of
+    the messenger of a :class:`GradientRouter` is ``ratio`` (k, B), regardless of the upstream gradient.
     """
 
     @staticmethod

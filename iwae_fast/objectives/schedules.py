@@ -1,4 +1,4 @@
-"""Weights of the divergence by step: how much log p(z) - log q(z | x) counts as training goes on."""
+"""Schedules of kl_weight, the factor of log p(z) - log q(z | x), by training step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Schedule = Callable[[int], float]
 
 @dataclass(frozen=True)
 class LinearWarmup:
-    """From ``start`` to ``end`` in so many steps, then ``end`` (Bowman et al. 2016; Sonderby et al. 2016)."""
+    """Linear from ``start`` to ``end`` in ``steps`` steps, then ``end`` (Bowman et al. 2016; Sonderby et al. 2016)."""
 
     steps: int
     start: float = 0.0
@@ -29,7 +29,8 @@ class LinearWarmup:
 
 @dataclass(frozen=True)
 class Cyclical:
-    """The warm-up again in every period, over its first part ``rising``; then ``end`` (Fu et al. 2019)."""
+    """A linear warm-up at the start of every period, over the fraction ``rising`` of it; then ``end`` (Fu et al.
+    2019)."""
 
     period: int
     rising: float = 0.5

@@ -71,9 +71,9 @@ def evaluated(model: torch.nn.Module, images: ImageData, seed: int) -> float:
 
 
 def test_what_would_stop_a_run_is_found_before_it(digits: ImageData) -> None:
-    with pytest.raises(ValueError, match="random weights are learned by a bound"):
+    with pytest.raises(ValueError, match="random weights require a bound"):
         training.check(config(network="iwaer", bound="jvi"), digits)
-    with pytest.raises(ValueError, match="no gradient for the distribution"):
+    with pytest.raises(ValueError, match="does not have a gradient for the distribution"):
         training.check(config(network="iwaer", estimator="rws"), digits)
     with pytest.raises(ValueError, match="validation must be below"):
         training.check(config(validation=50), digits)

@@ -174,7 +174,7 @@ def test_another_objective_when_resuming(run, tmp_path, here):
     assert (config["bound"], config["alpha"], config["budget"]) == ("vr-iwae", 0.3, 2)
     code, _, error = here("train", "--bound", "elbo", "--estimator", "rws")
     assert code == 2
-    assert_error_line(error, "estimator 'rws' is made of IWAE's weights: it does not suit ELBO()")
+    assert_error_line(error, "estimator 'rws' is valid only for IWAE, got ELBO()")
 
 
 def test_two_latent_layers(tmp_path, here):

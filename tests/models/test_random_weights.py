@@ -149,7 +149,7 @@ def test_means_and_variances_are_trained_by_lower_bounds(bound: iw.bounds.Bound,
 
 @pytest.mark.parametrize("bound", OTHERS, ids=repr)
 def test_other_bounds_are_refused(bound: iw.bounds.Bound) -> None:
-    with pytest.raises(ValueError, match="random weights are learned by a bound"):
+    with pytest.raises(ValueError, match="random weights require a bound"):
         iw.Objective(bound, num_samples=K)(build(), pixels())
 
 
@@ -176,7 +176,7 @@ def test_dreg_and_a_budget_have_no_bias() -> None:
 
 
 def test_a_score_and_shared_draws_with_a_budget_are_refused() -> None:
-    with pytest.raises(ValueError, match="no gradient for the distribution of random weights"):
+    with pytest.raises(ValueError, match="does not have a gradient for the distribution of random weights"):
         iw.Objective(iw.bounds.IWAE(), "rws", num_samples=K)(build(), pixels())
     with pytest.raises(ValueError, match="draws='local'"):
         iw.Objective(iw.bounds.IWAE(), num_samples=K, budget=2)(build(draws="shared"), pixels())

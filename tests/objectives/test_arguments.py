@@ -207,10 +207,10 @@ def test_the_whole_data_set() -> None:
         ({"kl_weight": -1.0}, "kl_weight must be a number of at least 0, got -1.0"),
         ({"kl_weight": math.nan}, "kl_weight must be a number of at least 0"),
         ({"free_bits": -0.1}, "free_bits must be a number of at least 0"),
-        ({"free_bits": 0.1, "bound": IWAE()}, "free_bits go with"),
-        ({"free_bits": 0.1, "estimator": "stl"}, "free_bits go with"),
-        ({"free_bits": 0.1, "budget": 2}, "free_bits go with"),
-        ({"dataset_size": 100}, "dataset_size goes with reduction 'sum', got 'mean'"),
+        ({"free_bits": 0.1, "bound": IWAE()}, "free_bits requires"),
+        ({"free_bits": 0.1, "estimator": "stl"}, "free_bits requires"),
+        ({"free_bits": 0.1, "budget": 2}, "free_bits requires"),
+        ({"dataset_size": 100}, "dataset_size requires reduction 'sum', got 'mean'"),
     ],
 )
 def test_bad_arguments(arguments: dict, message: str) -> None:
