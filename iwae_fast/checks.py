@@ -1,4 +1,4 @@
-"""Checks of arguments: each error names the argument, what it was, and what was expected."""
+"""Checks of arguments: each error names the argument, its value, and what was expected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def floating(**tensors: Any) -> None:
-    """Every argument is a tensor of a supported floating dtype, and all are on one device."""
+    """Raise unless every argument is a tensor of a supported floating dtype, and all are on one device."""
     device = None
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
@@ -28,7 +28,7 @@ def floating(**tensors: Any) -> None:
 
 
 def features(**tensors: Tensor) -> tuple[int, ...]:
-    """Every argument has a last (feature) axis and all shapes broadcast; returns the common shape."""
+    """Raise unless every argument has a last (feature) axis and all shapes broadcast; return the common shape."""
     for name, tensor in tensors.items():
         if tensor.dim() == 0:
             raise ValueError(f"{name} must have a last axis of features, got a scalar of shape ()")
@@ -36,7 +36,7 @@ def features(**tensors: Tensor) -> tuple[int, ...]:
 
 
 def broadcast(shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """The shape to which all the named shapes broadcast."""
+    """Return the shape to which all the named shapes broadcast; raise ValueError if they do not broadcast."""
     longest: tuple[int, ...] = ()
     for shape in shapes.values():
         if len(shape) > len(longest):
@@ -56,7 +56,7 @@ def broadcast(shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def event(event_dims: Any, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The last ``event_dims`` axes of a shape are features; returns the axes before them, and them."""
+    """Split a shape into the axes before the last ``event_dims`` axes, and these, which are features."""
     if isinstance(event_dims, bool) or not isinstance(event_dims, int):
         raise TypeError(f"event_dims must be an int, got {type(event_dims).__name__}")
     if not 1 <= event_dims <= len(shape):
@@ -67,9 +67,10 @@ def event(event_dims: Any, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tup
 def log_ratio(
     log_ratio: Tensor, likelihood: tuple[int, ...], event_dims: int, tensors: Iterable[str]
 ) -> tuple[int, ...]:
-    """The log-ratio has the axes of the likelihood (k, ...), or either has none; returns their common shape.
+    """Raise unless the log-ratio has the axes of the likelihood (k, ...), or one of them is a scalar; return the common
+    shape.
 
-    An axis that one of the two lacks is not made up for: images whose rows are taken for observations would pass where
+    A missing axis is not broadcast: otherwise images whose rows are mistaken for observations would be accepted if
     their sizes happen to agree.
     """
     shape = tuple(log_ratio.shape)
@@ -85,7 +86,7 @@ def log_ratio(
 
 
 def mask(mask: Any, shape: tuple[int, ...], device: torch.device) -> None:
-    """A mask is None, or a bool tensor on the same device that broadcasts to the shape of the data."""
+    """Raise unless a mask is None, or a bool tensor on the same device that broadcasts to the shape of the data."""
     if mask is None:
         return
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
@@ -100,9 +101,9 @@ def mask(mask: Any, shape: tuple[int, ...], device: torch.device) -> None:
 
 
 def samples(samples: Any, shape: tuple[int, int], device: torch.device, sample_offset: int) -> None:
-    """Indices of samples are None, or an int64 tensor of one for each row of noise, that no offset shifts.
+    """Raise unless indices of samples are None, or an int64 tensor with one entry per row of noise and no offset.
 
-    The indices themselves are not looked at: a GPU's would have to be waited for.
+    The indices themselves are not checked: that would force a device synchronization.
     """
     if samples is None:
         return
@@ -110,15 +111,15 @@ def samples(samples: Any, shape: tuple[int, int], device: torch.device, sample_o
         got = samples.dtype if isinstance(samples, Tensor) else type(samples).__name__
         raise TypeError(f"samples must be an int64 tensor of indices, got {got}")
     if samples.device != device:
-        raise ValueError(f"samples is on {samples.device}, but the noise is wanted on {device}")
+        raise ValueError(f"samples is on {samples.device}, but the noise is to be on {device}")
     if tuple(samples.shape) != shape:
         raise ValueError(f"samples must be (num_samples, B) = {shape}, got {tuple(samples.shape)}")
     if sample_offset != 0:
-        raise ValueError(f"samples takes the place of sample_offset, which must then be 0, got {sample_offset}")
+        raise ValueError(f"sample_offset must be 0 if samples is given, got {sample_offset}")
 
 
 def dimension(log_weights: Tensor, dim: int) -> int:
-    """``dim`` is an axis of the log-weights and holds at least one sample; returns it counted from the front."""
+    """Raise unless ``dim`` is an axis of the log-weights with at least one sample; return it as a nonnegative index."""
     if log_weights.dim() == 0:
         raise ValueError("log_weights must have an axis of samples, got a scalar of shape ()")
     if isinstance(dim, bool) or not isinstance(dim, int):
@@ -132,13 +133,13 @@ def dimension(log_weights: Tensor, dim: int) -> int:
 
 
 def last_axis(name: str, tensor: Tensor, size: int, owner: str) -> None:
-    """Refuse a tensor whose last axis would have to be broadcast to the size that belongs to its owner."""
+    """Raise ValueError unless the last axis of a tensor has the size of its owner, without broadcasting."""
     if tensor.dim() == 0 or tensor.shape[-1] != size:
         raise ValueError(f"{name} must be (..., {size}) as {owner} is, got {tuple(tensor.shape)}")
 
 
 def positive(name: str, value: Any) -> int:
-    """A whole number of at least one."""
+    """Raise TypeError or ValueError unless ``value`` is an int of at least 1; return it."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < 1:
@@ -147,7 +148,7 @@ def positive(name: str, value: Any) -> int:
 
 
 def not_negative(name: str, value: Any) -> int:
-    """Raise TypeError or ValueError unless ``value`` is a whole number of at least 0; returns it."""
+    """Raise TypeError or ValueError unless ``value`` is an int of at least 0; return it."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < 0:
@@ -156,8 +157,10 @@ def not_negative(name: str, value: Any) -> int:
 
 
 def one_of(what: str, name: str, known: Collection[str], besides: str = "") -> str:
-    """Check that a name is a known one and return it; the error suggests the nearest, and may name what else is taken
-    ``besides``."""
+    """Raise ValueError unless a name is known; return it.
+
+    The error suggests the nearest known name. ``besides`` is appended to the list of known names.
+    """
     if name in known:
         return name
     near = nearest(name, known)
@@ -166,19 +169,20 @@ def one_of(what: str, name: str, known: Collection[str], besides: str = "") -> s
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """Return the question whether the known name was meant that is spelled most alike; empty where none is."""
+    """Return "did you mean ...?" with the known name of the most similar spelling; empty if none is similar."""
     near = get_close_matches(name, known, n=1, cutoff=0.7)
     return f"did you mean {near[0]!r}?" if near else ""
 
 
 def reduction(reduction: Any) -> None:
+    """Raise ValueError unless ``reduction`` is one of ``REDUCTIONS``."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
 
 
 def observations(x: Any, integers: bool) -> None:
-    """Raise TypeError or ValueError unless ``x`` is a tensor (B, ...) of a floating dtype, or, where ``integers`` says
-    so, of an integer one."""
+    """Raise TypeError or ValueError unless ``x`` is a tensor (B, ...) of a floating dtype, or of an integer dtype if
+    ``integers`` is True."""
     if not isinstance(x, Tensor):
         hint = ": convert it with torch.as_tensor" if hasattr(x, "__array__") or isinstance(x, list | tuple) else ""
         raise TypeError(f"x must be a torch.Tensor of observations (B, ...), got {type(x).__name__}{hint}")
@@ -200,4 +204,4 @@ def context(context: Any, observations: int) -> None:
         if not isinstance(part, Tensor):
             raise TypeError(f"context must be tensors, got {type(part).__name__}")
         if part.dim() == 0 or len(part) != observations:
-            raise ValueError(f"context {tuple(part.shape)} must have a row for each of {observations} observations")
+            raise ValueError(f"context {tuple(part.shape)} must have one row per observation, {observations} in all")

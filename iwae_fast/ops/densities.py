@@ -1,4 +1,4 @@
-"""Log-densities, summed over the features."""
+"""Log-densities, summed over features."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ def gaussian_log_prob(
     event_dims: int = 1,
     backend: str | None = None,
 ) -> Tensor:
-    """Log-density of a diagonal Gaussian, summed over the last axis.
+    """Compute the log-density of a diagonal Gaussian, summed over the last axis.
 
     log N(v; m, s) = -1/2 sum_d [((v - m) / s)^2 + 2 log s + log 2 pi], with log s given.
 
     Args:
-        value, mean, log_std: tensors whose shapes broadcast to (..., D); nothing is copied to broadcast.
-        mask: bool, True where observed, broadcasting to (..., D). A masked feature counts nothing, whatever it
-            holds, NaN included.
-        event_dims: how many of the last axes are features, over all of which is summed: 1 for (..., D), 3 for
-            (..., C, H, W). Tensors and mask broadcast to all of these axes, and are read in place where their strides
-            allow it.
+        value, mean, log_std: tensors whose shapes broadcast to (..., D), without copies.
+        mask: bool, True where observed, broadcasting to (..., D). Masked features are ignored whatever their value,
+            including NaN.
+        event_dims: number of last axes that are features and summed over: 1 for (..., D), 3 for (..., C, H, W). Tensors
+            and mask broadcast to all of these axes, without copies if the strides allow it.
         backend: force a backend by name.
 
     Returns:
@@ -47,7 +46,7 @@ def gaussian_log_prob(
 def standard_gaussian_log_prob(
     value: Tensor, mask: Tensor | None = None, *, event_dims: int = 1, backend: str | None = None
 ) -> Tensor:
-    """Log-density of N(0, I), summed over the last axis: -1/2 sum_d [v^2 + log 2 pi].
+    """Compute the log-density of N(0, I), summed over the last axis: -1/2 sum_d [v^2 + log 2 pi].
 
     Args:
         value: (..., D).
@@ -64,14 +63,14 @@ def standard_gaussian_log_prob(
 def bernoulli_log_prob(
     value: Tensor, logits: Tensor, mask: Tensor | None = None, *, event_dims: int = 1, backend: str | None = None
 ) -> Tensor:
-    """Log-probability of independent Bernoulli variables given logits, summed over the last axis.
+    """Compute the log-probability of independent Bernoulli variables given logits, summed over the last axis.
 
-    log p = sum_d [v l - softplus(l)]. Values between 0 and 1 (grey levels) are allowed. Whether they lie there is not
-    checked: of others, such as pixels from 0 to 255, the result is no log-probability.
+    log p = sum_d [v l - softplus(l)]. Values between 0 and 1 (gray levels) are allowed. The range is not checked: for
+    other values, such as pixels from 0 to 255, the result is not a log-probability.
 
     Args:
         value: observations, for example (B, D).
-        logits: for example (k, B, D); shapes broadcast to (..., D) and nothing is copied to broadcast.
+        logits: for example (k, B, D); shapes broadcast to (..., D), without copies.
         mask, event_dims: as in :func:`gaussian_log_prob`.
         backend: force a backend by name.
 
@@ -96,7 +95,8 @@ def _density(name: str, mask: Tensor | None, event_dims: int, backend: str | Non
 
 
 class DensityFunction(Fused):
-    """log p(value | parameters), summed over the last axis, for a density of the reference by its name."""
+    """The Function of log p(value | parameters), summed over the last axis, for a density by its name in
+    :data:`iwae_fast.reference.DENSITIES`."""
 
     @staticmethod
     def forward(name: str, backend: str, mask: Tensor | None, *parameters: Tensor) -> Tensor:
@@ -123,11 +123,11 @@ def _density_backward(
 
 
 def same_features(size: int, parameters: dict[str, Tensor]) -> list[Tensor]:
-    """Return the parameters with the same last axis: native ops broadcast leading axes only."""
+    """Expand the parameters to the same last axis: native ops broadcast only leading axes."""
     return [p if p.shape[-1] == size else expand(p, (*p.shape[:-1], size)) for p in parameters.values()]
 
 
 def expand(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Expand a tensor, whose gradient is summed over the expanded axes before it is rounded to half precision."""
+    """Expand a tensor such that its gradient is summed over the expanded axes before rounding to half precision."""
     (tensor,) = reference.widen(tensor)
     return tensor.expand(shape)

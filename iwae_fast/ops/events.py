@@ -1,4 +1,4 @@
-"""Observations with several axes of features, such as images (B, C, H, W), for ops that take one."""
+"""Observations with several axes of features, such as images (B, C, H, W), for ops that take a single one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..reference import widen
 def flattened(
     event: tuple[int, ...], parameters: dict[str, Tensor], mask: Tensor | None
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Make one axis of features of the last ones, in views wherever strides allow it.
+    """Flatten the last axes into one axis of features, as views if the strides allow it.
 
     Args:
         event: the sizes of the axes of features, to which the last axes of everything broadcast.
@@ -27,8 +27,8 @@ def _flat(tensor: Tensor, event: tuple[int, ...]) -> Tensor:
         tensor = tensor[(None,) * (axes - tensor.dim())]
     own = tuple(tensor.shape[-axes:])
     if own != event and any(size != 1 for size in own):
-        # Part of the features is broadcast, as the scale of a channel is: these are written out. A gradient is summed
-        # over them before it is rounded to half precision.
+        # Some axes of features are broadcast, as for a scale per channel, so they must be materialized. The cast makes
+        # the gradient's sum over them happen before rounding to half precision.
         if tensor.is_floating_point():
             (tensor,) = widen(tensor)
         tensor = tensor.expand(*tensor.shape[:-axes], *event)

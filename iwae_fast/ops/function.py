@@ -1,4 +1,4 @@
-"""Autograd Functions of the operations: how they are applied, and what their backward passes share."""
+"""Autograd Functions of the operations: their application, and shared parts of their backward passes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .registry import is_tracing, supports
 
 
 def apply(function: type[Function], *arguments: Any) -> Any:
-    """``function.apply``, without what torch's own costs a call: tens of microseconds for the inspection of signatures,
-    and ten more for a node where there is no graph.
+    """Call ``function.apply`` without its overhead: tens of microseconds to inspect signatures, and ten more to build a
+    node if no graph is recorded.
 
-    A compiler is not shown a Function that records no graph: it would mistake the first argument of ``forward`` for a
-    context.
+    While compiling, ``forward`` is called directly if no graph is recorded: the compiler would mistake its first
+    argument for a context.
     """
     if torch._C._are_functorch_transforms_active():
         return function.apply(*arguments)
@@ -34,10 +34,10 @@ def apply(function: type[Function], *arguments: Any) -> Any:
 
 
 def saved(ctx: Any) -> tuple[Any, ...]:
-    """Return the saved tensors, each as the plain tensor that it is by now.
+    """Return the saved tensors as plain tensors.
 
-    After ``torch.func.vjp`` has returned, what it saved is still wrapped for a transform that is over. Torch's own
-    operations look through that; the pointer of such a tensor does not exist.
+    After ``torch.func.vjp`` has returned, saved tensors are still wrapped for a transform that is over. Torch's own
+    operations unwrap them; such a tensor does not have a data pointer.
     """
     if torch.compiler.is_compiling():
         return ctx.saved_tensors
@@ -46,9 +46,9 @@ def saved(ctx: Any) -> tuple[Any, ...]:
 
 
 def is_host_readable(tensor: Tensor) -> bool:
-    """Return True where the tensor's values can be read without synchronizing with a device.
+    """Return True if the tensor's values can be read without a device synchronization.
 
-    Modes of the dispatcher that run operations for real, such as counters of memory, do not stand in the way.
+    Dispatch modes that execute operations, such as memory counters, do not prevent it.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
@@ -56,19 +56,19 @@ def is_host_readable(tensor: Tensor) -> bool:
 
 
 def host_value(grad: Tensor) -> float:
-    """Return a scalar gradient as a number; NaN where it is not a scalar, or cannot be read."""
+    """Return a scalar gradient as a number; NaN if it is not a scalar or cannot be read."""
     return math.nan if grad.dim() or not is_host_readable(grad) else grad.item()
 
 
 def last_pass() -> bool:
-    """Return True where the tensors saved for this backward pass may be handed out: no later pass reads them."""
+    """Return True if tensors saved for this backward pass may be returned as gradients: no later pass reads them."""
     return not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 def times_upstream(
     ctx: Any, saved_gradients: list[Tensor], grad: Tensor, number: float, weights: Tensor
 ) -> list[Tensor]:
-    """Multiply gradients (k, ..., D), made in the forward pass for an upstream gradient of 1, by the actual one."""
+    """Multiply gradients (k, ..., D), saved in the forward pass for an upstream gradient of 1, by the actual one."""
     if number == 1.0 and last_pass():
         return saved_gradients
     if not is_tracing() and supports("rescale", ctx.backend):  # checks on the device whether the factor is 1
@@ -92,7 +92,7 @@ def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor, number: float) -
 
 
 def product_without_nan(gradient: Tensor, grad: Tensor, weights: Tensor) -> Tensor:
-    """Return gradient * grad, and 0 where the weight or the upstream gradient is 0, whatever the other factor."""
+    """Return gradient * grad, and 0 where the weight or the upstream gradient is 0, regardless of the other factor."""
     product = gradient * grad
     if not is_host_readable(grad) or not (grad.isfinite() & (grad != 0)).all():
         product = torch.where((weights == 0) | (grad == 0), 0.0, product)
@@ -102,7 +102,7 @@ def product_without_nan(gradient: Tensor, grad: Tensor, weights: Tensor) -> Tens
 def once(gradients: tuple[Tensor | None, ...], anchor: Tensor) -> tuple[Tensor | None, ...]:
     """Wrap gradients so that differentiating them again raises.
 
-    ``anchor`` is an output of the Function that its caller does not hand out. The result itself cannot be saved, since
+    ``anchor`` is an output of the Function that is not returned to the user. The result itself cannot be used, since
     users may change it in place, as in ``loss /= 4``.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
@@ -121,33 +121,35 @@ def backward_pass(
 ) -> Sequence[Tensor]:
     """Return the gradients ``function(*grads, *arguments)`` of an op, which raise if they are differentiated again.
 
-    ``function`` must take every tensor through its arguments: torch.func.vmap may batch them.
+    ``function`` must receive every tensor as an argument: torch.func.vmap may batch them.
     """
     inputs = (name, function, len(grads), *grads, *arguments)
     if torch.compiler.is_compiling():
         return _BackwardPass.forward(*inputs)
-    # create_graph=True and torch.func.grad differentiate what happens here; vmap may batch it.
+    # create_graph=True and torch.func.grad differentiate this Function; vmap may batch it.
     return apply(_BackwardPass, *inputs)
 
 
 def with_memory(grad: Tensor) -> Tensor:
-    """Materialize a lazily negated or zero gradient, as autograd may hand over."""
+    """Materialize a lazily negated or zero gradient, which autograd may pass."""
     if torch.compiler.is_compiling():
         return grad
     if torch._C._functorch.is_legacy_batchedtensor(grad):
-        raise RuntimeError("is_grads_batched and vectorize=True need backend='reference'; torch.func.jacrev does not")
+        raise RuntimeError("is_grads_batched and vectorize=True need backend='reference'; or use torch.func.jacrev")
     if grad.is_neg() or grad._is_zerotensor():
         return grad.resolve_neg().clone()
     return grad
 
 
 class Fused(Function):
-    """A Function of an op that takes no batch, which ``torch.func.vmap`` runs element by element."""
+    """A Function of an op without a batching rule, which ``torch.func.vmap`` runs element by element."""
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
-        """Run element by element: batches of upstream gradients serve Jacobians, which are rare. Torch requires this to
-        be defined even where nothing is batched."""
+        """Run element by element: batches of upstream gradients occur only for Jacobians, which are rare.
+
+        Torch requires this method even if nothing is batched.
+        """
         results = [
             cls.apply(
                 *(
@@ -164,7 +166,7 @@ class Fused(Function):
 
 
 class NotTwiceDifferentiable(Function):
-    """A gradient whose own derivatives are not implemented, and raise."""
+    """A copy of a gradient whose derivatives are not implemented and raise RuntimeError."""
 
     generate_vmap_rule = True
 
@@ -179,16 +181,16 @@ class NotTwiceDifferentiable(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         raise RuntimeError(
-            "second derivatives of fused ops and of gradient estimators do not exist; of an op they do "
-            "with backend='reference'"
+            "second derivatives of fused ops and of gradient estimators are not implemented; those of an op are with "
+            "backend='reference'"
         )
 
 
 class _BackwardPass(Fused):
     """A backward pass that cannot be differentiated.
 
-    It depends on everything the gradient depends on, so a second derivative raises. With ``once_differentiable``
-    it would silently be zero wherever the upstream gradient is a constant.
+    It depends on all inputs of the gradient, so that a second derivative raises. With ``once_differentiable`` the
+    second derivative would silently be zero where the upstream gradient is a constant.
     """
 
     @staticmethod
@@ -205,4 +207,4 @@ class _BackwardPass(Fused):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError(f"{ctx.name}: second derivatives of fused ops do not exist; use backend='reference'")
+        raise RuntimeError(f"{ctx.name}: second derivatives of fused ops are not implemented; use backend='reference'")

@@ -1,6 +1,6 @@
-"""A linear layer with what follows it: a Bernoulli likelihood, the whole IWAE loss, or tanh.
+"""A linear layer fused with the operation that follows it: a Bernoulli likelihood, the whole IWAE loss, or tanh.
 
-The matrix products are torch's, and gradients are written where their inputs were.
+The matrix products are torch's, and gradients overwrite their inputs.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ def linear_bernoulli_log_prob(
     recompute: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """:func:`bernoulli_log_prob` of value and a linear layer's output, whose logits are never stored.
+    """Compute :func:`bernoulli_log_prob` for the output of a linear layer, without storing the logits.
 
-    log p(value | hidden @ weight.T + bias), a tile of rows at a time; the backward pass makes the logits again: a
-    fourth matrix product (on a GPU a fifth too) for memory that does not grow with k B D. On a GPU float32 is
-    multiplied as ``torch.set_float32_matmul_precision`` says. Without ``recompute`` the forward pass leaves the
-    residuals value - sigmoid(logits) where the logits were, all that the backward pass needs: three matrix products,
-    and one array of k B D.
+    log p(value | hidden @ weight.T + bias) is computed a tile of rows at a time. The backward pass recomputes the
+    logits: a fourth matrix product (on a GPU also a fifth) in exchange for memory that does not grow with k B D. On a
+    GPU the precision of float32 products follows ``torch.set_float32_matmul_precision``. Without ``recompute`` the
+    forward pass overwrites the logits by the residuals value - sigmoid(logits), which are all that the backward pass
+    needs: three matrix products, and one array of k B D.
 
     Args:
         value: observations, for example (B, D).
         hidden: the layer's input, for example (k, B, H); its leading axes broadcast with those of ``value``.
-        weight, bias: (D, H) and (D,), as of an ``nn.Linear``, of the dtype of ``hidden``. Under autocast all three
-            are cast as a linear layer's.
+        weight, bias: (D, H) and (D,), as in ``nn.Linear``, with the dtype of ``hidden``. Under autocast all three are
+            cast like the arguments of a linear layer.
         mask: as in :func:`gaussian_log_prob`.
-        recompute: whether to trade a matrix product for memory.
+        recompute: if True, save memory at the cost of a further matrix product.
         backend: force a backend by name.
 
     Returns:
@@ -88,23 +88,23 @@ def linear_bernoulli_iwae_loss(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """:func:`bernoulli_iwae_loss` of value and a linear layer's output, in one op from the layer to the loss.
+    """Compute :func:`bernoulli_iwae_loss` for the output of a linear layer, in one op from the layer to the loss.
 
-    Its forward pass leaves the gradient of the logits where the logits were: three matrix products in all, and one
-    array of the size of the logits.
+    The forward pass overwrites the logits by their gradient: three matrix products in all, and one array of the size of
+    the logits.
 
     Args:
         value: observations, for example (B, D).
         hidden: the layer's input, (k, ..., H), k >= 1.
-        weight, bias: (D, H) and (D,) or None, as of an ``nn.Linear``, of the dtype of ``hidden``. Under autocast all
-            three are cast as a linear layer's.
+        weight, bias: (D, H) and (D,) or None, as in ``nn.Linear``, with the dtype of ``hidden``. Under autocast all
+            three are cast like the arguments of a linear layer.
         log_ratio: log p(z_i) - log q(z_i | x), (k, ...).
         mask: as in :func:`gaussian_log_prob`.
         reduction: "mean" or "sum" over the observations, or "none".
         backend: force a backend by name.
 
     Returns:
-        The loss in nats: a scalar, or with "none" one entry an observation, shape (...).
+        The loss in nats: a scalar, or with "none" one entry per observation, shape (...).
     """
     return linear_bernoulli_iwae(value, hidden, weight, bias, log_ratio, mask, reduction, backend=backend).loss
 
@@ -120,7 +120,7 @@ def linear_bernoulli_iwae(
     *,
     backend: str | None = None,
 ) -> IWAEResult:
-    """Compute :func:`linear_bernoulli_iwae_loss` with the bounds and weights that diagnostics are computed from."""
+    """Compute :func:`linear_bernoulli_iwae_loss` with the bounds and weights for diagnostics."""
     checks.reduction(reduction)
     leading, hidden, weight, bias = _linear_bernoulli(value, hidden, weight, bias, mask, log_ratio=log_ratio)
     if tuple(log_ratio.shape) != leading or not leading or leading[0] == 0:
@@ -146,19 +146,19 @@ def linear_bernoulli_iwae(
 
 
 def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """tanh(hidden @ weight.T + bias), a dense layer of the papers' networks.
+    """Compute tanh(hidden @ weight.T + bias), a dense layer of the papers' networks.
 
-    Where a backend has kernels for the two halves around the matrix product (bias and tanh in one pass; the gradient
-    before the tanh with its sum in one) they serve; elsewhere torch's own operations do.
+    If a backend has kernels for the elementwise parts (bias and tanh in one pass; the gradient before the tanh and its
+    sum in one pass), they are used around torch's matrix product; else torch's own operations.
 
     Args:
         hidden: (..., H).
-        weight, bias: (M, H) and (M,), as of an ``nn.Linear``, of the dtype of ``hidden``. Under autocast all three are
-            cast as a linear layer's.
+        weight, bias: (M, H) and (M,), as in ``nn.Linear``, with the dtype of ``hidden``. Under autocast all three are
+            cast like the arguments of a linear layer.
         backend: force a backend by name.
 
     Returns:
-        (..., M), of the dtype of ``hidden``.
+        (..., M), with the dtype of ``hidden``.
     """
     _linear_layer(hidden, weight, bias)
     chosen = choose(backend, (hidden, weight, bias))
@@ -171,7 +171,8 @@ def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, b
 def _linear_bernoulli(
     value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, **others: Tensor
 ) -> tuple[tuple[int, ...], Tensor, Tensor, Tensor | None]:
-    """The arguments are observations and a linear layer's; returns their leading axes, and the layer as cast."""
+    """Check observations and the arguments of a linear layer; return their leading axes, and the layer's arguments cast
+    as under autocast."""
     _linear_layer(hidden, weight, bias, value=value, **others)
     leading = checks.broadcast({"value": tuple(value.shape[:-1]), "hidden": tuple(hidden.shape[:-1])})
     if value.dim() == 0 or value.shape[-1] != weight.shape[0]:
@@ -185,7 +186,7 @@ def _linear_bernoulli(
 
 
 def _linear_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None, **others: Tensor) -> None:
-    """The arguments are those of a linear layer, and others on the same device."""
+    """Raise unless the arguments are those of a linear layer, with others on the same device."""
     checks.floating(**others, hidden=hidden, weight=weight, **({} if bias is None else {"bias": bias}))
     if weight.dim() != 2 or hidden.dim() == 0 or hidden.shape[-1] != weight.shape[1]:
         raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (..., H) and (D, H)")
@@ -202,7 +203,7 @@ def _one_wide_dtype(*tensors: Tensor | None) -> bool:
 
 
 class LinearBernoulliRecomputed(Fused):
-    """log p(value | hidden @ weight.T + bias), whose backward pass computes the logits again."""
+    """The Function of log p(value | hidden @ weight.T + bias) whose backward pass recomputes the logits."""
 
     @staticmethod
     def forward(
@@ -235,11 +236,12 @@ def _linear_bernoulli_log_prob_backward(grad: Tensor, *arguments: Any) -> Sequen
 
 
 class LinearBernoulliFunction(Fused):
-    """log p(value | hidden @ weight.T + bias), whose forward pass leaves the residuals in the place of the logits.
+    """The Function of log p(value | hidden @ weight.T + bias) whose forward pass replaces the logits by the residuals.
 
-    They come back too, for the backward pass, and carry no gradient; so does a copy of the log-probabilities, which the
-    caller keeps to itself: the result may be changed in place. Going back, the incoming gradient weighs the few columns
-    of ``hidden`` and of its gradient, not the many of the residuals.
+    The residuals are also returned, for the backward pass, and are not differentiable. A copy of the log-probabilities
+    is returned too, which is not passed to the user, who may change the result in place. The backward pass multiplies
+    the upstream gradient into the H columns of ``hidden`` and of its gradient, not into the D columns of the residuals,
+    which are more.
     """
 
     @staticmethod
@@ -267,7 +269,7 @@ class LinearBernoulliFunction(Fused):
         rows = log_prob.numel()
         scale = with_memory(grad).to(hidden.dtype).reshape(rows, 1)
         residual, inputs = residual.view(rows, residual.shape[-1]), hidden.reshape(rows, hidden.shape[-1])
-        # A coefficient of zero gives zero, also where the residual is NaN, as the log-probability then is.
+        # A coefficient of zero must give zero, also if the residual is NaN; the log-probability is then NaN too.
         if not is_host_readable(log_prob) or math.isnan(log_prob.sum().item()):
             stopped = (scale == 0) & log_prob.isnan().reshape(rows, 1)
             residual, inputs = residual.masked_fill(stopped, 0.0), inputs.masked_fill(stopped, 0.0)
@@ -281,10 +283,10 @@ class LinearBernoulliFunction(Fused):
 
 
 class LinearIWAELoss(Fused):
-    """Minus the IWAE bound of a linear layer and a Bernoulli likelihood, reduced over the observations.
+    """Minus the IWAE bound with a linear layer and a Bernoulli likelihood, reduced over observations.
 
-    The forward pass leaves the gradient of the logits in their place. It comes back with the bounds and the normalized
-    weights. The caller detaches the weights: they are part of the graph as its anchor, and no gradient goes through
+    The forward pass overwrites the logits by their gradient, which is returned with the bounds and the normalized
+    weights. The caller must detach the weights: they are part of the graph as its anchor, but no gradient flows through
     them.
     """
 
@@ -330,7 +332,7 @@ class LinearIWAELoss(Fused):
             torch.mm(gradient.t(), inputs) if weight_needed else None,
             gradient.sum(0) if bias_needed else None,
         )
-        if math.isfinite(number) and number != 1.0:  # the results are smaller than what they were made of
+        if math.isfinite(number) and number != 1.0:  # cheaper than scaling the gradient of the logits
             for result in gradients[1:]:
                 if result is not None:
                     result.mul_(number) if number else result.zero_()  # 0 times NaN would be NaN
@@ -338,7 +340,7 @@ class LinearIWAELoss(Fused):
 
 
 class LinearTanh(Fused):
-    """tanh(hidden @ weight.T + bias)."""
+    """The Function of :func:`linear_tanh`."""
 
     @staticmethod
     def forward(backend: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

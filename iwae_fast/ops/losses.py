@@ -1,4 +1,4 @@
-"""Minus the IWAE bound, from log-weights or from a likelihood's parameters and a log-ratio in one pass each way."""
+"""Minus the IWAE bound, from log-weights, or in one pass each way from a likelihood's parameters and a log-ratio."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .weights import log_mean_exp
 
 
 def iwae_loss(log_weights: Tensor, dim: int = 0, reduction: str = "mean", *, backend: str | None = None) -> Tensor:
-    """Minus the IWAE bound, for a model that has its log-weights (Burda, Grosse & Salakhutdinov 2016).
+    """Compute minus the IWAE bound from log-weights (Burda, Grosse & Salakhutdinov 2016).
 
     Args:
         log_weights: log p(x, z_i) - log q(z_i | x), shape (k, ...) with the samples on axis ``dim``.
@@ -40,7 +40,7 @@ def iwae_loss(log_weights: Tensor, dim: int = 0, reduction: str = "mean", *, bac
         backend: force a backend by name.
 
     Returns:
-        The loss in nats: a scalar, or with "none" one entry an observation.
+        The loss in nats: a scalar, or with "none" one entry per observation.
     """
     checks.reduction(reduction)
     return reduced(-log_mean_exp(log_weights, dim, backend=backend), reduction)
@@ -56,13 +56,13 @@ def bernoulli_iwae_loss(
     event_dims: int = 1,
     backend: str | None = None,
 ) -> Tensor:
-    """Minus the IWAE bound with a Bernoulli likelihood: densities, weights and bound in one pass each way.
+    """Compute minus the IWAE bound with a Bernoulli likelihood: densities, weights and bound in one pass each way.
 
     loss = -log (1/k) sum_i exp[log p(x | z_i) + log_ratio_i] (Burda, Grosse & Salakhutdinov 2016).
 
     Args:
         value: observations x, for example (B, D).
-        logits: of p(x | z_i), for example (k, B, D). Together they broadcast to (k, ..., D), k >= 1.
+        logits: logits of p(x | z_i), for example (k, B, D). Together they broadcast to (k, ..., D), k >= 1.
         log_ratio: log p(z_i) - log q(z_i | x), (k, ...): as many axes as the likelihood, each of its size or 1, or a
             scalar.
         mask, event_dims: as in :func:`gaussian_log_prob`.
@@ -87,11 +87,12 @@ def gaussian_iwae_loss(
     event_dims: int = 1,
     backend: str | None = None,
 ) -> Tensor:
-    """Minus the IWAE bound with a diagonal Gaussian likelihood: see :func:`bernoulli_iwae_loss`.
+    """Compute minus the IWAE bound with a diagonal Gaussian likelihood: see :func:`bernoulli_iwae_loss`.
 
     Args:
         value: observations x, for example (B, D).
-        mean, log_std: of p(x | z_i), for example (k, B, D). With ``value`` they broadcast to (k, ..., D), k >= 1.
+        mean, log_std: parameters of p(x | z_i), for example (k, B, D). With ``value`` they broadcast to (k, ..., D),
+            k >= 1.
         log_ratio: log p(z_i) - log q(z_i | x), (k, ...): as many axes as the likelihood, each of its size or 1, or a
             scalar.
         mask, event_dims: as in :func:`gaussian_log_prob`.
@@ -143,11 +144,11 @@ def _iwae_loss(
 
 
 class IWAEResult(NamedTuple):
-    """The reduced loss, and what diagnostics are computed from; only the loss has a gradient."""
+    """The reduced loss with the bounds and weights for diagnostics; only ``loss`` is differentiable."""
 
     loss: Tensor
     bound: Tensor
-    """The bound of each observation, (...)."""
+    """Bounds per observation, (...)."""
     weights: Tensor
     """Normalized importance weights (k, ...), or the log-weights."""
     normalized: bool
@@ -157,7 +158,7 @@ class IWAEResult(NamedTuple):
 def fused_iwae(
     name: str, log_ratio: Tensor, mask: Tensor | None, reduction: str, backend: str | None, **parameters: Tensor
 ) -> IWAEResult | None:
-    """Compute the loss in one pass with its gradients, or return None where no backend does so for these tensors.
+    """Compute the loss in one pass with its gradients, or return None if no backend supports that for these tensors.
 
     Args:
         name: a density of :data:`iwae_fast.reference.DENSITIES`.
@@ -182,15 +183,15 @@ def fused_iwae(
 
 
 def composed_iwae(log_weights: Tensor, reduction: str, backend: str | None) -> IWAEResult:
-    """Compute the loss of log-weights (k, ...), which autograd differentiates."""
+    """Compute the loss from log-weights (k, ...), differentiated by autograd."""
     bound = log_mean_exp(log_weights, backend=backend)
     return IWAEResult(reduced(-bound, reduction), bound.detach(), log_weights.detach(), normalized=False)
 
 
 def _gradients_in_forward(backend: str, parameters: list[Tensor], log_ratio: Tensor) -> list[bool] | None:
-    """Return for which parameters the forward pass makes the gradients, or None where it makes none.
+    """Return which parameters get their gradients in the forward pass, or None if it computes no gradients.
 
-    These must not be summed over axes that a parameter lacks, nor be rounded before they are scaled.
+    Such gradients must not need a sum over broadcast axes, nor rounding before they are scaled.
     """
     needs_grad = [torch.is_grad_enabled() and p.requires_grad for p in parameters]
     if not any(needs_grad) or not supports("iwae_loss_and_gradients", backend):
@@ -205,16 +206,16 @@ def _gradients_in_forward(backend: str, parameters: list[Tensor], log_ratio: Ten
 
 
 def reduced(loss: Tensor, reduction: str) -> Tensor:
-    """Return the losses of the observations, or their mean or sum."""
+    """Return the losses per observation, or their mean or sum."""
     if reduction == "none":
         return loss
     return loss.mean() if reduction == "mean" else loss.sum()
 
 
 class IWAELoss(Fused):
-    """Minus the IWAE bound, reduced over the observations, from the likelihood's parameters and the log-ratio.
+    """Minus the IWAE bound, reduced over observations, from the likelihood's parameters and the log-ratio.
 
-    The normalized weights are returned too, for the backward pass; they carry no gradient.
+    The normalized weights are also returned, for the backward pass; they are not differentiable.
     """
 
     @staticmethod
@@ -228,7 +229,7 @@ class IWAELoss(Fused):
         ctx.name, ctx.backend, ctx.reduction, mask, log_ratio, *parameters = inputs
         _, weights = output
         ctx.mark_non_differentiable(weights)
-        ctx.set_materialize_grads(False)  # else the engine makes zeros for the weights at every backward
+        ctx.set_materialize_grads(False)  # else the engine allocates zeros for the weights in every backward pass
         ctx.log_ratio_dtype = log_ratio.dtype
         ctx.save_for_backward(weights, mask, *parameters)
 
@@ -266,11 +267,11 @@ def _iwae_loss_backward(
 
 
 class IWAELossWithGradients(Fused):
-    """:class:`IWAELoss` whose forward pass makes the gradients too: each exponential is computed once.
+    """:class:`IWAELoss` whose forward pass also computes the gradients, so that each exponential is computed once.
 
-    ``needs_grad`` says for which parameters; these have the shape of the whole call, and the dtype of its sums. Bounds,
-    weights and gradients are returned too. The caller must detach the weights: they are part of the graph as its
-    anchor, and no gradient goes through them.
+    ``needs_grad`` selects the parameters, which must have the shape of the whole call and its accumulation dtype.
+    Bounds, weights and gradients are also returned. The caller must detach the weights: they are part of the graph as
+    its anchor, but no gradient flows through them.
     """
 
     @staticmethod

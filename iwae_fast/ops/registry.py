@@ -1,11 +1,11 @@
-"""The operations registered with torch.library, so that compilers and transforms of torch see them in a graph.
+"""The operations registered with torch.library, so that torch's compilers and transforms see them in a graph.
 
-In eager mode a backend is called directly: a registered op costs microseconds more. While tracing,
-:class:`RegisteredOps` stands in its place, whose methods are the registered ops; these call the backend that their last
-argument names. Autograd stands outside, in the Functions of :mod:`iwae_fast.ops`.
+In eager mode a backend is called directly, since a registered op costs microseconds more. While tracing, it is replaced
+by :class:`RegisteredOps`, whose methods call the registered ops; these call the backend named by their last argument.
+Autograd is handled outside, in the Functions of :mod:`iwae_fast.ops`.
 
-The ops of a density are made from :data:`iwae_fast.reference.DENSITIES`: ``X_log_prob`` and its backward pass, and for
-a likelihood ``X_iwae_loss``, ``X_iwae_loss_and_gradients`` and ``X_iwae_loss_backward``.
+The ops of a density are generated from :data:`iwae_fast.reference.DENSITIES`: ``X_log_prob`` and its backward pass, and
+for a likelihood ``X_iwae_loss``, ``X_iwae_loss_and_gradients`` and ``X_iwae_loss_backward``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Fake = Callable[..., Any]
 
 
 class RegisteredOps(WithoutOptionalOps):
-    """The operations of a backend by way of the registered ops."""
+    """The operations of a backend, called through the registered ops."""
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
@@ -108,16 +108,16 @@ class RegisteredOps(WithoutOptionalOps):
 
 
 REGISTERED = {name: RegisteredOps(name) for name in NATIVE}
-"""For each backend, the registered ops that run on it."""
+"""The registered ops of each backend."""
 
 
 def implementation(backend: str) -> Ops:
-    """Return the backend of this name, or while tracing the registered ops that run on it."""
+    """Return the backend of this name, or while tracing its registered ops."""
     return REGISTERED[backend] if is_tracing() else NATIVE[backend]
 
 
 def is_tracing() -> bool:
-    """Return True while torch compiles or traces, or inside a torch.func transform: values of tensors cannot be read.
+    """Return True while torch compiles or traces, or inside a torch.func transform: tensor values are not readable.
 
     Only the dispatcher can then turn the tensors into plain ones.
     """
@@ -129,12 +129,12 @@ def is_tracing() -> bool:
 
 
 def supports(op: str, backend: str) -> bool:
-    """Return whether the backend implements an optional op."""
+    """Return True if the backend implements an optional op."""
     return op in NATIVE[backend].optional_ops
 
 
 def _define(schema: str, run: Callable[..., Any], fake: Fake) -> None:
-    """Define an op, whose schema has the backend's name last, by a method of backends and a fake."""
+    """Define an op by its schema, whose last argument is the backend's name, a method of backends and a fake."""
     name = schema.split("(")[0]
 
     def implementation(*arguments: Any) -> Any:
@@ -147,7 +147,7 @@ def _define(schema: str, run: Callable[..., Any], fake: Fake) -> None:
 
 
 def _register(schema: str) -> Callable[[Fake], Fake]:
-    """Define an op that is the backend method of its name, with the decorated function as its fake."""
+    """Define an op that calls the backend method of its name, with the decorated function as its fake."""
     name = schema.split("(")[0]
 
     def decorate(fake: Fake) -> Fake:
@@ -158,7 +158,7 @@ def _register(schema: str) -> Callable[[Fake], Fake]:
 
 
 def _define_density(name: str, names: Sequence[str]) -> None:
-    """Define the log-density of these parameters and its backward pass."""
+    """Define the ops of a log-density with these parameters and of its backward pass."""
     count = len(names)
     tensors = "".join(f"Tensor {parameter}, " for parameter in names)
     _define(
@@ -174,8 +174,8 @@ def _define_density(name: str, names: Sequence[str]) -> None:
 
 
 def _define_losses(name: str, names: Sequence[str]) -> None:
-    """Define the IWAE loss with the density of these parameters as the likelihood, with and without gradients made in
-    the forward pass, and its backward pass."""
+    """Define the ops of the IWAE loss with a density of these parameters as the likelihood, with and without gradients
+    from the forward pass, and of its backward pass."""
     count = len(names)
     tensors = "".join(f"Tensor {parameter}, " for parameter in names)
     _define(

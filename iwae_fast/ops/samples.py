@@ -1,4 +1,4 @@
-"""Reparameterised Gaussian samples, with noise that is a function of (seed, index)."""
+"""Reparameterized Gaussian samples, with noise that is a function of (seed, index)."""
 
 from __future__ import annotations
 
@@ -27,25 +27,24 @@ def sample_gaussian(
     stream: int = 0,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw z ~ N(mean, exp(log_std)^2) by reparameterisation, with log p(z) - log q(z | x) under p = N(0, I).
+    """Draw reparameterized z ~ N(mean, exp(log_std)^2), and compute log p(z) - log q(z | x) for p = N(0, I).
 
     z = m + s eps, and log p(z) - log q(z | x) = 1/2 sum_d [eps^2 - z^2 + 2 log s] (Kingma & Welling 2014).
 
     Args:
         mean, log_std: (B, Z), of the same shape.
         num_samples: k >= 1.
-        seed: an int, or an int64 scalar tensor on the device of ``mean``; drawn from torch's generator if None.
-            The noise of an entry depends on the seed, its stream and its indices alone, on every backend.
-        path_only: stop the gradient of mean and log_std inside log q, but not through z: what the
-            sticking-the-landing (Roeder et al. 2017) and doubly reparameterised (Tucker et al. 2019) estimators
-            need.
+        seed: an int, or an int64 scalar tensor on the device of ``mean``; drawn from torch's generator if None. On
+            every backend, the noise of an entry depends only on the seed, the stream and its indices.
+        path_only: if True, detach mean and log_std inside log q, but not in z, as needed by the sticking-the-landing
+            (Roeder et al. 2017) and doubly reparameterized (Tucker et al. 2019) estimators.
         samples: int64 (k, B) of any strides, on the device of ``mean``: the global index of the sample whose noise
-            each entry gets, in place of sample_offset + 0, ..., k - 1. So the few samples of each observation that
-            turn out to matter can be drawn again, bit for bit. Indices must be in [0, 2^32); that is not checked,
-            since it would wait for the GPU, and noise at others is unspecified.
-        sample_offset, observation_offset: global index of the first sample and observation, so that chunks and
-            shards draw what the whole would draw.
-        stream: which independent array of noise (one for each latent layer, for example).
+            each entry gets, in place of sample_offset + 0, ..., k - 1. With it, selected samples of each observation
+            can be drawn again, bit for bit. Indices must be in [0, 2^32). This is not checked, since it would force a
+            device synchronization; the noise at other indices is unspecified.
+        sample_offset, observation_offset: global indices of the first sample and observation, so that chunks and
+            shards draw the same noise as the whole batch.
+        stream: index of an independent array of noise, for example one per latent layer.
         backend: force a backend by name.
 
     Returns:
@@ -53,8 +52,8 @@ def sample_gaussian(
         such as a convolutional one, is called as ``decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])``.
 
     Raises:
-        TypeError: a dtype or type is not the one above.
-        ValueError: a shape, device or number is not, or both ``samples`` and ``sample_offset`` are given.
+        TypeError: a type or dtype differs from those above.
+        ValueError: a shape, device or number is invalid, or both ``samples`` and ``sample_offset`` are given.
     """
     checks.floating(mean=mean, log_std=log_std)
     checks.positive("num_samples", num_samples)
@@ -84,9 +83,10 @@ def standard_normal(
     device: torch.device | str = "cpu",
     backend: str | None = None,
 ) -> Tensor:
-    """Standard normal noise of shape (samples, observations, dimensions) by Philox4x32-10 and Box-Muller.
+    """Draw standard normal noise of shape (samples, observations, dimensions) by Philox4x32-10 and Box-Muller.
 
-    The arguments are those of :func:`sample_gaussian`; ``dtype`` is float32 or float64, and all indices fit 32 bits.
+    The arguments are those of :func:`sample_gaussian`; ``dtype`` is float32 or float64, and all indices must fit 32
+    bits.
     """
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"dtype must be float32 or float64, got {dtype}")
@@ -105,7 +105,7 @@ def standard_normal(
 
 
 class SampleGaussian(Fused):
-    """Reparameterized samples and their log-ratio, from the parameters of q, a seed and indices."""
+    """The Function of :func:`sample_gaussian`."""
 
     @staticmethod
     def forward(
@@ -145,23 +145,23 @@ def _sample_gaussian_backward(
 
 
 def _check_index(name: str, first: int, count: int) -> None:
-    """Indices are words of 32 bits in the counter."""
+    """Raise ValueError unless all indices fit the 32-bit words of the counter."""
     if first < 0 or first + count > 2**32:
         raise ValueError(f"{name} must be in [0, 2^32 - {count}], got {first}")
 
 
 def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
-    """A seed as an int64 scalar tensor on the device; from torch's generator if None."""
+    """Return a seed as an int64 scalar tensor on the device; draw it from torch's generator if None."""
     if seed is None:
         return torch.randint(2**63 - 1, (), device=device)
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.dim() != 0:
             raise TypeError(f"seed must be an int64 scalar tensor, got {seed.dtype} of shape {tuple(seed.shape)}")
         if seed.device.type != device.type or (None not in (seed.device.index, device.index) and seed.device != device):
-            raise ValueError(f"seed is on {seed.device}, but the noise is wanted on {device}")
+            raise ValueError(f"seed is on {seed.device}, but the noise is to be on {device}")
         return seed
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an int, an int64 scalar tensor or None, got {type(seed).__name__}")
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must be in [0, 2^63), got {seed}")
-    return torch.full((), seed, dtype=torch.int64, device=device)  # torch.tensor would wait for a GPU
+    return torch.full((), seed, dtype=torch.int64, device=device)  # torch.tensor would synchronize

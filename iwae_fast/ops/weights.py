@@ -15,9 +15,9 @@ from .registry import implementation
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0, *, backend: str | None = None) -> Tensor:
-    """logsumexp over ``dim`` minus log k: the IWAE bound of log-weights (Burda, Grosse & Salakhutdinov 2016).
+    """Compute logsumexp over ``dim`` minus log k: the IWAE bound of log-weights (Burda, Grosse & Salakhutdinov 2016).
 
-    A column of all -inf gives -inf and zero gradient; single -inf are weights of zero; NaN stays NaN.
+    A column of all -inf gives -inf and zero gradient; other entries of -inf are weights of zero; NaN propagates.
 
     Args:
         log_weights: (k, ...) with k >= 1 on axis ``dim``.
@@ -25,7 +25,7 @@ def log_mean_exp(log_weights: Tensor, dim: int = 0, *, backend: str | None = Non
         backend: force a backend by name.
 
     Returns:
-        In nats, the shape of ``log_weights`` without ``dim``, float32 or float64.
+        The bound in nats, in the shape of ``log_weights`` without ``dim``, float32 or float64.
     """
     checks.floating(log_weights=log_weights)
     dim = checks.dimension(log_weights, dim)
@@ -36,7 +36,7 @@ def log_mean_exp(log_weights: Tensor, dim: int = 0, *, backend: str | None = Non
 
 
 def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
-    """Self-normalised importance weights, softmax(log_weights); a column of all -inf gives weights of zero.
+    """Compute self-normalized importance weights, softmax(log_weights); a column of all -inf gives weights of zero.
 
     Returns the shape of ``log_weights``, float32 or float64.
     """
@@ -45,14 +45,14 @@ def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
     if not (torch.is_grad_enabled() and log_weights.requires_grad) and log_weights.dtype in WIDE:
         chosen = choose(None, (log_weights,))
         if chosen != REFERENCE and not torch._C._are_functorch_transforms_active():
-            # Without a graph, they are the gradient of log_mean_exp.
+            # They are the gradient of log_mean_exp.
             ones = log_weights.new_ones(()).expand(log_weights.shape[:dim] + log_weights.shape[dim + 1 :])
             return implementation(chosen).log_mean_exp_backward(ones, log_weights, dim)
     return reference.normalized_weights(log_weights, dim)
 
 
 def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:
-    """Kish's effective sample size 1 / sum w~^2, between 1 and k; a column of all -inf gives 0.
+    """Compute Kish's effective sample size 1 / sum w~^2, between 1 and k; a column of all -inf gives 0.
 
     Returns the shape of ``log_weights`` without ``dim``, float32 or float64.
     """
@@ -61,7 +61,7 @@ def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:
 
 
 class LogMeanExp(Fused):
-    """logsumexp over ``dim`` minus log k."""
+    """The Function of :func:`log_mean_exp`."""
 
     @staticmethod
     def forward(backend: str, log_weights: Tensor, dim: int) -> Tensor:

@@ -382,7 +382,7 @@ class Summed(Heavy):
         (
             lambda: (lambda model, x: iw.Objective(IWAE(), "gdreg", 5)(model, x))(*with_prior("one layer", mixture())),
             ValueError,
-            "prior with parameters between layers",
+            "requires learned conditional priors between layers",
         ),
     ],
 )

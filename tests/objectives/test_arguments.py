@@ -70,7 +70,7 @@ def test_context_is_as_good_as_a_model_of_each_observation(options: dict, estima
 def test_context_that_does_not_fit() -> None:
     model, x = conditional_model(), torch.rand(5, 4).double()
     objective = iw.Objective(IWAE(), num_samples=2)
-    with pytest.raises(ValueError, match=r"context \(4, 3\) must have a row for each of 5 observations"):
+    with pytest.raises(ValueError, match=r"context \(4, 3\) must have one row per observation, 5 in all"):
         objective(model, x, torch.zeros(4, 3).double())
     with pytest.raises(TypeError, match="context must be tensors, got list"):
         objective(model, x, [1.0])

@@ -184,7 +184,7 @@ def test_training_with_a_budget_learns() -> None:
         ({"budget": 2.0}, TypeError, "budget must be an int"),
         ({"chunk_size": 0}, ValueError, "chunk_size must be at least 1"),
         ({"tolerance": 1.0}, ValueError, "tolerance must be at least 0 and below 1, got 1.0"),
-        ({"tolerance": 0.1, "budget": 2}, ValueError, "give one"),
+        ({"tolerance": 0.1, "budget": 2}, ValueError, "budget and tolerance cannot both be given"),
     ],
 )
 def test_bad_arguments(options: dict, error: type[Exception], message: str) -> None:

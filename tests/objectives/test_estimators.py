@@ -249,7 +249,7 @@ def test_estimators_that_do_not_suit_the_model() -> None:
                 objective(binary, x)
             with pytest.raises(ValueError, match="use one of rws, vimco"):
                 objective.bind(binary)
-    with pytest.raises(ValueError, match="'gdreg' is for a prior with parameters"):
+    with pytest.raises(ValueError, match="'gdreg' requires learned conditional priors between layers"):
         iw.Objective(IWAE(), "gdreg", num_samples=K).bind(one)
     for bound in (JVI(1), PIWAE(2), CUBO(2), SUMO()):
         with pytest.raises(ValueError, match="'gdreg' needs a bound that both networks ascend"):

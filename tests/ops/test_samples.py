@@ -419,9 +419,9 @@ class TestSampleGaussianArguments:
             iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 2, dtype=torch.int32))
         with pytest.raises(ValueError, match=r"samples must be \(num_samples, B\) = \(4, 2\), got \(4, 1\)"):
             iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 1).long())
-        with pytest.raises(ValueError, match="samples is on meta, but the noise is wanted on cpu"):
+        with pytest.raises(ValueError, match="samples is on meta, but the noise is to be on cpu"):
             iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 2, device="meta").long())
-        with pytest.raises(ValueError, match="samples takes the place of sample_offset, .* got 5"):
+        with pytest.raises(ValueError, match="sample_offset must be 0 if samples is given, got 5"):
             iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 2).long(), sample_offset=5)
 
 
