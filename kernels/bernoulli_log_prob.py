@@ -1,5 +1,5 @@
 """log Bernoulli(value; logits), summed over the last axis: v l - softplus(l), softplus(l) = max(l, 0) + log(1 + u) with
-u = exp(-|l|). The factors 1 + u are multiplied, and one logarithm serves several."""
+u = exp(-|l|). The factors 1 + u are multiplied, so that several share one logarithm."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def gradients(tiles):
     return logits, value - sigmoid
 
 
-# Neutral: a failure that is certain and that happened, log 1 = 0. Finite in every dtype, so that no product is NaN.
+# Neutral: value 0 with logit -32768 has log-probability 0. Both are finite in every dtype, so that no product is NaN.
 BERNOULLI = Density(accumulate, gradients, neutral=(0.0, -32768.0), has_factors=True)

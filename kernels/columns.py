@@ -10,7 +10,7 @@ from .elementary import exp
 
 @triton.jit
 def load_samples(pointer, offset, stride, sample, samples, present, ACC: tl.constexpr):
-    """A tile (samples, columns) of log-weights, -inf outside."""
+    """Load a tile (samples, columns) of log-weights, -inf outside."""
     inside = (sample < samples)[:, None] & present[None, :]
     tile = tl.load(pointer + (offset[None, :] + sample.to(tl.int64)[:, None] * stride), inside, other=0.0).to(ACC)
     return tl.where(inside, tile, float("-inf"))
@@ -18,15 +18,16 @@ def load_samples(pointer, offset, stride, sample, samples, present, ACC: tl.cons
 
 @triton.jit
 def finite(number):
-    """The shift of a column: its largest log-weight, 0 where that is infinite or NaN."""
+    """Return the shift of a column: its largest log-weight, or 0 if that is infinite or NaN."""
     return tl.where(tl.abs(number) < float("inf"), number, 0.0)
 
 
 @triton.jit
 def totals(pointer, offset, stride, samples, present, ACC: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr):
-    """The shift and the sum of exp(log_weight - shift), in double, of each column: online, as the shift grows.
+    """Return the shift and the sum of exp(log_weight - shift), in double, per column, in one pass that rescales the sum
+    as the shift grows.
 
-    All -inf gives the sum 0; NaN stays NaN.
+    A column of all -inf has the sum 0; NaN propagates.
     """
     largest = tl.full((COLUMNS,), float("-inf"), ACC)
     total = tl.zeros((COLUMNS,), tl.float64)
@@ -43,7 +44,7 @@ def totals(pointer, offset, stride, samples, present, ACC: tl.constexpr, SAMPLES
 
 @triton.jit
 def normalizer(total):
-    """What a weight is multiplied by to be normalised: 0 where all weights are 0."""
+    """Return the factor that normalizes weights of this total, or 0 if all weights are 0."""
     empty = total == 0.0
     return tl.where(empty, 0.0, 1.0 / tl.where(empty, 1.0, total))
 

@@ -1,4 +1,4 @@
-"""What a density is to the kernels that sum it over the last axis and differentiate it, and how they read its tiles."""
+"""The interface between densities and the kernels that sum and differentiate them, and the loads of their tiles."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from .launch import INTERPRETED, LOAD_BYTES, OPTIONS, Layout, power_of_two
 
 
 class Density(NamedTuple):
-    """Given in its op's file, as two functions of tiles of the parameters and some numbers."""
+    """A density, defined in its op's file by two functions of tiles of the parameters and constants."""
 
     accumulate: Any
-    """accumulate(tiles, linear, factors) adds a tile of each parameter to a running sum and, where a logarithm can be
-    put off, to a running product of factors between 1 and 2."""
+    """Function accumulate(tiles, linear, factors), which adds the terms of a tile per parameter to a running sum and,
+    if a logarithm can be postponed, multiplies a running product by factors between 1 and 2."""
     gradients: Any
-    """gradients(tiles) is d log p / d each parameter."""
+    """Function gradients(tiles), which returns d log p / d each parameter."""
     neutral: tuple[float, ...]
-    """What stands in for entries that do not count: one number a parameter, representable in every dtype."""
+    """Values that replace entries outside or masked, one number per parameter, representable in every dtype."""
     constant: float = 0.0
-    """What each observed feature adds besides."""
+    """Constant term per observed feature."""
     has_factors: bool = False
+    """True if ``accumulate`` uses ``factors``."""
 
 
 @triton.jit
 def load_tiles(
     pointers, offsets, strides, feature, inside, counted, SELECT: tl.constexpr, NEUTRAL: tl.constexpr, ACC: tl.constexpr
 ):
-    """A tile of each parameter in the accumulation dtype; entries that are not counted are neutral.
+    """Load a tile per parameter in the accumulation dtype; entries that are not counted are set to the neutral value.
 
-    What is ``inside`` is loaded, also where a mask does not count it: a load that depends on data is not vectorised.
+    All entries ``inside`` are loaded, including masked ones: a load that depends on data is not vectorized.
     """
     tiles = ()
     for p in tl.static_range(len(pointers)):
@@ -48,23 +49,25 @@ def load_mask(pointer, offset, stride, feature, inside):
     return tl.load(pointer + (offset[:, None] + feature[None, :] * stride), inside, other=0) != 0
 
 
-# A program in the interpreter costs milliseconds and an element little: few, large programs there.
+# In the interpreter a program costs milliseconds and an element little, so it uses few, large programs.
 TILE_BYTES, WIDEST_BLOCK, MAX_STEPS = (65536, 256, 2) if INTERPRETED else (8192, 256, 8)
 
 
 def block_of_features(features: int, parameters: tuple[Layout, ...]) -> int:
-    """Features of a row in one load of a warp, as wide a load as the narrowest dtype can fill."""
+    """Return the features of a row per load of a warp, with the widest load that the narrowest dtype can fill."""
     width = LOAD_BYTES // min(p.itemsize for p in parameters)
     return min(power_of_two(features), 32 * width, WIDEST_BLOCK)
 
 
 def steps_of_blocks(features: int, block: int) -> int:
-    """How many blocks of a row a program takes one by one: at most MAX_STEPS, since a product has a factor from each,
-    and few that are empty."""
+    """Return the number of blocks of a row per iteration of a program.
+
+    At most MAX_STEPS, since the running product gets one factor per block, and such that few blocks are empty.
+    """
     rounds = max(triton.cdiv(features, MAX_STEPS * block), 1)
     return max(triton.cdiv(features, rounds * block), 1)
 
 
 def rows_of_tile(itemsize: int, features: int) -> int:
-    """How many rows of so many features a program holds at a time, at least one a warp."""
+    """Return the number of rows of ``features`` entries that a program holds at a time, at least one per warp."""
     return max(TILE_BYTES // (itemsize * features), OPTIONS["num_warps"])

@@ -1,4 +1,4 @@
-"""The gradients of a density's parameters, summed where these are broadcast: one launch for each set of summed axes."""
+"""The gradients of a density's parameters, summed over broadcast axes: one launch per set of summed axes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from .memory import added, multiple, row_offset, row_offsets, store
 from .sums import kahan, over_rows
 
 ENOUGH_PROGRAMS, ROWS_WORTH_A_SPLIT = (4, 256) if INTERPRETED else (1024, 256)
-"""Sums over rows are split among programs until there are this many, but no split gets fewer rows."""
+"""Sums over rows are split among programs until there are ENOUGH_PROGRAMS, with at least ROWS_WORTH_A_SPLIT rows per
+split."""
 
 
 @triton.jit(do_not_specialize=["kept_count", "summed_count", "rows_a_split", "splits", "observations"])
@@ -72,13 +73,14 @@ def gradient_kernel(
     STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Gradients of the parameters that have a tensor, not None, in ``gradients``.
+    """Write the gradients of the parameters that have a tensor, not None, in ``gradients``.
 
-    A program takes one row of the kept axes, some blocks of features and one split of the rows of the summed axes. It
-    writes an entry for each of those, or, for a parameter that SUMMED names, their sum (of one block only: STEPS is 1).
+    A program handles one row of the kept axes, STEPS blocks of features and one split of the rows of the summed axes.
+    For a parameter with SUMMED it writes the sum over these rows (of one block only: STEPS is 1), for others one entry
+    per row.
 
-    The coefficient of a row is its entry of ``grad``. For a loss it is -grad * weight / observations, which is also
-    the gradient of the row's log-weight, and is stored in ``coefficients`` where that is wanted.
+    The coefficient of a row is its entry of ``grad``. For a loss it is -grad * weight / observations, which is also the
+    gradient of the row's log-weight, and is stored in ``coefficients`` unless that is None.
     """
     blocks = tl.maximum(tl.cdiv(features, STEPS * BLOCK), 1)
     features = multiple(features, FEATURE_ALIGNMENT)
@@ -106,7 +108,7 @@ def gradient_kernel(
             stopped = (weight == 0.0) | (coefficient == 0.0)
             coefficient = tl.where(stopped, 0.0, -coefficient / observations.to(ACC) * weight)
             if coefficients is not None:
-                if block == 0:  # one program writes them for all
+                if block == 0:  # one of the programs of all blocks writes them
                     tl.store(coefficients + kept_leading[1] + leading[1], coefficient, present)
         if mask is not None:
             mask_offset = row_offset(kept, kept_sizes, mask_kept_strides, MASK_ALIGNMENT)
@@ -125,7 +127,7 @@ def gradient_kernel(
                 parameters, offsets, feature_strides, feature, inside, counted, mask is not None, NEUTRAL, ACC
             )
             slopes = GRADIENTS(tiles)
-            # A coefficient of zero gives zero, also where the slope overflows: 0 * inf would be NaN.
+            # A coefficient of zero must give zero, also if the slope overflows: 0 * inf would be NaN.
             used = (coefficient != 0.0)[:, None]
             if mask is not None:
                 used = used & counted
@@ -148,7 +150,7 @@ def gradient_kernel(
     for p in tl.static_range(len(parameters)):
         if SUMMED[p]:
             feature = block * BLOCK + tl.arange(0, BLOCK)
-            # Each split has a copy of the gradient to itself.
+            # Each split writes to its own copy of the gradient.
             copy = split.to(tl.int64) * kept_count * features
             store(
                 gradients[p] + copy + kept_gradient_offsets[p] + feature,
@@ -167,10 +169,10 @@ def log_prob_backward(
     observations: int = 1,
     coefficients: Tensor | None = None,
 ) -> list[Tensor]:
-    """The gradients of the needed parameters.
+    """Return the gradients of the needed parameters.
 
-    For a loss ``weights`` and ``coefficients`` are (k, ...), contiguous, and the latter is filled with the gradient of
-    the log-weights, -grad * weights / observations.
+    For a loss ``weights`` and ``coefficients`` are (k, ...) and contiguous, and ``coefficients`` is filled with the
+    gradient of the log-weights, -grad * weights / observations.
     """
     dtype = accumulation_dtype(*parameters, grad)
     layouts = tuple(map(layout, parameters))
@@ -198,22 +200,23 @@ def log_prob_backward(
             for gradient, parts, summed in zip(gradients, written, plan.summed, strict=True):
                 if summed:
                     gradient.copy_(parts.sum(0))
-        coefficients = None  # the first pass has filled them
+        coefficients = None  # filled by the first pass
     return [g for g in gradients if g is not None]
 
 
 class _Pass(NamedTuple):
-    """All of a launch but its tensors."""
+    """The parameters of a launch except its tensors."""
 
     wanted: tuple[bool, ...]
-    """Whose gradients it writes,"""
+    """True for each parameter whose gradient is written."""
     summed: tuple[bool, ...]
-    """which of these are sums over rows,"""
+    """True for each parameter whose gradient is a sum over rows."""
     splits: int
-    """and of how many parts: more than one are written to a copy each, in double, and added up afterwards."""
+    """Number of parts of these sums; if more than one, each is written to its own copy, in double, and added
+    afterwards."""
     grid: tuple[int]
     numbers: tuple[Any, ...]
-    """As the kernel takes them, from ``kept_count`` on."""
+    """Arguments of the kernel from ``kept_count`` on."""
     constants: dict[str, Any]
 
 
@@ -227,7 +230,7 @@ def _plan(
     weights: Layout | None,
     needs: tuple[bool, ...],
 ) -> tuple[_Pass, ...]:
-    """A pass for each distinct set of summed axes; gradients that sum over none ride along with the first."""
+    """Return one pass per distinct set of summed axes; gradients without summed axes are computed in the first."""
     leading = leading_sizes(parameters) if weights is None else weights.sizes
     axes = [_summed_axes(p, leading) if needed else () for p, needed in zip(parameters, needs, strict=True)]
     waiting = [needed and not own for needed, own in zip(needs, axes, strict=True)]
@@ -259,7 +262,7 @@ def _plan_pass(
     mask_strides = broadcast_strides(mask, shape)
     rows_of = [*(s[:-1] for s in strides), broadcast_strides(grad, leading), broadcast_strides(weights, leading)]
     rows_of.append(mask_strides[:-1])
-    # Where nothing is summed, all axes are walked as summed ones: a tile then holds many rows.
+    # If nothing is summed, all axes are walked like summed ones, so that a tile holds many rows.
     walked = summed_axes or tuple(range(len(leading)))
     kept, walk = (
         rows(tuple(leading[a] for a in part), tuple(tuple(s[a] for a in part) for s in rows_of))
@@ -277,7 +280,7 @@ def _plan_pass(
         enough = triton.cdiv(ENOUGH_PROGRAMS, max(kept.count * blocks, 1))
         rows_a_split = max(triton.cdiv(walk.count, enough), min(ROWS_WORTH_A_SPLIT, walk.count), 1)
         rows_a_split = triton.cdiv(rows_a_split, tile) * tile
-        splits = max(triton.cdiv(walk.count, rows_a_split), 1)  # the sum over no rows is zero, and is written too
+        splits = max(triton.cdiv(walk.count, rows_a_split), 1)  # a sum over no rows is zero, which must be written too
     of_parameters, of_gradients, of_leading = slice(count), slice(count, 2 * count), slice(2 * count, 2 * count + 2)
     return _Pass(
         wanted,
@@ -316,6 +319,6 @@ def _plan_pass(
 
 
 def _summed_axes(parameter: Layout, leading: tuple[int, ...]) -> tuple[int, ...]:
-    """The leading axes along which a gradient is summed: those along which its parameter is broadcast."""
+    """Return the leading axes over which a gradient is summed: those along which its parameter is broadcast."""
     own = (1,) * (len(leading) + 1 - len(parameter.sizes)) + parameter.sizes[:-1]
     return tuple(axis for axis, (has, size) in enumerate(zip(own, leading, strict=True)) if has != size)

@@ -1,4 +1,4 @@
-"""The sum of a density over its features: one launch."""
+"""The sum of a density over its features, in one launch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def log_prob_kernel(
     STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """result[row] = sum over features, plus addend[row] where there is one; a program takes ROWS rows."""
+    """Write result[row] = sum over features, plus addend[row] if given; a program handles ROWS rows."""
     row = tl.program_id(0).to(count.dtype) * ROWS + tl.arange(0, ROWS)
     present = row < count
     features = multiple(features, FEATURE_ALIGNMENT)
@@ -79,7 +79,7 @@ def log_prob_kernel(
             linear, factors = ACCUMULATE(tiles, linear, factors)
         if HAS_FACTORS:
             linear -= tl.log(factors)
-        # Few additions run in the accumulation dtype: some steps, then a tree. The rest in double.
+        # Only the STEPS additions and a tree reduction run in the accumulation dtype; the rest runs in double.
         total += tl.sum(linear, 1).to(tl.float64)
     if CONSTANT != 0.0:
         if mask is not None:
@@ -95,7 +95,7 @@ def log_prob_kernel(
 def log_prob(
     density: Density, parameters: Sequence[Tensor], mask: Tensor | None, addend: Tensor | None = None
 ) -> Tensor:
-    """Log-densities of the leading shape; that of ``addend``, and with it added, where there is one."""
+    """Return log-densities of the leading shape; if ``addend`` is given, in its shape and with it added."""
     dtype = accumulation_dtype(*parameters) if addend is None else accumulation_dtype(*parameters, addend)
     plan = _plan(density, dtype, tuple(map(layout, parameters)), layout(mask), layout(addend))
     result = parameters[0].new_empty(plan.leading, dtype=dtype)
@@ -105,12 +105,12 @@ def log_prob(
 
 
 class _Plan(NamedTuple):
-    """All of a launch but its tensors."""
+    """The parameters of a launch except its tensors."""
 
     leading: tuple[int, ...]
     grid: tuple[int]
     numbers: tuple[Any, ...]
-    """As the kernel takes them, from ``count`` on."""
+    """Arguments of the kernel from ``count`` on."""
     constants: dict[str, Any]
 
 

@@ -1,7 +1,7 @@
-"""Exponential and reciprocal in the GPU's own instructions for float32, without the cases that kernels rule out.
+"""Exponential and reciprocal by the GPU's own float32 instructions, without special cases that kernels rule out.
 
-An H200 has time for some 27 instructions while its memory brings one float32: with more, they set the pace. Float64
-goes by the library.
+An H200 can execute about 27 instructions in the time in which its memory delivers one float32; kernels with more are
+limited by instructions. Float64 uses the library's functions.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import triton.language as tl
 from .launch import INTERPRETED
 
 PORTABLE = tl.constexpr(INTERPRETED)
-"""The interpreter knows no assembly."""
+"""True in the interpreter, which does not support inline assembly."""
 
 
 @triton.jit
 def exp2_float32(x):
-    """To 2 units in the last place; 0 where that would be subnormal."""
+    """Compute 2^x to 2 units in the last place; results that would be subnormal are 0."""
     return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
 def exp(x):
-    """Its relative error grows as |x| 2^-24: for x <= 0, where what is small need not be exact."""
+    """Compute exp(x) with a relative error that grows as |x| 2^-24: for x <= 0, as small results need not be exact."""
     if PORTABLE or x.dtype == tl.float64:
         return tl.exp(x)
     else:
@@ -32,7 +32,7 @@ def exp(x):
 
 @triton.jit
 def exp_of_minus_abs(x):
-    """exp(-|x|), the sign and the absolute value at no cost."""
+    """Compute exp(-|x|), with the sign and the absolute value at no cost."""
     if PORTABLE or x.dtype == tl.float64:
         return tl.exp(-tl.abs(x))
     else:
@@ -48,22 +48,23 @@ def exp_of_minus_abs(x):
 
 @triton.jit
 def exact_exp(x):
-    """Without that growth: what the product with log2(e) rounds away is brought back."""
+    """Compute exp(x) without that growth of the error: the rounding of the product with log2(e) is compensated for."""
     if PORTABLE or x.dtype == tl.float64:
         return tl.exp(x)
     else:
         rounded = x * 1.44269504088896
         lost = tl.fma(x, tl.full(x.shape, 1.44269504088896, tl.float32), -rounded) + x * 1.925963033500e-8
         power = exp2_float32(rounded)
-        # Where it is 0 or infinite there is nothing to bring back, and inf - inf would be NaN.
+        # If the result is 0 or infinite it needs no correction, and inf - inf would be NaN.
         return tl.where((power > 0.0) & (power < float("inf")), power + power * (lost * 0.6931471805599453), power)
 
 
 @triton.jit
 def exp_factors(x):
-    """exp(x) as a product of two finite numbers, of which what is multiplied meets the first first.
+    """Compute exp(x) as two finite factors; a number is to be multiplied by the first factor, then by the second.
 
-    It goes up to e^148, in float64 e^1200, which takes every difference of two numbers to where its square overflows.
+    The product is at most e^148, in float64 e^1200, which is enough that the square of any nonzero difference of two
+    numbers times it overflows.
     """
     if x.dtype == tl.float64:
         far = x > 500.0
@@ -78,7 +79,7 @@ def exp_factors(x):
 
 @triton.jit
 def reciprocal(x):
-    """To 1 unit in the last place, for x that is neither subnormal nor beyond 2^126."""
+    """Compute 1 / x to 1 unit in the last place, for x that is neither subnormal nor beyond 2^126."""
     if PORTABLE or x.dtype == tl.float64:
         return 1.0 / x
     else:

@@ -1,13 +1,13 @@
 """log N(value; mean, exp(log_std)^2), summed over the last axis.
 
--(t^2 / 2 + log s) - log(2 pi) / 2 with t = (v - m) / s. 1 / s comes as two factors, neither of which overflows: v = m
-then gives t = 0 at every scale, where 0 * inf would be NaN.
+-(t^2 / 2 + log s) - log(2 pi) / 2 with t = (v - m) / s. 1 / s is applied as two factors, neither of which overflows, so
+that v = m gives t = 0 at every scale; 0 * inf would be NaN.
 """
 
 from __future__ import annotations
 
 import triton
-import triton.language as tl  # noqa: F401  (the interpreter wants it in every file of kernels)
+import triton.language as tl  # noqa: F401  (the interpreter needs it in every file of kernels)
 
 from .density import Density
 from .elementary import exp_factors

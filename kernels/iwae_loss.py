@@ -1,6 +1,6 @@
-"""The fused losses: densities to log-weights in one launch, these to weights and loss in another; all gradients in one.
+"""The fused losses: log-weights in one launch, weights and loss in another, all gradients in a third.
 
-Reductions run in double, and in the same order at every call.
+Reductions run in double, and in the same order in every call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from .launch import OPTIONS, device_of, scalar, tile_rows
 from .memory import store
 
 SAMPLES, COLUMNS = 16, 128
-"""Log-weights that a program holds at a time. Up to COLUMNS observations are one program, which then has the loss."""
+"""Log-weights that a program holds at a time. At most COLUMNS observations need only one program, which writes the
+loss."""
 
 
 @triton.jit(do_not_specialize=["samples", "columns", "observations"])
@@ -37,8 +38,8 @@ def weights_kernel(
     SAMPLES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Turns log-weights (samples, columns) into normalised weights in place, and writes minus the bounds, or their sum
-    over the program's columns as its share of a mean over ``observations``."""
+    """Replace log-weights (samples, columns) by normalized weights in place, and write minus the bounds, or if REDUCED
+    their sum over the program's columns, divided by ``observations``."""
     column = tl.program_id(0).to(columns.dtype) * COLUMNS + tl.arange(0, COLUMNS)
     present = column < columns
     offset = column.to(tl.int64)
@@ -61,12 +62,12 @@ def weights_kernel(
 def iwae_loss(
     likelihood: Density, parameters: Sequence[Tensor], log_ratio: Tensor, mask: Tensor | None, reduction: str
 ) -> tuple[Tensor, Tensor]:
-    """The reduced loss, and the normalised weights that its gradient needs."""
+    """Return the reduced loss, and the normalized weights that its gradient needs."""
     weights = log_prob(likelihood, parameters, mask, addend=log_ratio)
     observations = math.prod(weights.shape[1:])
     reduced = reduction != "none"
     programs = triton.cdiv(observations, COLUMNS)
-    # The one part of a reduced loss is the loss itself, and no view of it: a user may change it in place.
+    # With one program its part is the loss itself, not a view: a user may change it in place.
     shape = weights.shape[1:] if not reduced else () if programs == 1 else (programs,)
     losses = weights.new_empty(shape, dtype=torch.float64 if reduced and programs > 1 else weights.dtype)
     with device_of(weights):
@@ -84,7 +85,7 @@ def iwae_loss(
         )
     if not reduced:
         return losses, weights
-    if programs == 0:  # as in torch, the mean of none is NaN and their sum is 0
+    if programs == 0:  # as in torch, the mean over no observations is NaN and the sum is 0
         return weights.new_full((), math.nan if reduction == "mean" else 0.0), weights
     return losses if programs == 1 else losses.sum().to(weights.dtype), weights
 
@@ -98,8 +99,8 @@ def iwae_loss_backward(
     reduction: str,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """Gradients of the needed parameters, then of the log-ratio (in the dtype of the weights)."""
-    weights = weights.contiguous()  # as the forward made them, but vmap hands over slices
+    """Return the gradients of the needed parameters, then of the log-ratio (in the dtype of the weights)."""
+    weights = weights.contiguous()  # the forward pass returns them contiguous, but vmap passes slices
     grad_log_ratio = torch.empty_like(weights)
     observations = math.prod(weights.shape[1:]) if reduction == "mean" else 1
     gradients = log_prob_backward(

@@ -1,7 +1,7 @@
-"""From tensors to launches: rows and their strides, alignment, block sizes.
+"""Launch parameters from tensors: rows and their strides, alignment, block sizes.
 
-Leading axes are merged where every operand allows it, so that most calls have one or two. Block sizes follow from the
-number of features and the dtypes, never from the batch: a new batch size runs a kernel that is already compiled.
+Leading axes are merged if every operand allows it, so that most calls have one or two. Block sizes depend on the number
+of features and the dtypes, never on the batch, so that a new batch size uses a kernel that is already compiled.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import triton.language as tl
 from torch import Tensor
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
-"""Whether kernels run in Triton's interpreter (TRITON_INTERPRET=1), on tensors of any device."""
+"""True if kernels run in Triton's interpreter (TRITON_INTERPRET=1), on tensors of any device."""
 
 OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": True}
 
 LOAD_BYTES = 16
-"""The widest load of a thread."""
+"""Bytes of the widest load of a thread."""
 
 Strides = tuple[int, ...]
 
 
 class Layout(NamedTuple):
-    """How a tensor lies in memory."""
+    """The layout of a tensor in memory."""
 
     sizes: tuple[int, ...]
     strides: Strides
@@ -36,7 +36,7 @@ class Layout(NamedTuple):
 
 
 def layout(tensor: Tensor | None) -> Any:
-    """The layout of a tensor, None for none."""
+    """Return the layout of a tensor, or None for None."""
     return None if tensor is None else Layout(tuple(tensor.shape), tensor.stride(), tensor.element_size())
 
 
@@ -45,22 +45,22 @@ def contiguous(sizes: tuple[int, ...]) -> Layout:
 
 
 def leading_sizes(operands: Sequence[Layout]) -> tuple[int, ...]:
-    """The common sizes of all axes but the last, of operands known to broadcast."""
+    """Return the common sizes of all axes but the last, for operands known to broadcast."""
     return tuple(torch.broadcast_shapes(*(o.sizes[:-1] for o in operands)))
 
 
 class Rows(NamedTuple):
-    """Rows of a call in memory order: how many, and how an operand's offset follows from a row's number."""
+    """Rows of a call in memory order: their number, and the mapping from a row's number to an operand's offset."""
 
     count: int
     inner_sizes: tuple[int, ...]
-    """Of all merged axes but the outermost."""
+    """Sizes of all merged axes but the outermost."""
     strides: tuple[Strides, ...]
-    """For each operand, over the merged axes, in elements."""
+    """Strides per operand over the merged axes, in elements."""
 
 
 def rows(sizes: tuple[int, ...], strides: tuple[Strides, ...]) -> Rows:
-    """The rows over axes of these sizes, for operands with these strides along them; axes merge where they can."""
+    """Return the rows over axes of these sizes, for operands with these strides along them; merge axes if possible."""
     merged: list[tuple[int, Strides]] = []
     for size, along in zip(sizes, zip(*strides, strict=True), strict=True):
         if size == 1:
@@ -79,7 +79,8 @@ def rows(sizes: tuple[int, ...], strides: tuple[Strides, ...]) -> Rows:
 
 
 def broadcast_strides(operand: Layout | None, sizes: Sequence[int]) -> Strides:
-    """The strides of an operand along axes of these sizes, to which it broadcasts: 0 where it repeats, or is none."""
+    """Return the strides of an operand along axes of these sizes, to which it broadcasts: 0 along broadcast axes and
+    for None."""
     if operand is None:
         return (0,) * len(sizes)
     missing = len(sizes) - len(operand.sizes)
@@ -88,45 +89,48 @@ def broadcast_strides(operand: Layout | None, sizes: Sequence[int]) -> Strides:
 
 
 def alignment(*numbers: int) -> int:
-    """The largest power of two up to 16 that divides all: what a kernel may assume of offsets in elements."""
+    """Return the largest power of two up to 16 that divides all numbers, which a kernel may assume of offsets in
+    elements."""
     divisor = math.gcd(LOAD_BYTES, *numbers)
     return divisor & -divisor
 
 
 def power_of_two(number: int) -> int:
-    """The least power of two that is not below."""
+    """Return the smallest power of two >= number."""
     return 1 << max(number - 1, 0).bit_length()
 
 
 def tile_rows(most: int, count: int) -> int:
-    """Rows of a tile that may have this many: as many, whatever their count, since another number is another kernel.
+    """Return the number of rows of a tile: ``most`` for any ``count``, since each tile size is a separate compilation.
 
-    Except in the interpreter, which compiles nothing and pays for each element of a tile, present or not.
+    In the interpreter, which does not compile and pays for every element of a tile, it is at most the next power of two
+    of ``count``.
     """
     return min(most, power_of_two(count)) if INTERPRETED else most
 
 
 def noise_tile(rows: int, features: int) -> tuple[int, int]:
-    """Rows and features of a tile of noise."""
+    """Return the rows and features of a tile of noise."""
     block = min(max(power_of_two(features), 4), 64)
     return tile_rows((4096 if INTERPRETED else 512) // block, rows), block
 
 
 def samples_strides(samples: Tensor | None) -> tuple[int | None, int | None]:
-    """Of the indices of samples, along samples and observations.
+    """Return the strides of the indices of samples, along samples and observations.
 
-    Two arguments: Triton specialises on the numbers in a tuple whatever it is told, and these change with the batch.
+    They are passed as two arguments, since Triton always specializes on numbers in a tuple, and these change with the
+    batch.
     """
     return (None, None) if samples is None else (samples.stride(0), samples.stride(1))
 
 
 def scalar(dtype: torch.dtype) -> tl.dtype:
-    """Triton's name of an accumulation dtype."""
+    """Return Triton's dtype for an accumulation dtype of torch."""
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
 def device_of(tensor: Tensor) -> Any:
-    """Makes the tensor's device current while kernels are launched; they run on its current stream."""
+    """Return a context in which the tensor's device is current, so that kernels run on its current stream."""
     if tensor.device.type != "cuda" or tensor.device.index == torch.cuda.current_device():
         return nullcontext()
     return torch.cuda.device(tensor.device)

@@ -1,4 +1,4 @@
-"""The launch functions of all kernels, and the densities by name: what the Triton backend calls."""
+"""The launch functions of all kernels, and the densities by name, for the Triton backend."""
 
 from .bernoulli_log_prob import BERNOULLI
 from .density_backward import log_prob_backward

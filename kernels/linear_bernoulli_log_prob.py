@@ -1,10 +1,11 @@
 """log Bernoulli(value; hidden @ weight.T + bias), summed over the features, and its gradients. The logits are never
-stored: each kernel makes them a tile at a time, on tensor cores.
+stored: each kernel computes them a tile at a time, on tensor cores.
 
 With R rows, D features and H columns of ``hidden``, the forward pass is a matrix product of 2 R D H operations, and
-each of two gradients makes it again for one of its own: five, where stored logits need three. For R = 51,200, D = 784
-and H = 200 each is 16 GFLOP, and the logits would be 161 MB of float32. Blocks of 64 features are 6 % more than 784, of
-16 none; blocks of 32 columns are 12 % more than 200, of 16 4 %, and the 256 of a gradient's sums 28 %.
+each of two gradients repeats it before a product of its own: five products, compared to three with stored logits. For
+R = 51,200, D = 784 and H = 200 each is 16 GFLOP, and the logits would be 161 MB of float32. Padding 784 features to
+blocks of 64 costs 6 %, to blocks of 16 nothing; padding 200 columns to blocks of 32 costs 12 %, to blocks of 16 4 %,
+and to the 256 columns of a gradient's sums 28 %.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ from .memory import multiple, row_offset, store
 from .sums import product
 
 FORWARD_PROGRAMS, GRADIENT_PROGRAMS = (4, 4) if INTERPRETED else (8 * 132, 2 * 132)
-"""Where rows or features alone make fewer, the sum over the other is split among several programs, but into no more
-than these: a few beyond what an H200's 132 multiprocessors take at a time would take as long again. The forward pass's
-parts are small, so that it is split finely; a gradient has a copy for each split."""
+"""Maximum numbers of programs. If rows (or features) alone give fewer programs, the sum over the other axis is split
+among several, up to this limit: a few programs more than an H200's 132 multiprocessors run at a time would double the
+run time. The forward pass's parts are small, so it is split finely; a gradient needs one copy per split."""
 
 VARYING = ["count", "blocks_a_split"]
 
@@ -84,7 +85,7 @@ def log_prob_kernel(
     BLOCK: tl.constexpr,
     INNER: tl.constexpr,
 ):
-    """result[split, row] = the sum over the features of a split; a program takes ROWS rows of one split."""
+    """Write result[split, row] = the sum over the features of a split; a program handles ROWS rows of one split."""
     features = multiple(features, FEATURE_ALIGNMENT)
     width = multiple(width, WIDTH_ALIGNMENT)
     row_blocks = tl.cdiv(count, ROWS)
@@ -122,8 +123,8 @@ def log_prob_kernel(
         if bias is not None:
             logits += tl.load(bias + feature * bias_stride, exists, other=0.0).to(ACC)[None, :]
         terms, factors = accumulate((observed, tl.where(counted, logits, CERTAIN_LOGIT)), 0.0, 1.0)
-        # A block's factors, each at most 2, share a logarithm: 64 of them do not overflow. Its sum runs in a tree, and
-        # the rest in double.
+        # The factors of a block, each at most 2, share a logarithm: the product of 64 does not overflow. The sum over a
+        # block is a tree reduction; the rest runs in double.
         total += tl.sum(terms, 1).to(tl.float64) - tl.log(product(factors, 1)).to(tl.float64)
     store(result + split.to(tl.int64) * count + row, total, present)
 
@@ -157,9 +158,10 @@ def hidden_gradient_kernel(
     INNER: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """gradient[split, row] = grad[row] times a split's sum over features of (value - sigmoid(logit)) weight[feature].
+    """Write gradient[split, row] = grad[row] times the sum over a split's features of (value - sigmoid(logit))
+    weight[feature].
 
-    A program takes ROWS rows, COLUMNS columns and one split.
+    A program handles ROWS rows, COLUMNS columns and one split.
     """
     features = multiple(features, FEATURE_ALIGNMENT)
     width = multiple(width, WIDTH_ALIGNMENT)
@@ -206,8 +208,8 @@ def hidden_gradient_kernel(
         total = add_product(total, slopes, weight_block, PRECISION)
 
     coefficient = tl.load(grad + row_offset(row, inner_sizes, row_strides[3], 1), present, other=0.0).to(ACC)[:, None]
-    # The slopes are at most 1, and their sum takes the coefficient: nothing of half precision is lost to small ones.
-    # One of zero gives zero, also where the logits overflow.
+    # The slopes are at most 1, and the coefficient multiplies their sum: small coefficients do not underflow in half
+    # precision. A coefficient of zero must give zero, also if the logits overflow.
     total = tl.where(coefficient != 0.0, coefficient * total, 0.0)
     address = gradient + (split.to(tl.int64) * count + row)[:, None] * width + column[None, :]
     store(address, total, present[:, None] & (column < width)[None, :])
@@ -243,12 +245,12 @@ def weight_gradient_kernel(
     INNER: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """weight_gradient[split, feature] = a split's sum over rows of grad[row] (value - sigmoid(logit)) hidden[row], and
-    bias_gradient[split, feature] that without the last factor; either may be None.
+    """Write weight_gradient[split, feature] = the sum over a split's rows of grad[row] (value - sigmoid(logit))
+    hidden[row], and bias_gradient[split, feature] = the same without the last factor; either may be None.
 
-    A program takes FEATURES features, COLUMNS columns and one split. Programs of the same rows are neighbours, so that
-    these come from memory once. Tiles lie on their side, rows along the second axis: the products are then, as they
-    come, the left operand of the next.
+    A program handles FEATURES features, COLUMNS columns and one split. Programs of the same rows have adjacent ids, so
+    that these rows are read from memory once. Tiles are transposed, with rows along the second axis, so that the result
+    of one product is the left operand of the next.
     """
     features = multiple(features, FEATURE_ALIGNMENT)
     width = multiple(width, WIDTH_ALIGNMENT)
@@ -270,7 +272,7 @@ def weight_gradient_kernel(
         row = block * BLOCK + tl.arange(0, BLOCK)
         present = row < count
         coefficient = tl.load(grad + row_offset(row, inner_sizes, row_strides[3], 1), present, other=0.0).to(ACC)
-        # A coefficient of zero gives zero, whatever the row holds: 0 * NaN would be NaN.
+        # A coefficient of zero must give zero, whatever the row holds: 0 * NaN would be NaN.
         present = present & (coefficient != 0.0)
         value_offset = row_offset(row, inner_sizes, row_strides[0], ALIGNMENTS[0])[None, :]
         hidden_offset = row_offset(row, inner_sizes, row_strides[1], ALIGNMENTS[1])
@@ -317,7 +319,7 @@ def linear_bernoulli_log_prob(
     plan = _plan(hidden.dtype, precision_of(hidden.dtype), *map(layout, (value, hidden, weight, bias, mask, None)))
     splits, grid, numbers, constants = plan.forward
     dtype = accumulation_dtype(hidden)
-    # Without splits the result is no view of their first: a user may change it in place.
+    # Without splits the result must not be a view of a larger tensor: a user may change it in place.
     shape = plan.leading if splits == 1 else (splits, *plan.leading)
     result = hidden.new_empty(shape, dtype=torch.float64 if splits > 1 else dtype)
     with device_of(result):
@@ -334,7 +336,7 @@ def linear_bernoulli_log_prob_backward(
     mask: Tensor | None,
     needs_grad: Sequence[bool],
 ) -> list[Tensor]:
-    """Return the gradients of hidden, weight and bias that are needed."""
+    """Return the needed gradients of hidden, weight and bias."""
     hidden_needed, weight_needed, bias_needed = needs_grad
     found = []
     operands = (value, hidden, weight, bias, mask)
@@ -351,7 +353,7 @@ def linear_bernoulli_log_prob_backward(
             found.append(_added(gradient, gradient.dtype).sum_to_size(hidden.shape).to(hidden.dtype))
         if weight_needed or bias_needed:
             splits, grid, numbers, constants = plan.weight
-            # Copies of a weight's size: one for each split, as wide as the sums that they are.
+            # One copy of the weight's size per split, in the accumulation dtype.
             weight_gradient = weight.new_empty((splits, *weight.shape), dtype=dtype) if weight_needed else None
             bias_gradient = weight.new_empty((splits, len(weight)), dtype=torch.float64) if bias_needed else None
             weight_gradient_kernel[grid](weight_gradient, bias_gradient, grad, *operands, *numbers, **constants)
@@ -360,17 +362,17 @@ def linear_bernoulli_log_prob_backward(
 
 
 def _added(parts: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sum over the first axis, of splits, in double and in order."""
+    """Sum over the first axis, of splits, in double and in order."""
     return parts[0].to(dtype) if len(parts) == 1 else parts.sum(0, dtype=torch.float64).to(dtype)
 
 
 class _Launch(NamedTuple):
-    """All of a launch but its tensors."""
+    """The parameters of a launch except its tensors."""
 
     splits: int
     grid: tuple[int]
     numbers: tuple[Any, ...]
-    """As the kernels take them, from ``count`` on."""
+    """Arguments of the kernels from ``count`` on."""
     constants: dict[str, Any]
 
 
@@ -420,12 +422,15 @@ def _plan(
     parts = max(triton.cdiv(width, COLUMNS), 1)
 
     def launch(enough: int, tiling: Tiling, kept: int, walked: int, name: str, parts: int, **more: int) -> _Launch:
-        """Of programs for the blocks of the kept axis, and splits of those of the walked one."""
+        """Return a launch of one program per block of the kept axis, with splits of the walked axis up to ``enough``
+        programs."""
         programs = triton.cdiv(kept, tiling.kept) * parts
         blocks = triton.cdiv(walked, tiling.walked)
         splits = max(min(enough // max(programs, 1), blocks), 1)
         blocks_a_split = triton.cdiv(blocks, splits)
-        splits = max(triton.cdiv(blocks, max(blocks_a_split, 1)), 1)  # the sum over none is zero, and is written too
+        splits = max(
+            triton.cdiv(blocks, max(blocks_a_split, 1)), 1
+        )  # a sum over no rows is zero, which must be written too
         sizes = {name: tiling.kept, "BLOCK": tiling.walked, "INNER": tiling.inner}
         options = {**constants, **sizes, **more, **tiling.options, "enable_fp_fusion": True}
         return _Launch(splits, (programs * splits,), (walk.count, blocks_a_split, *numbers), options)

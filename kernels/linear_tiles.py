@@ -1,4 +1,4 @@
-"""What the kernels of a linear layer and its likelihood share: products on tensor cores, tiles of logits, tilings."""
+"""Shared parts of the kernels of a linear layer and its likelihood: tensor-core products, tiles of logits, tilings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CERTAIN_VALUE, CERTAIN_LOGIT = map(tl.constexpr, BERNOULLI.neutral)
 
 @triton.jit
 def add_product(total, left, right, PRECISION: tl.constexpr):
-    """total + left @ right, on tensor cores.
+    """Return total + left @ right, computed on tensor cores.
 
-    These cut off the digits that a sum loses, where others round. With tf32x3 that would be its largest error (Ootomo &
-    Yokota 2022), so such sums take place outside: a selection is between them that the compiler does not see through.
+    Tensor cores truncate sums instead of rounding them. With tf32x3 that would be the largest error (Ootomo & Yokota
+    2022), so such sums are computed outside: a ``where`` that the compiler cannot remove separates product and sum.
     """
-    if PORTABLE and left.dtype.primitive_bitwidth == 16:  # bfloat16 is an integer to the interpreter
+    if PORTABLE and left.dtype.primitive_bitwidth == 16:  # the interpreter stores bfloat16 as integers
         left = left.to(tl.float32)
         right = right.to(tl.float32)
     if PRECISION == "tf32x3":
@@ -34,7 +34,7 @@ def add_product(total, left, right, PRECISION: tl.constexpr):
 
 @triton.jit
 def load_block(pointer, offset, column, stride, inside, width):
-    """Some columns of rows of a matrix at these offsets, 0 outside."""
+    """Load the given columns of rows of a matrix at these offsets, 0 outside."""
     return tl.load(
         pointer + (offset[:, None] + column[None, :] * stride),
         inside[:, None] & (column < width)[None, :],
@@ -57,7 +57,7 @@ def products(
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The products of each row of ``left`` and each of ``right``, ``width`` numbers long."""
+    """Return the inner products of each row of ``left`` with each row of ``right``, of length ``width``."""
     total = tl.zeros((left_offset.shape[0], right_offset.shape[0]), ACC)
     for first in range(0, width, BLOCK):
         column = first + tl.arange(0, BLOCK)
@@ -71,7 +71,10 @@ def products(
 def load_observed(
     value, mask, value_offset, mask_offset, feature, value_stride, mask_stride, inside, ACC: tl.constexpr
 ):
-    """A tile of observations, and which of them count. Rows may run along either axis, as offsets and features say."""
+    """Load a tile of observations and return it with a mask of those that count.
+
+    Rows may be along either axis, depending on the shapes of offsets and features.
+    """
     counted = inside
     if mask is not None:
         counted = inside & (tl.load(mask + (mask_offset + feature * mask_stride), inside, other=0) != 0)
@@ -80,8 +83,8 @@ def load_observed(
 
 
 class Tiling(NamedTuple):
-    """Of the logits a program makes a tile at a time: ``kept`` along the axis of its result, ``walked`` along the
-    other; their products run over ``inner`` columns at a time."""
+    """Tile sizes of the logits that a program computes at a time: ``kept`` along the axis of its result, ``walked``
+    along the other axis, ``inner`` columns of ``hidden`` per step of the products."""
 
     kept: int
     walked: int
@@ -94,34 +97,37 @@ class Tiling(NamedTuple):
         return {"num_warps": self.num_warps, "num_stages": self.num_stages}
 
 
-# Chosen by tests/support/triton_resources.py for sm_80 and sm_90: no register is spilled, and at most 74 KB of shared
-# memory (of 163 on sm_80) are taken. Operands in registers, two for each with tf32x3, limit the tiles.
+# Chosen with tests/support/triton_resources.py for sm_80 and sm_90: no register is spilled, and at most 74 KB of shared
+# memory (of 163 on sm_80) are used. Tile sizes are limited by operands in registers, two per operand with tf32x3.
 FORWARD = {
     "half": Tiling(64, 64, 64, num_warps=4, num_stages=3),
     "tf32": Tiling(128, 64, 32, num_warps=8, num_stages=3),
     "tf32x3": Tiling(128, 64, 16, num_warps=8, num_stages=3),
 }
-# A gradient's program has besides the sums of `kept` rows and COLUMNS columns, 64 registers a thread for 64 rows.
+# A gradient's program also holds the sums of `kept` rows and COLUMNS columns, 64 registers per thread for 64 rows.
 HIDDEN_GRADIENT = {
     "half": Tiling(64, 64, 32, num_warps=8, num_stages=3),
     "tf32": Tiling(64, 32, 32, num_warps=8, num_stages=2),
     "tf32x3": Tiling(64, 16, 16, num_warps=8, num_stages=2),
 }
-# And that of the weight, whose rows are other ones in each tile, their offsets.
+# The program of the weight's gradient also holds the offsets of the rows, which change with each tile.
 WEIGHT_GRADIENT = HIDDEN_GRADIENT | {"tf32x3": Tiling(32, 16, 32, num_warps=8, num_stages=2)}
 COLUMNS = 256
-"""Of the layer's input: how many a gradient's program sums at most. More are shared among programs, each of which makes
-the logits again."""
+"""Maximum number of columns of the layer's input per program of a gradient. More columns are divided among programs,
+each of which recomputes the logits."""
 
-if INTERPRETED:  # few, large programs; and float64, in which the tests compare most
+if INTERPRETED:  # few, large programs; and float64, which most tests use
     FORWARD = HIDDEN_GRADIENT = WEIGHT_GRADIENT = dict.fromkeys(
         (*FORWARD, "ieee"), Tiling(64, 64, 64, num_warps=4, num_stages=1)
     )
 
 
 def precision_of(dtype: torch.dtype) -> str:
-    """How tensor cores multiply numbers of this dtype: float32 as torch is told to (``torch.backends.cuda.matmul``,
-    ``torch.set_float32_matmul_precision``), in one product of TF32, or in three that keep its digits."""
+    """Return Triton's input precision for products of this dtype.
+
+    For float32 it follows torch's setting (``torch.backends.cuda.matmul``, ``torch.set_float32_matmul_precision``): one
+    product in TF32, or three that preserve the digits of float32.
+    """
     if dtype != torch.float32:
         return "ieee"
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"

@@ -1,4 +1,4 @@
-"""logsumexp over an axis minus log k; its gradient is the incoming one times the normalised weights."""
+"""logsumexp over an axis minus log k; its gradient is the upstream one times the normalized weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ TILE = 2048
 """Log-weights that a program holds at a time."""
 
 COLUMNS, COLUMNS_OF_SMALL_CALLS, SMALL_CALL = 32, 8, 4096
-"""Columns a program: neighbours in memory, as many as fill a transaction; fewer where there would be few programs."""
+"""Columns per program, adjacent in memory: enough to fill a memory transaction, or fewer in small calls, which would
+otherwise have few programs; and the number of columns below which a call is small."""
 
 
 @triton.jit(do_not_specialize=["samples", "columns"])
@@ -128,15 +129,16 @@ def log_mean_exp_backward(grad: Tensor, log_weights: Tensor, dim: int) -> Tensor
 
 
 def _columns(samples_first: Tensor, *others: Tensor) -> Rows:
-    """The columns of (k, ...), and their offsets in it and in tensors of the shape (...)."""
+    """Return the columns of (k, ...), with their offsets in it and in tensors of shape (...)."""
     sizes = tuple(samples_first.shape[1:])
     return rows(sizes, (samples_first.stride()[1:], *(broadcast_strides(layout(t), sizes) for t in others)))
 
 
 def _alignment(walk: Rows, *samples_first: Tensor) -> int:
-    """What divides the number of columns and the strides of the samples, for wide loads of neighbouring columns.
+    """Return a power of two that divides the number of columns and the strides of the samples, for wide loads of
+    adjacent columns.
 
-    Small calls do without: each alignment is a kernel to compile.
+    It is 1 for small calls, since each alignment is a separate compilation.
     """
     if walk.count < SMALL_CALL or walk.inner_sizes:
         return 1

@@ -1,4 +1,4 @@
-"""Offsets in elements, of 64 bits, that keep what is known of their alignment; stores in the dtype of the memory."""
+"""64-bit offsets in elements with known alignment, and stores in the dtype of the memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import triton.language as tl
 
 @triton.jit
 def multiple(number, ALIGNMENT: tl.constexpr):
-    """The same number, of which the compiler now knows that ALIGNMENT divides it (the caller has seen to that)."""
+    """Return the number unchanged, but so that the compiler knows that ALIGNMENT divides it (the caller guarantees
+    it)."""
     return (number // ALIGNMENT) * ALIGNMENT
 
 
 @triton.jit
 def row_offset(row, inner_sizes, strides, ALIGNMENT: tl.constexpr):
-    """The offset of rows, numbered in memory order over axes with these strides (launch.Rows)."""
+    """Return the offsets of rows, numbered in memory order over axes with these strides (launch.Rows)."""
     offset = tl.zeros_like(row).to(tl.int64)
     for i in tl.static_range(len(inner_sizes)):
         size = inner_sizes[len(inner_sizes) - 1 - i]
@@ -25,7 +26,7 @@ def row_offset(row, inner_sizes, strides, ALIGNMENT: tl.constexpr):
 
 @triton.jit
 def row_offsets(row, inner_sizes, strides, ALIGNMENTS: tl.constexpr):
-    """The offsets of rows in each of several operands."""
+    """Return the offsets of rows in each of several operands."""
     offsets = ()
     for p in tl.static_range(len(strides)):
         offsets = offsets + (row_offset(row, inner_sizes, strides[p], ALIGNMENTS[p]),)
@@ -34,7 +35,7 @@ def row_offsets(row, inner_sizes, strides, ALIGNMENTS: tl.constexpr):
 
 @triton.jit
 def added(some, others):
-    """The sums of two tuples of offsets, one by one."""
+    """Return the elementwise sums of two tuples of offsets."""
     offsets = ()
     for p in tl.static_range(len(some)):
         offsets = offsets + (some[p] + others[p],)
@@ -43,8 +44,8 @@ def added(some, others):
 
 @triton.jit
 def store(address, number, inside):
-    """Stores numbers of the accumulation dtype in that of the memory."""
+    """Store numbers of the accumulation dtype in the dtype of the memory."""
     dtype: tl.constexpr = address.dtype.element_ty
     if dtype.primitive_bitwidth == 16:
-        number = number.to(tl.float32)  # not every GPU rounds float64 to 16 bits
+        number = number.to(tl.float32)  # not every GPU can round float64 to 16 bits
     tl.store(address, number.to(dtype), inside)

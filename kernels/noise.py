@@ -9,21 +9,21 @@ import triton
 import triton.language as tl
 
 VARYING = ("sample_offset", "observation_offset", "stream", "sample_stride", "observation_stride")
-"""The integers of every kernel that makes noise which none is specialised on: they change from call to call."""
+"""Integer arguments on which the kernels of noise are not specialized, since they change from call to call."""
 
 
 @triton.jit
 def open_uniform(word, ACC: tl.constexpr):
-    """In (0, 1) and exact in float32: 23 bits and a half."""
+    """Map a word to (0, 1), exactly in float32: its upper 23 bits plus one half."""
     return ((word >> 9).to(ACC) + 0.5) * 1.1920928955078125e-7
 
 
 @triton.jit
 def cos_sin_of_turns(turns, ACC: tl.constexpr):
-    """cos and sin of 2 pi turns, for turns in (0, 1).
+    """Compute cos and sin of 2 pi turns, for turns in (0, 1).
 
-    The reduction to an eighth of a turn is exact, so short Taylor series do: no slow path for large angles, which the
-    library's functions have.
+    The reduction to an eighth of a turn is exact, so that short Taylor series suffice, without the slow path for large
+    angles of the library's functions.
     """
     quarters = 4.0 * turns
     nearest = (quarters + 0.5).to(tl.int32)
@@ -53,7 +53,8 @@ def two_normals(radius_word, angle_word, ACC: tl.constexpr):
 
 @triton.jit
 def sample_indices(samples, sample_stride, observation_stride, sample, observation, sample_offset, present):
-    """The global indices of samples: what ``samples`` (samples, observations) holds, or counted if it is None."""
+    """Return the global indices of samples: entries of ``samples`` (samples, observations), or consecutive ones from
+    ``sample_offset`` on if it is None."""
     if samples is None:
         return sample + sample_offset
     else:
@@ -62,7 +63,7 @@ def sample_indices(samples, sample_stride, observation_stride, sample, observati
 
 @triton.jit
 def standard_normals(seed, sample, observation, stream, block, ACC: tl.constexpr, BLOCK: tl.constexpr):
-    """A tile of noise: a row for each (sample, observation), columns block * BLOCK to (block + 1) * BLOCK."""
+    """Return a tile of noise: one row per (sample, observation), columns block * BLOCK to (block + 1) * BLOCK."""
     zero = tl.zeros((sample.shape[0], BLOCK // 4), tl.uint32)
     quad = (block * (BLOCK // 4) + tl.arange(0, BLOCK // 4)).to(tl.uint32)[None, :] + zero
     words = tl.philox(

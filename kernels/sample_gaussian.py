@@ -1,6 +1,6 @@
-"""Reparameterised samples z = m + s eps with log p(z) - log q(z | x) = 1/2 sum [eps^2 - z^2 + 2 log s], p = N(0, I).
+"""Reparameterized samples z = m + s eps with log p(z) - log q(z | x) = 1/2 sum [eps^2 - z^2 + 2 log s], p = N(0, I).
 
-Nothing of the size of z is kept for the backward pass: it makes the noise again.
+Nothing of the size of z is saved for the backward pass, which generates the noise again.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def sample_gaussian_gradient_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A program takes one observation and one block of features, and sums over the samples."""
+    """Write the gradients of mean and log_std; a program handles one observation and one block of features, and sums
+    over the samples."""
     blocks = tl.cdiv(features, BLOCK)
     features = multiple(features, FEATURE_ALIGNMENT)
     block = tl.program_id(0) % blocks
@@ -138,9 +139,9 @@ def sample_gaussian_gradient_kernel(
             BLOCK,
         )
         z = m + s * eps
-        at_z = tl.zeros((ROWS, BLOCK), ACC)  # the gradient that arrives at z
-        of_mean = tl.zeros((ROWS, BLOCK), ACC)  # what log q gives to the gradients of m
-        of_log_std = tl.zeros((ROWS, BLOCK), ACC)  # and of log s, not through z
+        at_z = tl.zeros((ROWS, BLOCK), ACC)  # the gradient with respect to z
+        of_mean = tl.zeros((ROWS, BLOCK), ACC)  # the gradient with respect to m inside log q, not through z
+        of_log_std = tl.zeros((ROWS, BLOCK), ACC)  # the same for log s
         if grad_z is not None:
             part = (row * multiple(grad_z_strides[0], GRAD_Z_ALIGNMENT))[:, None]
             part += observation * multiple(grad_z_strides[1], GRAD_Z_ALIGNMENT)
@@ -149,17 +150,17 @@ def sample_gaussian_gradient_kernel(
         if grad_log_ratio is not None:
             address = grad_log_ratio + row * grad_log_ratio_strides[0] + observation * grad_log_ratio_strides[1]
             incoming = tl.load(address, present, other=0.0)[:, None]
-            # A weight of zero gives zero, also where z overflows: 0 * inf would be NaN.
+            # An upstream gradient of zero must give zero, also if z overflows: 0 * inf would be NaN.
             if PATH_ONLY:
-                # -log q is a function of z alone, with derivative eps / s, and s eps times that reaches log s: eps^2,
-                # taken without the 1 / s that may overflow.
+                # -log q is a function of z alone, with derivative eps / s. The gradient of log s is s eps times that:
+                # eps^2, computed without 1 / s, which may overflow.
                 of_mean += tl.where(incoming == 0.0, 0.0, incoming * (eps / s))
                 of_log_std += incoming * (eps * eps)
-            else:  # eps does not depend on q's parameters: what is left of -log q is log s itself
+            else:  # eps does not depend on q's parameters: of -log q only log s contributes
                 of_log_std += incoming
             at_z += tl.where(incoming == 0.0, 0.0, incoming * -z)
         mean_sum, mean_error = kahan(mean_sum, mean_error, at_z + of_mean)
-        of_step = tl.where(at_z == 0.0, 0.0, at_z * (s * eps))  # likewise
+        of_step = tl.where(at_z == 0.0, 0.0, at_z * (s * eps))  # 0 * inf would be NaN
         log_std_sum, log_std_error = kahan(log_std_sum, log_std_error, of_step + of_log_std)
     out = observation * features + feature
     store(grad_mean + out, over_rows(mean_sum, mean_error), inside)

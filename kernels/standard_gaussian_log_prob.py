@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import triton
-import triton.language as tl  # noqa: F401  (the interpreter wants it in every file of kernels)
+import triton.language as tl  # noqa: F401  (the interpreter needs it in every file of kernels)
 
 from .density import Density
 from .gaussian_log_prob import HALF_LOG_2PI

@@ -1,4 +1,4 @@
-"""Sums that keep their digits."""
+"""Accurate sums, and products over an axis."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import triton.language as tl
 
 @triton.jit
 def kahan(total, error, term):
-    """``total`` plus ``term``, and the error of that: over thousands of terms a plain sum loses digits (Kahan 1965)."""
+    """Return ``total`` plus ``term`` and its rounding error: a plain sum of thousands of terms loses digits (Kahan
+    1965)."""
     corrected = term - error
     new_total = total + corrected
     new_error = (new_total - total) - corrected
@@ -17,13 +18,13 @@ def kahan(total, error, term):
 
 @triton.jit
 def over_rows(total, error):
-    """What a tile of Kahan sums adds up to over its first axis, in double."""
+    """Sum a tile of Kahan sums over its first axis, in double."""
     return tl.sum(total.to(tl.float64) - error.to(tl.float64), 0)
 
 
 @triton.jit
 def product(factors, axis: tl.constexpr):
-    """The product over an axis."""
+    """Return the product over an axis."""
     return tl.reduce(factors, axis, _times)
 
 
