@@ -1,7 +1,7 @@
-"""Chooses the implementation that serves a call.
+"""The choice of the implementation for a call.
 
 A backend is an object of the protocol :class:`iwae_fast.backends.base.Backend`. ``reference`` is not one of them: it
-is plain torch, always there, differentiates by autograd and serves what the others refuse.
+is plain torch, always available, differentiated by autograd, and used for calls that no backend supports.
 """
 
 from __future__ import annotations
@@ -28,26 +28,27 @@ NATIVE: dict[str, Backend] = {"cpu": CPUBackend(), "cuda": CUDABackend(), "trito
 """Backends with kernels."""
 
 MISSING = {name: backend.missing() for name, backend in NATIVE.items()}
-"""The software that each backend lacks, or None. Asked once, because ``torch.compile`` may trace a call: choosing a
-backend looks at this table and at the tensors, and asks the machine nothing."""
+"""The software that each backend lacks, or None. Determined once, because ``torch.compile`` may trace a call: the
+choice of a backend depends only on this table and the tensors, without queries to the machine."""
 
 PREFERRED = {"cpu": ("cpu",), "cuda": ("triton",)}
-"""For each device type, who may be chosen to serve its tensors, best first."""
+"""Backends that may be chosen per device type, best first."""
 
 BEST = {
     device: next((name for name in names if MISSING[name] is None), REFERENCE) for device, names in PREFERRED.items()
 }
-"""Who serves ordinary tensors of a device type, where none is forced. To know it no device is touched."""
+"""The backend for ordinary tensors of a device type if none is forced. Computed without accessing a device."""
 
 ENVIRONMENT = "IWAE_FAST_BACKEND"
 
 
 def choose(forced: str | None, tensors: tuple[Tensor | None, ...], axes: int = 0) -> str:
-    """The backend for a call on these tensors: the forced one, else the best that takes them, else the reference.
+    """Return the backend for a call on these tensors: the forced one, else the best that supports them, else the
+    reference.
 
-    ``axes`` is how many the call has, where that may be more than any of its tensors.
+    ``axes`` is the number of axes of the call, if it may be larger than that of any tensor.
 
-    Raises ValueError for a name that is no backend and BackendError where a forced one cannot serve.
+    Raises ValueError for an unknown backend and BackendError if a forced one does not support the call.
     """
     forced = forced or os.environ.get(ENVIRONMENT) or None
     if forced is None:
@@ -60,7 +61,7 @@ def choose(forced: str | None, tensors: tuple[Tensor | None, ...], axes: int = 0
         return REFERENCE
     reason = MISSING[forced] or _wrong_device(forced, tensors) or refusal(tensors, axes)
     if reason is not None:
-        raise BackendError(f"backend {forced!r} was asked for but cannot serve this call: {reason}")
+        raise BackendError(f"backend {forced!r} is forced but does not support this call: {reason}")
     return forced
 
 
@@ -78,9 +79,9 @@ def _wrong_device(name: str, tensors: tuple[Tensor | None, ...]) -> str | None:
 
 
 def info() -> dict[str, Any]:
-    """What runs here: each backend with whether it is available and why not, and the choice for each device.
+    """Return the availability of each backend, with the reason if unavailable, and the choice for each device.
 
-    ValueError if the environment forces a backend that does not exist.
+    Raises ValueError if the environment forces an unknown backend.
     """
     available = {name: backend.unavailable() for name, backend in NATIVE.items()}
     forced = os.environ.get(ENVIRONMENT)

@@ -14,9 +14,9 @@ class Ops(Protocol):
 
     Densities and losses are generic: ``name`` is a density of :data:`iwae_fast.reference.DENSITIES`, and ``parameters``
     are its tensors in that order, whose shapes broadcast to (..., D). Results have the accumulation dtype of the call.
-    Backward passes return only the gradients that ``needs_grad`` asks for, each in the shape and dtype of its input.
-    Arguments are checked by the public functions (:mod:`iwae_fast.ops`); none of these methods checks them again.
-    Those that :class:`WithoutOptionalOps` has are optional.
+    Backward passes return only the gradients selected by ``needs_grad``, each in the shape and dtype of its input.
+    Arguments are checked by the public functions (:mod:`iwae_fast.ops`), not by these methods. The methods that
+    :class:`WithoutOptionalOps` defines are optional.
     """
 
     def density(self, name: str, parameters: Sequence[Tensor], mask: Tensor | None) -> Tensor:
@@ -148,32 +148,32 @@ class Ops(Protocol):
         """Return the gradients of hidden, weight and bias."""
 
     def rescale(self, gradient: Tensor, grad: Tensor, weights: Tensor) -> None:
-        """Multiply a gradient (k, ..., D), made for an upstream gradient of 1, by the actual one, in place.
+        """Multiply a gradient (k, ..., D), computed for an upstream gradient of 1, by the actual one, in place.
 
-        Entries whose weight is 0 become 0. A GPU need not be synchronized to see whether the factor is 1.
+        Entries whose weight is 0 become 0. Whether the factor is 1 is checked on the device, without a synchronization.
         """
 
 
 class Backend(Ops, Protocol):
-    """Operations on one type of device, and what is known about their use here."""
+    """Operations on one type of device, and their availability on this machine."""
 
     device: str
-    """The type of the device whose tensors the backend takes: "cpu" or "cuda"."""
+    """The device type whose tensors the backend supports: "cpu" or "cuda"."""
     optional_ops: frozenset[str]
-    """The optional operations that this backend has, by the names of their methods."""
+    """The optional operations that this backend implements, by the names of their methods."""
 
     def missing(self) -> str | None:
-        """Return the software that the backend lacks, or None. Must touch no device: it is asked once, at import."""
+        """Return the software that the backend lacks, or None. Called once, at import; must not access a device."""
 
     def unavailable(self) -> str | None:
-        """Return why the backend cannot run here, or None."""
+        """Return the reason why the backend cannot run on this machine, or None."""
 
     def details(self) -> dict[str, Any]:
         """Return further entries for :func:`iwae_fast.backends.info`."""
 
 
 class WithoutOptionalOps:
-    """A base class for backends that lack the optional operations, or some of them."""
+    """A base class for backends that do not implement some or all of the optional operations."""
 
     optional_ops: frozenset[str] = frozenset()
 

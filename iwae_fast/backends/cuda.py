@@ -1,7 +1,7 @@
 """The CUDA C++ backend: kernels for NVIDIA GPUs, compiled when the package was built.
 
-It is chosen by name only (IWAE_FAST_BACKEND=cuda or backend="cuda"): on an H100 Triton was the faster of the two in
-most rows (docs/performance.md), so it serves CUDA tensors.
+It is used only if forced by name (IWAE_FAST_BACKEND=cuda or backend="cuda"): on an H100 Triton was the faster of the
+two in most rows (docs/performance.md), so Triton is the default for CUDA tensors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from .extension import MODULE, REASON
 from .native import NativeBackend
 
 OLDEST = (8, 0)
-"""Compute capability: machine code is for 8.0 and 9.0, and later GPUs compile it anew from the code for 9.0."""
+"""Minimum compute capability. Machine code is built for 8.0 and 9.0; the driver compiles the PTX for 9.0 on later
+GPUs."""
 
 
 class CUDABackend(NativeBackend):
@@ -36,17 +37,17 @@ class CUDABackend(NativeBackend):
 
     def __init__(self) -> None:
         self._suitable: set[int] = set()
-        """Indices of the GPUs that are new enough."""
+        """Indices of the GPUs that have been found to be new enough."""
 
     def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:
         """Call a kernel with the tensor's device as the current one.
 
-        Raises BackendError where that GPU is too old. It is asked once per GPU, and here, where nothing is traced.
+        Raises BackendError if that GPU is too old. This is checked once per GPU, here because this is never traced.
         """
         device = tensor.device
         if device.index not in self._suitable:
             if (reason := _too_old(device.index)) is not None:
-                raise BackendError(f"backend 'cuda' was asked for but cannot serve this call: {reason}")
+                raise BackendError(f"backend 'cuda' is forced but does not support this call: {reason}")
             self._suitable.add(device.index)
         if device.index == torch.cuda.current_device():
             kernel(*arguments, _stream_and_memory(device))
@@ -75,7 +76,7 @@ class CUDABackend(NativeBackend):
 
 
 def _too_old(index: int) -> str | None:
-    """Return why the kernels cannot run on the GPU of this index, or None."""
+    """Return the reason why the kernels cannot run on the GPU of this index, or None."""
     capability = torch.cuda.get_device_capability(index)
     if capability < OLDEST:
         return "the GPU has compute capability {}.{}, at least {}.{} is needed".format(*capability, *OLDEST)
@@ -85,7 +86,7 @@ def _too_old(index: int) -> str | None:
 def _stream_and_memory(device: torch.device) -> tuple[int, Callable[[int], int]]:
     """Return the current stream of a device, and an allocator of memory for the duration of a call.
 
-    The memory may be freed when the call returns: torch reuses it in the order of the stream.
+    The memory may be freed when the call returns: torch reuses it in stream order.
     """
     taken = []
 

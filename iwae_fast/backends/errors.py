@@ -1,5 +1,5 @@
-"""The error of a backend that was asked for by name."""
+"""The error of a backend that is forced by name."""
 
 
 class BackendError(RuntimeError):
-    """A backend was asked for by name and cannot serve the call."""
+    """A backend is forced by name but does not support the call."""

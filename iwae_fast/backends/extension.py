@@ -11,11 +11,11 @@ MODULE: Any = None
 """``iwae_fast._C``, or None."""
 
 REASON: str | None = None
-"""Why there is none."""
+"""The reason why ``MODULE`` is None; None if it was loaded."""
 
 try:
     MODULE = importlib.import_module("iwae_fast._C")
 except ModuleNotFoundError as error:
-    REASON = f"the C++ extension is not there ({error}); reinstall with a C++17 compiler to build it"
+    REASON = f"the C++ extension is not installed ({error}); reinstall with a C++17 compiler to build it"
 except ImportError as error:
     REASON = f"the C++ extension does not load: {error}"

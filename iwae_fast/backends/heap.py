@@ -1,4 +1,4 @@
-"""Large blocks of memory: used again instead of returned, and returned where many chunks cannot use them again."""
+"""Large blocks of memory: glibc is made to reuse freed ones, and to return them if many chunks fragment the heap."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Any
 import torch
 
 BLOCK = 2**25 - 2**13
-"""Bytes: just below the largest block, 32 MiB, from which glibc learns."""
+"""Bytes: just below 32 MiB, the largest block for which glibc adapts its mmap threshold."""
 
 MOST_LEFT_FREE = 2**26
-"""Bytes by which the resident set may grow over many chunks before free memory is returned: 64 MiB, as much as glibc
-leaves free at the end of its heap once it has learned from ``BLOCK``."""
+"""Bytes by which the resident set may grow over many chunks before free memory is returned: 64 MiB, which is what glibc
+leaves free at the end of its heap after adapting to ``BLOCK``."""
 
 _done = False
 
 _least = 0
-"""Bytes in memory after free memory was last returned, or the fewest seen since; 0 before the first chunk."""
+"""Resident bytes after free memory was last returned, or the minimum since then; 0 before the first chunk."""
 
 
 def keep_large_blocks() -> None:
-    """Let the C library keep freed blocks of up to 32 MiB for the next ones, once in a process.
+    """Make the C library keep freed blocks of up to 32 MiB for reuse; runs once per process.
 
-    glibc returns large blocks to the operating system until the first one of their size was freed, and again whenever
-    twice as much is free; the fresh pages that follow cost an evaluation a tenth of its time. So one as large as it
-    learns from is asked for and freed, which touches no memory. Other C libraries do not mind.
+    glibc returns large blocks to the operating system until the first block of that size has been freed, and again
+    whenever twice as much is free. The new pages then needed cost an evaluation a tenth of its time. Allocating and
+    freeing one block of the largest size to which glibc adapts prevents this, without accessing its memory. It has no
+    effect with other C libraries.
     """
     global _done
     if not _done and not torch.compiler.is_compiling():
@@ -38,13 +39,13 @@ def keep_large_blocks() -> None:
 def return_free_memory(device: torch.device) -> None:
     """Return free memory to the operating system if the process has grown by more than 64 MiB since it last did so.
 
-    This is to be called after each of many chunks. A chunk's large blocks are freed before the next chunk asks for
-    blocks of the same sizes, but small results that are kept, such as log-weights and nodes of autograd, are put into
-    the gaps. A large block then fits there no more, and glibc takes new memory for it at the end of its heap. What is
-    free within the heap it returns only when asked. It is asked rarely, since pages that were returned cost time when
-    they are needed again.
+    This is to be called after each of many chunks. A chunk's large blocks are freed before the next chunk allocates
+    blocks of the same sizes, but small results that outlive the chunk, such as log-weights and autograd nodes, are
+    placed in the gaps. Large blocks then do not fit there any more, and glibc extends its heap. It returns free memory
+    within the heap only on request. The request is made rarely, since returned pages cost time when they are needed
+    again.
 
-    Nothing happens for chunks on another device than the CPU, while torch.compile traces, and without glibc.
+    This does nothing for chunks on devices other than the CPU, while torch.compile traces, and without glibc.
     """
     global _least
     if device.type != "cpu" or torch.compiler.is_compiling() or (glibc := _glibc()) is None:
@@ -59,8 +60,7 @@ def return_free_memory(device: torch.device) -> None:
 
 @cache
 def _glibc() -> Any:
-    """Return the C library, or None where it does not return free memory when asked or Linux does not say how much
-    memory the process has."""
+    """Return the C library, or None if it does not have malloc_trim or the process's memory cannot be read."""
     if not os.access("/proc/self/statm", os.R_OK):
         return None
     library = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Turns tensors into the pointers, dtypes, sizes and strides that native ops take, and says what they refuse."""
+"""Conversion of tensors into the pointers, dtypes, sizes and strides for native ops, and checks of their support."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DTYPE_CODES = {
     torch.bool: 4,
     torch.int64: 5,
 }
-"""As ``enum class DType`` in csrc/operand.h."""
+"""Codes of dtypes; must match ``enum class DType`` in csrc/operand.h."""
 
 MAX_DIMS = 8
-"""As ``kMaxDims`` in csrc/operand.h."""
+"""Maximum number of axes; must match ``kMaxDims`` in csrc/operand.h."""
 
 PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
@@ -24,10 +24,10 @@ Operand = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
 def refusal(tensors: tuple[Tensor | None, ...], axes: int = 0) -> str | None:
-    """Why native ops cannot take these tensors, or None: the reference serves what is refused."""
+    """Return the reason why native ops do not support these tensors, or None; the reference supports all."""
     tracing = torch.compiler.is_compiling()
     if not tracing and torch.autograd.forward_ad._current_level >= 0:
-        return "forward-mode derivatives are asked for"
+        return "forward-mode differentiation is not supported"
     transformed = not tracing and torch._C._are_functorch_transforms_active()
     for tensor in tensors:
         if tensor is None:
@@ -36,11 +36,11 @@ def refusal(tensors: tuple[Tensor | None, ...], axes: int = 0) -> str | None:
             return f"a tensor is {tensor.layout}, not strided"
         axes = max(axes, tensor.dim())
         if tracing:
-            continue  # tracing sees stand-ins; the dispatcher hands the registered op plain tensors
+            continue  # tracing uses fake tensors; the dispatcher passes plain tensors to the registered op
         if type(tensor) not in PLAIN:
-            return f"a tensor is of the subclass {type(tensor).__name__}"
+            return f"a tensor has the subclass {type(tensor).__name__}"
         if tensor.is_neg() or tensor._is_zerotensor():
-            return "a tensor is lazily negated or zero, and has no memory that says so"
+            return "a tensor is lazily negated or zero, which its memory does not reflect"
         if transformed and _is_batched(tensor):
             return "a tensor is batched by torch.func.vmap"
     if axes > MAX_DIMS:
@@ -58,22 +58,23 @@ def _is_batched(tensor: Tensor) -> bool:
 
 
 def leading_shape(*tensors: Tensor) -> tuple[int, ...]:
-    """The common shape of all axes but the last, of tensors known to broadcast."""
+    """Return the common shape of all axes but the last, for tensors known to broadcast."""
     shapes = [tuple(t.shape[:-1]) for t in tensors]
     longest: tuple[int, ...] = ()
     for shape in shapes:
         if len(shape) > len(longest):
             longest = shape
-    # torch's own is slow, and most calls broadcast an observation over its samples.
+    # torch.broadcast_shapes is slow, and most calls only broadcast observations over samples.
     if all(shape == longest[len(longest) - len(shape) :] for shape in shapes):
         return longest
     return tuple(torch.broadcast_shapes(*shapes))
 
 
 def operand(tensor: Tensor) -> Operand:
-    """Pointer, dtype, sizes and strides; the extension broadcasts them to the shape of the call."""
+    """Return pointer, dtype, sizes and strides; the extension broadcasts them to the shape of the call."""
     return tensor.data_ptr(), DTYPE_CODES[tensor.dtype], tensor.shape, tensor.stride()
 
 
 def optional_operand(tensor: Tensor | None) -> Operand | None:
+    """Return :func:`operand` of a tensor, or None for None."""
     return None if tensor is None else operand(tensor)

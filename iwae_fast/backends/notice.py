@@ -1,4 +1,4 @@
-"""One warning where the reference serves CPU tensors for want of the C++ extension."""
+"""A single warning if the reference is used for CPU tensors because the C++ extension is missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _given = False
 
 
 def warn_once(reason: str | None) -> None:
-    """Warn, at the first call in this process, that the reference serves since kernels are missing for this reason."""
+    """Warn, at the first call in this process, that the reference is used since kernels are missing, and why."""
     global _given
     if not _given:
         _given = True

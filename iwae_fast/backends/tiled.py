@@ -1,7 +1,7 @@
-"""A linear layer and the Bernoulli likelihood of its output, a tile of rows at a time: the logits live in the tile.
+"""A linear layer and the Bernoulli likelihood of its output, a tile of rows at a time, without storing all logits.
 
-The matrix products are torch's, on tiles large enough for them; the likelihood is the backend's. Going backward the
-logits of a tile are made again, so that nothing of the size of all logits is ever stored.
+The matrix products are torch's, on tiles large enough to be efficient; the likelihood is the backend's. The backward
+pass recomputes the logits of each tile, so that nothing of the size of all logits is ever stored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class TileLikelihood(NamedTuple):
     """A backend's log-probability of a tile of logits, and its gradients."""
 
     log_prob: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
-    """Takes value, the layer's products, its bias and a mask; may overwrite the products."""
+    """Function of value, the layer's products, its bias and a mask; may overwrite the products."""
     backward: Callable[[Tensor, Tensor, Tensor, Tensor | None, Sequence[bool]], list[Tensor]]
 
 
@@ -57,10 +57,10 @@ def log_prob_backward(
     mask: Tensor | None,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """Return those of the gradients of value, hidden, weight and bias that are needed."""
+    """Return the needed gradients of value, hidden, weight and bias."""
     leading = torch.broadcast_shapes(value.shape[:-1], hidden.shape[:-1])
     layer = _Layer(hidden, weight, leading)
-    # Sums over tiles are as wide as those within a matrix product.
+    # Sums over tiles use the same accumulation dtype as those within a matrix product.
     sums = accumulation_dtype(weight)
     grad_value = value.new_zeros((1,) * (len(leading) + 1 - value.dim()) + value.shape, dtype=sums)
     grad_hidden = hidden.new_empty((*leading, hidden.shape[-1]))
@@ -96,7 +96,7 @@ def log_prob_backward(
 
 
 class _Layer:
-    """Rows of a tile and the products made of them, in memory that all tiles share."""
+    """Rows of a tile and their products with the weight, in memory shared by all tiles."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, leading: torch.Size) -> None:
         self.hidden = _expanded(hidden, leading)
@@ -116,7 +116,7 @@ class _Layer:
 
 
 def tiles(leading: torch.Size | tuple[int, ...], rows: int) -> Iterator[Index]:
-    """Index tuples that cover the leading axes in order, each of at most so many rows, or of one."""
+    """Yield index tuples that cover the leading axes in order, each with at most ``rows`` rows, or one if that is 0."""
     if not leading:
         yield WHOLE
         return

@@ -1,7 +1,7 @@
-"""The Triton backend: the kernels of ``iwae_fast.kernels``, imported when first called.
+"""The Triton backend: the kernels of ``iwae_fast.kernels``, imported at the first call.
 
-With TRITON_INTERPRET=1 the kernels run in Triton's interpreter, on CPU tensors: slow, and how they are tested without a
-GPU. That is never chosen by itself.
+With TRITON_INTERPRET=1 the kernels run in Triton's interpreter, on CPU tensors, which is slow and serves to test them
+without a GPU. It is never chosen by default.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .base import WithoutOptionalOps
 OLDEST = (3, 6)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
-"""True where Triton's interpreter runs the kernels; read as Triton itself reads it when its kernels are defined."""
+"""True if Triton's interpreter runs the kernels; parsed like Triton does when kernels are defined."""
 
 
 class TritonBackend(WithoutOptionalOps):
@@ -33,7 +33,7 @@ class TritonBackend(WithoutOptionalOps):
 
     @cached_property
     def kernels(self) -> Any:
-        """:mod:`iwae_fast.kernels.launches`, which imports Triton."""
+        """The module :mod:`iwae_fast.kernels.launches`, which imports Triton."""
         return importlib.import_module("..kernels.launches", __package__)
 
     def missing(self) -> str | None:
@@ -117,13 +117,13 @@ class TritonBackend(WithoutOptionalOps):
             return tiled.log_prob_backward(self._tile_likelihood, *operands, needs_grad)
         value_needed, *others = needs_grad
         gradients = []
-        if value_needed:  # seldom asked for, and summed over the samples
+        if value_needed:  # rarely needed, and summed over the samples
             gradients = tiled.log_prob_backward(self._tile_likelihood, *operands, [True, False, False, False])
         return [*gradients, *self.kernels.linear_bernoulli_log_prob_backward(*operands, others)]
 
     @cached_property
     def _tile_likelihood(self) -> tiled.TileLikelihood:
-        """The density's own kernels on torch's products, a tile of rows at a time."""
+        """The density's own kernels, applied to torch's matrix products a tile of rows at a time."""
 
         def log_prob(value: Tensor, products: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
             return self.density("bernoulli", (value, products if bias is None else products.add_(bias)), mask)
@@ -137,15 +137,15 @@ class TritonBackend(WithoutOptionalOps):
 
 
 def _by_tiles(value: Tensor, hidden: Tensor) -> bool:
-    """Return whether anything is float64: Triton 3.7's compiler fails on some products of float64, depending on where
-    their operands come from. The interpreter does not, and the tests compare most in float64."""
+    """Return True if a tensor is float64: Triton 3.7's compiler fails on some products of float64, depending on where
+    their operands come from. The interpreter does not, and most tests compare in float64."""
     if INTERPRETED and hidden.dtype == torch.float64:
         return False
     return torch.float64 in (value.dtype, hidden.dtype)
 
 
 def installed_version() -> str | None:
-    """Return the version of Triton, or None where it is not installed."""
+    """Return the version of Triton, or None if it is not installed."""
     if find_spec("triton") is None:
         return None
     for distribution in ("triton", "pytorch-triton"):

@@ -58,7 +58,7 @@ def test_missing_extension_falls_back_and_says_why() -> None:
     values, chosen, error = result.stdout.splitlines()
     assert values.startswith("[-2.079")
     assert chosen == "reference"
-    assert "'cpu' was asked for but cannot serve this call: the C++ extension is not there" in error
+    assert "'cpu' is forced but does not support this call: the C++ extension is not installed" in error
 
 
 NO_EXTENSION = (
@@ -84,7 +84,7 @@ def test_a_missing_extension_is_told_once_at_first_use() -> None:
     assert result.returncode == 0, result.stderr
     for part in (
         "runs on its reference backend",
-        "the C++ extension is not there",
+        "the C++ extension is not installed",
         "install GCC or Clang",
         "iwae-fast info",
     ):
@@ -109,7 +109,7 @@ FORCE_TRITON = (
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this build of torch has CUDA")
 def test_triton_says_why_it_cannot_serve() -> None:
     error, best = run(FORCE_TRITON, TRITON_INTERPRET="0").stdout.splitlines()
-    assert "'triton' was asked for but cannot serve this call" in error
+    assert "'triton' is forced but does not support this call" in error
     assert "has no CUDA" in error or "Triton is not installed" in error
     assert "'cuda': 'reference'" in best
     missing = run("import sys; sys.modules['triton'] = None\n" + FORCE_TRITON, TRITON_INTERPRET="1")
@@ -132,10 +132,10 @@ def test_cuda_says_why_it_cannot_serve() -> None:
         "except iw.backends.BackendError as error: print(error)\n"
     )
     told = run(code).stdout
-    assert "'cuda' was asked for but cannot serve this call" in told
+    assert "'cuda' is forced but does not support this call" in told
     assert "has no CUDA" in told or "was built without CUDA" in told
     missing = run("import sys; sys.modules['iwae_fast._C'] = None\n" + code).stdout
-    assert "the C++ extension is not there" in missing
+    assert "the C++ extension is not installed" in missing
 
 
 def test_an_old_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

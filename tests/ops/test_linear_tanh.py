@@ -79,7 +79,7 @@ class TestLinearTanh(Contract):
         torch.testing.assert_close(our_grads, exact_grads)
 
 
-@pytest.mark.skipif(BEST["cpu"] == REFERENCE, reason="the C++ extension is not there")
+@pytest.mark.skipif(BEST["cpu"] == REFERENCE, reason="the C++ extension is not installed")
 def test_small_layers_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[str] = []
     cpu = NATIVE["cpu"]

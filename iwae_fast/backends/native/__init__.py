@@ -1,4 +1,4 @@
-"""The operations of the C++ extension, the same for the CPU and for GPUs; how a kernel is run differs."""
+"""The operations of the C++ extension, shared by the CPU and CUDA backends, which differ in how kernels are run."""
 
 from .linear import Linear
 from .samples import Samples
@@ -6,7 +6,7 @@ from .weights import Weights
 
 
 class NativeBackend(Linear, Samples, Weights):
-    """All operations on the extension's kernels. A subclass says which kernels, and runs them."""
+    """All operations on the extension's kernels. A subclass selects the kernels and runs them."""
 
 
 __all__ = ["NativeBackend"]

@@ -1,4 +1,4 @@
-"""What the operations of the C++ extension share: they allocate their results through torch and hand over pointers."""
+"""Shared parts of the operations of the C++ extension, which allocate results through torch and pass pointers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Native(ABC):
 
     @abstractmethod
     def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:
-        """Call a kernel where a tensor is; the kernels write to the memory whose pointers they are given."""
+        """Call a kernel on the tensor's device; kernels write to the memory whose pointers they are given."""
 
 
 def gradient_like(tensor: Tensor) -> Tensor:
-    # Contiguous whatever the input's strides: an expanded input has no memory of its own to mirror.
+    # Contiguous for any strides of the input: the strides of an expanded input cannot be used for its gradient.
     return tensor.new_empty(tensor.shape)
 
 

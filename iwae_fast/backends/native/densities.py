@@ -13,7 +13,7 @@ from .base import Native, gradient_like, pointers
 
 
 class Densities(Native):
-    """Densities on the extension's kernels."""
+    """Densities, on the extension's kernels."""
 
     def density(
         self,
@@ -22,7 +22,7 @@ class Densities(Native):
         mask: Tensor | None,
         saved_gradients: Sequence[Tensor | None] = (),
     ) -> Tensor:
-        """Return the log-density; gradients of the parameters are written to ``saved_gradients`` where one is given."""
+        """Return the log-density; gradients are written to the tensors in ``saved_gradients`` that are not None."""
         dtype = accumulation_dtype(*parameters)
         leading = leading_shape(*parameters)
         log_prob = parameters[0].new_empty(leading, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Linear layers with what follows them. The matrix products are torch's."""
+"""Linear layers fused with the operations that follow them. The matrix products are torch's."""
 
 from __future__ import annotations
 
@@ -108,11 +108,12 @@ class Linear(Densities, Losses):
 
 
 def products(hidden: Tensor, weight: Tensor) -> Tensor:
-    """Return hidden @ weight.T, new and contiguous."""
+    """Return hidden @ weight.T as a new contiguous tensor."""
     leading = hidden.shape[:-1]
     return torch.mm(hidden.reshape(leading.numel(), hidden.shape[-1]), weight.t()).view(*leading, weight.shape[0])
 
 
 def _biased(value: Tensor, products: Tensor, bias: Tensor | None) -> tuple[str, tuple[Tensor, ...]]:
-    """Return the density of products and a bias, and its parameters; the first two are the same with and without."""
+    """Return the name and the parameters of the density of products, with the bias if there is one; the first two
+    parameters are the same with and without."""
     return ("bernoulli", (value, products)) if bias is None else ("biased_bernoulli", (value, products, bias))

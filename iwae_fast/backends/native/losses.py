@@ -1,4 +1,4 @@
-"""The fused losses, from a density's parameters and a log-ratio to minus the IWAE bound."""
+"""The fused losses: minus the IWAE bound from a density's parameters and a log-ratio."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Losses(Native):
     ) -> tuple[Tensor, Tensor]:
         """Return the reduced loss and the normalized weights.
 
-        Gradients of the parameters, and the bound of each observation, are written to ``saved_gradients`` and ``bound``
-        where these are given.
+        Gradients of the parameters for an upstream gradient of 1 are written to ``saved_gradients``, and the bounds per
+        observation to ``bound``, if given.
         """
         leading = tuple(log_ratio.shape)
         dtype = accumulation_dtype(*parameters, log_ratio)
@@ -77,7 +77,7 @@ class Losses(Native):
     ) -> list[Tensor]:
         leading = tuple(weights.shape)
         gradients = [gradient_like(p) if needed else None for p, needed in zip(parameters, needs_grad, strict=True)]
-        weights = weights.contiguous()  # as the forward pass made them, but vmap hands over slices
+        weights = weights.contiguous()  # the forward pass returns them contiguous, but vmap passes slices
         grad_log_ratio = weights.new_empty(leading)
         self.run(
             self.kernels.iwae_loss_backward,

@@ -1,4 +1,4 @@
-"""Noise, and Gaussian samples made from it."""
+"""Noise, and Gaussian samples computed from it."""
 
 from __future__ import annotations
 
