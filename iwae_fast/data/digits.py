@@ -9,7 +9,7 @@ from .images import ImageData
 from .splits import split
 
 TEST_OBSERVATIONS = 360
-LARGEST_GREY_LEVEL = 16.0
+LARGEST_GRAY_LEVEL = 16.0
 
 
 def load_digits() -> ImageData:
@@ -20,7 +20,7 @@ def load_digits() -> ImageData:
     with extra_needed_by("data set 'digits'"):
         from sklearn import datasets  # takes a second to import
 
-    levels = torch.as_tensor(datasets.load_digits().data, dtype=torch.float32) / LARGEST_GREY_LEVEL
+    levels = torch.as_tensor(datasets.load_digits().data, dtype=torch.float32) / LARGEST_GRAY_LEVEL
     train, test = split(len(levels), TEST_OBSERVATIONS)
     return ImageData(
         "digits",

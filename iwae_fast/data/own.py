@@ -59,11 +59,11 @@ def load_own(name: str, whole_numbers: bool = False, unsplit: bool = False) -> I
     # Parts split from one array share it, so its values are read once.
     values = [_values(Rows(array), key, path) for key, array in arrays.items()]
     highest = max(value.highest for value in values)
-    grey_bytes = not whole_numbers and dtype == np.uint8 and highest > 1
-    if grey_bytes:
+    gray_bytes = not whole_numbers and dtype == np.uint8 and highest > 1
+    if gray_bytes:
         parts = {part: Rows(rows.stored, rows.order, LARGEST_BYTE) for part, rows in parts.items()}
-    unit = grey_bytes or (highest <= 1 and all(value.lowest >= 0 for value in values))
-    binary = all(value.only_extremes if grey_bytes else value.binary for value in values)
+    unit = gray_bytes or (highest <= 1 and all(value.lowest >= 0 for value in values))
+    binary = all(value.only_extremes if gray_bytes else value.binary for value in values)
     return ImageData(
         name,
         parts["train"],

@@ -12,7 +12,7 @@ from ..ops.function import NotTwiceDifferentiable, apply
 
 
 class GradientRouter:
-    """Passes z on to the densities, and rescales the gradients that come back to the encoder's scales.
+    """A callable that passes z on to the densities, and rescales the gradients that come back to the encoder's scales.
 
     The backward pass is seeded with the decoder's scales a, and with the encoder's scales b inside log q. The gradient
     that arrives at z from the decoder's densities is multiplied by the ratio b / a, which is known only after z has

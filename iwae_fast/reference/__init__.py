@@ -139,7 +139,7 @@ DENSITIES: dict[str, Callable[..., Tensor]] = {
 
 
 def iwae_loss(density: str, parameters: Iterable[Tensor], log_ratio: Tensor, mask: Tensor | None = None) -> Tensor:
-    """-log_mean_exp over samples of log p(x | z) + [log p(z) - log q(z | x)], with a density as p(x | z)."""
+    """Compute -log_mean_exp over samples of log p(x | z) + [log p(z) - log q(z | x)], with a density as p(x | z)."""
     *parameters, log_ratio = widen(*parameters, log_ratio)
     return -log_mean_exp(DENSITIES[density](*parameters, mask) + log_ratio)
 

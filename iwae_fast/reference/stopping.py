@@ -42,10 +42,10 @@ class _Guard(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        *of_parameters, coefficient = gradients
+        *grad_parameters, coefficient = gradients
         stopped = coefficient == 0
         # Only non-finite entries are replaced: the others stay linear in the coefficient, for second derivatives.
-        return tuple(torch.where(stopped & ~gradient.isfinite(), 0.0, gradient) for gradient in of_parameters)
+        return tuple(torch.where(stopped & ~gradient.isfinite(), 0.0, gradient) for gradient in grad_parameters)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, ...]:

@@ -84,12 +84,12 @@ def _reconstructions(dataset: str, done: Sequence[_Done], data: ImageData) -> li
     if not pictures.are_images(data.image_shape):
         return []
     columns = {each.entry.column for each in done}
-    labelled = {each.entry.row if len(columns) == 1 else each.entry.column.split(", ")[-1]: each for each in done}
+    labeled = {each.entry.row if len(columns) == 1 else each.entry.column.split(", ")[-1]: each for each in done}
     models: dict[str, LatentVariableModel] = {}
-    for label, each in labelled.items():
+    for label, each in labeled.items():
         _, checkpoint = open_run(each.run.folder)
         models[label] = trained_model(checkpoint)
-    shown = {} if len(columns) == 1 else {label: each.entry.row for label, each in labelled.items()}
+    shown = {} if len(columns) == 1 else {label: each.entry.row for label, each in labeled.items()}
     return [
         Figure.drawn(
             lambda theme: pictures.side_by_side(models, data, theme),
