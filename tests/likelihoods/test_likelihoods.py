@@ -354,7 +354,7 @@ def test_empty_batch_and_one_sample(name: str) -> None:
         (
             lambda: FromDistribution(Poisson).sample(torch.ones(B, D), torch.Generator()),
             ValueError,
-            "give no generator",
+            "generator must be None",
         ),
     ],
 )

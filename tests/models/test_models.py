@@ -64,7 +64,7 @@ def test_forced_backend_reaches_the_kernels() -> None:
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (lambda: iw.models.DenseVAE(16, (4, 2), (8,)), ValueError, "below each of 2 stochastic layers"),
+        (lambda: iw.models.DenseVAE(16, (4, 2), (8,)), ValueError, "one tuple per stochastic layer, 2 in all"),
         (lambda: iw.models.DenseVAE(0), ValueError, "at least 1"),
         (lambda: iw.models.DenseVAE(16, data_mean=torch.rand(3)), ValueError, r"data_mean must be \(16,\)"),
         (lambda: iw.models.VAE(nn.Identity(), nn.Identity(), "poisson"), ValueError, "likelihood must be one of"),

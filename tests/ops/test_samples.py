@@ -213,7 +213,11 @@ def test_bad_seeds(seed: object, error: type[Exception]) -> None:
         ({"samples": torch.zeros(2, 3, dtype=torch.int32)}, TypeError, "samples must be .*, got torch.int32"),
         ({"samples": torch.zeros(3, 2).long()}, ValueError, r"samples must be .* = \(2, 3\), got \(3, 2\)"),
         ({"samples": torch.zeros(3).long()}, ValueError, r"samples must be .* = \(2, 3\), got \(3,\)"),
-        ({"samples": torch.zeros(2, 3).long(), "sample_offset": 1}, ValueError, "sample_offset, .* be 0, got 1"),
+        (
+            {"samples": torch.zeros(2, 3).long(), "sample_offset": 1},
+            ValueError,
+            "sample_offset must be 0 if samples is given, got 1",
+        ),
     ],
 )
 def test_bad_arguments(backend: str, arguments: dict, error: type[Exception], message: str) -> None:
