@@ -351,7 +351,7 @@ class Summed(Heavy):
         (
             lambda: with_prior("one layer", Normal(nn.Parameter(torch.zeros(2)), torch.ones(2))),
             ValueError,
-            "require a gradient, which no optimizer",
+            "require a gradient, but an optimizer",
         ),
         (
             lambda: (lambda model, x: model.log_weights(x, 2))(*with_prior("one layer", Summed())),
