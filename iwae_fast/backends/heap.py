@@ -16,6 +16,9 @@ MOST_LEFT_FREE = 2**26
 """Bytes by which the resident set may grow over many chunks before free memory is returned: 64 MiB, as much as glibc
 leaves free at the end of its heap once it has learned from ``BLOCK``."""
 
+ENVIRONMENT = "IWAE_FAST_KEEP_BLOCKS"
+"""The environment variable that turns :func:`keep_large_blocks` off where it is "0"."""
+
 _done = False
 
 _least = 0
@@ -30,7 +33,7 @@ def keep_large_blocks() -> None:
     learns from is asked for and freed, which touches no memory. Other C libraries do not mind.
     """
     global _done
-    if not _done and not torch.compiler.is_compiling():
+    if not _done and not torch.compiler.is_compiling() and os.environ.get(ENVIRONMENT) != "0":
         torch.empty(BLOCK, dtype=torch.uint8)
         _done = True
 
