@@ -95,7 +95,8 @@ def test_arguments_by_name() -> None:
         found = bound(x=x, context=context, mask=mask, seed=5, observation_offset=7, step=4)
         assert found.keys() == {"loss"}
         assert torch.equal(found["loss"], expected)
-    assert torch.equal(objective.bind(model)(x, context=(y,), mask=mask, seed=5, observation_offset=7, step=4), expected)
+    found = objective.bind(model)(x, context=(y,), mask=mask, seed=5, observation_offset=7, step=4)
+    assert torch.equal(found, expected)
     with pytest.raises(ValueError, match="return_loss must be True"):
         bound(x=x, context=y, return_loss=False)
 
