@@ -7,7 +7,7 @@ RIVALS := $(VENV)/.rivals-installed
 OLDEST := .venv-oldest
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 
-.PHONY: install train test test-slow test-machine-code test-oldest lint format bench bench-quick gpu clean
+.PHONY: install train test test-fast test-slow test-machine-code test-oldest lint format bench bench-quick gpu clean
 
 install: $(INSTALLED)
 
@@ -27,6 +27,13 @@ train: install  ## train on the digits that come with scikit-learn
 # OMP_WAIT_POLICY=passive: idle OpenMP threads sleep instead of spinning on cores that other workers need.
 test: install  ## the whole suite, about 8 minutes on 2 cores
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n auto --dist loadgroup
+
+# What runs in the interpreter or the emulator, compiles graphs, or averages many draws is left to `make test`.
+LEFT_OUT := triton or cuda or compile or graph or traced or tracing or oracle or unbiased or is_the_sum or ddp or heap
+
+test-fast: install  ## the library alone with few examples, under 2 minutes on 2 quiet cores: for running while editing
+	HYPOTHESIS_PROFILE=fast OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n auto --dist loadgroup -k "not ($(LEFT_OUT))" \
+		tests/ops tests/backends tests/bounds tests/likelihoods tests/models tests/objectives tests/evaluate
 
 test-slow: install  ## tests that take minutes: packaging, and ten times the hypothesis examples
 	$(BIN)/pytest -m slow

@@ -30,7 +30,7 @@ x = (torch.rand(len(y), features) < 0.2 + 0.6 * y.argmax(1, keepdim=True) / clas
 
 for step in range(100):
     optimizer.zero_grad()
-    loss = objective(model, x, y, step=step)
+    loss = objective(model, x, context=(y,), step=step)
     loss.backward()
     optimizer.step()
 print(f"log p(x | y) {iw.evaluate.log_likelihood(model, x, 500, context=(y,)).mean:.2f} nats")

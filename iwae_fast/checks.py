@@ -100,22 +100,22 @@ def mask(mask: Any, shape: tuple[int, ...], device: torch.device) -> None:
         raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to the data {shape}")
 
 
-def samples(samples: Any, shape: tuple[int, int], device: torch.device, sample_offset: int) -> None:
+def sample_indices(sample_indices: Any, shape: tuple[int, int], device: torch.device, sample_offset: int) -> None:
     """Raise unless indices of samples are None, or an int64 tensor with one entry per row of noise and no offset.
 
     The indices themselves are not checked: that would force a device synchronization.
     """
-    if samples is None:
+    if sample_indices is None:
         return
-    if not isinstance(samples, Tensor) or samples.dtype != torch.int64:
-        got = samples.dtype if isinstance(samples, Tensor) else type(samples).__name__
-        raise TypeError(f"samples must be an int64 tensor of indices, got {got}")
-    if samples.device != device:
-        raise ValueError(f"samples is on {samples.device}, but the noise is to be on {device}")
-    if tuple(samples.shape) != shape:
-        raise ValueError(f"samples must be (num_samples, B) = {shape}, got {tuple(samples.shape)}")
+    if not isinstance(sample_indices, Tensor) or sample_indices.dtype != torch.int64:
+        got = sample_indices.dtype if isinstance(sample_indices, Tensor) else type(sample_indices).__name__
+        raise TypeError(f"sample_indices must be an int64 tensor of indices, got {got}")
+    if sample_indices.device != device:
+        raise ValueError(f"sample_indices is on {sample_indices.device}, but the noise is to be on {device}")
+    if tuple(sample_indices.shape) != shape:
+        raise ValueError(f"sample_indices must be (num_samples, B) = {shape}, got {tuple(sample_indices.shape)}")
     if sample_offset != 0:
-        raise ValueError(f"sample_offset must be 0 if samples is given, got {sample_offset}")
+        raise ValueError(f"sample_offset must be 0 if sample_indices is given, got {sample_offset}")
 
 
 def dimension(log_weights: Tensor, dim: int) -> int:

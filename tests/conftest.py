@@ -33,6 +33,7 @@ settings.register_profile(
     max_examples=25,
     suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
 )
+settings.register_profile("fast", settings.get_profile("default"), max_examples=5)
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=300)
 # On a GPU most examples of dtypes and layouts compile a separate kernel.
 settings.register_profile("gpu", settings.get_profile("default"), max_examples=20)

@@ -16,6 +16,9 @@ MOST_LEFT_FREE = 2**26
 """Bytes by which the resident set may grow over many chunks before free memory is returned: 64 MiB, which is what glibc
 leaves free at the end of its heap after adapting to ``BLOCK``."""
 
+ENVIRONMENT = "IWAE_FAST_KEEP_BLOCKS"
+"""The environment variable that turns :func:`keep_large_blocks` off where it is "0"."""
+
 _done = False
 
 _least = 0
@@ -31,7 +34,7 @@ def keep_large_blocks() -> None:
     effect with other C libraries.
     """
     global _done
-    if not _done and not torch.compiler.is_compiling():
+    if not _done and not torch.compiler.is_compiling() and os.environ.get(ENVIRONMENT) != "0":
         torch.empty(BLOCK, dtype=torch.uint8)
         _done = True
 

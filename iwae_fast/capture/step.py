@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .. import checks
+from ..deprecation import context_of
 from ..models import LatentVariableModel
 from ..objectives import Objective
 from ..objectives.record import StepRecord
-from ..ops.samples import seed_tensor
+from ..ops.samples import seed_number, seed_tensor
 from ..seeds import Purpose, first_seed
 from .obstacles import obstacle, settings
 from .program import Program
@@ -73,7 +74,7 @@ class CapturedStep:
         model: LatentVariableModel,
         optimizer: Optimizer,
         *,
-        seed: int | None = None,
+        seed: int | Tensor | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         if not isinstance(objective, Objective):
@@ -88,7 +89,7 @@ class CapturedStep:
         if not self._parameters:
             raise ValueError("model has no parameters")
         self.device = self._parameters[0].device
-        run_seed = int(seed_tensor(seed, torch.device("cpu")))
+        run_seed = seed_number(seed)
         self.seed = seed_tensor(first_seed(run_seed, Purpose.LATENTS), self.device)
         """The seed of the next call's noise, an int64 scalar on the device; each call increments it."""
         self.calls = 0
@@ -106,7 +107,9 @@ class CapturedStep:
         elif recorder is None:
             self._recorder = CudaGraphs(self.device)
 
-    def __call__(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, x: Tensor, *positional: Tensor, context: Sequence[Tensor] = (), mask: Tensor | None = None
+    ) -> Tensor:
         """Take a training step, without a device synchronization.
 
         Args:
@@ -115,6 +118,7 @@ class CapturedStep:
         Returns:
             The loss before the update, a detached scalar on the device.
         """
+        context = context_of(positional, context)
         batch = _Batch(x, context, mask)
         self.model.check_batch(x, context)
         batch.check(self.device)
@@ -198,7 +202,7 @@ class CapturedStep:
                 cache_enabled=False,
             ):
                 loss = self.objective(
-                    self.model, batch.x, *batch.context, mask=batch.mask, seed=self.seed, step=self.calls - 1
+                    self.model, batch.x, context=batch.context, mask=batch.mask, seed=self.seed, step=self.calls - 1
                 )
             loss.backward()
         self.optimizer.step()

@@ -57,9 +57,9 @@ def obtain(
 def cache() -> Path:
     """Return the folder of downloaded data sets."""
     with extra_needed_by(f"downloading a data set (${ENVIRONMENT} is not set)"):
-        import pooch
+        import platformdirs
 
-    return Path(pooch.os_cache("iwae_fast"))
+    return Path(platformdirs.user_cache_dir("iwae_fast"))
 
 
 def verify(content: bytes | memoryview, expected: str, path: Path, algorithm: str = "sha256") -> None:

@@ -61,7 +61,7 @@ def active_units(
     mask: Tensor | None = None,
     num_samples: int = NUM_SAMPLES,
     threshold: float = THRESHOLD,
-    seed: int | None = None,
+    seed: int | Tensor | None = None,
 ) -> Activity:
     """Count the units u with Var_x(E[u | x]) > threshold (Burda, Grosse & Salakhutdinov 2016, section 5.2).
 
@@ -98,7 +98,7 @@ def active_units(
         for chunk in every:
             observations = chunk.first + len(chunk.x)
             seeded = seed_tensor(seed, chunk.x.device) if seeded is None else seeded
-            posterior = model.encode(chunk.x, *chunk.context, mask=chunk.mask)
+            posterior = model.encode(chunk.x, context=chunk.context, mask=chunk.mask)
             draw = Draw(seeded, num_samples, observation_offset=chunk.first)
             batches.append([_mean_and_noise(means) for means in model.layer_means(posterior, draw)])
     if observations < 2:

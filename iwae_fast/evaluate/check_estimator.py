@@ -88,7 +88,7 @@ def check_estimator(
     step: int | None = None,
     reference: Objective | None = None,
     groups: Callable[[str], str] | None = None,
-    seed: int | None = None,
+    seed: int | Tensor | None = None,
 ) -> EstimatorCheck:
     """Test an objective's gradient for bias against an unbiased reference, for a given model and batch.
 
@@ -152,7 +152,7 @@ def check_estimator(
                     for name, part in parameters.slices.items()
                 }
             our, their = (
-                parameters.gradient(each(model, x, *context, mask=mask, step=step, seed=draw), draw)
+                parameters.gradient(each(model, x, context=context, mask=mask, step=step, seed=draw), draw)
                 for each in (objective, reference)
             )
             difference = our - their

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..models import LatentVariableModel
 from ..objectives.objective import Objective
-from ..ops.samples import seed_tensor
+from ..ops.samples import seed_number
 
 ROUNDING = 64
 """The rounding error allowed in a mean difference, in units in the last place of a gradient of typical size."""
@@ -42,7 +42,7 @@ def gradient_snr(
     mask: Tensor | None = None,
     step: int | None = None,
     groups: Callable[[str], str] | None = None,
-    seed: int | None = None,
+    seed: int | Tensor | None = None,
 ) -> dict[str, SignalToNoise]:
     """Estimate the signal-to-noise ratio of an objective's gradient: |mean| / std of each parameter over draws of the
     noise, at fixed parameters and data (Rainforth et al. 2018, "Tighter variational bounds are not necessarily
@@ -81,7 +81,7 @@ def gradient_snr(
     moments = parameters.moments()
     with buffers_restored(model):
         for draw in seeds:
-            loss = objective(model, x, *context, mask=mask, step=step, seed=draw)
+            loss = objective(model, x, context=context, mask=mask, step=step, seed=draw)
             moments.add(parameters.gradient(loss, draw))
     return {name: signal_to_noise(moments, part) for name, part in parameters.reached().items()}
 
@@ -212,11 +212,11 @@ def check_objective(objective: Objective, name: str) -> None:
         raise ValueError(f"{name} must have reduction 'mean' or 'sum' (a scalar loss), got 'none'")
 
 
-def draw_seeds(num_draws: int, fewest: int, seed: int | None) -> list[int]:
+def draw_seeds(num_draws: int, fewest: int, seed: int | Tensor | None) -> list[int]:
     """Return one seed per draw; raise ValueError for fewer than ``fewest`` draws."""
     if checks.positive("num_draws", num_draws) < fewest:
         raise ValueError(f"num_draws must be at least {fewest}, got {num_draws}")
-    generator = torch.Generator().manual_seed(int(seed_tensor(seed, torch.device("cpu"))))
+    generator = torch.Generator().manual_seed(seed_number(seed))
     return torch.randint(2**63 - 1, (num_draws,), generator=generator).tolist()
 
 

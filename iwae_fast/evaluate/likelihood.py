@@ -15,6 +15,7 @@ from .. import checks
 from ..backends.heap import keep_large_blocks, return_free_memory
 from ..models import LatentVariableModel
 from ..modes import evaluation_mode
+from ..ops.samples import seed_number
 from .diagnostics import FEWEST_IN_TAIL, pareto_k_of_largest, tail_size
 from .journal import FIELDS, Journal
 from .observations import Chunk, chunks
@@ -103,7 +104,7 @@ def log_likelihood(
     x: Tensor | Iterable[Any],
     num_samples: int = 5000,
     chunk_size: int | None = None,
-    seed: int | None = None,
+    seed: int | Tensor | None = None,
     *,
     context: Sequence[Tensor] = (),
     mask: Tensor | None = None,
@@ -127,7 +128,7 @@ def log_likelihood(
         chunk_size: samples per observation evaluated at once. If None it is chosen automatically: on the CPU to fit the
             caches, on a GPU for large matrix products within a fraction of the free memory, and reduced if the device
             runs out of memory.
-        seed: an int for reproducible noise; drawn from torch's generator if None.
+        seed: an int, or an int64 scalar tensor, for reproducible noise; drawn from torch's generator if None.
         context: further inputs of encoder and decoder, (B, ...) each; the result is log p(x | context).
         mask: bool, True where x is observed, broadcasting to its shape; the result is log p(x_observed).
         observation_offset: the index of the first observation for the noise, at least 0. In a loop over batches, pass
@@ -153,6 +154,7 @@ def log_likelihood(
     keep_large_blocks()
     with evaluation_mode(model):
         kept = None if journal is None else Journal(Path(journal), model, num_samples, observation_offset)
+        seed = seed_number(seed) if isinstance(seed, Tensor) else seed
         if kept is not None and kept.seed is not None:
             if seed not in (None, kept.seed):
                 raise ValueError(f"seed must be {kept.seed} or None to resume from {journal}, got {seed}")
@@ -193,7 +195,7 @@ def _observations(
     Returns the results and the number of rows that fit into memory, at most ``rows``.
     """
     x, context, mask = chunk.x, chunk.context, chunk.mask
-    posterior = model.encode(x, *context, mask=mask)
+    posterior = model.encode(x, context=context, mask=mask)
     weights = StreamingWeights(num_samples, len(x), x.device)
     step = min(num_samples, chunk_size or max(1, rows // max(1, len(x))))
     taken_in = min(num_samples, -(-SAMPLES_TAKEN_IN // step) * step)

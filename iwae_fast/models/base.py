@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..backends.marshal import PLAIN
+from ..deprecation import context_of
 from ..likelihoods import Likelihood, LinearLayer, as_likelihood
 from ..modes import evaluating, evaluation_mode
 from ..modules import as_parameters, defines, is_plain_linear, runs_forward
@@ -158,13 +159,16 @@ class LatentVariableModel(nn.Module, ABC):
         checks.observations(x, self.likelihood.takes_integers)
         checks.context(context, x.shape[0])
 
-    def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
+    def encode(
+        self, x: Tensor, *positional: Tensor, context: Sequence[Tensor] = (), mask: Tensor | None = None
+    ) -> Posterior:
         """Return the parameters of q(z | x) of the first layer, each (B, Z).
 
         The encoder gets zeros in place of masked features. Floating observations are cast to the dtype of its
         parameters, integers are passed unchanged. Raises TypeError if the encoder does not take integers, and
         ValueError if its first layer does not take observations of this shape.
         """
+        context = context_of(positional, context)
         self.check_batch(x, context)
         x = visible(x, mask)
         if x.is_floating_point():
@@ -208,7 +212,13 @@ class LatentVariableModel(nn.Module, ABC):
     def mean_of(self, posterior: Posterior) -> Tensor:
         """Return E[z] under a posterior that :meth:`encode` returned, (B, Z)."""
 
-    def posterior_mean(self, x: Tensor | Posterior, *context: Tensor, mask: Tensor | None = None) -> Tensor:
+    def posterior_mean(
+        self,
+        x: Tensor | Posterior,
+        *positional: Tensor,
+        context: Sequence[Tensor] = (),
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Return E[z] under q(z | x), (B, Z), one point per observation.
 
         The result is differentiable. With several stochastic layers, z is that of the layer nearest to the data.
@@ -219,6 +229,7 @@ class LatentVariableModel(nn.Module, ABC):
             context: further inputs of the encoder, (B, ...) each.
             mask: bool, True where x is observed, broadcasting to its shape.
         """
+        context = context_of(positional, context)
         if isinstance(x, tuple):
             if context or mask is not None:
                 raise ValueError("context and mask go with observations x, not with a posterior that encode() returned")
@@ -226,7 +237,7 @@ class LatentVariableModel(nn.Module, ABC):
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be observations (B, ...) or the result of encode(), got {type(x).__name__}")
         with evaluation_mode(self):
-            return self.mean_of(self.encode(x, *context, mask=mask))
+            return self.mean_of(self.encode(x, context=context, mask=mask))
 
     def encode_dataset(self, data: Data, batch_size: int | None = None, *, num_context: int = 0) -> Tensor:
         """Return the posterior mean of every observation of a data set, (N, Z), without gradients.
@@ -311,7 +322,7 @@ class LatentVariableModel(nn.Module, ABC):
         checks.positive("num_samples", num_samples)
         self.check_batch(x, context)
         self.check_first_observations(x, mask)
-        posterior = self.encode(x, *context, mask=mask) if posterior is None else as_posterior(posterior)
+        posterior = self.encode(x, context=context, mask=mask) if posterior is None else as_posterior(posterior)
         draw = Draw(seed_tensor(seed, x.device), num_samples, sample_offset, observation_offset)
         _, terms = self.terms(x, posterior, draw, context=context, mask=mask)
         return terms.log_weights()
@@ -355,7 +366,7 @@ class LatentVariableModel(nn.Module, ABC):
         """
         self.check_batch(x, context)
         seed = seed_tensor(seed, x.device)
-        posterior = self.encode(x, *context, mask=mask)
+        posterior = self.encode(x, context=context, mask=mask)
         z, terms = self.terms(
             x, posterior, Draw(seed, checks.positive("num_samples", num_samples)), context=context, mask=mask
         )
@@ -368,12 +379,15 @@ class LatentVariableModel(nn.Module, ABC):
         return z.gather(0, race.argmax(0)[None, :, None].expand(1, -1, z.shape[-1])).squeeze(0)
 
     @evaluating
-    def reconstruct(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Tensor:
+    def reconstruct(
+        self, x: Tensor, *positional: Tensor, context: Sequence[Tensor] = (), mask: Tensor | None = None
+    ) -> Tensor:
         """Return E[x' | z] at the posterior mean z of each observation, in the shape of ``x``.
 
         The model runs in evaluation mode, without gradients.
         """
-        z = self.mean_of(self.encode(x, *context, mask=mask))
+        context = context_of(positional, context)
+        z = self.mean_of(self.encode(x, context=context, mask=mask))
         return self.likelihood.mean(self.decoder(z, *context)).reshape(x.shape)
 
     @evaluating

@@ -72,7 +72,7 @@ class BernoulliVAE(LatentVariableModel):
             seed,
             sample_offset=sample_offset,
             observation_offset=observation_offset,
-            samples=samples,
+            sample_indices=samples,
             device=logits.device,
             backend=self.backend,
         )

@@ -64,7 +64,9 @@ def encode_dataset(
             device = x.device if parameter is None else parameter.device
             x, context = x.to(device), tuple(c.to(device) for c in context)
             checks.context(context, len(x))
-            means.append(model.mean_of(model.encode(x, *context, mask=None if mask is None else mask.to(device))))
+            means.append(
+                model.mean_of(model.encode(x, context=context, mask=None if mask is None else mask.to(device)))
+            )
     if not means:
         raise ValueError("data must hold at least one batch, got none")
     return torch.cat(means)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..deprecation import context_of
 from ..modules import as_parameters
 from ..ops.densities import gaussian_log_prob, standard_gaussian_log_prob
 from ..ops.samples import seed_tensor, standard_normal
@@ -88,11 +89,14 @@ class RandomWeightsVAE(LatentVariableModel):
         self.latent_dim = latent_dim
         self.local = local
 
-    def encode(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Posterior:
+    def encode(
+        self, x: Tensor, *positional: Tensor, context: Sequence[Tensor] = (), mask: Tensor | None = None
+    ) -> Posterior:
         """Return the encoder's input, (B, D), in a tuple of length 1.
 
         It takes the place of the parameters of q(z | x), which differ between draws of the weights.
         """
+        context = context_of(positional, context)
         self.check_batch(x, context)
         if context:
             raise ValueError(f"{type(self).__name__} does not take context, got a context of length {len(context)}")
@@ -153,7 +157,7 @@ class RandomWeightsVAE(LatentVariableModel):
             seed,
             sample_offset=sample_offset,
             observation_offset=observation_offset,
-            samples=samples,
+            sample_indices=samples,
             stream=stream,
             dtype=torch.float64 if like.dtype == torch.float64 else torch.float32,
             device=like.device,

@@ -109,7 +109,7 @@ class VAE(LatentVariableModel):
             path_only,
             sample_offset=sample_offset,
             observation_offset=observation_offset,
-            samples=samples,
+            sample_indices=samples,
             backend=self.backend,
         )
 
@@ -229,7 +229,7 @@ class VAE(LatentVariableModel):
             seed,
             sample_offset=sample_offset,
             observation_offset=observation_offset,
-            samples=samples,
+            sample_indices=samples,
             stream=stream,
             dtype=torch.float64 if mean.dtype == torch.float64 else torch.float32,
             device=mean.device,

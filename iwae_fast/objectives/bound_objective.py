@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from ..deprecation import context_of
 from ..models import LatentVariableModel
 
 if TYPE_CHECKING:
@@ -24,14 +25,16 @@ class BoundObjective(nn.Module):
     def forward(
         self,
         x: Tensor,
-        *context: Tensor,
+        *positional: Tensor,
+        context: Sequence[Tensor] = (),
         mask: Tensor | None = None,
         seed: int | Tensor | None = None,
         observation_offset: int = 0,
         step: int | None = None,
     ) -> Tensor:
+        context = context_of(positional, context)
         return self.objective(
-            self.model, x, *context, mask=mask, seed=seed, observation_offset=observation_offset, step=step
+            self.model, x, context=context, mask=mask, seed=seed, observation_offset=observation_offset, step=step
         )
 
 
@@ -65,6 +68,6 @@ class DictObjective(nn.Module):
             raise ValueError("return_loss must be True: the module returns nothing but the loss")
         context = (context,) if isinstance(context, Tensor) else tuple(context)
         loss = self.objective(
-            self.model, x, *context, mask=mask, seed=seed, observation_offset=observation_offset, step=step
+            self.model, x, context=context, mask=mask, seed=seed, observation_offset=observation_offset, step=step
         )
         return {"loss": loss}

@@ -65,7 +65,7 @@ class Call:
             return None
         result = self.model.iwae_loss(
             self.x,
-            self.model.encode(self.x, *self.context, mask=self.mask),
+            self.model.encode(self.x, context=self.context, mask=self.mask),
             self.draw,
             self.kl_weight,
             objective.reduction,
@@ -81,7 +81,7 @@ class Call:
         """Return the bound with the estimator's gradient, the log-weights, and the number of samples that run backward
         (an int for all observations, or one entry per observation)."""
         objective = self.objective
-        posterior = self.model.encode(self.x, *self.context, mask=self.mask)
+        posterior = self.model.encode(self.x, context=self.context, mask=self.mask)
         if objective.tolerance is not None or (objective.budget or math.inf) < self.num_samples:
             return self._chosen_samples(posterior)
         ran = self.num_samples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, overload
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from .. import checks
 from ..backends.heap import keep_large_blocks
 from ..bounds import Bound
+from ..deprecation import context_of
 from ..models import VAE, LatentVariableModel
 from ..models.base import Draw, LogQGradient, check_model
 from ..ops.samples import seed_tensor
@@ -59,6 +61,9 @@ class Objective:
         dataset_size: N; with reduction "sum" the loss is N / B times the sum, an estimate for the whole data set.
 
     After a call, :attr:`last` has its :class:`Diagnostics`.
+
+    The first objective of a process allocates and frees a block of 32 MiB, from which glibc learns to keep blocks of
+    that size instead of returning them to the operating system. ``IWAE_FAST_KEEP_BLOCKS=0`` turns that off.
     """
 
     def __init__(
@@ -123,7 +128,8 @@ class Objective:
         self,
         model: LatentVariableModel,
         x: Tensor,
-        *context: Tensor,
+        *positional: Tensor,
+        context: Sequence[Tensor] = (),
         mask: Tensor | None = None,
         seed: int | Tensor | None = None,
         observation_offset: int = 0,
@@ -142,6 +148,7 @@ class Objective:
                 draw the same noise as the whole batch.
             step: argument of the schedule if ``kl_weight`` is one.
         """
+        context = context_of(positional, context)
         self.check_model(model)
         model.check_batch(x, context)
         model.check_first_observations(x, mask)
@@ -174,8 +181,8 @@ class Objective:
 
         Args:
             model: one of :mod:`iwae_fast.models`.
-            as_dict: False for a module whose ``forward(x, *context, ...)`` returns the loss, for DDP, torch.compile and
-                Lightning; True for one whose ``forward(x=..., context=..., ...)`` returns ``{"loss": loss}``, for
+            as_dict: False for a module whose ``forward(x, context=..., ...)`` returns the loss, for DDP, torch.compile
+                and Lightning; True for one whose ``forward(x=..., context=..., ...)`` returns ``{"loss": loss}``, for
                 trainers that call ``model(**batch)``, such as Hugging Face's.
         """
         self.check_model(model)

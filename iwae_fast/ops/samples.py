@@ -10,10 +10,12 @@ from torch import Tensor
 
 from .. import checks, reference
 from ..backends import REFERENCE, choose
+from ..deprecation import renamed_keywords
 from .function import Fused, apply, backward_pass, saved
 from .registry import implementation
 
 
+@renamed_keywords(samples="sample_indices")
 def sample_gaussian(
     mean: Tensor,
     log_std: Tensor,
@@ -21,7 +23,7 @@ def sample_gaussian(
     seed: int | Tensor | None = None,
     path_only: bool = False,
     *,
-    samples: Tensor | None = None,
+    sample_indices: Tensor | None = None,
     sample_offset: int = 0,
     observation_offset: int = 0,
     stream: int = 0,
@@ -38,10 +40,10 @@ def sample_gaussian(
             every backend, the noise of an entry depends only on the seed, the stream and its indices.
         path_only: if True, detach mean and log_std inside log q, but not in z, as needed by the sticking-the-landing
             (Roeder et al. 2017) and doubly reparameterized (Tucker et al. 2019) estimators.
-        samples: int64 (k, B) of any strides, on the device of ``mean``: the global index of the sample whose noise
-            each entry gets, in place of sample_offset + 0, ..., k - 1. With it, selected samples of each observation
-            can be drawn again, bit for bit. Indices must be in [0, 2^32). This is not checked, since it would force a
-            device synchronization; the noise at other indices is unspecified.
+        sample_indices: int64 (k, B) of any strides, on the device of ``mean``: the global index of the sample whose
+            noise each entry gets, in place of sample_offset + 0, ..., k - 1. With it, selected samples of each
+            observation can be drawn again, bit for bit. Indices must be in [0, 2^32). This is not checked, since it
+            would force a device synchronization; the noise at other indices is unspecified.
         sample_offset, observation_offset: global indices of the first sample and observation, so that chunks and
             shards draw the same noise as the whole batch.
         stream: index of an independent array of noise, for example one per latent layer.
@@ -53,7 +55,7 @@ def sample_gaussian(
 
     Raises:
         TypeError: a type or dtype differs from those above.
-        ValueError: a shape, device or number is invalid, or both ``samples`` and ``sample_offset`` are given.
+        ValueError: a shape, device or number is invalid, or both ``sample_indices`` and ``sample_offset`` are given.
     """
     checks.floating(mean=mean, log_std=log_std)
     checks.positive("num_samples", num_samples)
@@ -62,20 +64,21 @@ def sample_gaussian(
     _check_index("sample_offset", sample_offset, num_samples)
     _check_index("observation_offset", observation_offset, mean.shape[0])
     _check_index("stream", stream, 1)
-    checks.samples(samples, (num_samples, mean.shape[0]), mean.device, sample_offset)
+    checks.sample_indices(sample_indices, (num_samples, mean.shape[0]), mean.device, sample_offset)
     seed = seed_tensor(seed, mean.device)
     indices = (sample_offset, observation_offset, stream)
-    chosen = choose(backend, (mean, log_std, seed, samples))
+    chosen = choose(backend, (mean, log_std, seed, sample_indices))
     if chosen == REFERENCE:
-        return reference.sample_gaussian(mean, log_std, num_samples, seed, *indices, path_only, samples)
-    return apply(SampleGaussian, chosen, mean, log_std, seed, samples, num_samples, indices, path_only)
+        return reference.sample_gaussian(mean, log_std, num_samples, seed, *indices, path_only, sample_indices)
+    return apply(SampleGaussian, chosen, mean, log_std, seed, sample_indices, num_samples, indices, path_only)
 
 
+@renamed_keywords(samples="sample_indices")
 def standard_normal(
     shape: tuple[int, int, int],
     seed: int | Tensor | None = None,
     *,
-    samples: Tensor | None = None,
+    sample_indices: Tensor | None = None,
     sample_offset: int = 0,
     observation_offset: int = 0,
     stream: int = 0,
@@ -96,12 +99,12 @@ def standard_normal(
     _check_index("observation_offset", observation_offset, shape[1])
     _check_index("stream", stream, 1)
     seed = seed_tensor(seed, torch.device(device))
-    checks.samples(samples, (shape[0], shape[1]), seed.device, sample_offset)
-    chosen = choose(backend, (seed, samples))
+    checks.sample_indices(sample_indices, (shape[0], shape[1]), seed.device, sample_offset)
+    chosen = choose(backend, (seed, sample_indices))
     indices = (sample_offset, observation_offset, stream)
     if chosen == REFERENCE:
-        return reference.standard_normal(seed, shape, *indices, dtype, samples)
-    return implementation(chosen).standard_normal(seed, samples, list(shape), *indices, dtype)
+        return reference.standard_normal(seed, shape, *indices, dtype, sample_indices)
+    return implementation(chosen).standard_normal(seed, sample_indices, list(shape), *indices, dtype)
 
 
 class SampleGaussian(Fused):
@@ -165,3 +168,8 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must be in [0, 2^63), got {seed}")
     return torch.full((), seed, dtype=torch.int64, device=device)  # torch.tensor would synchronize
+
+
+def seed_number(seed: int | Tensor | None) -> int:
+    """Return a seed as a number; from torch's generator if None. A tensor's device is synchronized."""
+    return int(seed_tensor(seed, seed.device if isinstance(seed, Tensor) else torch.device("cpu")))

@@ -170,10 +170,10 @@ torch.testing.assert_close(*noise, rtol=1e-6, atol=2e-6)
 samples = torch.randint(30, (4, 3)).T
 for dtype in (torch.float32, torch.float64):
     whole = iw.standard_normal((30, 4, 77), 1, dtype=dtype, backend="cpu")[samples, torch.arange(4)]
-    assert torch.equal(iw.standard_normal((3, 4, 77), 1, samples=samples, dtype=dtype, backend="cpu"), whole)
+    assert torch.equal(iw.standard_normal((3, 4, 77), 1, sample_indices=samples, dtype=dtype, backend="cpu"), whole)
     leaves = [torch.randn(4, 77, dtype=dtype).requires_grad_() for _ in range(2)]
     ours, theirs = (
-        sum(t.sum() for t in iw.sample_gaussian(*leaves, 3, 1, samples=samples, backend=name))
+        sum(t.sum() for t in iw.sample_gaussian(*leaves, 3, 1, sample_indices=samples, backend=name))
         for name in ("cpu", "reference")
     )
     close = dict(rtol=1e-5, atol=2e-5) if dtype == torch.float32 else dict(rtol=1e-12, atol=1e-12)

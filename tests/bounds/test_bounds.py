@@ -66,7 +66,6 @@ PLAIN: dict[Bound, Plain] = {
     TVO((0.0, 0.1, 0.6)): tvo((0.0, 0.1, 0.6)),
     JVI(1): jackknife(1),
     JVI(2): jackknife(2),
-    JVI(3): jackknife(3),
 }
 """Each bound beside its plain definition; k = 6 in the tests that use it."""
 
@@ -148,7 +147,7 @@ def test_weights_of_zero(bound: Bound) -> None:
     assert not value.isnan().any()
 
 
-@pytest.mark.parametrize("bound", [IWAE(), VRIWAE(0.3), MIWAE(2), PIWAE(2), JVI(1), JVI(2), JVI(3)], ids=repr)
+@pytest.mark.parametrize("bound", [IWAE(), VRIWAE(0.3), MIWAE(2), PIWAE(2), JVI(1), JVI(2)], ids=repr)
 def test_all_weights_of_zero(bound: Bound) -> None:
     log_weights = torch.randn(6, 2, dtype=torch.float64)
     log_weights[:, 1] = -math.inf
@@ -187,7 +186,7 @@ def test_bad_input(bound: Bound) -> None:
         (lambda: JVI(0), "order must be at least 1, got 0"),
         (lambda: TVO((0.1, 0.2)), "partition must rise from 0"),
         (lambda: TVO((0.0, 0.5, 0.5)), "partition must rise from 0"),
-        (lambda: JVI(7)(torch.zeros(60, 1)), "would enumerate more than 100000 subsets"),
+        (lambda: JVI(3), "order must be 1 or 2, got 3"),
     ],
 )
 def test_bad_settings(make: Callable[[], object], message: str) -> None:

@@ -33,9 +33,9 @@ class Loop:
     def __init__(self, objective: iw.Objective, model: nn.Module, optimizer: torch.optim.Optimizer, seed: Tensor):
         self.objective, self.model, self.optimizer, self.seed = objective, model, optimizer, seed.clone()
 
-    def __call__(self, x: Tensor, *context: Tensor, mask: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, *, context: tuple[Tensor, ...] = (), mask: Tensor | None = None) -> Tensor:
         self.optimizer.zero_grad()
-        loss = self.objective(self.model, x, *context, mask=mask, seed=self.seed)
+        loss = self.objective(self.model, x, context=context, mask=mask, seed=self.seed)
         loss.backward()
         self.optimizer.step()
         self.seed = self.seed + 1
@@ -175,7 +175,7 @@ def test_context_and_masks() -> None:
     pair = Pair(objective, build)
     for index, x in enumerate(batches(*[5] * 8)):
         context, mask = torch.randn(5, 2), torch.rand(5, 10) < 0.7
-        pair.both(x, context, **({"mask": mask} if index % 2 else {}))
+        pair.both(x, context=(context,), **({"mask": mask} if index % 2 else {}))
         pair.agree()
     assert pair.recorder.recorded == 2
 

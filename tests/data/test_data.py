@@ -202,7 +202,9 @@ def test_real_mnist():
     assert images.train.mean().item() == pytest.approx(0.1307, abs=1e-4)
 
 
-@pytest.mark.parametrize(("name", "missing"), [("digits", "sklearn"), ("mnist", "pooch"), ("omniglot", "pooch")])
+@pytest.mark.parametrize(
+    ("name", "missing"), [("digits", "sklearn"), ("mnist", "platformdirs"), ("omniglot", "platformdirs")]
+)
 def test_without_the_extra_its_name_is_told(name: str, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IWAE_FAST_DATA", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)

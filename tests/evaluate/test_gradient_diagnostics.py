@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -27,7 +28,9 @@ class Noise:
     def __init__(self, scale: float = 1.0, bias: Tensor | float = 0.0) -> None:
         self.scale, self.bias = scale, bias
 
-    def __call__(self, model: nn.Module, x: Tensor, *context: Tensor, seed: int, **_: object) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, *, seed: int, context: Sequence[Tensor] = (), **_: object
+    ) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         total = x.sum() + sum(part.sum() for part in context)
         for name, parameter in model.named_parameters():
@@ -272,9 +275,11 @@ def test_context_reaches_the_objective() -> None:
     seen = []
 
     class Listening(Noise):
-        def __call__(self, model: nn.Module, x: Tensor, *context: Tensor, seed: int, **_: object) -> Tensor:
+        def __call__(
+            self, model: nn.Module, x: Tensor, *, seed: int, context: Sequence[Tensor] = (), **_: object
+        ) -> Tensor:
             seen.append(context)
-            return super().__call__(model, x, *context, seed=seed)
+            return super().__call__(model, x, context=context, seed=seed)
 
     iw.gradient_snr(Listening(), model, x, 2, context=context)
     iw.check_estimator(Listening(), model, x, 30, context=context, reference=Listening())

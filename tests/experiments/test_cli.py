@@ -357,7 +357,17 @@ def test_damaged_data(tmp_path):
 
 
 def test_missing_extra(tmp_path):
-    library = ("typer", "rich", "safetensors", "sklearn", "matplotlib", "jinja2", "filelock", "pooch", "requests")
+    library = (
+        "typer",
+        "rich",
+        "safetensors",
+        "sklearn",
+        "matplotlib",
+        "jinja2",
+        "filelock",
+        "platformdirs",
+        "requests",
+    )
     script = f"""
 import contextlib, io, json, sys
 sys.modules.update(dict.fromkeys({library}))

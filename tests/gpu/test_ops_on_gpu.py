@@ -178,7 +178,7 @@ def test_chosen_samples_and_sums_of_losses_never_wait_for_the_device(
     def step() -> None:
         loss = iw.bernoulli_iwae_loss(*inputs, backend=backend)
         for chosen in (None, samples):
-            drawn = iw.sample_gaussian(mean, log_std, 50, seed, samples=chosen, backend=backend)
+            drawn = iw.sample_gaussian(mean, log_std, 50, seed, sample_indices=chosen, backend=backend)
             loss = loss + sum(t.sum() for t in drawn)
         loss.backward()
 

@@ -115,10 +115,10 @@ def test_a_data_set_in_every_form(model: iw.models.LatentVariableModel) -> None:
 def test_context_and_masks_of_batches() -> None:
     model = iw.models.VAE(Encoder(14), Decoder())
     x, y, mask = torch.rand(10, 12), torch.rand(10, 2), torch.rand(10, 12) > 0.3
-    expected = copy.deepcopy(model).eval().posterior_mean(x, y).detach()
+    expected = copy.deepcopy(model).eval().posterior_mean(x, context=(y,)).detach()
     torch.testing.assert_close(model.encode_dataset(TensorDataset(x, y, y), 4, num_context=1), expected)
     batches = [{"x": x[:7], "context": y[:7], "mask": mask[:7]}, {"x": x[7:], "context": (y[7:],), "mask": mask[7:]}]
-    masked = copy.deepcopy(model).eval().posterior_mean(x, y, mask=mask).detach()
+    masked = copy.deepcopy(model).eval().posterior_mean(x, context=(y,), mask=mask).detach()
     torch.testing.assert_close(model.encode_dataset(batches), masked)
 
 

@@ -46,7 +46,7 @@ def test_context_is_as_good_as_a_model_of_each_observation(options: dict, estima
     """p(x | z, context): the same numbers as with the context's part of the layers taken into their biases."""
     model, x, context = conditional_model(), torch.rand(5, 4).double(), torch.randn(5, 3).double()
     objective = iw.Objective(IWAE(), estimator, K, reduction="none", **options)
-    together = objective(model, x, context, seed=4)
+    together = objective(model, x, context=(context,), seed=4)
 
     class Absorbed(nn.Module):
         def __init__(self, module: nn.Module) -> None:
@@ -64,16 +64,16 @@ def test_context_is_as_good_as_a_model_of_each_observation(options: dict, estima
     expected = torch.autograd.grad(apart.sum(), parameters)
     torch.testing.assert_close(torch.autograd.grad(together.sum(), parameters), expected)
     bound = objective.bind(model)
-    torch.testing.assert_close(bound(x, context, seed=4), together)
+    torch.testing.assert_close(bound(x, context=(context,), seed=4), together)
 
 
 def test_context_that_does_not_fit() -> None:
     model, x = conditional_model(), torch.rand(5, 4).double()
     objective = iw.Objective(IWAE(), num_samples=2)
     with pytest.raises(ValueError, match=r"context \(4, 3\) must have one row per observation, 5 in all"):
-        objective(model, x, torch.zeros(4, 3).double())
+        objective(model, x, context=(torch.zeros(4, 3).double(),))
     with pytest.raises(TypeError, match="context must be tensors, got list"):
-        objective(model, x, [1.0])
+        objective(model, x, context=([1.0],))
     with pytest.raises(TypeError, match=r"context must be a sequence of tensors, such as \(y,\)"):
         iw.evaluate.log_likelihood(model, x, 2, context=torch.zeros(5, 3).double())
 
@@ -83,7 +83,7 @@ def test_context_elsewhere() -> None:
     whole = iw.evaluate.log_likelihood(model, x, 20, seed=3, context=(context,))
     log_weights = model.log_weights(x, 20, 3, context=(context,))
     torch.testing.assert_close(whole.value, iw.log_mean_exp(log_weights).detach())  # more than a chunk of observations
-    assert model.reconstruct(x, context).shape == x.shape
+    assert model.reconstruct(x, context=(context,)).shape == x.shape
     assert model.sample(300, context=(context,)).shape == (300, 4)
     assert model.sample_implicit_posterior(x, 5, 1, context=(context,)).shape == (300, 2)
 

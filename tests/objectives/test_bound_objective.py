@@ -74,7 +74,7 @@ def test_a_trainer_that_knows_names_alone_makes_the_same_updates() -> None:
     optimizer = torch.optim.Adam(ours.parameters(), lr=1e-2)
     expected = []
     for batch in DataLoader(rows, batch_size=8):
-        loss = objective(ours, batch["x"], batch["context"])
+        loss = objective(ours, batch["x"], context=(batch["context"],))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -89,13 +89,14 @@ def test_arguments_by_name() -> None:
     mask = torch.rand(4, 8) < 0.6
     schedule = iw.schedules.LinearWarmup(10)
     objective = iw.Objective(iw.bounds.IWAE(), num_samples=3, kl_weight=schedule)
-    expected = objective(model, x, y, mask=mask, seed=5, observation_offset=7, step=4)
+    expected = objective(model, x, context=(y,), mask=mask, seed=5, observation_offset=7, step=4)
     bound = objective.bind(model, as_dict=True)
     for context in (y, (y,), [y]):
         found = bound(x=x, context=context, mask=mask, seed=5, observation_offset=7, step=4)
         assert found.keys() == {"loss"}
         assert torch.equal(found["loss"], expected)
-    assert torch.equal(objective.bind(model)(x, y, mask=mask, seed=5, observation_offset=7, step=4), expected)
+    found = objective.bind(model)(x, context=(y,), mask=mask, seed=5, observation_offset=7, step=4)
+    assert torch.equal(found, expected)
     with pytest.raises(ValueError, match="return_loss must be True"):
         bound(x=x, context=y, return_loss=False)
 

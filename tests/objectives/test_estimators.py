@@ -14,8 +14,8 @@ from torch import Tensor
 import iwae_fast as iw
 from iwae_fast.bounds import CUBO, ELBO, IWAE, JVI, PIWAE, SUMO, TVO, VRIWAE, Bound
 from iwae_fast.models.base import LogQGradient
-from iwae_fast.objectives.estimators import ESTIMATORS, value_and_scales
 from iwae_fast.objectives.call import _at_least
+from iwae_fast.objectives.estimators import ESTIMATORS, value_and_scales
 from iwae_fast.objectives.routing import GradientRouter
 
 UNBIASED = ("reparameterized", "dreg", "gdreg")
@@ -147,10 +147,10 @@ def test_a_decoder_scale_that_underflows_beside_an_encoder_scale() -> None:
     assert scales.decoder[2] == 0
     assert scales.encoder[2] > 0.1
     z = torch.ones(4, 1, 2, requires_grad=True)
-    junction = GradientRouter()
-    seen, _, _ = junction(z)
+    router = GradientRouter()
+    seen, _, _ = router(z)
     decoder = _at_least(*scales, 2.0**-24)
-    weighed, messenger = (seen.sum(-1) * decoder).sum(), junction.messenger(decoder)
+    weighed, messenger = (seen.sum(-1) * decoder).sum(), router.messenger(decoder)
     torch.autograd.backward([weighed, messenger], [torch.tensor(1.0), scales.encoder / decoder])
     torch.testing.assert_close(z.grad, scales.encoder[..., None].expand(4, 1, 2))
 
@@ -243,7 +243,7 @@ def test_estimators_that_do_not_suit_the_model() -> None:
     binary, one = MODELS["binary"](), MODELS["one layer"]()
     x = torch.zeros(1, 4, dtype=torch.float64)
     for name, estimator in ESTIMATORS.items():
-        if estimator.density is not LogQGradient.SCORE:
+        if estimator.log_q_gradient is not LogQGradient.SCORE:
             objective = iw.Objective(IWAE(), name, num_samples=K)
             with pytest.raises(ValueError, match=f"{name}' differentiates through z, which BernoulliVAE does not"):
                 objective(binary, x)

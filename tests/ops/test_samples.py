@@ -126,7 +126,7 @@ def test_chosen_samples_are_parts_of_the_whole(
     }[layout]()
     options = {"observation_offset": observation_offset, "stream": stream, "dtype": dtype, "backend": backend}
     whole = noise((12, batch, dimensions), seed, **options)
-    assert torch.equal(noise((k, batch, dimensions), seed, samples=samples, **options), gathered(whole, samples))
+    assert torch.equal(noise((k, batch, dimensions), seed, sample_indices=samples, **options), gathered(whole, samples))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -136,7 +136,7 @@ def test_noise_of_chosen_samples_compiles_as_one_graph(backend: str, dynamic: bo
 
     def draw(seed: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
         shape = (*samples.shape, 5)
-        return iw.standard_normal(shape, seed, samples=samples, device=samples.device, backend=backend)
+        return iw.standard_normal(shape, seed, sample_indices=samples, device=samples.device, backend=backend)
 
     compiled = torch.compile(draw, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     seed, samples = (place(t, device_of(backend)) for t in (torch.tensor(4), chosen_samples(3, 4, 500)))
@@ -146,7 +146,7 @@ def test_noise_of_chosen_samples_compiles_as_one_graph(backend: str, dynamic: bo
 @pytest.mark.parametrize("backend", ALL)
 def test_a_chosen_sample_may_have_any_index(backend: str) -> None:
     samples = torch.tensor([[2**32 - 1, 0], [2**31, 2**31 - 1]])
-    ours = noise((2, 2, 9), 3, samples=samples, backend=backend)
+    ours = noise((2, 2, 9), 3, sample_indices=samples, backend=backend)
     for (i, b), index in zip([(0, 0), (0, 1), (1, 0), (1, 1)], samples.flatten().tolist(), strict=True):
         one = noise((1, 1, 9), 3, sample_offset=index, observation_offset=b, backend=backend)
         assert torch.equal(ours[i, b], one[0, 0])
@@ -208,15 +208,27 @@ def test_bad_seeds(seed: object, error: type[Exception]) -> None:
         ({"sample_offset": 2**32 - 1}, ValueError, "sample_offset must be in"),
         ({"observation_offset": -1}, ValueError, "observation_offset must be in"),
         ({"stream": 2**32}, ValueError, "stream must be in"),
-        ({"samples": [[0] * 3] * 2}, TypeError, "samples must be an int64 tensor of indices, got list"),
-        ({"samples": torch.zeros(2, 3)}, TypeError, "samples must be an int64 tensor of indices, got torch.float32"),
-        ({"samples": torch.zeros(2, 3, dtype=torch.int32)}, TypeError, "samples must be .*, got torch.int32"),
-        ({"samples": torch.zeros(3, 2).long()}, ValueError, r"samples must be .* = \(2, 3\), got \(3, 2\)"),
-        ({"samples": torch.zeros(3).long()}, ValueError, r"samples must be .* = \(2, 3\), got \(3,\)"),
+        ({"sample_indices": [[0] * 3] * 2}, TypeError, "sample_indices must be an int64 tensor of indices, got list"),
         (
-            {"samples": torch.zeros(2, 3).long(), "sample_offset": 1},
+            {"sample_indices": torch.zeros(2, 3)},
+            TypeError,
+            "sample_indices must be an int64 tensor of indices, got torch.float32",
+        ),
+        (
+            {"sample_indices": torch.zeros(2, 3, dtype=torch.int32)},
+            TypeError,
+            "sample_indices must be .*, got torch.int32",
+        ),
+        (
+            {"sample_indices": torch.zeros(3, 2).long()},
             ValueError,
-            "sample_offset must be 0 if samples is given, got 1",
+            r"must be .* = \(2, 3\), got \(3, 2\)",
+        ),
+        ({"sample_indices": torch.zeros(3).long()}, ValueError, r"sample_indices must be .* = \(2, 3\), got \(3,\)"),
+        (
+            {"sample_indices": torch.zeros(2, 3).long(), "sample_offset": 1},
+            ValueError,
+            "sample_offset must be 0 if .*, got 1",
         ),
     ],
 )
@@ -319,7 +331,7 @@ class TestSampleGaussian:
         of_whole = torch.autograd.grad(expected, leaves, (at_z, weights))
         strided = torch.stack([samples.T, samples.T], -1)[..., 0].T
         for layout in (samples, strided):
-            part = run(iw.sample_gaussian, *leaves, 4, 7, path_only, samples=layout, **options)
+            part = run(iw.sample_gaussian, *leaves, 4, 7, path_only, sample_indices=layout, **options)
             torch.testing.assert_close(part, tuple(expected), rtol=0, atol=0)
             close = {"rtol": 1e-5, "atol": 2e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
             torch.testing.assert_close(torch.autograd.grad(part, leaves, (at_z, weights)), of_whole, **close)
@@ -331,7 +343,7 @@ class TestSampleGaussian:
         samples = chosen_samples(2, 2, 500)
 
         def draw(*q: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-            drawn = run(iw.sample_gaussian, *q, 2, 5, path_only, samples=samples, backend=backend)
+            drawn = run(iw.sample_gaussian, *q, 2, 5, path_only, sample_indices=samples, backend=backend)
             return drawn[0] if path_only else drawn
 
         assert torch.autograd.gradcheck(draw, leaves)
@@ -351,7 +363,7 @@ class TestSampleGaussian:
         samples = chosen_samples(3, 4, 500) if chosen else None
 
         def total(mean: torch.Tensor, log_std: torch.Tensor, name: str = backend) -> torch.Tensor:
-            z, log_ratio = run(iw.sample_gaussian, mean, log_std, 3, 5, path_only, samples=samples, backend=name)
+            z, log_ratio = run(iw.sample_gaussian, mean, log_std, 3, 5, path_only, sample_indices=samples, backend=name)
             return z.sin().sum() + log_ratio.sum()
 
         ours = torch.func.grad(total, (0, 1))(mean, log_std)
@@ -364,7 +376,7 @@ class TestSampleGaussian:
     def test_empty(self, backend: str, shape: tuple[int, int], chosen: bool, path_only: bool) -> None:
         leaves = [torch.zeros(shape).requires_grad_() for _ in range(2)]
         samples = chosen_samples(4, shape[0], 500) if chosen else None
-        z, log_ratio = run(iw.sample_gaussian, *leaves, 4, path_only=path_only, samples=samples, backend=backend)
+        z, log_ratio = run(iw.sample_gaussian, *leaves, 4, path_only=path_only, sample_indices=samples, backend=backend)
         assert (z.shape, log_ratio.shape) == ((4, *shape), (4, shape[0]))
         assert (log_ratio == 0).all()
         assert all(g.shape == shape for g in torch.autograd.grad(z.sum() + log_ratio.sum(), leaves))
@@ -377,7 +389,9 @@ class TestSampleGaussian:
         def total(
             mean: torch.Tensor, log_std: torch.Tensor, seed: torch.Tensor, samples: torch.Tensor | None
         ) -> torch.Tensor:
-            z, log_ratio = run(iw.sample_gaussian, mean, log_std, 3, seed, path_only, samples=samples, backend=backend)
+            z, log_ratio = run(
+                iw.sample_gaussian, mean, log_std, 3, seed, path_only, sample_indices=samples, backend=backend
+            )
             return z.sin().sum() + log_ratio.sum()
 
         leaves = [t.requires_grad_() for t in torch.randn(2, 4, 6).unbind()]
@@ -404,8 +418,8 @@ class TestSampleGaussianArguments:
     def test_vmap_over_chosen_samples_falls_back(self) -> None:
         mean, log_std = torch.randn(2, 4, 6).unbind()
         samples = torch.stack([chosen_samples(3, 4, 500) for _ in range(2)])
-        batched = torch.func.vmap(lambda s: iw.sample_gaussian(mean, log_std, 3, 1, samples=s)[0])(samples)
-        torch.testing.assert_close(batched[1], iw.sample_gaussian(mean, log_std, 3, 1, samples=samples[1])[0])
+        batched = torch.func.vmap(lambda s: iw.sample_gaussian(mean, log_std, 3, 1, sample_indices=s)[0])(samples)
+        torch.testing.assert_close(batched[1], iw.sample_gaussian(mean, log_std, 3, 1, sample_indices=samples[1])[0])
 
     def test_half_precision_is_widened(self) -> None:
         z, log_ratio = iw.sample_gaussian(torch.zeros(2, 3).bfloat16(), torch.zeros(2, 3).bfloat16(), 4)
@@ -419,14 +433,14 @@ class TestSampleGaussianArguments:
 
     def test_bad_samples(self) -> None:
         mean, log_std = torch.zeros(2, 2, 3).unbind()
-        with pytest.raises(TypeError, match=r"samples must be an int64 tensor of indices, got torch.int32"):
-            iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 2, dtype=torch.int32))
-        with pytest.raises(ValueError, match=r"samples must be \(num_samples, B\) = \(4, 2\), got \(4, 1\)"):
-            iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 1).long())
-        with pytest.raises(ValueError, match="samples is on meta, but the noise is to be on cpu"):
-            iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 2, device="meta").long())
-        with pytest.raises(ValueError, match="sample_offset must be 0 if samples is given, got 5"):
-            iw.sample_gaussian(mean, log_std, 4, samples=torch.zeros(4, 2).long(), sample_offset=5)
+        with pytest.raises(TypeError, match=r"sample_indices must be an int64 tensor of indices, got torch.int32"):
+            iw.sample_gaussian(mean, log_std, 4, sample_indices=torch.zeros(4, 2, dtype=torch.int32))
+        with pytest.raises(ValueError, match=r"sample_indices must be \(num_samples, B\) = \(4, 2\), got \(4, 1\)"):
+            iw.sample_gaussian(mean, log_std, 4, sample_indices=torch.zeros(4, 1).long())
+        with pytest.raises(ValueError, match="sample_indices is on meta, but the noise is to be on cpu"):
+            iw.sample_gaussian(mean, log_std, 4, sample_indices=torch.zeros(4, 2, device="meta").long())
+        with pytest.raises(ValueError, match="sample_offset must be 0 if sample_indices is given, got 5"):
+            iw.sample_gaussian(mean, log_std, 4, sample_indices=torch.zeros(4, 2).long(), sample_offset=5)
 
 
 @pytest.mark.parametrize("backend", ALL)

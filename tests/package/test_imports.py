@@ -60,7 +60,7 @@ def test_importing_the_package_waits_for_torch_until_a_name_is_asked_for() -> No
         "import sys, iwae_fast as iw\n"
         "assert 'torch' not in sys.modules\n"
         "assert iw.__version__ and 'iwae_loss' in dir(iw)\n"
-        "assert iw.evaluate.log_likelihood and iw.pruning.without_units and iw.iwae_loss is iw.ops.iwae_loss\n"
+        "assert iw.evaluate.log_likelihood and iw.pruning.without_units and iw.iwae_loss is iw.ops.losses.iwae_loss\n"
         "assert not hasattr(iw, 'no_such_name') and not hasattr(iw, '_no_such_name')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)  # and not a fork of a process that has torch

@@ -151,11 +151,11 @@ def noise() -> Iterator[Case]:
 def drawn(
     mean: Tensor, log_std: Tensor, seed: Tensor, samples: Tensor | None, num_samples: int = 5, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    return iw.sample_gaussian(mean, log_std, num_samples, seed, samples=samples, **options)
+    return iw.sample_gaussian(mean, log_std, num_samples, seed, sample_indices=samples, **options)
 
 
 def normal(seed: Tensor, samples: Tensor, shape: tuple[int, int, int], dtype: torch.dtype, backend: str) -> Tensor:
-    return standard_normal(shape, seed, samples=samples, dtype=dtype, device=seed.device, backend=backend)
+    return standard_normal(shape, seed, sample_indices=samples, dtype=dtype, device=seed.device, backend=backend)
 
 
 def linear_layers() -> Iterator[Case]:

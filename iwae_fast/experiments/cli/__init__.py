@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ...files import reason
 
-EXTRA = ("filelock", "requests", "jinja2", "matplotlib", "pooch", "rich", "safetensors", "sklearn", "typer")
+EXTRA = ("filelock", "requests", "jinja2", "matplotlib", "platformdirs", "rich", "safetensors", "sklearn", "typer")
 """Top-level modules of the optional dependencies ``cli``."""
 
 DEBUG = "IWAE_FAST_DEBUG"

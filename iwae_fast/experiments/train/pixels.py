@@ -82,7 +82,7 @@ def _drawn(grey_levels: Tensor, seed: Tensor, *, samples: Tensor | None = None, 
     noise = standard_normal(
         (count, observations, dimensions),
         seed,
-        samples=samples,
+        sample_indices=samples,
         observation_offset=observation_offset,
         stream=PIXEL_STREAM,
         device=grey_levels.device,
