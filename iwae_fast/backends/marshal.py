@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -78,3 +80,12 @@ def operand(tensor: Tensor) -> Operand:
 def optional_operand(tensor: Tensor | None) -> Operand | None:
     """Return :func:`operand` of a tensor, or None for None."""
     return None if tensor is None else operand(tensor)
+
+
+def pointers(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+def gradient_like(tensor: Tensor) -> Tensor:
+    # Contiguous for any strides of the input: the strides of an expanded input cannot be used for its gradient.
+    return tensor.new_empty(tensor.shape)

@@ -11,8 +11,7 @@ from torch import Tensor
 from .. import checks, reference
 from ..backends import REFERENCE, choose
 from .events import flattened
-from .function import Fused, apply, backward_pass, saved, scatter_gradients
-from .registry import implementation
+from .function import Fused, apply, backward_pass, implementation, same_features, saved, scatter_gradients
 
 
 def gaussian_log_prob(
@@ -120,14 +119,3 @@ def _density_backward(
     grad: Tensor, name: str, backend: str, needs_grad: list[bool], mask: Tensor | None, *parameters: Tensor
 ) -> Sequence[Tensor]:
     return implementation(backend).density_backward(name, grad, parameters, mask, needs_grad)
-
-
-def same_features(size: int, parameters: dict[str, Tensor]) -> list[Tensor]:
-    """Expand the parameters to the same last axis: native ops broadcast only leading axes."""
-    return [p if p.shape[-1] == size else expand(p, (*p.shape[:-1], size)) for p in parameters.values()]
-
-
-def expand(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Expand a tensor such that its gradient is summed over the expanded axes before rounding to half precision."""
-    (tensor,) = reference.widen(tensor)
-    return tensor.expand(shape)

@@ -11,8 +11,32 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..backends import NATIVE
+from ..backends.base import Ops
 from ..backends.marshal import PLAIN
-from .registry import is_tracing, supports
+from ..reference import widen
+from .registry import REGISTERED
+
+
+def implementation(backend: str) -> Ops:
+    """Return the backend of this name, or while tracing its registered ops."""
+    return REGISTERED[backend] if is_tracing() else NATIVE[backend]
+
+
+def is_tracing() -> bool:
+    """Return True while torch compiles or traces, or inside a torch.func transform: tensor values are not readable.
+
+    Only the dispatcher can then turn the tensors into plain ones.
+    """
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def supports(op: str, backend: str) -> bool:
+    """Return True if the backend implements an optional op."""
+    return op in NATIVE[backend].optional_ops
 
 
 def apply(function: type[Function], *arguments: Any) -> Any:
@@ -208,3 +232,14 @@ class _BackwardPass(Fused):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         raise RuntimeError(f"{ctx.name}: second derivatives of fused ops are not implemented; use backend='reference'")
+
+
+def same_features(size: int, parameters: dict[str, Tensor]) -> list[Tensor]:
+    """Expand the parameters to the same last axis: native ops broadcast only leading axes."""
+    return [p if p.shape[-1] == size else expand(p, (*p.shape[:-1], size)) for p in parameters.values()]
+
+
+def expand(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Expand a tensor such that its gradient is summed over the expanded axes before rounding to half precision."""
+    (tensor,) = widen(tensor)
+    return tensor.expand(shape)

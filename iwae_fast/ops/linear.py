@@ -22,16 +22,17 @@ from .function import (
     apply,
     backward_pass,
     host_value,
+    implementation,
     is_host_readable,
     log_ratio_gradient,
     once,
     saved,
     scatter_gradients,
+    supports,
     times_upstream,
     with_memory,
 )
 from .losses import IWAELoss, IWAEResult, reduced
-from .registry import implementation, supports
 
 
 def linear_bernoulli_log_prob(

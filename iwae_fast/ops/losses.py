@@ -12,21 +12,23 @@ from torch import Tensor
 from .. import checks, reference
 from ..backends import REFERENCE, choose
 from ..dtypes import accumulation_dtype
-from .densities import expand, same_features
 from .events import flattened
 from .function import (
     Fused,
     apply,
     backward_pass,
+    expand,
     host_value,
+    implementation,
     log_ratio_gradient,
     once,
+    same_features,
     saved,
     scatter_gradients,
+    supports,
     times_upstream,
     with_memory,
 )
-from .registry import implementation, supports
 from .weights import log_mean_exp
 
 

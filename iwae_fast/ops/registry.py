@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..backends import NATIVE
-from ..backends.base import Ops, WithoutOptionalOps
+from ..backends.base import WithoutOptionalOps
 from ..backends.marshal import leading_shape
 from ..dtypes import accumulation_dtype
 from ..reference import DENSITIES
@@ -109,28 +109,6 @@ class RegisteredOps(WithoutOptionalOps):
 
 REGISTERED = {name: RegisteredOps(name) for name in NATIVE}
 """The registered ops of each backend."""
-
-
-def implementation(backend: str) -> Ops:
-    """Return the backend of this name, or while tracing its registered ops."""
-    return REGISTERED[backend] if is_tracing() else NATIVE[backend]
-
-
-def is_tracing() -> bool:
-    """Return True while torch compiles or traces, or inside a torch.func transform: tensor values are not readable.
-
-    Only the dispatcher can then turn the tensors into plain ones.
-    """
-    return bool(
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
-    )
-
-
-def supports(op: str, backend: str) -> bool:
-    """Return True if the backend implements an optional op."""
-    return op in NATIVE[backend].optional_ops
 
 
 def _define(schema: str, run: Callable[..., Any], fake: Fake) -> None:

@@ -11,8 +11,7 @@ from torch import Tensor
 from .. import checks, reference
 from ..backends import REFERENCE, choose
 from ..deprecation import renamed_keywords
-from .function import Fused, apply, backward_pass, saved
-from .registry import implementation
+from .function import Fused, apply, backward_pass, implementation, saved
 
 
 @renamed_keywords(samples="sample_indices")

@@ -10,8 +10,7 @@ from torch import Tensor
 from .. import checks, reference
 from ..backends import REFERENCE, choose
 from ..dtypes import WIDE
-from .function import Fused, apply, backward_pass, saved
-from .registry import implementation
+from .function import Fused, apply, backward_pass, implementation, saved
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0, *, backend: str | None = None) -> Tensor:

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 import iwae_fast as iw
 from iwae_fast.ops import function
 from iwae_fast.ops import linear as linear_ops
-from iwae_fast.ops.registry import supports
+from iwae_fast.ops.function import supports
 
 K, BATCH, FEATURES, HIDDEN = 3, 4, 9, 5
 Loss = Callable[..., Tensor]

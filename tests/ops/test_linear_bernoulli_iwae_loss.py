@@ -13,8 +13,8 @@ from torch import Tensor
 
 import iwae_fast as iw
 from benchmarks.peak_memory import PeakMemory
+from iwae_fast.ops.function import supports
 from iwae_fast.ops.linear import linear_bernoulli_iwae
-from iwae_fast.ops.registry import supports
 
 
 def composed(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, log_ratio: Tensor) -> Tensor:

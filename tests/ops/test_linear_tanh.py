@@ -15,7 +15,7 @@ from torch import Tensor
 import iwae_fast as iw
 from iwae_fast.backends import BEST, NATIVE, REFERENCE
 from iwae_fast.models import dense
-from iwae_fast.ops.registry import supports
+from iwae_fast.ops.function import supports
 
 
 class TestLinearTanh(Contract):

@@ -10,7 +10,7 @@ import torch
 from devices import BACKENDS, device_of, place
 
 from iwae_fast.backends import NATIVE
-from iwae_fast.ops import registry
+from iwae_fast.ops import function, registry
 from iwae_fast.reference import DENSITIES
 
 OPTIONAL = frozenset[str]().union(*(backend.optional_ops for backend in NATIVE.values()))
@@ -86,7 +86,7 @@ def skip_what_is_not_offered(name: str, backend: str) -> None:
     op = name.removesuffix("_backward")
     for density in DENSITIES:
         op = op.removeprefix(f"{density}_") if op.endswith("_and_gradients") else op
-    if op in OPTIONAL and not registry.supports(op, backend):
+    if op in OPTIONAL and not function.supports(op, backend):
         pytest.skip(f"{backend} does without {name}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -18,12 +18,3 @@ class Native(ABC):
     @abstractmethod
     def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:
         """Call a kernel on the tensor's device; kernels write to the memory whose pointers they are given."""
-
-
-def gradient_like(tensor: Tensor) -> Tensor:
-    # Contiguous for any strides of the input: the strides of an expanded input cannot be used for its gradient.
-    return tensor.new_empty(tensor.shape)
-
-
-def pointers(tensors: Sequence[Tensor | None]) -> list[int]:
-    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ...dtypes import accumulation_dtype
-from ..marshal import operand, optional_operand
-from .base import Native, gradient_like, pointers
+from ..marshal import gradient_like, operand, optional_operand, pointers
+from .base import Native
 
 
 class Losses(Native):
