@@ -162,7 +162,7 @@ def test_upper_layers_that_change_are_refused_where_they_run_twice() -> None:
     one = iw.models.DenseVAE(4, (2,), (3,))
     model, x = iw.models.VAE(one.encoder, one.decoder, upper=[(network(), network())]), torch.rand(3, 4)
     for estimator in ("stl", "dreg", "gdreg"):
-        with pytest.raises(ValueError, match=rf"0.encoder.0 \(Dropout\) .* but estimator '{estimator}' runs upper layers twice"):
+        with pytest.raises(ValueError, match=rf"0.encoder.0 \(Dropout\) .* but estimator '{estimator}' runs"):
             iw.Objective(IWAE(), estimator, num_samples=3)(model, x)
     iw.Objective(IWAE(), num_samples=3)(model, x)
     model.eval()
