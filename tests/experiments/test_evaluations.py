@@ -158,7 +158,7 @@ def test_a_refusal_changes_nothing(run, here, trained, tmp_path):
     assert content(tmp_path) == before
     for arguments, message in (
         ((*resume, "--data", "other.npy"), "was written with training data that differ from"),
-        ((*resume, "--bound", "jvi", "--order", 9), "needs k > 9 samples"),
+        ((*resume, "--bound", "jvi", "--order", 9), "order must be 1 or 2, got 9"),
         (
             ("train", "--start-from", run.folder, "--data", "other.npy", "-o", "new"),
             "was written with training data that differ from",
