@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import checks
 from ..models import LatentVariableModel
-from ..models.base import Draw
+from ..models.draw import Draw
 from ..modes import evaluation_mode
 from ..ops.samples import seed_tensor
 from .observations import chunks

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..models.base import LatentVariableModel, check_model, observed_features
+from ..models.base import LatentVariableModel, check_model
+from ..models.encoding import observed_features
 
 
 class Chunk(NamedTuple):

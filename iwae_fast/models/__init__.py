@@ -2,9 +2,10 @@
 the papers' dense networks, :class:`RandomWeightsVAE` with random network weights; :class:`MixturePrior` and
 :class:`VampPrior` as p(z)."""
 
-from .base import LatentVariableModel, LinearOutput
+from .base import LatentVariableModel
 from .bernoulli import BernoulliVAE
 from .dense import DenseVAE
+from .linear_output import LinearOutput
 from .priors import MixturePrior, Prior, VampPrior
 from .random_weights import RandomWeightsVAE
 from .vae import VAE

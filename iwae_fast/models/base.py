@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from enum import Enum
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,81 +14,18 @@ from ..backends.marshal import PLAIN
 from ..deprecation import context_of
 from ..likelihoods import Likelihood, LinearLayer, as_likelihood
 from ..modes import evaluating, evaluation_mode
-from ..modules import as_parameters, defines, is_plain_linear, runs_forward
+from ..modules import as_parameters, defines
 from ..ops.losses import IWAEResult
 from ..ops.samples import seed_tensor, standard_normal
+from .draw import Draw
 from .embedding import Data, encode_dataset
+from .encoding import observed_features, run_encoder
+from .linear_output import LinearOutput, has_plain_linear_output
+from .posteriors import AnyPosterior
+from .terms import Latents, LogQGradient, RouteZ, Terms, weighted
 
 RESAMPLING_STREAM = 2**31 + 1
 """Stream of the noise for resampling; the streams of latent layers count from 0."""
-
-Posterior = tuple[Any, ...]
-"""Parameters of q(z | x) returned by the encoder: tensors (B, Z), or one
-:class:`iwae_fast.models.posteriors.SampledPosterior`."""
-
-
-class LogQGradient(Enum):
-    """Which dependencies of log q(z | x) are differentiated."""
-
-    FULL = "z and the encoder's parameters"
-    PATHWISE = "z alone: the parameters are held fixed inside log q"
-    SCORE = "the parameters alone: z is held fixed"
-
-
-class Draw(NamedTuple):
-    """Seed and indices of samples of z, which determine their noise."""
-
-    seed: Tensor
-    """int64 scalar on the model's device."""
-    num_samples: int
-    """k."""
-    sample_offset: int = 0
-    observation_offset: int = 0
-    """Global indices of the first sample and observation, so that chunks and shards draw the same samples as the whole
-    batch."""
-    samples: Tensor | None = None
-    """Index of each sample, (k, B) int64, in place of those from sample_offset on."""
-
-
-class Latents(NamedTuple):
-    """Samples of z, and the two parts of log p(z) - log q(z | x), each (k, B) in nats."""
-
-    z: Tensor
-    """(k, B, Z), as the decoder sees it."""
-    log_prior: Tensor | None
-    """The part of log p(z) that has parameters or is user-defined, whose gradient is scaled as the decoder's; None if
-    there is no such part."""
-    log_ratio: Tensor
-    """The rest of log p(z) minus log q(z | x); its gradient reaches only the encoder."""
-
-
-class Terms(NamedTuple):
-    """The terms of log w = log p(x | z) + log p(z) - log q(z | x), each (k, B) in nats."""
-
-    log_likelihood: Tensor
-    """log p(x | z)."""
-    log_prior: Tensor | None
-    """See :class:`Latents`."""
-    log_ratio: Tensor
-    """See :class:`Latents`."""
-
-    def log_weights(self, kl_weight: float = 1.0) -> Tensor:
-        """Return log p(x | z) + kl_weight (log p(z) - log q(z | x)), (k, B)."""
-        return self.log_likelihood + weighed(self.log_prior, self.log_ratio, kl_weight)
-
-
-def weighed(log_prior: Tensor | None, log_ratio: Tensor, kl_weight: float) -> Tensor:
-    """Return kl_weight (log p(z) - log q(z | x)), (k, B)."""
-    whole = log_ratio if log_prior is None else log_prior + log_ratio
-    return whole if kl_weight == 1.0 else kl_weight * whole
-
-
-class RouteZ(Protocol):
-    """Route of z from the encoder to the densities: see :class:`iwae_fast.objectives.routing.GradientRouter`."""
-
-    reparameterize_prior: bool
-
-    def __call__(self, z: Tensor, from_prior: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 class LatentVariableModel(nn.Module, ABC):
@@ -132,16 +68,9 @@ class LatentVariableModel(nn.Module, ABC):
 
     @property
     def linear_decoder(self) -> LinearOutput | None:
-        """The decoder if its last layer and the likelihood can be fused; else None.
-
-        Fusion requires certainty that a call of the decoder computes ``output(features(z))`` with a plain linear layer
-        and nothing else: neither its subclass nor the instance overrides ``forward``, and no hooks are registered.
-        """
-        decoder = self.decoder
-        if not (self.likelihood.takes_linear_output and isinstance(decoder, LinearOutput)):
-            return None
-        certain = defines(decoder, LinearOutput, "forward") and runs_forward(decoder)
-        return decoder if certain and is_plain_linear(decoder.output) else None
+        """The decoder if its last layer and the likelihood can be fused; else None."""
+        fused = self.likelihood.takes_linear_output and has_plain_linear_output(self.decoder)
+        return cast(LinearOutput, self.decoder) if fused else None
 
     @property
     def has_plain_terms(self) -> bool:
@@ -161,8 +90,8 @@ class LatentVariableModel(nn.Module, ABC):
 
     def encode(
         self, x: Tensor, *positional: Tensor, context: Sequence[Tensor] = (), mask: Tensor | None = None
-    ) -> Posterior:
-        """Return the parameters of q(z | x) of the first layer, each (B, Z).
+    ) -> AnyPosterior:
+        """Return q(z | x) of the first layer; that of a Gaussian unpacks to mean and log standard deviation, (B, Z).
 
         The encoder gets zeros in place of masked features. Floating observations are cast to the dtype of its
         parameters, integers are passed unchanged. Raises TypeError if the encoder does not take integers, and
@@ -170,34 +99,24 @@ class LatentVariableModel(nn.Module, ABC):
         """
         context = context_of(positional, context)
         self.check_batch(x, context)
-        x = visible(x, mask)
-        if x.is_floating_point():
-            x = as_parameters(self.encoder, x)
-        try:
-            output = self.encoder(x, *context)
-        except RuntimeError as error:
-            what = str(error)
-            name = type(self.encoder).__name__
-            if not x.is_floating_point() and any(word in what for word in ("type", "not implemented for")):
-                raise TypeError(
-                    f"x is {x.dtype}, which the encoder, a {name}, does not take: convert x, as with x.float(), or "
-                    "convert it inside the encoder"
-                ) from error
-            if any(word in what for word in ("shapes cannot be multiplied", "Expected 3D", "expected input")):
-                raise ValueError(
-                    f"x {tuple(x.shape)} has a shape that the encoder, a {name}, does not take: {what}"
-                ) from error
-            raise
-        return self.posterior(output)
+        return self.posterior(run_encoder(self.encoder, x, context, mask))
 
     @abstractmethod
-    def posterior(self, output: Any) -> Posterior:
-        """Check the encoder's output and return it as a tuple."""
+    def posterior(self, output: Any) -> AnyPosterior:
+        """Return the encoder's output as a posterior; a posterior is returned unchanged. Raises TypeError for anything
+        else."""
+
+    def as_posterior(self, posterior: Any, expected: str = "posterior must be") -> AnyPosterior:
+        """Return a posterior that :meth:`encode` returned unchanged; raise TypeError for anything else."""
+        try:
+            return self.posterior(posterior)
+        except TypeError:
+            raise TypeError(f"{expected} the result of encode(x), got {type(posterior).__name__}") from None
 
     @abstractmethod
     def latents(
         self,
-        posterior: Posterior,
+        posterior: AnyPosterior,
         draw: Draw,
         log_q_gradient: LogQGradient = LogQGradient.FULL,
         route: RouteZ | None = None,
@@ -209,12 +128,12 @@ class LatentVariableModel(nn.Module, ABC):
         """Draw z from p(z), (N, Z), as the decoder takes it."""
 
     @abstractmethod
-    def mean_of(self, posterior: Posterior) -> Tensor:
+    def mean_of(self, posterior: AnyPosterior) -> Tensor:
         """Return E[z] under a posterior that :meth:`encode` returned, (B, Z)."""
 
     def posterior_mean(
         self,
-        x: Tensor | Posterior,
+        x: Tensor | AnyPosterior,
         *positional: Tensor,
         context: Sequence[Tensor] = (),
         mask: Tensor | None = None,
@@ -230,12 +149,10 @@ class LatentVariableModel(nn.Module, ABC):
             mask: bool, True where x is observed, broadcasting to its shape.
         """
         context = context_of(positional, context)
-        if isinstance(x, tuple):
+        if not isinstance(x, Tensor):
             if context or mask is not None:
                 raise ValueError("context and mask go with observations x, not with a posterior that encode() returned")
-            return self.mean_of(x)
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be observations (B, ...) or the result of encode(), got {type(x).__name__}")
+            return self.mean_of(self.as_posterior(x, "x must be observations (B, ...) or"))
         with evaluation_mode(self):
             return self.mean_of(self.encode(x, context=context, mask=mask))
 
@@ -247,14 +164,14 @@ class LatentVariableModel(nn.Module, ABC):
         """
         return encode_dataset(self, data, batch_size, num_context=num_context)
 
-    def layer_means(self, posterior: Posterior, draw: Draw) -> tuple[Tensor, ...]:
+    def layer_means(self, posterior: AnyPosterior, draw: Draw) -> tuple[Tensor, ...]:
         """Return E[z_l | z_{l-1}] under q for the draws of z_{l-1}: (1, B, Z_1), then (k, B, Z_l) per further layer."""
-        return (self.mean_of(as_posterior(posterior))[None],)
+        return (self.mean_of(self.as_posterior(posterior))[None],)
 
     def terms(
         self,
         x: Tensor,
-        posterior: Posterior,
+        posterior: AnyPosterior,
         draw: Draw,
         *,
         context: Sequence[Tensor] = (),
@@ -275,7 +192,7 @@ class LatentVariableModel(nn.Module, ABC):
     def iwae_loss(
         self,
         x: Tensor,
-        posterior: Posterior,
+        posterior: AnyPosterior,
         draw: Draw,
         kl_weight: float,
         reduction: str,
@@ -288,7 +205,7 @@ class LatentVariableModel(nn.Module, ABC):
         return self.likelihood.iwae_loss(
             x,
             self._decode(z, context),
-            weighed(log_prior, log_ratio, kl_weight),
+            weighted(log_prior, log_ratio, kl_weight),
             None if mask is None else observed_features(mask, x).flatten(1),
             reduction,
             self.backend,
@@ -302,7 +219,7 @@ class LatentVariableModel(nn.Module, ABC):
         *,
         context: Sequence[Tensor] = (),
         mask: Tensor | None = None,
-        posterior: Posterior | None = None,
+        posterior: AnyPosterior | None = None,
         sample_offset: int = 0,
         observation_offset: int = 0,
     ) -> Tensor:
@@ -322,7 +239,7 @@ class LatentVariableModel(nn.Module, ABC):
         checks.positive("num_samples", num_samples)
         self.check_batch(x, context)
         self.check_first_observations(x, mask)
-        posterior = self.encode(x, context=context, mask=mask) if posterior is None else as_posterior(posterior)
+        posterior = self.encode(x, context=context, mask=mask) if posterior is None else self.as_posterior(posterior)
         draw = Draw(seed_tensor(seed, x.device), num_samples, sample_offset, observation_offset)
         _, terms = self.terms(x, posterior, draw, context=context, mask=mask)
         return terms.log_weights()
@@ -399,7 +316,7 @@ class LatentVariableModel(nn.Module, ABC):
         z = as_parameters(self.decoder, self.prior_draws(num_samples, seed))
         return self.likelihood.mean(self.decoder(z, *context))
 
-    def kl_by_dimension(self, posterior: Posterior) -> Tensor:
+    def kl_by_dimension(self, posterior: AnyPosterior) -> Tensor:
         """Return KL(q(z | x) || p(z)) per latent dimension, (B, Z) in nats, in closed form.
 
         ``posterior`` is the result of :meth:`encode` for x. Raises ValueError if there is no closed form.
@@ -408,29 +325,6 @@ class LatentVariableModel(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"backend={self.backend!r}"
-
-
-class LinearOutput(nn.Module, ABC):
-    """A decoder whose last layer is linear: logits are output(features(z)).
-
-    A model with a Bernoulli likelihood fuses that layer and the likelihood
-    (:func:`iwae_fast.linear_bernoulli_log_prob`). A subclass sets ``output`` and defines :meth:`features`.
-
-    ``output`` may be any module. The layer is not fused, and decoder and layer are called like any module, unless the
-    layer is certain to compute ``F.linear(features, output.weight, output.bias)``. It is not certain if its class is
-    not nn.Linear (parametrized by torch.nn.utils.parametrize or not), if the decoder overrides ``forward``, if hooks
-    are registered on either module or globally, or if ``compile()`` was called on either.
-    """
-
-    output: nn.Module
-
-    @abstractmethod
-    def features(self, z: Tensor, *context: Tensor) -> Tensor:
-        """Return the input of the output layer, (N, H), for latents (N, Z)."""
-
-    def forward(self, z: Tensor, *context: Tensor) -> Tensor:
-        output: Tensor = self.output(self.features(z, *context))
-        return output
 
 
 def _may_be_looked_at(x: Tensor) -> bool:
@@ -442,17 +336,6 @@ def _may_be_looked_at(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-def observed_features(mask: Tensor, x: Tensor) -> Tensor:
-    """Return a mask expanded to the shape of the observations."""
-    checks.mask(mask, tuple(x.shape), x.device)
-    return mask.expand(x.shape)
-
-
-def visible(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return observations with zeros in place of masked features, in their own dtype."""
-    return x if mask is None else torch.where(observed_features(mask, x), x, 0)
-
-
 def check_model(model: Any) -> None:
     """Raise TypeError unless ``model`` is one of :mod:`iwae_fast.models`."""
     if not isinstance(model, LatentVariableModel):
@@ -460,11 +343,3 @@ def check_model(model: Any) -> None:
             f"model must be one of iwae_fast.models, such as VAE(...), got {type(model).__name__} (compile or wrap "
             "its networks, or objective.bind(model))"
         )
-
-
-def as_posterior(posterior: Any) -> Posterior:
-    """Return a posterior unchanged; raise TypeError unless it is a tuple, as :meth:`LatentVariableModel.encode`
-    returns."""
-    if not isinstance(posterior, tuple):
-        raise TypeError(f"posterior must be the result of encode(x), a tuple, got {type(posterior).__name__}")
-    return posterior

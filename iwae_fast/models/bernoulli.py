@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,32 @@ from .. import checks
 from ..likelihoods import Likelihood
 from ..ops.densities import bernoulli_log_prob
 from ..ops.samples import standard_normal
-from .base import Draw, Latents, LatentVariableModel, LogQGradient, Posterior, RouteZ
+from .base import LatentVariableModel
+from .draw import Draw
+from .terms import Latents, LogQGradient, RouteZ
+
+
+class BernoulliPosterior(NamedTuple):
+    """Independent Bernoulli variables, q(z | x) of B observations."""
+
+    logits: Tensor
+    """(B, Z)."""
+
+    @property
+    def mean(self) -> Tensor:
+        """E[z], (B, Z)."""
+        return torch.sigmoid(self.logits)
+
+    def detach(self) -> BernoulliPosterior:
+        return BernoulliPosterior(self.logits.detach())
+
+    def draw(self, draw: Draw, backend: str | None) -> Tensor:
+        """Draw z (k, B, Z): 1 where the normal noise, mapped to a uniform number, is below the probability."""
+        logits = self.logits
+        noise = draw.noise(logits.shape, dtype=torch.float32, device=logits.device, backend=backend)
+        # In half precision a probability near 1 would round to 1.
+        probability = torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        return (torch.special.ndtr(noise) < probability).to(logits.dtype)
 
 
 class BernoulliVAE(LatentVariableModel):
@@ -44,44 +69,29 @@ class BernoulliVAE(LatentVariableModel):
         self.latent_dim = checks.positive("latent_dim", latent_dim)
         self.prior_logits = nn.Parameter(torch.zeros(latent_dim))
 
-    def posterior(self, output: Any) -> Posterior:
-        """Return the logits of q(z | x), (B, Z), in a tuple of length 1."""
+    def posterior(self, output: Any) -> BernoulliPosterior:
+        """Return q(z | x), which unpacks to its logits, (B, Z)."""
+        if isinstance(output, BernoulliPosterior):
+            return output
         if not isinstance(output, Tensor):
             raise TypeError(f"the encoder must return logits, a tensor, got {type(output).__name__}")
         if output.dim() != 2 or output.shape[1] != self.latent_dim:
             raise ValueError(f"the encoder's logits must be (B, {self.latent_dim}), got {tuple(output.shape)}")
-        return (output,)
+        return BernoulliPosterior(output)
 
     def latents(
         self,
-        posterior: Posterior,
+        posterior: BernoulliPosterior,
         draw: Draw,
         log_q_gradient: LogQGradient = LogQGradient.SCORE,
         route: RouteZ | None = None,
     ) -> Latents:
-        (logits,) = posterior
-        z = self._sample(logits.detach(), draw)
+        z = posterior.detach().draw(draw, self.backend)
         log_prior = bernoulli_log_prob(z, self.prior_logits, backend=self.backend)
-        return Latents(z, log_prior, -bernoulli_log_prob(z, logits, backend=self.backend))
+        return Latents(z, log_prior, -bernoulli_log_prob(z, posterior.logits, backend=self.backend))
 
-    def _sample(self, logits: Tensor, draw: Draw) -> Tensor:
-        """Draw z (k, B, Z): 1 where the normal noise, mapped to a uniform number, is below the probability."""
-        seed, num_samples, sample_offset, observation_offset, samples = draw
-        noise = standard_normal(
-            (num_samples, *logits.shape),
-            seed,
-            sample_offset=sample_offset,
-            observation_offset=observation_offset,
-            sample_indices=samples,
-            device=logits.device,
-            backend=self.backend,
-        )
-        # In half precision a probability near 1 would round to 1.
-        probability = torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
-        return (torch.special.ndtr(noise) < probability).to(logits.dtype)
-
-    def mean_of(self, posterior: Posterior) -> Tensor:
-        return torch.sigmoid(posterior[0])
+    def mean_of(self, posterior: BernoulliPosterior) -> Tensor:
+        return posterior.mean
 
     @torch.no_grad()
     def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from ..likelihoods import Likelihood, as_likelihood
 from ..modules import as_parameters
 from ..ops.linear import linear_tanh
-from .base import LinearOutput
+from .linear_output import LinearOutput
 from .vae import VAE
 
 WORTH_A_KERNEL = 2**15

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,11 +11,15 @@ from torch import Tensor
 from .. import checks
 from ..deprecation import context_of
 from ..modules import as_parameters
-from ..ops.densities import gaussian_log_prob, standard_gaussian_log_prob
+from ..ops.densities import standard_gaussian_log_prob
 from ..ops.samples import seed_tensor, standard_normal
-from .base import Draw, Latents, LatentVariableModel, LogQGradient, Posterior, RouteZ, observed_features, visible
+from .base import LatentVariableModel
 from .dense import DenseDecoder, glorot, start_at_mean
+from .draw import Draw, noise_dtype
+from .encoding import observed_features, visible
+from .posteriors import DiagonalGaussian
 from .random_network import Noise, RandomNetwork
+from .terms import Latents, LogQGradient, RouteZ
 
 RANDOM = ("all", "encoder")
 DRAWS = ("local", "shared")
@@ -23,6 +27,17 @@ DRAWS = ("local", "shared")
 ENCODER_STREAM, DECODER_STREAM = 2**30, 2**30 + 2**29
 """Streams of the noise for the first layer's weights; further layers add their index. The streams of latent layers
 count from 0."""
+
+
+class EncoderInput(NamedTuple):
+    """Observations as the encoder takes them. They take the place of the parameters of q(z | x), which differ between
+    draws of the weights."""
+
+    x: Tensor
+    """(B, D)."""
+
+    def detach(self) -> EncoderInput:
+        return EncoderInput(self.x.detach())
 
 
 class RandomWeightsVAE(LatentVariableModel):
@@ -91,39 +106,32 @@ class RandomWeightsVAE(LatentVariableModel):
 
     def encode(
         self, x: Tensor, *positional: Tensor, context: Sequence[Tensor] = (), mask: Tensor | None = None
-    ) -> Posterior:
-        """Return the encoder's input, (B, D), in a tuple of length 1.
-
-        It takes the place of the parameters of q(z | x), which differ between draws of the weights.
-        """
+    ) -> EncoderInput:
+        """Return the encoder's input, (B, D): the parameters of q(z | x) differ between draws of the weights."""
         context = context_of(positional, context)
         self.check_batch(x, context)
         if context:
             raise ValueError(f"{type(self).__name__} does not take context, got a context of length {len(context)}")
         if x.dim() < 2 or x.shape[1:].numel() != self.data_dim:
             raise ValueError(f"x must be (B, ...) with {self.data_dim} features, got {tuple(x.shape)}")
-        return (as_parameters(self.encoder, visible(x, mask).flatten(1)),)
+        return EncoderInput(as_parameters(self.encoder, visible(x, mask).flatten(1)))
 
-    def posterior(self, output: Any) -> Posterior:
-        """Return mean and log standard deviation of q(z | x), each (..., Z), from the encoder's output."""
-        mean, log_std = output.chunk(2, dim=-1)
-        return mean, log_std
+    def posterior(self, output: Any) -> EncoderInput:
+        if not isinstance(output, EncoderInput):
+            raise TypeError(f"the posterior must be the result of encode(x), got {type(output).__name__}")
+        return output
 
     def latents(
         self,
-        posterior: Posterior,
+        posterior: EncoderInput,
         draw: Draw,
         log_q_gradient: LogQGradient = LogQGradient.FULL,
         route: RouteZ | None = None,
     ) -> Latents:
-        (x,) = posterior
-        weight_noise = self._weight_noise(x, draw, ENCODER_STREAM)
-        mean, log_std = self.posterior(self.encoder(x, weight_noise, draw.num_samples))
-        z = mean + torch.exp(log_std) * self._noise(mean, draw, mean.shape, 0)
-        if log_q_gradient is LogQGradient.PATHWISE:
-            mean, log_std = mean.detach(), log_std.detach()
-        log_q = gaussian_log_prob(z, mean, log_std, backend=self.backend)
-        log_ratio = standard_gaussian_log_prob(z, backend=self.backend) - log_q
+        weight_noise = self._weight_noise(posterior.x, draw, ENCODER_STREAM)
+        q = _gaussian(self.encoder(posterior.x, weight_noise, draw.num_samples))
+        z = q.draw(draw, self.backend)
+        log_ratio = standard_gaussian_log_prob(z, backend=self.backend) - q.log_q(z, log_q_gradient, self.backend)
         if route is not None:
             z, _, _ = route(z)
         return Latents(z, None, log_ratio)
@@ -150,26 +158,20 @@ class RandomWeightsVAE(LatentVariableModel):
         return lambda layer, shape: self._noise(like, draw._replace(observation_offset=0), shape, stream + layer)
 
     def _noise(self, like: Tensor, draw: Draw, shape: Sequence[int], stream: int) -> Tensor:
-        seed, _, sample_offset, observation_offset, samples = draw
-        k, rows, columns = shape
-        return standard_normal(
-            (k, rows, columns),
-            seed,
-            sample_offset=sample_offset,
-            observation_offset=observation_offset,
-            sample_indices=samples,
-            stream=stream,
-            dtype=torch.float64 if like.dtype == torch.float64 else torch.float32,
-            device=like.device,
-            backend=self.backend,
-        )
+        dtype, device = noise_dtype(like.dtype), like.device
+        return draw.noise(shape[1:], dtype=dtype, device=device, stream=stream, backend=self.backend)
 
-    def mean_of(self, posterior: Posterior) -> Tensor:
+    def mean_of(self, posterior: EncoderInput) -> Tensor:
         """Return E[z] under q(z | x) at the means of the weights, (B, Z)."""
-        return self.posterior(self.encoder(posterior[0]))[0]
+        return _gaussian(self.encoder(posterior.x)).mean
 
     @torch.no_grad()
     def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
         device = next(self.decoder.parameters()).device
         shape = (num_samples, 1, self.latent_dim)
         return standard_normal(shape, seed_tensor(seed, device), device=device, backend=self.backend).squeeze(1)
+
+
+def _gaussian(output: Tensor) -> DiagonalGaussian:
+    """Return q(z | x) from the encoder's output, (..., 2 Z)."""
+    return DiagonalGaussian(*output.chunk(2, dim=-1))

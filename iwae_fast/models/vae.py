@@ -13,15 +13,19 @@ from torch.func import functional_call
 from ..likelihoods import Likelihood
 from ..modes import evaluating
 from ..modules import as_parameters
-from ..ops.densities import gaussian_log_prob, standard_gaussian_log_prob
-from ..ops.samples import sample_gaussian, seed_tensor, standard_normal
-from ..reference import widen
+from ..ops.densities import standard_gaussian_log_prob
+from ..ops.samples import seed_tensor, standard_normal
 from ..seeds import torch_seeded
-from .base import Draw, Latents, LatentVariableModel, LogQGradient, Posterior, RouteZ, as_posterior
-from .posteriors import SampledPosterior, posterior_of
+from .base import LatentVariableModel
+from .draw import Draw
+from .posteriors import DiagonalGaussian, LatentPosterior, gaussian, posterior_of
 from .priors import VampPrior, as_prior, region_of_prior
 from .supports import REAL
 from .supports import check as check_supports
+from .terms import Latents, LogQGradient, RouteZ
+
+UPPER_MODULE = "module of an upper layer"
+"""The name of such a module in errors."""
 
 
 class VAE(LatentVariableModel):
@@ -68,60 +72,38 @@ class VAE(LatentVariableModel):
         self.latent_dim = latent_dim
         self.has_conditional_priors = bool(upper)
 
-    def posterior(self, output: Any) -> Posterior:
-        """Return mean and log standard deviation of q(z_1 | x), each (B, Z), or a distribution that is not Gaussian."""
-        posterior = posterior_of(output) if isinstance(output, Distribution) else _gaussian("encoder", output)
+    def posterior(self, output: Any) -> LatentPosterior:
+        """Return q(z_1 | x): a Gaussian, which unpacks to mean and log standard deviation, each (B, Z), or a
+        distribution that is not Gaussian."""
+        posterior = posterior_of(output)
         if not self.upper:
-            first = posterior[0]
-            self._learn_size_of_z(first.size if isinstance(first, SampledPosterior) else first.shape[-1])
+            self._learn_size_of_z(posterior.size)
         return posterior
 
     def latents(
         self,
-        posterior: Posterior,
+        posterior: LatentPosterior,
         draw: Draw,
         log_q_gradient: LogQGradient = LogQGradient.FULL,
         route: RouteZ | None = None,
     ) -> Latents:
-        if self.upper or self.prior is not None or isinstance(posterior[0], SampledPosterior):
+        has_standard_prior = not self.upper and self.prior is None
+        if not has_standard_prior or (fused := posterior.fused_draw(draw, log_q_gradient, self.backend)) is None:
             return self._in_parts(posterior, draw, log_q_gradient, route)
-        z, log_ratio = self._one_layer(posterior, draw, log_q_gradient)
+        z, log_ratio = fused
         if route is not None:
             z, _, _ = route(z)
         return Latents(z, None, log_ratio)
 
-    def _one_layer(self, posterior: Posterior, draw: Draw, log_q_gradient: LogQGradient) -> tuple[Tensor, Tensor]:
-        """Draw z and compute log p(z) - log q(z | x), fused."""
-        mean, log_std = posterior
-        if log_q_gradient is LogQGradient.SCORE:
-            z, _ = self._sample(mean.detach(), log_std.detach(), draw, path_only=False)
-            log_q = gaussian_log_prob(z, mean, log_std, backend=self.backend)
-            return z, standard_gaussian_log_prob(z, backend=self.backend) - log_q
-        return self._sample(mean, log_std, draw, path_only=log_q_gradient is LogQGradient.PATHWISE)
-
-    def _sample(self, mean: Tensor, log_std: Tensor, draw: Draw, path_only: bool) -> tuple[Tensor, Tensor]:
-        seed, num_samples, sample_offset, observation_offset, samples = draw
-        return sample_gaussian(
-            mean,
-            log_std,
-            num_samples,
-            seed,
-            path_only,
-            sample_offset=sample_offset,
-            observation_offset=observation_offset,
-            sample_indices=samples,
-            backend=self.backend,
-        )
-
     def _in_parts(
-        self, posterior: Posterior, draw: Draw, log_q_gradient: LogQGradient, route: RouteZ | None
+        self, posterior: LatentPosterior, draw: Draw, log_q_gradient: LogQGradient, route: RouteZ | None
     ) -> Latents:
         """Return z_1 and the two parts of the log-ratio: first the sum of log p(z_l | z_{l+1}), with log p(z_L) of a
         prior other than N(0, I); second the rest, log p(z_L) of N(0, I) if that is the prior, minus log q(z | x)."""
         self._check_supports(posterior)
         latents, conditionals = self._ascend(posterior, draw, log_q_gradient)
         as_parents, as_children, inside_q = self._descend(latents, route)
-        log_q = self._log_first_q(inside_q[0], posterior, log_q_gradient)
+        log_q = posterior.log_q(inside_q[0], log_q_gradient, self.backend)
         log_prior = torch.zeros_like(log_q)
         for layer, conditional, parent, child, below, above in zip(
             self.upper, conditionals, as_parents[1:], as_children, inside_q, inside_q[1:], strict=False
@@ -129,38 +111,21 @@ class VAE(LatentVariableModel):
             if log_q_gradient is LogQGradient.PATHWISE:
                 # As the condition z keeps its gradient; only the weights are held fixed.
                 conditional = _by_row(layer.encoder, below, frozen=True)
-            log_q = log_q + self._log_prob(above, *conditional)
+            log_q = log_q + conditional.log_prob(above, self.backend)
             prior = _by_row(layer.prior, parent, frozen=route is not None and route.reparameterize_prior)
-            log_prior = log_prior + self._log_prob(child, *prior)
+            log_prior = log_prior + prior.log_prob(child, self.backend)
         if self.prior is not None:
             return Latents(as_parents[0], log_prior + self._log_top_prior(as_children[-1]), -log_q)
         top = standard_gaussian_log_prob(inside_q[-1], backend=self.backend)
         return Latents(as_parents[0], log_prior, top - log_q)
 
-    def _check_supports(self, posterior: Posterior) -> None:
+    def _check_supports(self, posterior: LatentPosterior) -> None:
         """Raise ValueError if a prior is known to have a different support than the q of its layer."""
-        region = posterior[0].region if isinstance(posterior[0], SampledPosterior) else REAL
+        region = posterior.region
         if self.upper:  # p between the layers and q above the first one are Gaussian
             check_supports(region, REAL)
             region = REAL
         check_supports(region, region_of_prior(self.prior))
-
-    def _log_first_q(self, z: Tensor, posterior: Posterior, log_q_gradient: LogQGradient) -> Tensor:
-        """Return log q(z_1 | x), (k, B)."""
-        first = posterior[0]
-        if not isinstance(first, SampledPosterior):
-            return self._log_prob(z, *_held(posterior, log_q_gradient))
-        if log_q_gradient is LogQGradient.PATHWISE:
-            raise ValueError(
-                "the estimator holds the parameters of log q(z | x) fixed, which is not possible for the encoder's "
-                f"{type(first.distribution).__name__}: use 'reparameterized' or 'rws', or return (mean, log_std)"
-            )
-        if log_q_gradient is LogQGradient.FULL and torch.is_grad_enabled() and not first.has_path:
-            raise ValueError(
-                f"no gradient flows through draws of the encoder's {type(first.distribution).__name__}, which does not "
-                "have rsample: use 'vimco' or 'rws'"
-            )
-        return first.log_prob(z)
 
     def _log_top_prior(self, z: Tensor) -> Tensor:
         """Return log p(z_L), (k, B), of a prior other than N(0, I)."""
@@ -177,37 +142,28 @@ class VAE(LatentVariableModel):
         prior = self.prior
         return prior.mixture(self._encode_top) if isinstance(prior, VampPrior) else prior
 
-    def _encode_top(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log standard deviation of q of the topmost layer for an input of its encoder."""
+    def _encode_top(self, value: Tensor) -> DiagonalGaussian:
+        """Return q of the topmost layer for an input of its encoder."""
         if self.upper:
             layer: Any = self.upper[-1]
-            return _gaussian("module of an upper layer", layer.encoder(value))
+            return gaussian(UPPER_MODULE, layer.encoder(value))
         posterior = self.encode(value)
-        if isinstance(posterior[0], SampledPosterior):
+        if not isinstance(posterior, DiagonalGaussian):
             raise ValueError("VampPrior needs a Gaussian encoder: one that returns (mean, log_std)")
-        return posterior[0], posterior[1]
+        return posterior
 
     def _ascend(
-        self, posterior: Posterior, draw: Draw, log_q_gradient: LogQGradient
-    ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """Draw z_1 .. z_L from q, (k, B, Z_l) each, and return them with the parameters of q(z_{l+1} | z_l)."""
-        latents: list[Tensor] = []
-        conditionals: list[tuple[Tensor, Tensor]] = []
-        for stream in range(len(self.upper) + 1):
-            parameters = posterior
-            if stream:
-                parameters = _by_row(self.upper[stream - 1].encoder, latents[-1])
-                conditionals.append(parameters)
-            z = self._draw(parameters, draw, stream)
-            latents.append(z.detach() if log_q_gradient is LogQGradient.SCORE else z)
+        self, posterior: LatentPosterior, draw: Draw, log_q_gradient: LogQGradient
+    ) -> tuple[list[Tensor], list[DiagonalGaussian]]:
+        """Draw z_1 .. z_L from q, (k, B, Z_l) each, and return them with the conditionals q(z_{l+1} | z_l)."""
+        latents = [_held(posterior.draw(draw, self.backend), log_q_gradient)]
+        conditionals: list[DiagonalGaussian] = []
+        for stream, layer in enumerate(self.upper, start=1):
+            conditional = _by_row(layer.encoder, latents[-1])
+            conditionals.append(conditional)
+            latents.append(_held(conditional.draw(draw, self.backend, stream), log_q_gradient))
         self._learn_size_of_z(latents[-1].shape[-1])
         return latents, conditionals
-
-    def _draw(self, parameters: Posterior, draw: Draw, stream: int) -> Tensor:
-        if isinstance(parameters[0], SampledPosterior):
-            return parameters[0].draw(draw)
-        mean, log_std = parameters
-        return mean + torch.exp(log_std) * self._noise(draw, mean, stream)
 
     def _descend(self, latents: list[Tensor], route: RouteZ | None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Return each z as the parent in p, as the child in p, and inside q."""
@@ -222,39 +178,20 @@ class VAE(LatentVariableModel):
         as_parents, as_children, inside_q = (list(column) for column in zip(*passed, strict=True))
         return as_parents, as_children, inside_q
 
-    def _noise(self, draw: Draw, mean: Tensor, stream: int) -> Tensor:
-        seed, num_samples, sample_offset, observation_offset, samples = draw
-        return standard_normal(
-            (num_samples, *mean.shape[-2:]),
-            seed,
-            sample_offset=sample_offset,
-            observation_offset=observation_offset,
-            sample_indices=samples,
-            stream=stream,
-            dtype=torch.float64 if mean.dtype == torch.float64 else torch.float32,
-            device=mean.device,
-            backend=self.backend,
-        )
-
-    def _log_prob(self, z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-        return gaussian_log_prob(z, mean, log_std, backend=self.backend)
-
-    def kl_by_dimension(self, posterior: Posterior) -> Tensor:
-        if self.upper or self.prior is not None or isinstance(posterior[0], SampledPosterior):
+    def kl_by_dimension(self, posterior: LatentPosterior) -> Tensor:
+        if self.upper or self.prior is not None:
             return super().kl_by_dimension(posterior)
-        mean, log_std = widen(*as_posterior(posterior))
-        return 0.5 * (mean.square() + torch.exp(2.0 * log_std) - 1.0) - log_std
+        return self.as_posterior(posterior).kl_by_dimension()
 
-    def mean_of(self, posterior: Posterior) -> Tensor:
-        first = posterior[0]
-        return first.mean if isinstance(first, SampledPosterior) else first
+    def mean_of(self, posterior: LatentPosterior) -> Tensor:
+        return posterior.mean
 
-    def layer_means(self, posterior: Posterior, draw: Draw) -> tuple[Tensor, ...]:
+    def layer_means(self, posterior: LatentPosterior, draw: Draw) -> tuple[Tensor, ...]:
         first = super().layer_means(posterior, draw)
         if not self.upper:
             return first
         _, conditionals = self._ascend(posterior, draw, LogQGradient.SCORE)
-        return (*first, *(mean for mean, _ in conditionals))
+        return (*first, *(conditional.mean for conditional in conditionals))
 
     @evaluating
     def prior_draws(self, num_samples: int, seed: int | Tensor | None) -> Tensor:
@@ -300,14 +237,8 @@ class UpperLayer(nn.Module):
         self.prior = prior
 
 
-def _gaussian(name: str, output: Any) -> tuple[Tensor, Tensor]:
-    if not isinstance(output, tuple) or len(output) != 2:
-        raise TypeError(f"the {name} must return (mean, log_std), got {type(output).__name__}")
-    return output
-
-
-def _by_row(module: Any, z: Tensor, *, frozen: bool = False) -> tuple[Tensor, Tensor]:
-    """Apply a module that takes rows of latents to z (k, B, Z), and return (mean, log_std), each (k, B, Z').
+def _by_row(module: Any, z: Tensor, *, frozen: bool = False) -> DiagonalGaussian:
+    """Apply a module that takes rows of latents to z (k, B, Z), and return a Gaussian over (k, B, Z').
 
     If ``frozen``, the parameters of the module are detached.
     """
@@ -317,13 +248,13 @@ def _by_row(module: Any, z: Tensor, *, frozen: bool = False) -> tuple[Tensor, Te
         output = functional_call(module, fixed, (rows,))
     else:
         output = module(rows)
-    mean, log_std = _gaussian("module of an upper layer", output)
-    return mean.unflatten(0, z.shape[:2]), log_std.unflatten(0, z.shape[:2])
+    mean, log_std = gaussian(UPPER_MODULE, output)
+    return DiagonalGaussian(mean.unflatten(0, z.shape[:2]), log_std.unflatten(0, z.shape[:2]))
 
 
-def _held(posterior: Posterior, log_q_gradient: LogQGradient) -> Posterior:
-    """Return the parameters of q(z_1 | x), detached for pathwise estimators."""
-    return tuple(part.detach() for part in posterior) if log_q_gradient is LogQGradient.PATHWISE else posterior
+def _held(z: Tensor, log_q_gradient: LogQGradient) -> Tensor:
+    """Return z, detached if only the score is differentiated."""
+    return z.detach() if log_q_gradient is LogQGradient.SCORE else z
 
 
 def _by_prior_noise(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

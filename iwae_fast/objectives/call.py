@@ -13,7 +13,9 @@ from ..backends.heap import return_free_memory
 from ..bounds import Bound
 from ..dtypes import autocast_dtype
 from ..models import LatentVariableModel
-from ..models.base import Draw, LogQGradient, Posterior, Terms
+from ..models.draw import Draw
+from ..models.posteriors import AnyPosterior
+from ..models.terms import LogQGradient, Terms
 from ..modules import parameter_dtype
 from ..ops.function import apply
 from ..ops.samples import standard_normal
@@ -95,7 +97,7 @@ class Call:
 
     def _terms(
         self,
-        posterior: Posterior,
+        posterior: AnyPosterior,
         first: int,
         count: int,
         samples: Tensor | None = None,
@@ -112,22 +114,22 @@ class Call:
         )
         return terms
 
-    def _with_free_bits(self, posterior: Posterior) -> tuple[Tensor, Tensor]:
+    def _with_free_bits(self, posterior: AnyPosterior) -> tuple[Tensor, Tensor]:
         terms = self._terms(posterior, 0, self.num_samples)
         divergence = self.model.kl_by_dimension(posterior).mean(0).clamp(min=self.objective.free_bits).sum()
         return terms.log_likelihood.mean(0) - self.kl_weight * divergence, terms.log_weights(self.kl_weight)
 
-    def _all_samples(self, posterior: Posterior) -> tuple[Tensor, Tensor]:
+    def _all_samples(self, posterior: AnyPosterior) -> tuple[Tensor, Tensor]:
         """Run all samples with a graph; their scales are computed when all log-weights are known."""
 
-        def terms(first: int, count: int, *posterior: Tensor) -> tuple[Terms, Tensor]:
+        def terms(first: int, count: int) -> tuple[Terms, Tensor]:
             router = GradientRouter(self.estimator.reparameterize_prior)
             terms = self._terms(posterior, first, count, router=router)
             return terms, router.messenger(terms.log_ratio)
 
         step = self.objective.chunk_size or self.num_samples
         if step >= self.num_samples:
-            whole, messenger = terms(0, self.num_samples, *posterior)
+            whole, messenger = terms(0, self.num_samples)
         else:
             # Checkpointed: only the terms of a chunk are saved, and its backward pass recomputes the rest. The state of
             # torch's generators cannot be saved while a CUDA graph is captured; the noise here does not depend on it.
@@ -141,7 +143,6 @@ class Call:
                     terms,
                     first,
                     min(step, self.num_samples - first),
-                    *posterior,
                     use_reentrant=False,
                     preserve_rng_state=keeps_generators,
                 )
@@ -153,9 +154,9 @@ class Call:
         value, scales = self._scaled(log_weights)
         return self._with_gradient(value, scales, messenger, whole), log_weights
 
-    def _chosen_samples(self, posterior: Posterior) -> tuple[Tensor, Tensor, Tensor]:
+    def _chosen_samples(self, posterior: AnyPosterior) -> tuple[Tensor, Tensor, Tensor]:
         """Compute all log-weights without a graph, then run the selected samples with a graph."""
-        fixed = tuple(part.detach() for part in posterior)
+        fixed = posterior.detach()
         step = self.objective.chunk_size or max(1, ROWS_WITHOUT_A_GRAPH // max(1, self.x.shape[0]))
         k = self.num_samples
         with torch.no_grad():

@@ -18,7 +18,8 @@ from torch import Tensor
 from .. import checks
 from ..bounds import Bound, Coefficients
 from ..bounds.leave_one_out import log_rest, log_sum_exp
-from ..models.base import LatentVariableModel, LogQGradient
+from ..models.base import LatentVariableModel
+from ..models.terms import LogQGradient
 
 
 class Scales(NamedTuple):

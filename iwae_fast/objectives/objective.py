@@ -16,7 +16,9 @@ from ..backends.heap import keep_large_blocks
 from ..bounds import Bound
 from ..deprecation import context_of
 from ..models import VAE, LatentVariableModel
-from ..models.base import Draw, LogQGradient, check_model
+from ..models.base import check_model
+from ..models.draw import Draw
+from ..models.terms import LogQGradient
 from ..ops.samples import seed_tensor
 from . import estimators
 from .bound_objective import BoundObjective, DictObjective

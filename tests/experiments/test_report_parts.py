@@ -13,7 +13,7 @@ from torch import nn
 
 import iwae_fast as iw
 from iwae_fast.data import ImageData
-from iwae_fast.models.base import Draw
+from iwae_fast.models.draw import Draw
 from iwae_fast.ops.samples import seed_tensor
 
 pytest.importorskip("matplotlib")

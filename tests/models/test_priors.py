@@ -25,6 +25,7 @@ from torch.distributions import (
 import iwae_fast as iw
 from iwae_fast.bounds import ELBO, IWAE, PIWAE, Bound
 from iwae_fast.models import MixturePrior, VampPrior
+from iwae_fast.models.draw import Draw
 from iwae_fast.objectives.estimators import ESTIMATORS
 from iwae_fast.seeds import torch_seeded
 
@@ -122,7 +123,7 @@ def test_densities_are_the_distributions() -> None:
     model, x = with_prior("one layer", vamp())
     mean, log_std = model.encoder(model.prior.pseudo_inputs)
     aggregated = MixtureSameFamily(Categorical(torch.ones(3).double()), Independent(Normal(mean, log_std.exp()), 1))
-    z, terms = model.terms(x, model.encode(x), iw.models.base.Draw(torch.tensor(1), K))
+    z, terms = model.terms(x, model.encode(x), Draw(torch.tensor(1), K))
     torch.testing.assert_close(terms.log_prior, aggregated.log_prob(z))
 
 
@@ -263,7 +264,7 @@ def test_a_flow_draws_by_seed_and_sample() -> None:
     assert not torch.equal(flow.log_weights(x, 9, 2), whole)
     assert not torch.equal(flow.log_weights(x, 9, 1, observation_offset=3), whole)
     samples = torch.randint(9, (4, 3))
-    posterior, draw = flow.encode(x), iw.models.base.Draw(torch.tensor(1), 4, samples=samples)
+    posterior, draw = flow.encode(x), Draw(torch.tensor(1), 4, samples=samples)
     _, again = flow.terms(x, posterior, draw)
     torch.testing.assert_close(again.log_weights(), whole.gather(0, samples))
 
@@ -290,7 +291,7 @@ def test_gradient_of_a_flow(bound: Bound, prior: str | None) -> None:
 def test_log_weights_of_a_flow_are_the_densities_written_out() -> None:
     plain, x = away_from_the_optimum()
     model = iw.models.VAE(AsDistribution(plain.encoder, bent_flow), plain.decoder, "gaussian")
-    z, terms = model.terms(x, model.encode(x), iw.models.base.Draw(torch.tensor(1), K))
+    z, terms = model.terms(x, model.encode(x), Draw(torch.tensor(1), K))
     assert z.abs().max() < 2
     expected = (
         plain_gradients.normal(x, plain.decoder(z))

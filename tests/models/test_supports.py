@@ -46,6 +46,7 @@ from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 import iwae_fast as iw
 from iwae_fast.models import MixturePrior, VampPrior
+from iwae_fast.models.draw import Draw
 
 Z, B, K = 3, 4, 5
 
@@ -149,7 +150,7 @@ def test_what_is_accepted_is_of_one_support(prior: str) -> None:
                 model.log_weights(x, K, 1)
             continue
         q, p = FAMILIES[posterior](B), FAMILIES[prior]()
-        z, terms = model.terms(x, model.encode(x), iw.models.base.Draw(torch.tensor(1), K))
+        z, terms = model.terms(x, model.encode(x), Draw(torch.tensor(1), K))
         log_p, log_q = (d.log_prob(z.float()).reshape(K, B, -1).sum(-1) for d in (p, q))
         torch.testing.assert_close(terms.log_weights() - terms.log_likelihood, log_p - log_q)
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import iwae_fast as iw
-from iwae_fast.models import vae
-from iwae_fast.models.base import Draw
+from iwae_fast.models import posteriors, vae
+from iwae_fast.models.draw import Draw
 from iwae_fast.ops.samples import seed_tensor
 
 B, D, Z1, Z2 = 6, 12, 5, 3
@@ -73,7 +73,8 @@ def log_bernoulli(x: Array, logits: Array) -> Array:
 
 
 def package_terms(model: iw.models.DenseVAE, x: Tensor, k: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """What the package adds up. Of log p(z2) - log q it shows the sum alone, so its densities are overheard."""
+    """Return the terms that the package adds up. It returns only the sum log p(z2) - log q, so the calls of its
+    densities are recorded."""
     overheard: list[Tensor] = []
 
     def overhear(density: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -83,8 +84,8 @@ def package_terms(model: iw.models.DenseVAE, x: Tensor, k: int, monkeypatch: pyt
 
         return call
 
-    for name in ("gaussian_log_prob", "standard_gaussian_log_prob"):
-        monkeypatch.setattr(vae, name, overhear(getattr(vae, name)))
+    for module, name in ((posteriors, "gaussian_log_prob"), (vae, "standard_gaussian_log_prob")):
+        monkeypatch.setattr(module, name, overhear(getattr(module, name)))
     _, terms = model.terms(x, model.encode(x), Draw(seed_tensor(SEED, x.device), k))
     q1, q2, p1, p2 = overheard
     assert torch.equal(terms.log_prior, p1)

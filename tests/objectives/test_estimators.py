@@ -13,7 +13,7 @@ from torch import Tensor
 
 import iwae_fast as iw
 from iwae_fast.bounds import CUBO, ELBO, IWAE, JVI, PIWAE, SUMO, TVO, VRIWAE, Bound
-from iwae_fast.models.base import LogQGradient
+from iwae_fast.models.terms import LogQGradient
 from iwae_fast.objectives.call import _at_least
 from iwae_fast.objectives.estimators import ESTIMATORS, value_and_scales
 from iwae_fast.objectives.routing import GradientRouter

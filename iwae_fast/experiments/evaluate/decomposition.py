@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...evaluate.rows import device_rows
 from ...models import LatentVariableModel
-from ...models.base import Draw
+from ...models.draw import Draw
 from ...modes import evaluation_mode
 from ...ops.samples import seed_tensor
 
