@@ -33,6 +33,7 @@ constexpr int64_t kManyThreads = 1 << 17, kManyObservations = 256;
 
 // With two blocks per multiprocessor, of 128 registers per thread, enough loads are in flight to saturate the memory.
 #define IWAE_KERNEL static __global__ void __launch_bounds__(kThreads, 2)
+#define IWAE_BOUNDED_KERNEL(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
 
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int64_t shared_bytes, void* stream,

@@ -1,13 +1,14 @@
 // The fused losses: log-weights from likelihood and log-ratio, then weights and loss and, if requested, all gradients.
 //
-// With many observations, a block computes everything for one observation in a single launch: the log-weights stay in
-// shared memory, and the second read of the likelihood's parameters hits the L2 cache. With few observations, which
-// would leave most of the GPU idle, and for operands that cannot be read as 16 bytes of float32, rows, weights and
-// gradients are separate launches.
+// Three ways, in the order in which they are tried: everything is read once and in one launch, where clusters of blocks
+// have room for it (iwae_loss_once.h); with many observations, a block computes everything for one observation, and the
+// second read of the likelihood's parameters hits the L2 cache; else rows, weights and gradients are separate launches.
 #pragma once
 
 #include "columns.h"
 #include "density_backward.h"
+#include "iwae_loss_once.h"
+#include "loss_outputs.h"
 
 namespace iwae {
 namespace IWAE_ISA {
@@ -18,35 +19,9 @@ constexpr int64_t kMostSamplesABlock = 4096;  // their log-weights fit into 16 K
 using ForwardLoader = Vector<float>;
 using BackwardLoader = Vector<float, 2>;
 
-// The outputs of a loss besides the weights (at kRowOut).
-struct LossOutputs {
-  void* bound = nullptr;      // per observation, in the dtype of the call; null if not requested
-  void* losses = nullptr;     // the negated bounds, in the dtype of the call; null if they are reduced
-  double* reduced = nullptr;  // the negated bound, or a block's sum of them, for loss_kernel
-  void* loss = nullptr;       // their sum times the share, if one block has all of them
-  double share = 1.0;
-};
-
-template <class T>
-__device__ __forceinline__ void write_bound(const LossOutputs& out, int64_t observation, double bound) {
-  if (out.bound != nullptr) static_cast<T*>(out.bound)[observation] = static_cast<T>(bound);
-  if (out.losses != nullptr) static_cast<T*>(out.losses)[observation] = static_cast<T>(-bound);
-}
-
-// The last step of a reduction: the sum of the parts times the share, by one block, in a fixed order.
-template <class T>
-IWAE_KERNEL loss_kernel(const double* parts, const int64_t count, const double share, T* loss) {
-  __shared__ double place[kThreads / kWarp];
-  double sum = 0.0;
-  for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += parts[i];
-  sum = over_block(sum, place, [](double x, double y) { return x + y; });
-  if (threadIdx.x == 0) *loss = static_cast<T>(sum * share);
-}
-
 // One block per observation: log-weights, weights, bound, and the gradients of the parameters in `wanted`.
 template <class Density>
-IWAE_KERNEL iwae_loss_kernel(const Rows plan, const Coefficients coefficients, const LossOutputs out,
-                             const unsigned wanted) {
+IWAE_KERNEL iwae_loss_kernel(const Rows plan, const LossOutputs out, const unsigned wanted) {
   using T = float;
   constexpr int kRows = kRowsATeam<Density, ForwardLoader>, kFewRows = kRowsATeam<Density, BackwardLoader>;
   const Team team(plan.lanes_log2);
@@ -101,7 +76,7 @@ IWAE_KERNEL iwae_loss_kernel(const Rows plan, const Coefficients coefficients, c
     T coefficient[kFewRows] = {};
 #pragma unroll
     for (int r = 0; r < kFewRows; ++r) {
-      if (r < tile.rows) coefficient[r] = -static_cast<T>(coefficients.share) * log_weights[number * kFewRows + r];
+      if (r < tile.rows) coefficient[r] = -static_cast<T>(out.share) * log_weights[number * kFewRows + r];
     }
     write_gradients<Density, BackwardLoader>(plan, tile, team, coefficient, wanted);
   }
@@ -130,46 +105,45 @@ IWAE_KERNEL weights_kernel(T* weights, const int64_t samples, const int64_t obse
   }
 }
 
-inline int64_t observations_of(const DensityCall& call) {
-  int64_t count = 1;
-  for (int axis = 1; axis < call.shape.dims - 1; ++axis) count *= call.shape.sizes[axis];
-  return count;
-}
-
-// The factor that a reduction applies to each observation.
-inline double share_of(Reduction reduction, int64_t observations) {
-  return reduction == Reduction::kMean ? 1.0 / static_cast<double>(observations) : 1.0;
-}
-
-// Returns true if a call is computed in one launch, and sets the views of its loader.
+// Computes a loss in one launch, with one block per observation, if there are enough observations and a loader takes
+// all rows; returns false otherwise.
 template <class Density>
-bool goes_together(const IWAELossCall& call, const Operand* gradients, View (&views)[kOperands]) {
+bool iwae_loss_together(const IWAELossCall& call, const Operand* gradients, unsigned wanted) {
   if constexpr (std::is_same<typename Density::Scalar, float>::value) {
-    return observations_of(call) >= kManyObservations && call.shape.sizes[0] <= kMostSamplesABlock &&
-           fits<Density, ForwardLoader>(call, gradients, views);
+    const int64_t observations = observations_of(call), samples = call.shape.sizes[0];
+    View views[kOperands];
+    if (observations < kManyObservations || samples > kMostSamplesABlock ||
+        !fits<Density, ForwardLoader>(call, gradients, views)) {
+      return false;
+    }
+    const LossOutputs out = outputs_of(call, observations);
+    launch(iwae_loss_kernel<Density>, observations, samples * int64_t{sizeof(float)}, call.cuda_stream,
+           loss_rows<Density, ForwardLoader>(call, gradients, views), out, wanted);
+    add_parts<float>(call, out, observations);
+    return true;
   }
   return false;
 }
 
+// Rows, weights and gradients in a launch each.
 template <class Density>
-void iwae_loss_together(const IWAELossCall& call, const View* views, const Operand* gradients, unsigned wanted,
-                        const Coefficients& coefficients, const LossOutputs& out) {
-  if constexpr (std::is_same<typename Density::Scalar, float>::value) {
-    const Operand weights = contiguous(call.log_prob, DType::kFloat32, call.shape, call.shape.dims - 1);
-    const Operand* operands[kOperands] = {&call.parameters[0], &call.parameters[1], &call.parameters[2],
-                                          &call.mask,          &call.log_ratio,     &weights,
-                                          &gradients[0],       &gradients[1],       &gradients[2]};
-    Rows rows = plan_rows<Density, ForwardLoader>(call, leading_axes(call.shape), operands, 0);
-    rows.take(views);
-    launch(iwae_loss_kernel<Density>, observations_of(call), call.shape.sizes[0] * int64_t{sizeof(float)},
-           call.cuda_stream, rows, coefficients, out, wanted);
-  }
+void iwae_loss_apart(const IWAELossCall& call, const DensityBackwardCall& kept, unsigned wanted) {
+  using T = typename Density::Scalar;
+  const int64_t observations = observations_of(call), parts = ceil_divide(observations, kWarp);
+  const LossOutputs out = outputs_of(call, parts, parts == 1);
+  log_prob<Density>(call, call.log_ratio, call.log_prob);
+  launch(weights_kernel<T>, parts, 0, call.cuda_stream, static_cast<T*>(call.log_prob), call.shape.sizes[0],
+         observations, out);
+  add_parts<T>(call, out, parts);
+  if (wanted == 0) return;
+  Coefficients coefficients;
+  coefficients.share = out.share;
+  coefficients.weights = static_cast<const char*>(call.log_prob);
+  density_backward<Density>(kept, coefficients);
 }
 
 template <class Density>
 void iwae_loss(const IWAELossCall& call) {
-  using T = typename Density::Scalar;
-  const int64_t observations = observations_of(call);
   DensityBackwardCall kept;
   static_cast<DensityCall&>(kept) = call;
   unsigned wanted = 0;
@@ -178,35 +152,9 @@ void iwae_loss(const IWAELossCall& call) {
     kept.gradients[p] = contiguous(call.kept[p], accumulation(call), call.shape, call.shape.dims);
     wanted |= 1u << p;
   }
-  View views[kOperands];
-  const bool together = goes_together<Density>(call, kept.gradients, views);
-  const int64_t parts = together ? observations : ceil_divide(observations, kWarp);  // of a reduced loss, one per block
-  Coefficients coefficients;
-  coefficients.share = share_of(call.reduction, observations);
-  LossOutputs out;
-  out.bound = call.bound;
-  out.share = coefficients.share;
-  const bool in_parts = call.reduction != Reduction::kNone && (together || parts != 1);
-  if (call.reduction == Reduction::kNone) {
-    out.losses = call.loss;
-  } else if (in_parts) {
-    out.reduced = static_cast<double*>(call.allocate(call.allocator, parts * int64_t{sizeof(double)}));
-  } else {
-    out.loss = call.loss;
-  }
-  if (together) {
-    iwae_loss_together<Density>(call, views, kept.gradients, wanted, coefficients, out);
-  } else {
-    log_prob<Density>(call, call.log_ratio, call.log_prob);
-    launch(weights_kernel<T>, parts, 0, call.cuda_stream, static_cast<T*>(call.log_prob), call.shape.sizes[0],
-           observations, out);
-  }
-  if (in_parts) {
-    launch(loss_kernel<T>, 1, 0, call.cuda_stream, out.reduced, parts, coefficients.share, static_cast<T*>(call.loss));
-  }
-  if (together || wanted == 0) return;
-  coefficients.weights = static_cast<const char*>(call.log_prob);
-  density_backward<Density>(kept, coefficients);
+  if (iwae_loss_once<Density>(call, kept.gradients, wanted)) return;
+  if (iwae_loss_together<Density>(call, kept.gradients, wanted)) return;
+  iwae_loss_apart<Density>(call, kept, wanted);
 }
 
 template <class Density>

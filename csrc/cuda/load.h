@@ -61,7 +61,7 @@ struct alignas(16) Sixteen {
 template <class Storage, int kMost = 4>
 struct Vector {
   using Scalar = typename std::conditional<sizeof(Storage) == 8, double, float>::type;
-  static constexpr int kWidth = 16 / sizeof(Storage), kMostRows = kMost;
+  static constexpr int kWidth = 16 / sizeof(Storage), kMostRows = kMost, kBytes = sizeof(Storage);
   static constexpr bool kHalf = sizeof(Storage) == 2;
 
   // The raw bytes as loaded, so that several loads are in flight before the first one is used.
@@ -92,8 +92,14 @@ struct Vector {
       memcpy(&raw, &one, sizeof one);
       return raw;
     }
+    return load_from(view.data, view, row, feature);
+  }
+
+  // Loads from other memory than the view's, in its layout.
+  __device__ __forceinline__ static Raw load_from(const char* data, const View& view, int64_t row, int64_t feature) {
+    Raw raw;
     const int64_t bytes = (row + feature) * static_cast<int64_t>(kHalf && view.wide ? sizeof(float) : sizeof(Storage));
-    const Sixteen* from = reinterpret_cast<const Sixteen*>(view.data + bytes);
+    const Sixteen* from = reinterpret_cast<const Sixteen*>(data + bytes);
     raw.part[0] = from[0];
     if (kHalf && view.wide) raw.part[kHalf ? 1 : 0] = from[1];
     return raw;

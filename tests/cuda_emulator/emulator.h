@@ -1,9 +1,10 @@
-// CUDA's words for a CPU's compiler, so that the kernels of csrc/cuda run where there is no GPU.
+// CUDA's words for a CPU's compiler, so that the kernels of csrc/cuda run on a machine without a GPU.
 //
-// Blocks run one after another. The threads of a block are fibers: each runs until it waits, at a barrier or in an
-// exchange between lanes. A warp runs as far ahead of the others as it can, and their order changes, so that a barrier
-// that is missing shows; one that not every thread comes to is an error. Dynamic shared memory is filled with NaN before
-// each block.
+// Blocks run one after another; the blocks of a cluster run together. Threads are fibers: each runs until it waits, at a
+// barrier or in an exchange between lanes. A warp runs as far ahead of the others as it can, and their order changes, so
+// that a missing barrier has an effect; a barrier that some threads do not reach is an error. Dynamic shared memory is
+// filled with NaN before each block. An asynchronous copy fills its destination with NaN, and is made when its thread
+// waits for it: a read without the wait, or without a barrier after another thread's wait, gets NaN.
 #pragma once
 
 #include <setjmp.h>
@@ -12,47 +13,82 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <stdexcept>
 #include <utility>
+#include <vector>
 
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __shared__ static
+#define __shared__ static  // one block at a time: kernels of clusters use dynamic shared memory alone
 #define IWAE_KERNEL static void
+#define IWAE_BOUNDED_KERNEL(threads, blocks) static void
 
 namespace emulator {
 
 constexpr int kThreads = iwae::IWAE_ISA::kThreads, kWarp = iwae::IWAE_ISA::kWarp, kStackBytes = 1 << 16;
-constexpr int64_t kSharedBytes = 48 << 10;  // what every GPU gives a block
+constexpr int64_t kSharedBytes = 48 << 10;     // available to a block on every GPU
+constexpr int64_t kMostSharedBytes = 227 << 10;  // available to a block of a cluster
 
 struct Barrier {
   int expected = 0, arrived = 0;
   int64_t generation = 0;
 };
 
+// A copy that a thread has started.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 struct Fiber {
-  ucontext_t context;  // where it begins,
-  jmp_buf place;       // and where it waits: coming back to it costs no system call
+  ucontext_t context;  // where it begins
+  jmp_buf place;       // where it waits: returning to it costs no system call
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   bool begun = false, done = true;
   const Barrier* waits_at = nullptr;
   int64_t generation = 0;
+  const uint64_t* mailbox = nullptr;       // whose round of a parity it waits for
+  int parity = 0;
+  int64_t cluster_generation = -1;         // of the cluster's barrier at which it has arrived without waiting yet
+  std::deque<std::vector<Copy>> copies{1};  // groups, the last one open
+};
+
+struct Block {
+  Barrier barrier;
+  std::vector<Barrier> warps;
+  std::unique_ptr<char[]> memory{new char[kMostSharedBytes + 16]};
+
+  char* shared() const { return memory.get() + (16 - reinterpret_cast<uintptr_t>(memory.get()) % 16) % 16; }
+};
+
+struct Launch {
+  int64_t clusters;
+  int blocks;  // of a cluster, 0 without clusters
+  int64_t shared_bytes;
 };
 
 struct Machine {
-  Fiber fibers[kThreads];
+  std::vector<Launch> launches;  // until they are asked for
+  std::deque<Fiber> fibers;  // of the blocks of a cluster
+  std::vector<Block> blocks;
+  std::vector<uint64_t> exchanged;
+  Barrier cluster;
+  int threads = kThreads;  // of a block
+  int64_t shared_bytes = 0;
   jmp_buf scheduler;
-  Barrier block, warps[kThreads / kWarp];
-  uint64_t exchanged[kThreads];
-  alignas(16) char shared[kSharedBytes];
   const std::function<void()>* body = nullptr;
   std::exception_ptr error;
   int current = 0;
   uint64_t turn = 0;
+
+  Fiber& self() { return fibers[current]; }
+  Block& block() { return blocks[current / threads]; }
 };
 
 inline Machine& machine() {
@@ -60,31 +96,61 @@ inline Machine& machine() {
   return only;
 }
 
-inline void wait(Barrier& barrier) {
+// Returns true if the barrier opens for the thread that arrives.
+inline bool arrive(Barrier& barrier) {
+  if (++barrier.arrived < barrier.expected) return false;
+  barrier.arrived = 0;
+  ++barrier.generation;
+  return true;
+}
+
+// Waits until the barrier has left a generation.
+inline void wait_for(Barrier& barrier, int64_t generation) {
+  if (barrier.generation != generation) return;
   Machine& m = machine();
-  if (++barrier.arrived == barrier.expected) {
-    barrier.arrived = 0;
-    ++barrier.generation;
-    return;
-  }
-  Fiber& self = m.fibers[m.current];
+  Fiber& self = m.self();
   self.waits_at = &barrier;
-  self.generation = barrier.generation;
+  self.generation = generation;
   if (_setjmp(self.place) == 0) _longjmp(m.scheduler, 1);
+}
+
+// The state of a mailbox.
+struct Mail {
+  int32_t bytes;  // that are expected and have not arrived
+  int16_t announced, round;
+
+  static Mail at(const uint64_t* mailbox) {
+    Mail mail;
+    std::memcpy(&mail, mailbox, sizeof mail);
+    return mail;
+  }
+  void write(uint64_t* mailbox) {
+    if (announced && bytes == 0) *this = {0, 0, static_cast<int16_t>(round + 1)};
+    std::memcpy(mailbox, this, sizeof *this);
+  }
+  bool waits(int parity) const { return round % 2 == parity; }
+};
+
+inline void wait(Barrier& barrier) {
+  const int64_t generation = barrier.generation;
+  if (!arrive(barrier)) wait_for(barrier, generation);
 }
 
 inline void enter() {
   Machine& m = machine();
   try {
     (*m.body)();
+    for (const std::vector<Copy>& group : m.self().copies) {
+      if (!group.empty()) throw std::logic_error("a thread ends before it has waited for its copies");
+    }
   } catch (...) {
     m.error = std::current_exception();
   }
-  m.fibers[m.current].done = true;
+  m.self().done = true;
   _longjmp(m.scheduler, 1);
 }
 
-// Until it waits, or is done.
+// Runs a thread until it waits, or is done.
 __attribute__((noinline)) inline void resume(Fiber& fiber) {
   if (_setjmp(machine().scheduler) != 0) return;
   if (fiber.begun) _longjmp(fiber.place, 1);
@@ -97,22 +163,25 @@ __attribute__((noinline)) inline void resume(Fiber& fiber) {
 struct Index {
   unsigned x;
 };
-inline Index threadIdx, blockIdx;
+inline Index threadIdx, blockIdx, gridDim;
 
 namespace emulator {
 
-// Lets each thread of a warp that need not wait run until it does; whether there was one.
-inline bool run_warp(int warp, uint64_t turn, int& left) {
+// Runs each thread of a warp that need not wait until it does; returns true if there was one.
+inline bool run_warp(int warp, unsigned first_block, uint64_t turn, int& left) {
   Machine& m = machine();
   bool moved = false;
   for (int i = 0; i < kWarp; ++i) {
-    const int lane = static_cast<int>((i * (2 * (turn % 11) + 1) + turn) % kWarp);  // an odd stride: all come
+    const int lane = static_cast<int>((i * (2 * (turn % 11) + 1) + turn) % kWarp);  // an odd stride reaches all
     m.current = warp * kWarp + lane;
-    Fiber& fiber = m.fibers[m.current];
+    Fiber& fiber = m.self();
     if (fiber.done || (fiber.waits_at != nullptr && fiber.waits_at->generation == fiber.generation)) continue;
+    if (fiber.mailbox != nullptr && Mail::at(fiber.mailbox).waits(fiber.parity)) continue;
     moved = true;
+    fiber.mailbox = nullptr;
     fiber.waits_at = nullptr;
-    threadIdx.x = static_cast<unsigned>(m.current);
+    threadIdx.x = static_cast<unsigned>(m.current % m.threads);
+    blockIdx.x = first_block + static_cast<unsigned>(m.current / m.threads);
     resume(fiber);
     left -= fiber.done;
     if (m.error) std::rethrow_exception(std::exchange(m.error, nullptr));
@@ -120,55 +189,73 @@ inline bool run_warp(int warp, uint64_t turn, int& left) {
   return moved;
 }
 
-inline void run_block(int64_t shared_bytes) {
+// Runs the blocks of a cluster.
+inline void run_cluster(unsigned first_block) {
   Machine& m = machine();
-  std::memset(m.shared, 0xff, static_cast<size_t>(shared_bytes));
-  m.block = {kThreads, 0, 0};
-  for (Barrier& warp : m.warps) warp = {kWarp, 0, 0};
-  for (Fiber& fiber : m.fibers) {
+  const int count = static_cast<int>(m.blocks.size()) * m.threads, warps = count / kWarp;
+  m.cluster = {count, 0, 0};
+  for (Block& block : m.blocks) {
+    std::memset(block.shared(), 0xff, static_cast<size_t>(m.shared_bytes));
+    block.barrier = {m.threads, 0, 0};
+    block.warps.assign(m.threads / kWarp, Barrier{kWarp, 0, 0});
+  }
+  for (int i = 0; i < count; ++i) {
+    Fiber& fiber = m.fibers[i];
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStackBytes;
     makecontext(&fiber.context, enter, 0);
     fiber.begun = fiber.done = false;
     fiber.waits_at = nullptr;
+    fiber.mailbox = nullptr;
+    fiber.cluster_generation = -1;
+    fiber.copies.assign(1, {});
   }
-  for (int left = kThreads; left > 0;) {
+  for (int left = count; left > 0;) {
     bool moved = false;
     const uint64_t turn = m.turn++;
-    for (int i = 0; i < kThreads / kWarp; ++i) {
-      const int warp = (kThreads / kWarp) - 1 - static_cast<int>((i + turn) % (kThreads / kWarp));
-      while (run_warp(warp, turn, left)) moved = true;
+    for (int i = 0; i < warps; ++i) {
+      const int warp = warps - 1 - static_cast<int>((i + turn) % warps);
+      while (run_warp(warp, first_block, turn, left)) moved = true;
     }
     if (!moved) {
-      throw std::logic_error("threads of a block wait at a barrier that the others do not come to");
+      throw std::logic_error("threads wait at a barrier that others do not reach");
     }
   }
 }
 
-inline void run(int64_t blocks, int64_t shared_bytes, const std::function<void()>& body) {
-  if (shared_bytes > kSharedBytes) throw std::length_error("a block asks for more shared memory than every GPU has");
-  machine().body = &body;
-  for (int64_t block = 0; block < blocks; ++block) {
-    blockIdx.x = static_cast<unsigned>(block);
-    run_block(shared_bytes);
+// Runs a grid of clusters of `blocks` blocks each, or of single blocks if that is 0.
+inline void run(int64_t clusters, int blocks, int threads, int64_t shared_bytes, const std::function<void()>& body) {
+  if (shared_bytes > (blocks == 0 ? kSharedBytes : kMostSharedBytes)) {
+    throw std::length_error("a block requests more shared memory than a GPU has");
   }
+  Machine& m = machine();
+  m.launches.push_back({clusters, blocks, shared_bytes});
+  if (blocks == 0) blocks = 1;
+  m.threads = threads;
+  m.shared_bytes = shared_bytes;
+  m.blocks.resize(blocks);
+  while (m.fibers.size() < static_cast<size_t>(blocks) * threads) m.fibers.emplace_back();
+  m.exchanged.resize(m.fibers.size());
+  m.body = &body;
+  gridDim.x = static_cast<unsigned>(clusters * blocks);
+  for (int64_t cluster = 0; cluster < clusters; ++cluster) run_cluster(static_cast<unsigned>(cluster * blocks));
 }
 
 }  // namespace emulator
 
-inline void __syncthreads() { emulator::wait(emulator::machine().block); }
+inline void __syncthreads() { emulator::wait(emulator::machine().block().barrier); }
 
 template <class T>
 T __shfl_xor_sync(unsigned, T x, int distance) {
   emulator::Machine& m = emulator::machine();
   const int self = m.current;
-  emulator::Barrier& warp = m.warps[self / emulator::kWarp];
+  emulator::Barrier& warp = m.block().warps[self % m.threads / emulator::kWarp];
   static_assert(sizeof(T) <= sizeof(uint64_t), "an exchange is of one number");
   std::memcpy(&m.exchanged[self], &x, sizeof x);
   emulator::wait(warp);
   std::memcpy(&x, &m.exchanged[self ^ distance], sizeof x);
-  emulator::wait(warp);  // before anyone writes again
+  emulator::wait(warp);  // before another lane writes again
   return x;
 }
 
@@ -177,18 +264,98 @@ inline int __popc(unsigned x) { return __builtin_popcount(x); }
 namespace iwae {
 namespace IWAE_ISA {
 
-// Few are many here, so that small tests go all ways.
+// Small numbers, so that small tests reach every path.
 constexpr int64_t kManyThreads = 128, kManyObservations = 3;
+constexpr int kSmallBlocks = 3, kMostBlocksACluster = 4;
+constexpr int64_t kSmallBlockBytes = 4 << 10, kLargeBlockBytes = 16 << 10;
 
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int64_t shared_bytes, void*,
             const Arguments&... arguments) {
-  emulator::run(blocks, shared_bytes, [&] { kernel(arguments...); });
+  emulator::run(blocks, 0, kThreads, shared_bytes, [&] { kernel(arguments...); });
 }
 
 template <class T>
 T* dynamic_shared() {
-  return reinterpret_cast<T*>(emulator::machine().shared);
+  return reinterpret_cast<T*>(emulator::machine().block().shared());
+}
+
+// Clusters and asynchronous copies: see csrc/cuda/cluster.h and csrc/cuda/async.h.
+
+inline bool has_clusters() { return true; }
+
+template <class... Parameters, class... Arguments>
+void launch_clusters(void (*kernel)(Parameters...), int threads, int64_t most, int blocks, int64_t shared_bytes, void*,
+                     const Arguments&... arguments) {
+  const int64_t resident = 2;  // few, so that a cluster has several turns
+  emulator::run(most < resident ? most : resident, blocks, threads, shared_bytes, [&] { kernel(arguments...); });
+}
+
+inline int cluster_rank() { return emulator::machine().current / emulator::machine().threads; }
+
+using Mailbox = uint64_t;
+
+inline void open_mailbox(Mailbox* mailbox) { emulator::Mail{0, 0, 0}.write(mailbox); }
+
+inline void expect_bytes(Mailbox* mailbox, int bytes) {
+  emulator::Mail mail = emulator::Mail::at(mailbox);
+  if (mail.announced) throw std::logic_error("a round of a mailbox is announced twice");
+  mail.bytes += bytes;
+  mail.announced = 1;
+  mail.write(mailbox);
+}
+
+inline void wait_for_mail(Mailbox* mailbox, int parity) {
+  if (!emulator::Mail::at(mailbox).waits(parity)) return;
+  emulator::Machine& m = emulator::machine();
+  emulator::Fiber& self = m.self();
+  self.mailbox = mailbox;
+  self.parity = parity;
+  if (_setjmp(self.place) == 0) _longjmp(m.scheduler, 1);
+}
+
+inline void send(float* own, Mailbox* mailbox, int rank, float value) {
+  emulator::Machine& m = emulator::machine();
+  const auto in_block = [&](void* place) {
+    return m.blocks[rank].shared() + (static_cast<char*>(place) - m.block().shared());
+  };
+  std::memcpy(in_block(own), &value, sizeof value);
+  Mailbox* counter = reinterpret_cast<Mailbox*>(in_block(mailbox));
+  emulator::Mail mail = emulator::Mail::at(counter);
+  mail.bytes -= static_cast<int32_t>(sizeof value);
+  mail.write(counter);
+}
+
+inline void arrive_at_cluster() {
+  emulator::Machine& m = emulator::machine();
+  if (m.self().cluster_generation >= 0) throw std::logic_error("a thread arrives twice without waiting");
+  m.self().cluster_generation = m.cluster.generation;
+  emulator::arrive(m.cluster);
+}
+
+inline void wait_for_cluster() {
+  emulator::Machine& m = emulator::machine();
+  const int64_t generation = std::exchange(m.self().cluster_generation, -1);
+  if (generation < 0) throw std::logic_error("a thread waits for its cluster without having arrived");
+  emulator::wait_for(m.cluster, generation);
+}
+
+inline void copy_sixteen(void* to, const void* from) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0) {
+    throw std::logic_error("an asynchronous copy is not aligned to 16 bytes");
+  }
+  std::memset(to, 0xff, 16);
+  emulator::machine().self().copies.back().push_back({to, from, 16});
+}
+
+inline void end_group_of_copies() { emulator::machine().self().copies.emplace_back(); }
+
+inline void wait_for_copies(int pending) {
+  std::deque<std::vector<emulator::Copy>>& groups = emulator::machine().self().copies;
+  while (static_cast<int>(groups.size()) - 1 > pending) {
+    for (const emulator::Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, copy.bytes);
+    groups.pop_front();
+  }
 }
 
 }  // namespace IWAE_ISA

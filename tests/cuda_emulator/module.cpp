@@ -5,4 +5,11 @@
 PYBIND11_MODULE(emulated_cuda, module) {
   iwae::kernels_of<iwae::OnGPU> = &iwae::cuda::kKernels;
   iwae::define_ops<iwae::OnGPU>(module);
+  module.def("launches", [] {
+    std::vector<std::tuple<int64_t, int, int64_t>> made;
+    for (const emulator::Launch& launch : std::exchange(emulator::machine().launches, {})) {
+      made.emplace_back(launch.clusters, launch.blocks, launch.shared_bytes);
+    }
+    return made;
+  }, "The launches since the last call: clusters, blocks of a cluster (0 without clusters), bytes of shared memory.");
 }
