@@ -62,7 +62,10 @@ value, *whole = (torch.randn(3, 4, 37).requires_grad_(needed) for needed in (Fal
 log_ratio = torch.randn(3, 4)
 expected = exact_loss(value.double(), *whole, log_ratio)
 for backend in sys.argv[2:]:  # gradients from the forward pass, and the registered ops
-    for loss in (iw.laplace_iwae_loss, torch.compile(iw.laplace_iwae_loss, fullgraph=True, backend="aot_eager")):
+    losses = [iw.laplace_iwae_loss]
+    if backend != "triton":  # compiling takes seconds, and the ops are the same for every backend
+        losses.append(torch.compile(iw.laplace_iwae_loss, fullgraph=True, backend="aot_eager"))
+    for loss in losses:
         result = loss(value, *whole, log_ratio, backend=backend)
         torch.testing.assert_close(result, expected.float())
         exact_gradients = torch.autograd.grad(expected, whole, retain_graph=True)
