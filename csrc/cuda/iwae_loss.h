@@ -156,9 +156,8 @@ void iwae_loss_together(const IWAELossCall& call, const View* views, const Opera
                         const Coefficients& coefficients, const LossOutputs& out) {
   if constexpr (std::is_same<typename Density::Scalar, float>::value) {
     const Operand weights = contiguous(call.log_prob, DType::kFloat32, call.shape, call.shape.dims - 1);
-    const Operand* operands[kOperands] = {&call.parameters[0], &call.parameters[1], &call.parameters[2],
-                                          &call.mask,          &call.log_ratio,     &weights,
-                                          &gradients[0],       &gradients[1],       &gradients[2]};
+    Operands operands;
+    set_operands(operands, call, call.log_ratio, weights, gradients);
     Rows rows = plan_rows<Density, ForwardLoader>(call, leading_axes(call.shape), operands, 0);
     rows.take(views);
     launch(iwae_loss_kernel<Density>, observations_of(call), call.shape.sizes[0] * int64_t{sizeof(float)},
