@@ -87,9 +87,16 @@ inline Operand operand_from(const std::optional<OperandTuple>& tuple, const Shap
   return tuple ? operand_from(*tuple, shape) : Operand{};
 }
 
+inline void check_parameters(size_t count) {
+  if (count > kMaxParameters) {
+    throw py::value_error("at most " + std::to_string(kMaxParameters) + " parameters are supported, got " +
+                          std::to_string(count));
+  }
+}
+
 template <class Tuple>
 inline void operands_from(const std::vector<Tuple>& tuples, const Shape& shape, Operand* out) {
-  if (tuples.size() > kMaxParameters) throw py::value_error("at most 3 parameters are supported");
+  check_parameters(tuples.size());
   for (size_t p = 0; p < tuples.size(); ++p) out[p] = operand_from(tuples[p], shape);
 }
 
@@ -101,10 +108,10 @@ inline Reduction reduction_from(const std::string& name) {
 }
 
 inline DensityKind density_from(const std::string& name) {
-  if (name == "gaussian") return DensityKind::kGaussian;
-  if (name == "standard_gaussian") return DensityKind::kStandardGaussian;
-  if (name == "bernoulli") return DensityKind::kBernoulli;
-  if (name == "biased_bernoulli") return DensityKind::kBiasedBernoulli;
+#define IWAE_NAME(Name, python_name) \
+  if (name == #python_name) return DensityKind::k##Name;
+  IWAE_DENSITIES(IWAE_NAME)
+#undef IWAE_NAME
   throw py::value_error("unknown density: " + name);
 }
 
@@ -126,7 +133,7 @@ void fill(DensityCall& call, const std::string& density, bool float64, const Siz
 
 // The outputs of a forward pass; `kept` points to the gradients that it computes as well, one per parameter.
 inline void fill(DensityForwardCall& call, uintptr_t log_prob, const Pointers& kept) {
-  if (kept.size() > kMaxParameters) throw py::value_error("at most 3 parameters are supported");
+  check_parameters(kept.size());
   call.log_prob = reinterpret_cast<void*>(log_prob);
   for (size_t p = 0; p < kept.size(); ++p) call.kept[p] = reinterpret_cast<void*>(kept[p]);
 }

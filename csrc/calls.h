@@ -5,11 +5,10 @@
 
 #include <cstdint>
 
+#include "densities.h"
 #include "operand.h"
 
 namespace iwae {
-
-enum class DensityKind : int { kGaussian = 0, kStandardGaussian = 1, kBernoulli = 2, kBiasedBernoulli = 3 };
 
 enum class Reduction : int { kNone = 0, kMean = 1, kSum = 2 };
 
@@ -24,7 +23,7 @@ struct Place {
 
 // A density over the last axis of `shape` (..., D), for all leading axes.
 struct DensityCall : Place {
-  DensityKind kind = DensityKind::kGaussian;
+  DensityKind kind = DensityKind{};
   bool float64 = false;  // dtype of accumulation and results; float32 otherwise
   Shape shape;
   Operand parameters[kMaxParameters];

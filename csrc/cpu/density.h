@@ -1,17 +1,11 @@
-// Code shared by all densities over the last axis: rows, tiles, sums, and gradients summed over broadcast axes.
-//
-// A `Density` (gaussian_log_prob.h and its siblings) provides
-//   kParameters             the number of tensors it takes
-//   neutral(parameter)      the replacement of padding and masked entries, whose contribution is then 0
-//   Sum                     a vector of sums over one tile: add(parameters)
-//   Total                   the sum over a row: add(the four sums of a tile), value()
-//   constant()              a constant added per observed feature
-//   gradients(parameters)   d log p / d each parameter, for one vector
+// Code shared by all densities (csrc/math/density.h) over the last axis: rows, tiles, sums, and gradients summed over
+// broadcast axes. A `Density` computes with vectors: its Math is Simd.
 #pragma once
 
+#include <array>
+#include <cmath>
 #include <type_traits>
 
-#include "../math/gaussian.h"
 #include "../calls.h"
 #include "rows.h"
 #include "simd.h"
@@ -28,15 +22,65 @@ using GradientWalk = Walk<kGradientOffset + kMaxParameters>;
 
 static inline DensityWalk density_walk(const DensityCall& call, const Axes& axes, int64_t start,
                                        const Operand* leading = nullptr) {
-  return {call.shape, axes, start,
-          {&call.parameters[0], &call.parameters[1], &call.parameters[2], &call.mask, leading}};
+  std::array<const Operand*, kLeadingOffset + 1> operands = {};
+  for (int p = 0; p < kMaxParameters; ++p) operands[p] = &call.parameters[p];
+  operands[kMaskOffset] = &call.mask;
+  operands[kLeadingOffset] = leading;
+  return {call.shape, axes, start, operands};
 }
 
 static inline GradientWalk gradient_walk(const DensityBackwardCall& call, const Axes& axes, int64_t start) {
-  return {call.shape, axes, start,
-          {&call.parameters[0], &call.parameters[1], &call.parameters[2], &call.mask, &call.grad, &call.gradients[0],
-           &call.gradients[1], &call.gradients[2]}};
+  std::array<const Operand*, kGradientOffset + kMaxParameters> operands = {};
+  for (int p = 0; p < kMaxParameters; ++p) {
+    operands[p] = &call.parameters[p];
+    operands[kGradientOffset + p] = &call.gradients[p];
+  }
+  operands[kMaskOffset] = &call.mask;
+  operands[kLeadingOffset] = &call.grad;
+  return {call.shape, axes, start, operands};
 }
+
+// The parameters of one vector of features, or a number for each of them.
+template <class Density>
+struct Parameters {
+  typename Density::Value value[Density::kParameters];
+};
+
+// A vector of sums over one tile.
+template <class Density>
+struct Sum {
+  using S = typename Density::Math;
+
+  typename Density::Value linear = S::zero();
+  // A tile has 992 factors of at most 2, so no product overflows: a lane of one of the four products has at most 62
+  // factors, and the product of all fits into a double.
+  typename Density::Value factors = S::one();
+
+  void add(const Parameters<Density>& p) { Density::add(p.value, linear, factors); }
+};
+
+// The sum over a row. The logarithm is taken before the product of one more tile could overflow a double.
+template <class Density>
+struct Total {
+  using S = typename Density::Math;
+
+  double sum = Density::kScale * 0.0, product = 1.0;
+
+  void add(const Sum<Density>& a, const Sum<Density>& b, const Sum<Density>& c, const Sum<Density>& d) {
+    sum += Density::kScale *
+           S::sum((S::widen(a.linear) + S::widen(b.linear)) + (S::widen(c.linear) + S::widen(d.linear)));
+    if constexpr (Density::kHasFactors) {
+      if (product > 0x1p30) {
+        sum -= std::log(product);
+        product = 1.0;
+      }
+      product *= S::product((S::widen(a.factors) * S::widen(b.factors)) * (S::widen(c.factors) * S::widen(d.factors)));
+    }
+  }
+  double value() const {
+    return Density::kHasFactors ? sum - std::log(product) : sum;
+  }
+};
 
 // The tiles of one row of every parameter, and of its mask.
 template <class Density>
@@ -76,13 +120,19 @@ struct RowTiles {
 
 // The parameters of the vector of features that starts at `position` in the tiles.
 template <class Density>
-static inline typename Density::Parameters load_parameters(const typename Density::Scalar* const* tiles,
-                                                           int position) {
-  typename Density::Parameters parameters;
+static inline Parameters<Density> load_parameters(const typename Density::Scalar* const* tiles, int position) {
+  Parameters<Density> parameters;
   for (int p = 0; p < Density::kParameters; ++p) {
     parameters.value[p] = Simd<typename Density::Scalar>::load(tiles[p] + position);
   }
   return parameters;
+}
+
+template <class Density>
+static inline Parameters<Density> gradients_of(const Parameters<Density>& parameters) {
+  Parameters<Density> gradients;
+  Density::gradients(parameters.value, gradients.value);
+  return gradients;
 }
 
 // The number of features in the tile that starts at `begin`: whole vectors first, the remainder as a tile of its own.
@@ -103,10 +153,10 @@ static inline void with_wanted(unsigned wanted, const Body& body) {
 
 // Stores the gradients of one vector of features, times a factor; those of masked features are 0.
 template <class Density, unsigned kWanted>
-static inline void store_gradients(const typename Density::Parameters& gradients, typename Density::S::Value factor,
+static inline void store_gradients(const Parameters<Density>& gradients, typename Density::Value factor,
                                    const typename Density::Scalar* observed, typename Density::Scalar* const* to,
                                    int position) {
-  using S = typename Density::S;
+  using S = typename Density::Math;
   for (int p = 0; p < Density::kParameters; ++p) {
     if (!(kWanted >> p & 1)) continue;
     typename S::Value value = factor * gradients.value[p];
@@ -170,7 +220,7 @@ static inline double row_log_prob(RowTiles<Density>& row, const DensityWalk& wal
   constexpr int kLanes = Simd<T>::kLanes;
   constexpr int kUnroll = 4;  // independent sums hide the latency of additions, and each sum has fewer terms
   const int64_t features = row.call.shape.sizes[row.call.shape.dims - 1];
-  typename Density::Total total;
+  Total<Density> total;
   int64_t observed = features;
   for (int64_t begin = 0; begin < features;) {
     const int count = tile_size<T>(begin, features);
@@ -178,18 +228,18 @@ static inline double row_log_prob(RowTiles<Density>& row, const DensityWalk& wal
     if (row.mask != nullptr) {
       for (int i = 0; i < count; ++i) observed -= row.mask[i] ? 0 : 1;
     }
-    typename Density::Sum sums[kUnroll];
+    Sum<Density> sums[kUnroll];
     // Local copies, since the compiler must assume that stores of gradients may change the row's pointers.
     const T* tiles[kMaxParameters];
     for (int p = 0; p < Density::kParameters; ++p) tiles[p] = row.tiles[p];
     const T* observed_tile = row.mask != nullptr ? row.observed.data : nullptr;
     T* out[kMaxParameters] = {};
     kept.begin(number, begin, count, out);
-    const auto add = [&](typename Density::Sum& sum, int position) {
-      const typename Density::Parameters parameters = load_parameters<Density>(tiles, position);
+    const auto add = [&](Sum<Density>& sum, int position) {
+      const Parameters<Density> parameters = load_parameters<Density>(tiles, position);
       sum.add(parameters);
       if constexpr (kWanted != 0) {
-        store_gradients<Density, kWanted>(Density::gradients(parameters), S::one(), observed_tile, out, position);
+        store_gradients<Density, kWanted>(gradients_of(parameters), S::one(), observed_tile, out, position);
       }
     };
     const int padded = round_up<T>(count);
@@ -202,7 +252,7 @@ static inline double row_log_prob(RowTiles<Density>& row, const DensityWalk& wal
     total.add(sums[0], sums[1], sums[2], sums[3]);
     begin += count;
   }
-  return total.value() + Density::constant() * static_cast<double>(observed);
+  return total.value() + Density::kConstant * static_cast<double>(observed);
 }
 
 static inline unsigned wanted_gradients(const DensityForwardCall& call) {
@@ -249,7 +299,7 @@ static void gradient_tile(const RowTiles<Density>& row, typename Density::Scalar
   }
   const T* observed = row.mask != nullptr ? row.observed.data : nullptr;
   for (int i = 0; i < padded; i += S::kLanes) {
-    store_gradients<Density, kWanted>(Density::gradients(load_parameters<Density>(tiles, i)), S::all(scale), observed,
+    store_gradients<Density, kWanted>(gradients_of(load_parameters<Density>(tiles, i)), S::all(scale), observed,
                                       outputs, i);
   }
 }

@@ -1,13 +1,11 @@
 // All CPU kernels for one instruction set. setup.py compiles this file once per instruction set, with its name in
 // IWAE_ISA and the flags that enable it. Everything here is in the namespace of that name, so that the linker does not
 // merge functions of different instruction sets.
-#include "bernoulli_log_prob.h"
 #include "../calls.h"
-#include "gaussian_log_prob.h"
+#include "../with_density.h"
 #include "iwae_loss.h"
 #include "log_mean_exp.h"
 #include "sample_gaussian.h"
-#include "standard_gaussian_log_prob.h"
 #include "standard_normal.h"
 #include "tanh_layer.h"
 
@@ -17,35 +15,20 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// Calls body with the density of a call, in the dtype of its computation.
-template <class Call, class Body>
-static void with_density(const Call& call, const Body& body) {
-  const auto in_dtype = [&](auto scalar) {
-    using T = decltype(scalar);
-    switch (call.kind) {
-      case DensityKind::kGaussian: return body(GaussianDensity<T>{});
-      case DensityKind::kStandardGaussian: return body(StandardGaussianDensity<T>{});
-      case DensityKind::kBernoulli: return body(BernoulliDensity<T>{});
-      case DensityKind::kBiasedBernoulli: return body(BiasedBernoulliDensity<T>{});
-    }
-  };
-  call.float64 ? in_dtype(double{}) : in_dtype(float{});
-}
-
 static void run_density(const DensityForwardCall& call) {
-  with_density(call, [&](auto density) { density_forward<decltype(density)>(call); });
+  with_density<Simd>(call, [&](auto density) { density_forward<decltype(density)>(call); });
 }
 
 static void run_density_backward(const DensityBackwardCall& call) {
-  with_density(call, [&](auto density) { density_backward<decltype(density)>(call); });
+  with_density<Simd>(call, [&](auto density) { density_backward<decltype(density)>(call); });
 }
 
 static void run_iwae_loss(const IWAELossCall& call) {
-  with_density(call, [&](auto density) { iwae_loss_forward<decltype(density)>(call); });
+  with_likelihood<Simd>(call, [&](auto density) { iwae_loss_forward<decltype(density)>(call); });
 }
 
 static void run_iwae_loss_backward(const IWAELossBackwardCall& call) {
-  with_density(call, [&](auto density) { iwae_loss_gradient<decltype(density)>(call); });
+  with_likelihood<Simd>(call, [&](auto density) { iwae_loss_gradient<decltype(density)>(call); });
 }
 
 static void run_log_mean_exp(const LogMeanExpCall& call) {

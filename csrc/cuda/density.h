@@ -1,12 +1,6 @@
 // Code shared by all densities over the last axis: the plan of a launch, and rows of elements with their mask.
 //
-// A `Density` (gaussian_log_prob.h and its siblings) provides, per element of a thread,
-//   kParameters             the number of tensors it takes
-//   neutral(parameter)      the replacement of masked entries, whose contribution is then 0
-//   add(p, sum, factors)    a term of the sum and, if kHasFactors, a factor in [1, 2] whose logarithm the term lacks
-//   constant()              a constant added per observed feature
-//   kHalves                 true if 16-bit parameters are common enough for kernels of their own
-//   gradients(p, slope)     d log p / d each parameter
+// A `Density` (csrc/math/density.h) computes with one element of a thread: its Math is that of math.h.
 // A `Loader` (load.h) defines how a thread reads and writes its elements, and the maximum number of rows.
 #pragma once
 
@@ -21,6 +15,20 @@ namespace IWAE_ISA {
 
 // The operands of a walk: parameters, mask, one operand read and one written once per row, gradients.
 enum { kMaskOperand = kMaxParameters, kRowIn, kRowOut, kGradients, kOperands = kGradients + kMaxParameters };
+
+using Operands = const Operand* [kOperands];
+
+// Sets the operands of a call, and the tensors (..., D) that are written, if there are any.
+inline void set_operands(Operands& operands, const DensityCall& call, const Operand& row_in, const Operand& row_out,
+                         const Operand* outputs = nullptr) {
+  for (int p = 0; p < kMaxParameters; ++p) {
+    operands[p] = &call.parameters[p];
+    operands[kGradients + p] = outputs == nullptr ? nullptr : &outputs[p];
+  }
+  operands[kMaskOperand] = &call.mask;
+  operands[kRowIn] = &row_in;
+  operands[kRowOut] = &row_out;
+}
 
 // The maximum number of rows per team, which is the number of independent loads of each parameter. It is limited by
 // registers, which must leave room for enough warps to hide the memory latency.

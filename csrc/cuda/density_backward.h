@@ -200,9 +200,8 @@ void gradient_pass(const DensityBackwardCall& call, const Coefficients& coeffici
   }
   const Operand of_rows =
       contiguous(const_cast<char*>(coefficients.weights), accumulation(call), call.shape, call.shape.dims - 1);
-  const Operand* operands[kOperands] = {&call.parameters[0], &call.parameters[1], &call.parameters[2],
-                                        &call.mask,          &call.grad,          &of_rows,
-                                        &outputs[0],         &outputs[1],         &outputs[2]};
+  Operands operands;
+  set_operands(operands, call, call.grad, of_rows, outputs);
   if (is_summed == 0) {
     with_loader<Density>(call, outputs, [&](auto loader, const View* views) {
       using Loader = decltype(loader);

@@ -27,7 +27,8 @@ __device__ __forceinline__ void sum_rows(const Rows& plan, const Tile& tile, con
   const auto flush = [&] {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      total[r] += static_cast<double>(Density::kHasFactors ? sum[r] - Math<T>::log(factors[r]) : sum[r]);
+      total[r] += Density::kScale *
+                  static_cast<double>(Density::kHasFactors ? sum[r] - Math<T>::log(factors[r]) : sum[r]);
       sum[r] = T(0);
       factors[r] = T(1);
     }
@@ -56,7 +57,7 @@ __device__ __forceinline__ void sum_rows(const Rows& plan, const Tile& tile, con
   flush();
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    if (Density::constant() != 0.0) total[r] += Density::constant() * observed[r];
+    if (Density::kConstant != 0.0) total[r] += Density::kConstant * observed[r];
     if (r < plan.rows) total[r] = team.sum(total[r]);  // the same for every lane of the launch
   }
 }
@@ -97,8 +98,8 @@ inline DType accumulation(const DensityCall& call) { return call.float64 ? DType
 template <class Density>
 void log_prob(const DensityCall& call, const Operand& addend, void* log_prob) {
   const Operand result = contiguous(log_prob, accumulation(call), call.shape, call.shape.dims - 1);
-  const Operand* operands[kOperands] = {&call.parameters[0], &call.parameters[1], &call.parameters[2], &call.mask,
-                                        &addend, &result};
+  Operands operands;
+  set_operands(operands, call, addend, result);
   with_loader<Density>(call, nullptr, [&](auto loader, const View* views) {
     using Loader = decltype(loader);
     Rows rows = plan_rows<Density, Loader>(call, leading_axes(call.shape), operands);

@@ -274,9 +274,8 @@ iwae_loss_once_kernel(const OncePlan plan, const LossOutputs out, const unsigned
 template <class Density, class Loader>
 Rows loss_rows(const IWAELossCall& call, const Operand* gradients, const View* views) {
   const Operand weights = contiguous(call.log_prob, DType::kFloat32, call.shape, call.shape.dims - 1);
-  const Operand* operands[kOperands] = {&call.parameters[0], &call.parameters[1], &call.parameters[2],
-                                        &call.mask,          &call.log_ratio,     &weights,
-                                        &gradients[0],       &gradients[1],       &gradients[2]};
+  Operands operands;
+  set_operands(operands, call, call.log_ratio, weights, gradients);
   Rows rows = plan_rows<Density, Loader>(call, leading_axes(call.shape), operands, 0);
   rows.take(views);
   return rows;

@@ -1,42 +1,17 @@
 // The table of all CUDA kernels, called by the bindings. setup.py compiles this file if nvcc is available.
 #include "../calls.h"
-#include "bernoulli_log_prob.h"
-#include "gaussian_log_prob.h"
+#include "../with_density.h"
 #include "iwae_loss.h"
 #include "log_mean_exp.h"
 #include "rescale.h"
 #include "sample_gaussian.h"
-#include "standard_gaussian_log_prob.h"
 #include "standard_normal.h"
 
 namespace iwae {
 namespace IWAE_ISA {
 
-// Calls body with the likelihood of a call, in the dtype of its computation.
-template <class T, class Body>
-static void with_likelihood(DensityKind kind, const Body& body) {
-  switch (kind) {
-    case DensityKind::kGaussian: return body(GaussianDensity<T>{});
-    case DensityKind::kBernoulli: return body(BernoulliDensity<T>{});
-    case DensityKind::kBiasedBernoulli: return body(BiasedBernoulliDensity<T>{});
-    case DensityKind::kStandardGaussian: return;  // not a likelihood, since it has no parameters
-  }
-}
-
-template <class Body>
-static void with_likelihood(const DensityCall& call, const Body& body) {
-  call.float64 ? with_likelihood<double>(call.kind, body) : with_likelihood<float>(call.kind, body);
-}
-
-// Calls body with any density, in the dtype of its computation.
-template <class Body>
-static void with_density(const DensityCall& call, const Body& body) {
-  if (call.kind != DensityKind::kStandardGaussian) return with_likelihood(call, body);
-  call.float64 ? body(StandardGaussianDensity<double>{}) : body(StandardGaussianDensity<float>{});
-}
-
 static void run_density(const DensityForwardCall& call) {
-  with_density(call, [&](auto density) {
+  with_density<Math>(call, [&](auto density) {
     using Density = decltype(density);
     log_prob<Density>(call, Operand{}, call.log_prob);
     DensityBackwardCall kept;
@@ -49,15 +24,15 @@ static void run_density(const DensityForwardCall& call) {
 }
 
 static void run_density_backward(const DensityBackwardCall& call) {
-  with_density(call, [&](auto density) { density_backward<decltype(density)>(call, Coefficients{}); });
+  with_density<Math>(call, [&](auto density) { density_backward<decltype(density)>(call, Coefficients{}); });
 }
 
 static void run_iwae_loss(const IWAELossCall& call) {
-  with_likelihood(call, [&](auto density) { iwae_loss<decltype(density)>(call); });
+  with_likelihood<Math>(call, [&](auto density) { iwae_loss<decltype(density)>(call); });
 }
 
 static void run_iwae_loss_backward(const IWAELossBackwardCall& call) {
-  with_likelihood(call, [&](auto density) { iwae_loss_backward<decltype(density)>(call); });
+  with_likelihood<Math>(call, [&](auto density) { iwae_loss_backward<decltype(density)>(call); });
 }
 
 static void run_log_mean_exp(const LogMeanExpCall& call) {

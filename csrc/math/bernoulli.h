@@ -4,6 +4,7 @@
 // `Math` provides the value type (a scalar or a vector) and its elementary functions.
 #pragma once
 
+#include "density.h"
 #include "inline.h"
 
 namespace iwae {
@@ -28,6 +29,57 @@ IWAE_INLINE typename Math::Value bernoulli_residual(typename Math::Value v, type
   const typename Math::Value u = Math::exp_nonpositive(Math::minus_abs(l));
   return v - Math::divide(Math::one_where_positive(l, u), Math::one() + u);
 }
+
+// One exponential per element, and one logarithm for many.
+template <class Math>
+struct BernoulliDensity : DensityDefaults<Math> {
+  using Scalar = typename Math::Scalar;
+  using Value = typename Math::Value;
+  static constexpr int kParameters = 2;
+  static constexpr bool kHasFactors = true;
+  enum { kValue, kLogits };
+
+  // Value 0 with logit -1e30 has log-probability 0. The logit is finite, so that 0 times it is not NaN.
+  IWAE_EVERYWHERE static Scalar neutral(int parameter) { return parameter == kLogits ? Scalar(-1e30) : Scalar(0); }
+
+  IWAE_EVERYWHERE static void add(const Value (&p)[kParameters], Value& sum, Value& factors) {
+    sum += bernoulli_linear<Math>(p[kValue], p[kLogits]);
+    factors *= bernoulli_factor<Math>(p[kLogits]);
+  }
+
+  IWAE_EVERYWHERE static void gradients(const Value (&p)[kParameters], Value (&slope)[kParameters]) {
+    slope[kValue] = p[kLogits];
+    slope[kLogits] = bernoulli_residual<Math>(p[kValue], p[kLogits]);
+  }
+};
+
+// The same for logits without their bias, which is a separate parameter: a linear layer's matrix product and its bias.
+template <class Math>
+struct BiasedBernoulliDensity : DensityDefaults<Math> {
+  using Scalar = typename Math::Scalar;
+  using Value = typename Math::Value;
+  using Unbiased = BernoulliDensity<Math>;
+  static constexpr int kParameters = 3;
+  static constexpr bool kHasFactors = true, kHalves = false;  // the matrix products are in float32
+  enum { kValue, kProduct, kBias };
+
+  IWAE_EVERYWHERE static Scalar neutral(int parameter) {
+    return parameter == kProduct ? Unbiased::neutral(Unbiased::kLogits) : Scalar(0);
+  }
+
+  IWAE_EVERYWHERE static void add(const Value (&p)[kParameters], Value& sum, Value& factors) {
+    const Value unbiased[] = {p[kValue], p[kProduct] + p[kBias]};
+    Unbiased::add(unbiased, sum, factors);
+  }
+
+  IWAE_EVERYWHERE static void gradients(const Value (&p)[kParameters], Value (&slope)[kParameters]) {
+    const Value unbiased[] = {p[kValue], p[kProduct] + p[kBias]};
+    Value slopes[Unbiased::kParameters];
+    Unbiased::gradients(unbiased, slopes);
+    slope[kValue] = slopes[Unbiased::kValue];
+    slope[kProduct] = slope[kBias] = slopes[Unbiased::kLogits];
+  }
+};
 
 }  // namespace IWAE_ISA
 }  // namespace iwae

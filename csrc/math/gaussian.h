@@ -5,6 +5,7 @@
 // all other v too.
 #pragma once
 
+#include "density.h"
 #include "factors.h"
 #include "inline.h"
 
@@ -36,6 +37,25 @@ IWAE_INLINE GaussianGradient<Math> gaussian_gradient(typename Math::Value v, typ
   const typename Math::Value t = (v - m) * reciprocal.first * reciprocal.second;
   return {t * reciprocal.first * reciprocal.second, t * t - Math::one()};
 }
+
+template <class Math>
+struct GaussianDensity : DensityDefaults<Math> {
+  using Value = typename Math::Value;
+  static constexpr int kParameters = 3;
+  static constexpr double kScale = -1.0, kConstant = -kHalfLog2Pi;
+  enum { kValue, kMean, kLogStd };
+
+  IWAE_EVERYWHERE static void add(const Value (&p)[kParameters], Value& sum, Value&) {
+    sum += gaussian_energy<Math>(p[kValue], p[kMean], p[kLogStd]);
+  }
+
+  IWAE_EVERYWHERE static void gradients(const Value (&p)[kParameters], Value (&slope)[kParameters]) {
+    const GaussianGradient<Math> g = gaussian_gradient<Math>(p[kValue], p[kMean], p[kLogStd]);
+    slope[kValue] = -g.mean;
+    slope[kMean] = g.mean;
+    slope[kLogStd] = g.log_std;
+  }
+};
 
 }  // namespace IWAE_ISA
 }  // namespace iwae

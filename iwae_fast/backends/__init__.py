@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from .base import Backend
+from .base import Backend, members
 from .cpu import CPUBackend
 from .cuda import CUDABackend
 from .errors import BackendError
@@ -21,11 +21,24 @@ from .marshal import refusal
 from .notice import warn_once
 from .triton import TritonBackend
 
-__all__ = ["BEST", "ENVIRONMENT", "MISSING", "NATIVE", "REFERENCE", "BackendError", "choose", "info"]
+__all__ = [
+    "BEST",
+    "ENVIRONMENT",
+    "MISSING",
+    "NATIVE",
+    "REFERENCE",
+    "BackendError",
+    "choose",
+    "info",
+    "register",
+    "unregister",
+]
 
 REFERENCE = "reference"
 NATIVE: dict[str, Backend] = {"cpu": CPUBackend(), "cuda": CUDABackend(), "triton": TritonBackend()}
-"""Backends with kernels."""
+"""Backends with kernels: those of the package, then those that :func:`register` added."""
+
+BUILT_IN = tuple(NATIVE)
 
 MISSING = {name: backend.missing() for name, backend in NATIVE.items()}
 """The software that each backend lacks, or None. Determined once, because ``torch.compile`` may trace a call: the
@@ -40,6 +53,38 @@ BEST = {
 """The backend for ordinary tensors of a device type if none is forced. Computed without accessing a device."""
 
 ENVIRONMENT = "IWAE_FAST_BACKEND"
+
+
+def register(name: str, backend: Backend) -> None:
+    """Make a backend of your own available by its name: in ``backend=`` of every op, and in ``IWAE_FAST_BACKEND``.
+
+    It is never chosen automatically. While torch traces, its methods are called by the registered ops, as those of the
+    package's backends are.
+
+    Args:
+        name: a name that no backend has.
+        backend: an object with the members of :class:`iwae_fast.backends.base.Backend`.
+
+    Raises:
+        ValueError: if a backend of this name exists.
+        TypeError: if the object lacks a member.
+    """
+    if name in (*NATIVE, REFERENCE):
+        raise ValueError(f"backend name {name!r} is taken: expected none of {', '.join((*NATIVE, REFERENCE))}")
+    if absent := [member for member in members() if not hasattr(backend, member)]:
+        raise TypeError(
+            f"backend must have the members of iwae_fast.backends.base.Backend, got {type(backend).__name__} without "
+            f"{', '.join(absent)}"
+        )
+    MISSING[name] = backend.missing()
+    NATIVE[name] = backend
+
+
+def unregister(name: str) -> None:
+    """Remove a backend that :func:`register` added; raise ValueError if there is none of this name."""
+    if name in BUILT_IN or name not in NATIVE:
+        raise ValueError(f"name must be that of a registered backend, got {name!r}")
+    del NATIVE[name], MISSING[name]
 
 
 def choose(forced: str | None, tensors: tuple[Tensor | None, ...], axes: int = 0) -> str:

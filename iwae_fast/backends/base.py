@@ -172,6 +172,11 @@ class Backend(Ops, Protocol):
         """Return further entries for :func:`iwae_fast.backends.info`."""
 
 
+def members() -> list[str]:
+    """Return the names of all members of a :class:`Backend`."""
+    return [name for part in (Backend, Ops) for name in (*part.__annotations__, *vars(part)) if name[0] != "_"]
+
+
 class WithoutOptionalOps:
     """A base class for backends that do not implement some or all of the optional operations."""
 

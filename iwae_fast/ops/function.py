@@ -14,12 +14,12 @@ from ..backends import NATIVE
 from ..backends.base import Ops
 from ..backends.marshal import PLAIN
 from ..reference import widen
-from .registry import REGISTERED
+from .registry import RegisteredOps
 
 
 def implementation(backend: str) -> Ops:
     """Return the backend of this name, or while tracing its registered ops."""
-    return REGISTERED[backend] if is_tracing() else NATIVE[backend]
+    return RegisteredOps(backend) if is_tracing() else NATIVE[backend]
 
 
 def is_tracing() -> bool:

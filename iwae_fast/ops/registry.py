@@ -107,10 +107,6 @@ class RegisteredOps(WithoutOptionalOps):
         return getattr(torch.ops.iwae_fast, op)(*arguments, **options, backend=self.backend)
 
 
-REGISTERED = {name: RegisteredOps(name) for name in NATIVE}
-"""The registered ops of each backend."""
-
-
 def _define(schema: str, run: Callable[..., Any], fake: Fake) -> None:
     """Define an op by its schema, whose last argument is the backend's name, a method of backends and a fake."""
     name = schema.split("(")[0]

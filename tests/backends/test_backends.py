@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +29,45 @@ def test_info() -> None:
         assert backend["available"] == (backend["reason"] is None)
     assert info["chosen"]["cpu"] in info["backends"]
     json.dumps(info)
+
+
+class Doubled(type(NATIVE["cpu"])):  # type: ignore[misc]
+    """The C++ backend with log-densities twice as large."""
+
+    def density(self, *arguments: Any) -> torch.Tensor:
+        return 2.0 * super().density(*arguments)
+
+
+@pytest.fixture
+def doubled() -> Iterator[None]:
+    iw.backends.register("doubled", Doubled())
+    yield
+    iw.backends.unregister("doubled")
+
+
+@needs_extension
+@pytest.mark.usefixtures("doubled")
+def test_a_registered_backend_is_used_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    value, logits = torch.rand(3), torch.randn(2, 3)
+    plain = iw.bernoulli_log_prob(value, logits)
+    assert torch.equal(iw.bernoulli_log_prob(value, logits, backend="doubled"), 2.0 * plain)
+    compiled = torch.compile(iw.bernoulli_log_prob, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(value, logits, backend="doubled"), 2.0 * plain)
+    assert iw.backends.info()["backends"]["doubled"]["available"]
+    monkeypatch.setenv("IWAE_FAST_BACKEND", "doubled")
+    assert torch.equal(iw.bernoulli_log_prob(value, logits), 2.0 * plain)
+
+
+@pytest.mark.usefixtures("doubled")
+def test_what_cannot_be_registered_or_removed() -> None:
+    for name in ("doubled", "cpu", "reference"):
+        with pytest.raises(ValueError, match=f"backend name '{name}' is taken: expected none of cpu, "):
+            iw.backends.register(name, Doubled())
+    with pytest.raises(TypeError, match="got object without device, optional_ops, missing, .* density, "):
+        iw.backends.register("object", object())
+    for name in ("cpu", "reference", "unheard of"):
+        with pytest.raises(ValueError, match=f"name must be that of a registered backend, got '{name}'"):
+            iw.backends.unregister(name)
 
 
 def test_environment_forces_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
