@@ -119,10 +119,12 @@ struct Vector {
         return;
       }
     }
-    Storage stored[kWidth];
-    memcpy(stored, &raw, sizeof stored);
+    if constexpr (kHalf) {
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) values[i] = static_cast<Scalar>(stored[i]);
+      for (int i = 0; i < 4; ++i) Storage::unpack(raw.part[0].word[i], values[2 * i], values[2 * i + 1]);
+    } else {
+      memcpy(values, &raw, sizeof values);
+    }
   }
 
   __device__ __forceinline__ static void store(const View& view, int64_t row, int64_t feature,
@@ -137,16 +139,12 @@ struct Vector {
       return;
     }
     Sixteen part;
-    Storage rounded[kWidth];
+    if constexpr (kHalf) {
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) {
-      if constexpr (kHalf) {
-        rounded[i] = Storage::from(values[i]);
-      } else {
-        rounded[i] = values[i];
-      }
+      for (int i = 0; i < 4; ++i) part.word[i] = Storage::pack(values[2 * i], values[2 * i + 1]);
+    } else {
+      memcpy(&part, values, sizeof part);
     }
-    memcpy(&part, rounded, sizeof part);
     *reinterpret_cast<Sixteen*>(view.data + (row + feature) * static_cast<int64_t>(sizeof(Storage))) = part;
   }
 };

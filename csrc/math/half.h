@@ -37,6 +37,21 @@ struct BFloat16 {
     return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 #endif
   }
+
+  // Two numbers in a word, the first in its low half: one instruction per number, and one for both of a pair.
+  IWAE_EVERYWHERE static void unpack(uint32_t word, float& low, float& high) {
+    low = bits_to_float(word << 16);
+    high = bits_to_float(word & 0xffff0000u);
+  }
+  IWAE_EVERYWHERE static uint32_t pack(float low, float high) {
+#ifdef __CUDA_ARCH__
+    uint32_t word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+#else
+    return from(low).bits | uint32_t{from(high).bits} << 16;
+#endif
+  }
 };
 
 struct Float16 {
@@ -71,6 +86,31 @@ struct Float16 {
       magnitude = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
     }
     return {static_cast<uint16_t>(sign | magnitude)};
+#endif
+  }
+
+  IWAE_EVERYWHERE static void unpack(uint32_t word, float& low, float& high) {
+#ifdef __CUDA_ARCH__
+    asm("{\n"
+        ".reg .b16 l, h;\n"
+        "mov.b32 {l, h}, %2;\n"
+        "cvt.f32.f16 %0, l;\n"
+        "cvt.f32.f16 %1, h;\n"
+        "}"
+        : "=f"(low), "=f"(high)
+        : "r"(word));
+#else
+    low = Float16{static_cast<uint16_t>(word & 0xffffu)};
+    high = Float16{static_cast<uint16_t>(word >> 16)};
+#endif
+  }
+  IWAE_EVERYWHERE static uint32_t pack(float low, float high) {
+#ifdef __CUDA_ARCH__
+    uint32_t word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+#else
+    return from(low).bits | uint32_t{from(high).bits} << 16;
 #endif
   }
 };
