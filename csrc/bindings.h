@@ -191,10 +191,10 @@ void iwae_loss_backward(const std::string& name, bool float64, const Sizes& shap
 }
 
 template <class On>
-void rescale(bool float64, const Sizes& shape, uintptr_t gradient, uintptr_t weights, const OperandTuple& grad,
+void rescale(int dtype, const Sizes& shape, uintptr_t gradient, uintptr_t weights, const OperandTuple& grad,
              const Where<On>& where) {
   RescaleCall call;
-  call.float64 = float64;
+  call.dtype = static_cast<DType>(dtype);
   call.shape = shape_from(shape);
   call.gradient = reinterpret_cast<void*>(gradient);
   call.weights = reinterpret_cast<const void*>(weights);

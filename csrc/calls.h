@@ -43,7 +43,7 @@ struct DensityBackwardCall : DensityCall {
 };
 
 // Shape (k, ..., D); the log-ratio has (k, ...). `log_prob` (k, ...) is overwritten by the normalized weights; `kept`
-// are gradients of the loss.
+// are gradients of the loss, in the dtypes of their parameters: that of accumulation or, on the GPU, bfloat16.
 struct IWAELossCall : DensityForwardCall {
   Operand log_ratio;
   Reduction reduction = Reduction::kNone;
@@ -60,11 +60,11 @@ struct IWAELossBackwardCall : DensityCall {
   Operand gradients[kMaxParameters];
 };
 
-// Multiplies a contiguous gradient (k, ..., D), in the dtype of the call, in place by the upstream gradient; the result
-// is 0 where the weight (k, ...) is 0. The upstream gradient has stride 0 along k, and along all axes if it is one
-// number.
+// Multiplies a contiguous gradient (k, ..., D) in place by the upstream gradient; the result is 0 where the weight
+// (k, ...) is 0. The upstream gradient has stride 0 along k, and along all axes if it is one number. The weights are
+// float64 for a gradient of float64, and float32 otherwise.
 struct RescaleCall : Place {
-  bool float64 = false;
+  DType dtype = DType::kFloat32;
   Shape shape;
   void* gradient = nullptr;
   const void* weights = nullptr;

@@ -149,7 +149,7 @@ void iwae_loss(const IWAELossCall& call) {
   unsigned wanted = 0;
   for (int p = 0; p < Density::kParameters; ++p) {
     if (call.kept[p] == nullptr) continue;
-    kept.gradients[p] = contiguous(call.kept[p], accumulation(call), call.shape, call.shape.dims);
+    kept.gradients[p] = contiguous(call.kept[p], call.parameters[p].dtype, call.shape, call.shape.dims);
     wanted |= 1u << p;
   }
   if (iwae_loss_once<Density>(call, kept.gradients, wanted)) return;

@@ -55,7 +55,13 @@ static void run_sample_gaussian_backward(const SampleGaussianBackwardCall& call)
   call.float64 ? sample_gaussian_backward<double>(call) : sample_gaussian_backward<float>(call);
 }
 
-static void run_rescale(const RescaleCall& call) { call.float64 ? rescale<double>(call) : rescale<float>(call); }
+static void run_rescale(const RescaleCall& call) {
+  switch (call.dtype) {
+    case DType::kFloat64: return rescale<double, double>(call);
+    case DType::kBFloat16: return rescale<float, BFloat16>(call);
+    default: return rescale<float, float>(call);
+  }
+}
 
 extern const Kernels kKernels;
 const Kernels kKernels = {

@@ -11,8 +11,8 @@ namespace IWAE_ISA {
 // Gradients of shape (k, ..., D), with rows (k, ...). The upstream gradient is nearly always 1, and there is nothing to
 // do: this is checked on the GPU, to avoid a host-device synchronization. For this case the number of blocks is limited
 // to those that run at once.
-template <class T>
-IWAE_KERNEL rescale_kernel(T* gradient, const T* weights, const View grad, const Walk<1> rows, const bool is_number,
+template <class T, class Storage>
+IWAE_KERNEL rescale_kernel(char* gradient, const T* weights, const View grad, const Walk<1> rows, const bool is_number,
                            const int64_t features, const int64_t blocks) {
   if (is_number && load_one<T>(grad.data, grad.dtype, 0) == T(1)) return;
   const int64_t entries = rows.outer_count * features, stride = blocks * kThreads;
@@ -21,11 +21,12 @@ IWAE_KERNEL rescale_kernel(T* gradient, const T* weights, const View grad, const
     int64_t at[1];
     rows.offsets(row, at);
     const T incoming = load_one<T>(grad.data, grad.dtype, at[0]);
-    gradient[i] = weights[row] == T(0) || incoming == T(0) ? T(0) : gradient[i] * incoming;
+    const T scaled = load_one<T>(gradient, dtype_of<Storage>(), i) * incoming;
+    store_one<T>(gradient, dtype_of<Storage>(), i, weights[row] == T(0) || incoming == T(0) ? T(0) : scaled);
   }
 }
 
-template <class T>
+template <class T, class Storage>
 void rescale(const RescaleCall& call) {
   const int last = call.shape.dims - 1;
   const Operand* operands[1] = {&call.grad};
@@ -35,7 +36,7 @@ void rescale(const RescaleCall& call) {
   constexpr int64_t kMostBlocks = 1024;
   const int64_t needed = ceil_divide(rows.outer_count * call.shape.sizes[last], kThreads);
   const int64_t blocks = needed < kMostBlocks ? needed : kMostBlocks;
-  launch(rescale_kernel<T>, blocks, 0, call.cuda_stream, static_cast<T*>(call.gradient),
+  launch(rescale_kernel<T, Storage>, blocks, 0, call.cuda_stream, static_cast<char*>(call.gradient),
          static_cast<const T*>(call.weights), view_of(call.grad, last), rows, is_number, call.shape.sizes[last], blocks);
 }
 

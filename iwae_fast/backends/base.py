@@ -161,6 +161,9 @@ class Backend(Ops, Protocol):
     """The device type whose tensors the backend supports: "cpu" or "cuda"."""
     optional_ops: frozenset[str]
     """The optional operations that this backend implements, by the names of their methods."""
+    rounded_gradients: frozenset[torch.dtype]
+    """The dtypes, besides that of accumulation, of parameters whose gradients ``iwae_loss_and_gradients`` computes.
+    They are rounded before they are scaled by the upstream gradient."""
 
     def missing(self) -> str | None:
         """Return the software that the backend lacks, or None. Called once, at import; must not access a device."""
@@ -181,6 +184,7 @@ class WithoutOptionalOps:
     """A base class for backends that do not implement some or all of the optional operations."""
 
     optional_ops: frozenset[str] = frozenset()
+    rounded_gradients: frozenset[torch.dtype] = frozenset()
 
     def iwae_loss_and_gradients(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "iwae_loss_and_gradients")

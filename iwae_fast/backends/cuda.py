@@ -33,6 +33,7 @@ class CUDABackend(NativeBackend):
             "rescale",
         }
     )
+    rounded_gradients = frozenset({torch.bfloat16})  # float16 could underflow before a loss scale is applied
     kernels: Any = getattr(MODULE, "cuda", None)
 
     def __init__(self) -> None:

@@ -101,7 +101,8 @@ def times_upstream(
             NATIVE[ctx.backend].rescale(gradient, grad, weights)
         return saved_gradients
     upstream = grad.unsqueeze(-1) if grad.dim() else grad
-    return [product_without_nan(gradient, upstream, weights.unsqueeze(-1)) for gradient in saved_gradients]
+    scaled = (product_without_nan(gradient, upstream, weights.unsqueeze(-1)) for gradient in saved_gradients)
+    return [product.to(gradient.dtype) for product, gradient in zip(scaled, saved_gradients, strict=True)]
 
 
 def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor, number: float) -> Tensor:

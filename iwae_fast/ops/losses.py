@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, reference
-from ..backends import REFERENCE, choose
+from ..backends import NATIVE, REFERENCE, choose
 from ..dtypes import accumulation_dtype
 from .events import flattened
 from .function import (
@@ -193,14 +193,15 @@ def composed_iwae(log_weights: Tensor, reduction: str, backend: str | None) -> I
 def _gradients_in_forward(backend: str, parameters: list[Tensor], log_ratio: Tensor) -> list[bool] | None:
     """Return which parameters get their gradients in the forward pass, or None if it computes no gradients.
 
-    Such gradients must not need a sum over broadcast axes, nor rounding before they are scaled.
+    Such gradients must not need a sum over broadcast axes. They are rounded to the dtype of their parameter before they
+    are scaled, which the backend must allow.
     """
     needs_grad = [torch.is_grad_enabled() and p.requires_grad for p in parameters]
     if not any(needs_grad) or not supports("iwae_loss_and_gradients", backend):
         return None
-    dtype = accumulation_dtype(log_ratio, *parameters)
+    dtypes = {accumulation_dtype(log_ratio, *parameters), *NATIVE[backend].rounded_gradients}
     fits = all(
-        p.shape[:-1] == log_ratio.shape and p.dtype == dtype
+        p.shape[:-1] == log_ratio.shape and p.dtype in dtypes
         for p, needed in zip(parameters, needs_grad, strict=True)
         if needed
     )
@@ -271,7 +272,7 @@ def _iwae_loss_backward(
 class IWAELossWithGradients(Fused):
     """:class:`IWAELoss` whose forward pass also computes the gradients, so that each exponential is computed once.
 
-    ``needs_grad`` selects the parameters, which must have the shape of the whole call and its accumulation dtype.
+    ``needs_grad`` selects the parameters, which must have the shape of the whole call.
     Bounds, weights and gradients are also returned. The caller must detach the weights: they are part of the graph as
     its anchor, but no gradient flows through them.
     """

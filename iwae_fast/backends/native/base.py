@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -14,6 +15,7 @@ class Native(ABC):
 
     kernels: Any
     """``iwae_fast._C.cpu`` or ``iwae_fast._C.cuda``."""
+    rounded_gradients: frozenset[torch.dtype] = frozenset()
 
     @abstractmethod
     def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...dtypes import accumulation_dtype
-from ..marshal import gradient_like, operand, optional_operand, pointers
+from ..marshal import DTYPE_CODES, gradient_like, operand, optional_operand, pointers
 from .base import Native
 
 
@@ -99,7 +99,7 @@ class Losses(Native):
         self.run(
             self.kernels.rescale,
             gradient,
-            gradient.dtype == torch.float64,
+            DTYPE_CODES[gradient.dtype],
             tuple(gradient.shape),
             gradient.data_ptr(),
             weights.data_ptr(),
