@@ -26,4 +26,11 @@ def test_wrong_kernels_are_seen(tmp_path: Path) -> None:
         "lanes missing: refused",
         "too much shared memory: refused",
         "unwritten: NaN",
+        "copies: right",
+        "copies without a wait: wrong",
+        "copies without a barrier: wrong",
+        "copies at the end: refused",
+        "mail: right",
+        "mail without a wait: wrong",
+        "mail that never comes: refused",
     ]

@@ -1,4 +1,4 @@
-// Kernels that are wrong in ways that the emulator must see, and one that is right; prints what came of each.
+// Kernels that are wrong in ways that the emulator must detect, beside right ones; prints the outcome of each.
 #include <cstdio>
 
 #include "../../csrc/cuda/device.h"
@@ -25,6 +25,59 @@ IWAE_KERNEL some_lanes_exchange() {
 
 IWAE_KERNEL shared_memory(double* out) { *out = dynamic_shared<double>()[5]; }
 
+// Every thread reads four numbers that another copied.
+IWAE_KERNEL copy_and_reverse(const float* in, float* out, const bool waits, const bool with_barrier) {
+  float* place = dynamic_shared<float>();
+  const int own = 4 * static_cast<int>(threadIdx.x), other = 4 * (kThreads - 1 - static_cast<int>(threadIdx.x));
+  copy_sixteen(place + own, in + own);
+  end_group_of_copies();
+  if (waits) wait_for_copies(0);
+  if (with_barrier) __syncthreads();
+  for (int i = 0; i < 4; ++i) out[own + i] = place[other + i];
+  if (!with_barrier) __syncthreads();
+  wait_for_copies(0);
+}
+
+IWAE_KERNEL end_before_a_copy(const float* in) {
+  copy_sixteen(dynamic_shared<float>() + 4 * threadIdx.x, in + 4 * threadIdx.x);
+  end_group_of_copies();
+}
+
+// A cluster of two blocks, each of which gets its numbers from the other.
+IWAE_KERNEL send_to_each_other(float* out, const bool waits, const int expected) {
+  Mailbox* mailbox = dynamic_shared<Mailbox>();
+  float* place = reinterpret_cast<float*>(mailbox + 2);
+  if (threadIdx.x == 0) open_mailbox(mailbox);
+  arrive_at_cluster();
+  wait_for_cluster();
+  if (threadIdx.x == 0) expect_bytes(mailbox, expected);
+  const int rank = cluster_rank();
+  send(place + threadIdx.x, mailbox, 1 - rank, static_cast<float>(rank));
+  if (waits) wait_for_mail(mailbox, 0);
+  out[rank * kThreads + threadIdx.x] = place[kThreads - 1 - threadIdx.x];
+}
+
+static bool copied(bool waits, bool with_barrier) {
+  alignas(16) static float in[4 * kThreads], out[4 * kThreads];
+  for (int i = 0; i < 4 * kThreads; ++i) in[i] = static_cast<float>(i);
+  launch(copy_and_reverse, 1, sizeof in, nullptr, static_cast<const float*>(in), static_cast<float*>(out), waits,
+         with_barrier);
+  for (int i = 0; i < 4 * kThreads; ++i) {
+    if (out[i] != in[4 * (kThreads - 1 - i / 4) + i % 4]) return false;
+  }
+  return true;
+}
+
+static bool sent(bool waits, int expected = kThreads * int{sizeof(float)}) {
+  static float out[2 * kThreads];
+  launch_clusters(send_to_each_other, kThreads, 1, 2, (kThreads + 4) * sizeof(float), nullptr,
+                  static_cast<float*>(out), waits, expected);
+  for (int i = 0; i < 2 * kThreads; ++i) {
+    if (out[i] != (i < kThreads ? 1.0f : 0.0f)) return false;
+  }
+  return true;
+}
+
 static bool reversed(bool with_barrier) {
   int out[kThreads];
   launch(reverse, 1, 0, nullptr, static_cast<int*>(out), with_barrier);
@@ -34,14 +87,18 @@ static bool reversed(bool with_barrier) {
   return true;
 }
 
-template <class Kernel>
-static const char* outcome(Kernel kernel, int64_t shared_bytes = 0) {
+static const char* outcome_of(const std::function<void()>& run) {
   try {
-    launch(kernel, 1, shared_bytes, nullptr);
+    run();
   } catch (const std::exception& error) {
     return "refused";
   }
   return "ran";
+}
+
+template <class Kernel>
+static const char* outcome(Kernel kernel, int64_t shared_bytes = 0) {
+  return outcome_of([&] { launch(kernel, 1, shared_bytes, nullptr); });
 }
 
 int main() {
@@ -53,5 +110,15 @@ int main() {
   std::printf("lanes missing: %s\n", outcome(some_lanes_exchange));
   std::printf("too much shared memory: %s\n", outcome(half_come, 49 << 10));
   std::printf("unwritten: %s\n", unwritten != unwritten ? "NaN" : "a number");
+  std::printf("copies: %s\n", copied(true, true) ? "right" : "wrong");
+  std::printf("copies without a wait: %s\n", copied(false, true) ? "right" : "wrong");
+  std::printf("copies without a barrier: %s\n", copied(true, false) ? "right" : "wrong");
+  std::printf("copies at the end: %s\n", outcome_of([] {
+    alignas(16) static float in[4 * kThreads];
+    launch(end_before_a_copy, 1, sizeof in, nullptr, static_cast<const float*>(in));
+  }));
+  std::printf("mail: %s\n", sent(true) ? "right" : "wrong");
+  std::printf("mail without a wait: %s\n", sent(false) ? "right" : "wrong");
+  std::printf("mail that never comes: %s\n", outcome_of([] { sent(true, 8 * kThreads); }));
   return 0;
 }
