@@ -16,7 +16,7 @@ pytest.importorskip("typer")
 from iwae_fast import backends
 from iwae_fast._version import __version__
 from iwae_fast.data import DATASETS
-from iwae_fast.experiments import config, networks, protocols
+from iwae_fast.experiments import networks, protocols
 from iwae_fast.experiments.cli import choices, main
 from iwae_fast.experiments.reproduce.scales import SCALES
 from iwae_fast.experiments.reproduce.tables import TABLES
@@ -97,7 +97,6 @@ def test_completion(answers: dict[str, tuple[int, str, str]]) -> None:
         (choices.NETWORKS, networks.NETWORKS),
         (choices.LIKELIHOODS, LIKELIHOODS),
         (choices.PRIORS, networks.PRIORS),
-        (choices.BOUNDS, config.BOUNDS),
         (choices.ESTIMATORS, ESTIMATORS),
         (choices.BACKENDS, (*backends.NATIVE, backends.REFERENCE)),
         (choices.TABLES, TABLES),

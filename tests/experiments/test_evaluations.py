@@ -290,6 +290,14 @@ def test_segments_in_which_no_step_was_taken_are_none():
     assert extended(both, 9, two) == (*both, Segment.begin(9, two))
 
 
+def test_a_segment_from_before_a_setting_existed_continues():
+    config = TrainConfig.preset("digits", bound="iwae")
+    earlier = {name: value for name, value in Segment.begin(0, config).settings.items() if name != "beta"}
+    start = (Segment(0, earlier),)
+    assert extended(start, 5, config) == start
+    assert len(extended(start, 5, TrainConfig.preset("digits", bound="ciwae"))) == 2
+
+
 # --- in Python --------------------------------------------------------------------------------------------------
 
 
