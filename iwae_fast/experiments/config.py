@@ -172,8 +172,8 @@ class TrainConfig(BoundSettings):
         _known_or_file(dataset)
         checks.one_of("protocol", name := overrides.get("protocol", "constant"), PROTOCOLS)
         protocol = PROTOCOLS[name]
-        of_protocol = {**protocol.settings, **protocol.by_dataset.get(dataset, {})}
-        settings: dict[str, Any] = {**PRESETS.get(dataset, PAPER), **of_protocol, **overrides}
+        protocol_settings = {**protocol.settings, **protocol.by_dataset.get(dataset, {})}
+        settings: dict[str, Any] = {**PRESETS.get(dataset, PAPER), **protocol_settings, **overrides}
         if "hidden" not in overrides and not isinstance(settings["latent"], int):
             first = _by_stochastic_layer(settings["hidden"])[:1]
             settings["hidden"] = (*first, *((100, 100),) * (len(settings["latent"]) - 1))

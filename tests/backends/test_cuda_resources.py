@@ -36,7 +36,7 @@ def test_later_architectures_find_code_to_compile() -> None:
 
 
 def test_no_spills(rows: list[dict[str, Any]]) -> None:
-    """Float64, which is not for speed, may spill a few registers."""
+    """Allow a few spills in float64, which is not tuned for speed."""
     for row in rows:
         assert int(row["spill_bytes"]) <= (64 if "double" in row["kernel"] else 0), row
 
@@ -52,7 +52,7 @@ def test_shared_memory_leaves_room_for_another_block(rows: list[dict[str, Any]])
 
 
 def test_loads_and_stores_are_wide(rows: list[dict[str, Any]]) -> None:
-    """Of kernels that take rows 16 bytes at a time, and samples, whose rows are written so."""
+    """Check the kernels that read rows 16 bytes at a time, and those that write them so."""
     seen = set()
     for row in rows:
         name = row["kernel"]

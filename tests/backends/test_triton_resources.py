@@ -42,7 +42,7 @@ SHARED_BYTES = {"80": 163 * KIBIBYTES, "90": 227 * KIBIBYTES}
 
 
 def compile_with(script: Path, *arguments: str) -> str:
-    """What a script prints that compiles kernels, for which the interpreter must be off."""
+    """Run a script that compiles kernels, with the interpreter off, and return its output."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run(
         [sys.executable, script, *arguments], env=environment, capture_output=True, text=True, check=False
@@ -53,7 +53,7 @@ def compile_with(script: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module", params=["80", "90"])
 def architecture(request: pytest.FixtureRequest) -> str:
-    """Each takes a minute of the compiler."""
+    """Return an architecture; compiling for each takes a minute."""
     return request.param
 
 
@@ -97,7 +97,7 @@ def test_matrix_products_run_on_tensor_cores(rows: list[dict[str, str]]) -> None
 
 
 def test_float32_is_added_up_outside_of_tensor_cores(rows: list[dict[str, str]]) -> None:
-    """Which a compiler that joins a product and a sum would undo, and the interpreter would not show."""
+    """Check that the compiler did not fuse product and sum in float32, which the interpreter would not show."""
     for row in rows:
         if is_linear(row):
             assert ("sum" in row["products"]) == (not row["case"].endswith("float32")), row
@@ -129,6 +129,6 @@ def test_table_is_committed(rows: list[dict[str, str]], architecture: str) -> No
 
 
 def test_batch_sizes_share_kernels() -> None:
-    """50 pairs of a batch and a number of samples: a kernel more where the batch is divisible by 16, or is 1."""
+    """Launch 50 pairs of B and k; only a B divisible by 16, or of 1, compiles another kernel."""
     compiled = json.loads(compile_with(SCRIPT.with_name("triton_variants.py")))
     assert max(compiled.values()) <= 4, compiled

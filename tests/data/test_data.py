@@ -73,7 +73,7 @@ def idx(images, magic=0x803):
 
 @pytest.fixture
 def contents(monkeypatch):
-    """Small images in place of the real ones, with checksums to match."""
+    """Replace the real images by small ones with matching checksums."""
     random = np.random.default_rng(0)
     made = {
         TRAIN: random.integers(0, 256, (30, 28, 28), np.uint8),

@@ -38,7 +38,7 @@ STORED = {
 
 @pytest.fixture
 def mapped(monkeypatch):
-    """Everything is mapped, and goes through few rows at a time."""
+    """Map every file, and read a few rows at a time."""
     monkeypatch.setattr(arrays, "MAPPED_FROM", 1)
     monkeypatch.setattr(arrays, "CHECKED_AT_ONCE", 100)
     monkeypatch.setattr(rows, "BYTES_AT_ONCE", 7 * 12 * 4)
@@ -141,7 +141,7 @@ def settings(path: Path, **changes) -> TrainConfig:
 
 @pytest.mark.parametrize("validation", [0, 11])
 def test_a_run_has_the_bits_of_one_on_tensors(tmp_path, mapped, validation):
-    """Of bytes in a mapped file, in the order of a split."""
+    """Train on bytes of a mapped file, in the order of a split."""
     np.save(tmp_path / "x.npy", BYTES)
     config = settings(tmp_path / "x.npy", validation=validation)
     stored = config.load_data()

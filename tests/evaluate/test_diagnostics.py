@@ -67,7 +67,7 @@ def normal(scale: float) -> list[float]:
     ],
 )
 def test_fit_is_that_of_many_digits(log_weights: list[float]) -> None:
-    """However far apart the weights are, none underflows; and a tail does not depend on the unit of its weights."""
+    """Compare with arithmetic of many digits for weights far apart; scaling them does not change the fit."""
     tensor = torch.tensor(log_weights, dtype=torch.float64)
     expected = torch.tensor(exact_pareto_k(tensor), dtype=torch.float64)
     torch.testing.assert_close(pareto_k(tensor), expected, rtol=1e-12, atol=1e-12)

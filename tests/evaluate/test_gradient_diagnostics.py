@@ -55,7 +55,7 @@ def draws(objective: Any, model: nn.Module, x: Tensor, num_draws: int, seed: int
 
 
 def slope(ks: list[int], values: list[float]) -> float:
-    """Of a line through the points on log-log axes."""
+    """Compute the slope of a line through the points on log-log axes."""
     x, y = (torch.tensor(v, dtype=torch.float64).log() for v in (ks, values))
     return float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
 
@@ -78,7 +78,7 @@ def test_signal_to_noise_is_that_of_stacked_draws(dtype: torch.dtype) -> None:
 
 
 def test_signal_to_noise_is_corrected_for_the_noise_of_the_mean() -> None:
-    """Known means and variances; single parameters are not, and show the noise that is documented."""
+    """Compare with known means and variances; only the overall ratio is corrected, as documented."""
     model, x = two_groups(2000), torch.zeros(1)
     found = iw.gradient_snr(Noise(bias=0.2), model, x, 50, seed=1)
     assert found["a"].overall == pytest.approx(0.2, abs=0.02)
@@ -167,7 +167,7 @@ def test_another_direction_against_a_reference_of_its_own() -> None:
 
 
 def test_rounding_is_no_bias() -> None:
-    """In float32 other orders of summation differ in every draw, and may do so in one direction."""
+    """Check that differences of rounding in float32, all in one direction, are not reported as bias."""
     model, x = iw.models.DenseVAE(64, (8,), (16,)), torch.rand(10, 64)
     check = iw.check_estimator(iw.Objective(IWAE(), num_samples=K, chunk_size=4), model, x, 60, seed=1)
     assert all(group.p_value == 1.0 for group in check.groups.values())
@@ -176,7 +176,7 @@ def test_rounding_is_no_bias() -> None:
 
 @pytest.mark.parametrize("parameters", [1, 30])
 def test_false_positives_are_as_rare_as_the_level_says(parameters: int) -> None:
-    """Of 500 tests of pure noise, correlated between parameters."""
+    """Count the false positives in 500 tests of pure noise, correlated between parameters."""
     n, mix = 40, torch.randn(parameters, parameters, dtype=torch.float64)
     found = []
     for noise in torch.randn(500, n, parameters, dtype=torch.float64) @ mix:
@@ -192,7 +192,7 @@ def test_false_positives_are_as_rare_as_the_level_says(parameters: int) -> None:
 
 
 def test_bias_in_few_and_in_many_parameters_is_found() -> None:
-    """The sizes that the docstring names, twofold."""
+    """Test biases of twice the sizes that the docstring names."""
     size, n = 400, 100
     model, x = two_groups(size), torch.zeros(1)
     spread = 0.5 * math.sqrt(20 * math.sqrt(size) / n / size)  # half: of differences whose std is 0.5
@@ -312,7 +312,7 @@ def test_arguments_that_are_refused() -> None:
 
 @pytest.mark.parametrize("degrees", [1, 2, 7, 14, 99])
 def test_tail_of_students_distribution(degrees: int) -> None:
-    """Against the integral of its density, by t = sqrt(degrees) tan(u)."""
+    """Compare with the integral of the density, substituting t = sqrt(degrees) tan(u)."""
     for t in (-2.0, 0.0, 0.5, 3.0, 8.0):
         total, tail = (
             torch.linspace(first, math.pi / 2, 200_001, dtype=torch.float64)

@@ -118,7 +118,7 @@ def test_bad_arguments() -> None:
 
 
 def wide_linear_gaussian() -> iw.models.VAE:
-    """Of importance weights that are not all equal."""
+    """Return a linear Gaussian model whose importance weights are not all equal."""
     model = linear_gaussian()
     with torch.no_grad():
         model.encoder.log_std += 1.0
@@ -218,7 +218,7 @@ def dense(**settings: object) -> iw.models.DenseVAE:
 
 
 class Doubled(torch.nn.Module):
-    """Code that no state_dict tells from that of Identity."""
+    """A module whose state_dict is the same as that of Identity."""
 
     def forward(self, value: torch.Tensor) -> torch.Tensor:
         return 2.0 * value

@@ -140,7 +140,7 @@ def test_values_are_answered_with_the_nearest(
 
 
 def test_waiting_threads_sleep() -> None:
-    """OpenMP is told before torch loads it, unless the user has told it something else."""
+    """Check that the policy is set before torch loads OpenMP, unless the user has set another one."""
     told = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     for given, policy in ({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE"):
         result = subprocess.run(

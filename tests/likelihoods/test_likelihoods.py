@@ -146,7 +146,7 @@ def continuous_normalizer_by_integration(logits: Tensor) -> Tensor:
 
 
 def test_continuous_bernoulli_normalizer() -> None:
-    """On both sides of where the series ends, and far from 0; its slope too, of which the mean is made."""
+    """Test the normalizer and its slope on both sides of the end of the series, and far from 0."""
     sizes = torch.tensor([0.0, 1e-8, 1e-4, 0.1, 0.3, 0.4999, 0.5001, 1.0, 5.0, 30.0], dtype=torch.float64)
     logits = torch.cat([-sizes, sizes]).requires_grad_()
     expected = continuous_normalizer_by_integration(logits)
@@ -375,7 +375,7 @@ OUTSIDE = {
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("masked", [False, True])
 def test_observations_outside_the_support_are_an_error(name: str, masked: bool) -> None:
-    """At the first call of whatever makes log-weights, and at every evaluation; unless a mask hides them."""
+    """Refuse them in the first call of every function of log-weights and in evaluations, unless masked."""
     value, message = OUTSIDE[name]
     good, bad = torch.ones(4, 6), torch.ones(4, 6)
     bad[2, 3] = value
@@ -428,7 +428,7 @@ def test_rounding_and_nan_are_not_outside_the_support() -> None:
 
 
 def test_nothing_is_looked_at_while_a_graph_is_traced() -> None:
-    """A look at the data would break the graph."""
+    """Skip the check of the data while tracing: reading them would break the graph."""
     torch._dynamo.reset()
     model, x = iw.models.DenseVAE(6, (2,), (5,)), torch.rand(3, 6)
     bound = iw.Objective(iw.bounds.IWAE(), num_samples=2).bind(model)

@@ -19,7 +19,7 @@ WAYS = ({}, {"chunk_size": 2}, {"budget": 3}, {"tolerance": 0.1})
 
 
 class Conditional(nn.Module):
-    """A module of z or x, and of what goes with it."""
+    """A module of z or x, and of context."""
 
     def __init__(self, inputs: int, context: int, outputs: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def test_context_elsewhere() -> None:
 @pytest.mark.parametrize("options", WAYS)
 @pytest.mark.parametrize("name", ["one layer", "two layers", "three layers", "binary"])
 def test_masked_features_count_nothing(name: str, options: dict) -> None:
-    """Whatever they hold; and a mask of ones changes nothing."""
+    """Check that masked values are ignored, and that a mask of ones changes nothing."""
     model, x = away_from_the_optimum(name)
     mask = torch.tensor([[True, True, False, True], [True] * 4, [False] * 4])
     objective = iw.Objective(IWAE(), "vimco" if name == "binary" else "dreg", K, **options)
@@ -167,7 +167,7 @@ def test_a_schedule_is_asked_for_its_step() -> None:
 
 
 def test_free_bits() -> None:
-    """A dimension below its free bits has no gradient by its divergence, one above them all of it."""
+    """Check that a dimension's divergence has no gradient below the free bits, and its full gradient above."""
     model, x = away_from_the_optimum()
     mean, log_std = model.encode(x)
     divergence = torch.distributions.kl_divergence(

@@ -23,7 +23,7 @@ CHANGES: dict[str, tuple[float, Change]] = {
 
 
 def leaves(backend: str) -> list[Tensor]:
-    """Logits, log-ratio, hidden layer, weight and bias."""
+    """Return logits, log-ratio, hidden layer, weight and bias, which require gradients."""
     torch.manual_seed(0)
     shapes = ((3, 4, 9), (3, 4), (3, 4, 5), (9, 5), (9,))
     return [torch.randn(shape).double().to(device_of(backend)).requires_grad_() for shape in shapes]
