@@ -29,7 +29,7 @@ Posterior = tuple[Any, ...]
 
 
 class LogQGradient(Enum):
-    """Which dependencies of log q(z | x) are differentiated."""
+    """The dependencies of log q(z | x) that are differentiated."""
 
     FULL = "z and the encoder's parameters"
     PATHWISE = "z alone: the parameters are held fixed inside log q"

@@ -42,12 +42,12 @@ def test_no_spills(rows: list[dict[str, Any]]) -> None:
 
 
 def test_registers_leave_room_for_other_warps(rows: list[dict[str, Any]]) -> None:
-    """At 128 registers, 16 warps of a multiprocessor's 64 are resident: enough loads in flight to fill its memory."""
+    """Check for at most 128 registers: 16 of a multiprocessor's 64 warps are then resident, enough for its memory."""
     assert [row for row in rows if int(row["registers"]) > 128] == []
 
 
 def test_shared_memory_leaves_room_for_another_block(rows: list[dict[str, Any]]) -> None:
-    """Beside up to 16 KiB of log-weights, two blocks of any kernel fit a multiprocessor of any GPU."""
+    """Check that two blocks fit a multiprocessor of any GPU, with up to 16 KiB of log-weights each."""
     assert [row for row in rows if int(row["shared_bytes"]) > 32 * 1024] == []
 
 

@@ -51,8 +51,8 @@ def cut_off(numbers: Tensor) -> Tensor:
 
 
 def tf32x3(left: Tensor, right: Tensor, block: int) -> Tensor:
-    """left @ right as tensor cores do: numbers in two parts, eight products a step, whose sum with those before is cut
-    off to float32. Sums of so many columns as a block has are added up as float32 usually is."""
+    """Compute left @ right as tensor cores do: each number in two parts, eight products per step, whose sum with the
+    previous ones is truncated to float32. The sums of blocks of columns are added in rounded float32."""
     total = torch.zeros(len(left), right.shape[1])
     for a, b in zip(left.split(block, 1), right.split(block, 0), strict=True):
         a_large, b_large = to_tf32(a), to_tf32(b)

@@ -72,7 +72,7 @@ def is_linear(row: dict[str, str]) -> bool:
 
 
 def test_registers_leave_room_for_other_warps(rows: list[dict[str, str]]) -> None:
-    """At 128 registers, 16 warps of a multiprocessor's 64 are resident: enough loads in flight to fill its memory.
+    """Check for at most 128 registers: 16 of a multiprocessor's 64 warps are then resident, enough for its memory.
 
     Matrix products are another matter: the more of their operands and sums stand in registers, the fewer times these
     are read, and their loads are asynchronous. They may have all 255 of a thread.
@@ -85,8 +85,8 @@ def test_shared_memory_holds_two_programs(rows: list[dict[str, str]]) -> None:
 
 
 def test_matrix_products_run_on_tensor_cores(rows: list[dict[str, str]]) -> None:
-    """By the instructions of four warps (HGMMA) on sm_90, where tiles have the 64 rows that these take: registers do
-    not suffice for so many in the weight's gradient in float32."""
+    """Check for the instructions of four warps (HGMMA) on sm_90 where tiles have the 64 rows that they need; in the
+    weight's gradient in float32 there are not enough registers for that."""
     linear = [row for row in rows if is_linear(row)]
     assert len(linear) == 9
     for row in linear:
@@ -105,7 +105,7 @@ def test_float32_is_added_up_outside_of_tensor_cores(rows: list[dict[str, str]])
 
 
 def test_loads_and_stores_are_wide(rows: list[dict[str, str]]) -> None:
-    """Parameters are read, and gradients written, 16 bytes at a time wherever alignment allows."""
+    """Check that parameters are read, and gradients written, 16 bytes at a time where alignment allows."""
     for row in rows:
         if row["case"] in UNALIGNED or row["kernel"] == "weights_kernel":  # that is small, as log_mean_exp's
             continue

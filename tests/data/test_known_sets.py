@@ -44,7 +44,7 @@ PACKED = {part: np.packbits(bits, axis=1) for part, bits in BITS.items()}
 
 @pytest.fixture
 def bits_folder(root, monkeypatch):
-    """The folder of small text files."""
+    """Return a folder of small text files."""
     monkeypatch.setattr(binarized_mnist, "IMAGES", {part: len(bits) for part, bits in BITS.items()})
     monkeypatch.setattr(binarized_mnist, "SHA256", {part: sha256(packed) for part, packed in PACKED.items()})
     folder = root / "binarized_mnist"

@@ -201,7 +201,7 @@ print(peak() - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from /proc")
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_training_takes_no_memory_beyond_the_pages_of_the_file(tmp_path, suffix):
-    """The file is mapped: its pages count as resident, and are given back when memory is short."""
+    """Check memory without the pages of the mapped file, which the system takes back when memory is short."""
     large = RANDOM.integers(0, 256, (90_000, 784), np.uint8)
     small, path = tmp_path / "small.npy", tmp_path / f"large.{suffix}"
     np.save(small, large[:300])

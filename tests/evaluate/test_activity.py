@@ -102,7 +102,7 @@ def dense(latent, hidden, seed=0, **settings):
 
 
 def built_smaller(model, latent, hidden, **settings):
-    """A model with the first units of each layer alone: noise depends on a unit's index, so the first keep theirs."""
+    """Build a model of the first units of each layer; noise depends on a unit's index, so theirs is the same."""
     smaller = iw.models.DenseVAE(6, latent, hidden, **settings).double()
     state = model.state_dict()
     with torch.no_grad():

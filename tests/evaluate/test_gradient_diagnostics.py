@@ -20,8 +20,8 @@ K = 6
 
 
 class Noise:
-    """Stands in for an objective: the gradient of every parameter is its bias plus normal noise, which is halved in the
-    reference's, so that paired differences vary."""
+    """A stand-in for an objective: the gradient of every parameter is its bias plus normal noise. The noise of the
+    reference is halved, so that paired differences vary."""
 
     reduction = "mean"
 
@@ -44,7 +44,7 @@ def two_groups(size: int) -> nn.Module:
 
 
 def draws(objective: Any, model: nn.Module, x: Tensor, num_draws: int, seed: int, part: str) -> Tensor:
-    """The stacked gradients (num_draws, parameters) of a part, of the seeds that all draws follow from."""
+    """Return the stacked gradients (num_draws, parameters) of a part, for the seeds that follow from ``seed``."""
     generator = torch.Generator().manual_seed(seed)
     parameters = [p for name, p in model.named_parameters() if name.startswith(part)]
     rows = []
@@ -88,7 +88,7 @@ def test_signal_to_noise_is_corrected_for_the_noise_of_the_mean() -> None:
 
 
 def test_signal_to_noise_goes_with_k_as_theory_says() -> None:
-    """Rainforth et al. 2018: sqrt(k) for a decoder, 1 / sqrt(k) for an encoder; Tucker et al. 2019: sqrt(k) by DReG."""
+    """Expect sqrt(k) for a decoder and 1/sqrt(k) for an encoder (Rainforth et al. 2018), but sqrt(k) by DReG."""
     ks = [4, 16, 64, 256]
     model, x = away_from_the_optimum()
     standard, dreg = (
@@ -101,7 +101,7 @@ def test_signal_to_noise_goes_with_k_as_theory_says() -> None:
 
 
 def test_signal_to_noise_near_the_optimum() -> None:
-    """The setting of Rainforth et al. 2018, all parameters N(0, 0.01^2) off the optimum: DReG's slope is one half."""
+    """Expect DReG's slope of one half at parameters N(0, 0.01^2) off the optimum, as in Rainforth et al. 2018."""
     ks = [4, 16, 64, 256]
     model, x = linear_gaussian(data_dim=4, latent_dim=2), torch.randn(1, 4, dtype=torch.float64).expand(10, 4)
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_sticking_the_landing_is_found_biased_for_iwae(num_rows: int) -> None:
 
 
 def test_another_scale_is_found_and_measured() -> None:
-    """AISLE-chi2 is 2k times DReG: 2k - 1 times too large."""
+    """Measure the bias of AISLE-chi2, which is 2k times DReG, hence 2k - 1 relative to it."""
     model, x = away_from_the_optimum()
     objective = iw.Objective(IWAE(), "aisle-chi2", K)
     check = iw.check_estimator(objective, model, x[:1].expand(200, 4), 60, seed=1)

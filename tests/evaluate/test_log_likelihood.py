@@ -77,7 +77,7 @@ def test_impossible_samples() -> None:
 
 
 def test_memory_does_not_grow_with_k(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the tail of the weights does, as the root of k: it is smaller here than what a chunk needs."""
+    """Bound the memory: only the tail of the weights grows, as sqrt(k), and it is smaller than a chunk here."""
     monkeypatch.setattr(likelihood, "SAMPLES_TAKEN_IN", 40)
     model, x = iw.models.DenseVAE(16, (4,), (8,)), torch.rand(4, 16)
 

@@ -50,7 +50,7 @@ def test_options_follow_the_option_of_the_bound() -> None:
 
 
 def test_a_new_bound_and_setting_need_no_other_file() -> None:
-    """A row of the table and a field of the class give a setting, an option and its check."""
+    """Check that a row of the table and a field of the class give a setting, an option and its check."""
     code = """
 from dataclasses import dataclass, field
 import iwae_fast as iw

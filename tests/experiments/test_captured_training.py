@@ -22,7 +22,7 @@ from iwae_fast.experiments.train.runs import Run, create_run, open_run
 
 @pytest.fixture(scope="module")
 def digits() -> data.ImageData:
-    """65 digits: with batches of 10, an epoch is six steps and a last one with half a batch."""
+    """Return 65 digits: with batches of 10, an epoch has six full steps and one with half a batch."""
     images = data.load("digits")
     return replace(images, train=images.train[:65], test=images.test[:20])
 

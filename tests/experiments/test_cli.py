@@ -72,7 +72,7 @@ def here(monkeypatch, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a run of four epochs, with what it printed."""
+    """Return the folder of a run of four epochs, and its output."""
     folder = tmp_path_factory.mktemp("cli") / "a run"  # a space: the command to resume must quote it
     result = iwae("train", *SMALL, "--epochs", 4, "--eval-k", 20, "-o", folder, cwd=folder.parent)
     assert result.returncode == 0, result.stderr
@@ -163,7 +163,7 @@ def test_more_epochs(run, tmp_path):
 
 
 def test_another_objective_when_resuming(run, tmp_path, here):
-    """Burda et al. 2016, Table 2: one objective, then another."""
+    """Resume with another objective, as in Table 2 of Burda et al. 2016."""
     folder = tmp_path / "run"
     shutil.copytree(run[0], folder)
     change = ("--bound", "vr-iwae", "--alpha", 0.3, "--estimator", "dreg", "--budget", 2, "--chunk-size", 3)

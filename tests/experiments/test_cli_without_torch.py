@@ -47,7 +47,7 @@ print(json.dumps([found, "torch" in sys.modules]))
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, tuple[int, str, str]]:
-    """Exit code, output and error for each command line, all of one process, which ends without torch."""
+    """Return exit code, output and error of each command line, run in one process that never imports torch."""
     asked = [["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)]
     asked += [["trian", "--help"], ["train", "--datset", "mnist"], ["evaluate", "--help"], ["--versoin"]]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "COLUMNS": "100"}

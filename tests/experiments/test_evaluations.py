@@ -48,7 +48,7 @@ def here(monkeypatch, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of three epochs on a file, evaluated by 5 samples."""
+    """Return a run of three epochs on a file, evaluated with 5 samples."""
     folder = tmp_path_factory.mktemp("runs")
     np.save(folder / "x.npy", BYTES)
     arguments = ("--data", folder / "x.npy", *SMALL, "--epochs", 3, "--eval-k", 5, "-o", folder / "run")
@@ -59,7 +59,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A copy of that run, whose data are beside it as before."""
+    """Return a copy of that run, with its data beside it."""
     shutil.copytree(trained / "run", tmp_path / "run")
     return Run(tmp_path / "run")
 

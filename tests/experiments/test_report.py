@@ -91,7 +91,7 @@ def tiny_data(image_shape=(3, 4), grey_levels=True):
 
 
 def trained(folder, data, epochs=2, **changes):
-    """A trained run, its checkpoint and its model, of which the first unit is inactive."""
+    """Return a trained run, its checkpoint and its model, whose first unit is inactive."""
     settings = {"hidden": ((6,), (5,)), "latent": (4, 3), "k": 3, "batch_size": 20, "validation": 5, **changes}
     config = TrainConfig.preset("digits", epochs=epochs, **settings)
     run = create_run(folder, config)
@@ -122,7 +122,7 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An evaluated run in a folder whose name must be escaped."""
+    """Return an evaluated run in a folder whose name must be escaped."""
     return evaluated(tmp_path_factory.mktemp("report") / "<b>run & more", tiny_data())
 
 
@@ -385,7 +385,7 @@ def test_numbers():
 
 @pytest.fixture
 def pair(whole, tmp_path):
-    """The run and a worse one, of the same images."""
+    """Return the run and a worse one on the same images."""
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         shutil.copytree(whole[0].folder, folder)

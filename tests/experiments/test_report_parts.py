@@ -197,7 +197,7 @@ def test_a_figure_is_drawn_for_both_pages() -> None:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
-    """The arguments of grids of images that are drawn meanwhile."""
+    """Record the arguments of grids of images instead of drawing them."""
     calls: list = []
     monkeypatch.setattr(plots, "image_grid", lambda *arguments, **_: calls.append(arguments) or b"")
     return calls

@@ -20,7 +20,7 @@ from iwae_fast.experiments.train.runs import Run, create_run, open_run, sole_tra
 
 @pytest.fixture(scope="module")
 def digits():
-    """110 digits: with batches of 25, an epoch is five steps and its last batch is smaller."""
+    """Return 110 digits: with batches of 25, an epoch has five steps, the last with a smaller batch."""
     images = data.load("digits")
     return replace(images, train=images.train[:110], test=images.test[:20])
 

@@ -136,7 +136,7 @@ def test_half_precision_is_that_of_its_rounded_inputs(name: str, dtype: torch.dt
 
 
 def continuous_normalizer_by_integration(logits: Tensor) -> Tensor:
-    """-log of the integral of e^(l x) / (1 + e^l) over [0, 1], by Simpson's rule."""
+    """Compute -log of the integral of e^(l x) / (1 + e^l) over [0, 1] by Simpson's rule."""
     x = torch.linspace(0, 1, 20001, dtype=torch.float64)
     weights = torch.full_like(x, 2.0)
     weights[1::2] = 4.0
@@ -172,7 +172,7 @@ def test_continuous_bernoulli_normalizer() -> None:
     st.floats(-30, 30),
 )
 def test_counts_in_single_precision(count: int, log_mean: float, log_theta: float, logits: float) -> None:
-    """Large means and counts, small and large dispersion: the error is that of rounding the inputs."""
+    """Bound the error by that of rounding the inputs, for large means and counts and any dispersion."""
     single = tuple(torch.tensor([[number]]) for number in (log_mean, log_theta, logits))
     double = tuple(part.double() for part in single)
     x = torch.tensor([[float(count)]])
@@ -254,7 +254,7 @@ def test_dense_encoder_sees_counts_on_a_logarithmic_scale() -> None:
 
 
 def test_classes_of_images() -> None:
-    """Class logits last, and integer observations."""
+    """Test images with the class logits on the last axis, and integer observations."""
     decoder = nn.Sequential(nn.Linear(2, 4 * 4 * CLASSES), nn.Unflatten(1, (4, 4, CLASSES)))
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     model = iw.models.VAE(Halves(encoder), decoder, Categorical(CLASSES), latent_dim=2)
@@ -278,7 +278,7 @@ class Halves(nn.Module):
 
 
 def test_from_distribution() -> None:
-    """Several outputs, events, and a support without 0."""
+    """Test several outputs, events, and a support without 0."""
 
     def beta(output: tuple[Tensor, Tensor]) -> Distribution:
         return Beta(*(part.exp() for part in output))

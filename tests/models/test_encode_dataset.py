@@ -76,7 +76,7 @@ def test_what_is_no_posterior_is_named() -> None:
 
 
 def test_what_only_looks_at_a_model_changes_nothing_in_it(model: iw.models.LatentVariableModel) -> None:
-    """Each result is that of a model in evaluation mode, and the model is afterwards as it was."""
+    """Compare results with those in evaluation mode, and check that the model is unchanged afterwards."""
     model.encoder.eval()  # each module gets its own mode back
     before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
     reference = copy.deepcopy(model).eval()

@@ -89,7 +89,7 @@ def test_networks_that_do_not_fit() -> None:
 
 
 def test_implicit_posterior_goes_from_q_to_the_posterior() -> None:
-    """Cremer et al. 2017: with k = 1 it is q, with many samples the exact posterior of the linear Gaussian model."""
+    """Expect q for k = 1, and the exact posterior for many samples (Cremer et al. 2017)."""
     model, x = linear_gaussian(), torch.randn(1, 7, dtype=torch.float64)
     mean, log_std = model.encode(x)
     exact_mean, exact_std = mean[0].detach(), log_std[0].exp().detach()

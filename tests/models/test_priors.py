@@ -94,7 +94,7 @@ def test_gradient_is_the_sum_over_samples(layers: str, prior: str, estimator: st
 
 @pytest.mark.parametrize("prior", ["mixture", "vamp"])
 def test_doubly_reparameterized_gradient_is_unbiased(prior: str) -> None:
-    """Its mean over 10,000 draws, and that of a budget, is that of the gradient of the bound."""
+    """Compare its mean over 10,000 draws, with and without a budget, with that of the bound's gradient."""
     model, x = with_prior("one layer", PRIORS[prior]())
     draws = x[:1].expand(500, 4)
     for options in ({}, {"budget": 2}):

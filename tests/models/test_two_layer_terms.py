@@ -31,7 +31,7 @@ def random_model() -> iw.models.DenseVAE:
 
 
 class ByHand:
-    """The log-weights of a model of these parameters, (k, B), from observations and noise."""
+    """A model written out: its log-weights (k, B) from observations and noise, with the same parameters."""
 
     def __init__(self, parameters: dict[str, Array]) -> None:
         self.parameters = parameters

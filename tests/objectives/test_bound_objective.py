@@ -46,7 +46,7 @@ class Rows(Dataset[dict[str, Tensor]]):
 def by_names(
     module: nn.Module, batches: Iterable[Mapping[str, Tensor]], optimizer: torch.optim.Optimizer
 ) -> list[float]:
-    """The protocol of transformers' Trainer: batches by the names of forward's arguments, a loss by its name."""
+    """Train by the protocol of transformers' Trainer: batches by argument name, and a loss by its name."""
     signature = inspect.signature(module.forward).parameters
     assert signature["return_loss"].default is True  # or it would not evaluate without labels
     assert all(parameter.kind is not parameter.VAR_KEYWORD for parameter in signature.values())

@@ -72,7 +72,7 @@ def test_exact_posterior(bound: Bound, build: object) -> None:
 
 
 def paired_t(name: str, bound: Bound, estimators: tuple[str, str], batches: int = 40) -> Tensor:
-    """Student's t of the mean difference of two estimators, for each parameter, over ``batches`` times 500 draws."""
+    """Compute Student's t of the mean difference of two estimators per parameter, over ``batches`` times 500 draws."""
     model, x = away_from_the_optimum(name)
     draws = x[:1].expand(500, 4)
     differences = []
@@ -97,7 +97,7 @@ def paired_t(name: str, bound: Bound, estimators: tuple[str, str], batches: int 
     ids=str,
 )
 def test_doubly_reparameterized_gradient_is_unbiased(name: str, bound: Bound, estimator: str) -> None:
-    """Its mean over 10,000 draws is that of the gradient of the bound: 5 standard errors of the paired difference."""
+    """Compare means over 10,000 draws with the bound's gradient, within 5 standard errors of the paired difference."""
     assert paired_t(name, bound, (estimator, "reparameterized"), batches=20).abs().max() < 5
 
 

@@ -35,8 +35,8 @@ def observations() -> Tensor:
 
 
 def maximum_log_likelihood(x: Tensor) -> float:
-    """Mean over the observations: W W^T + s^2 I then has the Z largest eigenvalues of their covariance, and s^2, the
-    mean of the others, in place of each of these."""
+    """Compute the maximum, as a mean over the observations: W W^T + s^2 I then has the Z largest eigenvalues of their
+    covariance, and s^2, the mean of the others, in place of each of these."""
     eigenvalues = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)
     log_determinant = eigenvalues[:Z].log().sum() + (D - Z) * eigenvalues[Z:].mean().log()
     return -0.5 * (D * math.log(2 * math.pi) + log_determinant.item() + D)

@@ -18,7 +18,7 @@ from iwae_fast.ops.linear import linear_bernoulli_iwae
 
 
 def composed(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, log_ratio: Tensor) -> Tensor:
-    """The loss of each observation by torch alone."""
+    """Compute the loss of each observation by torch alone."""
     logits = F.linear(hidden, weight, bias)
     log_weights = (value * logits + F.logsigmoid(-logits)).sum(-1) + log_ratio
     return math.log(len(log_weights)) - torch.logsumexp(log_weights, 0)

@@ -208,7 +208,7 @@ class TestLinearBernoulliLogProb(Contract):
 
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[list[Tensor], Tensor | None]:
-    """Value, hidden, weight and bias, and a mask or None: any layout, value of any dtype beside the layer's."""
+    """Draw value, hidden, weight and bias in any layout, the value in any dtype, and a mask or None."""
     full = tuple(draw(st.lists(st.integers(1, 4), max_size=3)))
     width, features = (draw(st.one_of(st.integers(1, 20), st.sampled_from([64, 70]))) for _ in range(2))
     generator = torch.Generator().manual_seed(draw(strategies.seeds))

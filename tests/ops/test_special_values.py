@@ -186,8 +186,8 @@ def test_samples_whose_coefficients_are_zero(arriving: str, path_only: bool, dty
 @on_every_backend
 @pytest.mark.parametrize("path_only", [False, True])
 def test_draws_that_overflow_weigh_nothing(path_only: bool, backend: str) -> None:
-    """By the loss itself: of one observation all draws overflow, of another all but some, whose gradient is as if they
-    had been drawn alone."""
+    """Check that the loss ignores draws that overflow: all of one observation's, and some of another's, whose gradient
+    is that of the remaining draws."""
     k = 40
     mean, log_std = torch.zeros(3, 1), torch.tensor([[0.3], [100.0], [44.0]])
 
