@@ -34,11 +34,11 @@ UNALIGNED = {
     "sample_gaussian chosen": "rows of 200 bytes",
     "sample_gaussian_backward chosen": "rows of 200 bytes",
 }
-"""Where 16 bytes at a time cannot be had, and why."""
+"""Cases whose loads or stores are not 16 bytes wide, with the reason."""
 
 KIBIBYTES = 1024
 SHARED_BYTES = {"80": 163 * KIBIBYTES, "90": 227 * KIBIBYTES}
-"""Of a multiprocessor, as far as one program can have them."""
+"""Shared memory of a multiprocessor that one program may use, per architecture."""
 
 
 def compile_with(script: Path, *arguments: str) -> str:

@@ -41,7 +41,7 @@ class Call(NamedTuple):
     inputs: Callable[[], list[Tensor]]
     leaves: Sequence[int]
     exact: bool = True
-    """Whether the same numbers always give the same bits: matrix products of torch need not."""
+    """True if equal inputs always give equal bits; torch's matrix products may differ."""
 
     def tensors(self) -> list[Tensor]:
         """Return new inputs; the leaves require gradients."""

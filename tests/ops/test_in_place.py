@@ -19,7 +19,7 @@ CHANGES: dict[str, tuple[float, Change]] = {
     "*= 2": (2.0, lambda t: t.mul_(2.0)),
     "add_(1)": (1.0, lambda t: t.add_(1.0)),
 }
-"""What is done to a result, and what its gradients are multiplied by."""
+"""Changes of a result in place, each with the factor of its gradients."""
 
 
 def leaves(backend: str) -> list[Tensor]:

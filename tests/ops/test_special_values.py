@@ -48,7 +48,7 @@ class Rows(NamedTuple):
     by_row: tuple[str, ...]
     shared: int = 0
     overflowing: bool = False
-    """Whether arguments must be finite: a layer's products mix their features."""
+    """True if arguments must be finite, although they may overflow: a layer's products mix their features."""
 
 
 ROWS: dict[str, Rows] = {
@@ -66,7 +66,7 @@ ROWS: dict[str, Rows] = {
 
 
 def shared(count: int, dtype: torch.dtype) -> list[Tensor]:
-    """Test one parameter that all rows share, or the weight and bias of a layer."""
+    """Return one parameter that all rows share, or the weight and bias of a layer."""
     if count == 2:
         return [torch.randn(FEATURES, FEATURES, dtype=dtype), torch.randn(FEATURES, dtype=dtype)]
     return [torch.rand(FEATURES, dtype=dtype) for _ in range(count)]
