@@ -67,7 +67,8 @@ def normalized_weights(log_weights: Tensor, dim: int = 0, *, backend: str | None
 def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:
     """Compute Kish's effective sample size 1 / sum w~^2, between 1 and k; a column of all -inf gives 0.
 
-    Returns the shape of ``log_weights`` without ``dim``, float32 or float64.
+    Returns the shape of ``log_weights`` without ``dim``, float32 or float64. There is no choice of a backend: it is
+    computed in plain torch.
     """
     checks.floating(log_weights=log_weights)
     return reference.effective_sample_size(log_weights, checks.dimension(log_weights, dim))
