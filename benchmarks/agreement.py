@@ -21,7 +21,7 @@ def tolerance_of_weights(tolerance: float, nats: float) -> float:
     return tolerance + ROUNDING * nats
 
 
-def of_entries(found: Evidence, truth: Evidence, tolerance: float) -> str:
+def differing_entries(found: Evidence, truth: Evidence, tolerance: float) -> str:
     """Describe the errors relative to the largest entry that exceed the tolerance, for the same inputs and noise."""
     wrong = []
     for name, expected in truth.items():
@@ -31,7 +31,7 @@ def of_entries(found: Evidence, truth: Evidence, tolerance: float) -> str:
     return ", ".join(wrong)
 
 
-def of_means(found: Evidence, truth: Evidence) -> str:
+def differing_means(found: Evidence, truth: Evidence) -> str:
     """Describe the figures whose means differ by more than 5 standard errors, for providers with their own noise.
 
     A provider may have fewer figures than the truth.

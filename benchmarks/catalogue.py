@@ -27,7 +27,7 @@ from . import (
     training_step,
 )
 from .networks import Setting
-from .targets import Target, at_most, of_copy, times
+from .targets import Target, at_most, copy_bandwidth, times
 from .work import Work
 
 Catalogue = dict[str, Callable[[], list[Work]]]
@@ -89,7 +89,7 @@ LINEAR = "linear_bernoulli_log_prob"
 
 GPU_TARGETS = (
     *(
-        Target(f"{op}, {mode}: 85 % of the copy's bandwidth", of_copy(0.85), op, mode, shape)
+        Target(f"{op}, {mode}: 85 % of the copy's bandwidth", copy_bandwidth(0.85), op, mode, shape)
         for op, mode, shape in (
             LOSS,
             ("gaussian_iwae_loss", "forward+backward", "k=50 B=1024"),

@@ -14,7 +14,7 @@ from .work import Check, Evidence, Provider, Task, Work
 
 def works(device: torch.device, size: int) -> list[Work]:
     """Return a workload that reads ``size`` bytes and writes as many."""
-    check = Check(partial(truth, device, size), partial(agreement.of_entries, tolerance=0.0))
+    check = Check(partial(truth, device, size), partial(agreement.differing_entries, tolerance=0.0))
     return [
         Work(
             op="copy",

@@ -34,7 +34,7 @@ FEW = 20
 
 
 def works(setting: Setting) -> list[Work]:
-    check = Check(partial(truth, setting), agreement.of_means)
+    check = Check(partial(truth, setting), agreement.differing_means)
     providers = (
         Provider(BASELINE, partial(eager, setting), check),
         Provider("iwae_fast", partial(ours, setting), check, "ours", "iwae_fast"),
@@ -56,7 +56,7 @@ def test_set_works(setting: Setting) -> list[Work]:
     """
     images, source = test_set(setting)
     few = images[:FEW]
-    check = Check(partial(truth, setting, few), agreement.of_means)
+    check = Check(partial(truth, setting, few), agreement.differing_means)
     providers = []
     for name in backends(setting.device):
         for chunk in (None, LARGE_CHUNK):

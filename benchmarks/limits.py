@@ -67,7 +67,7 @@ def kernels(k: int, batch: int, features: int) -> dict[str, tuple[Kernel, int]]:
     log_ratio, grad = torch.randn(rows), torch.randn(rows)
     loss, weights = cpu.iwae_loss("bernoulli", (x, logits), log_ratio, None, "mean")
     mean, spread, seed = torch.randn(wide[1:]), 0.1 * torch.randn(wide[1:]), torch.tensor(1)
-    hidden, of_hidden = torch.randn(k * batch, features), torch.randn(k * batch, features)
+    hidden, gradient = torch.randn(k * batch, features), torch.randn(k * batch, features)
     out, sums = torch.empty_like(hidden), torch.empty(features)
     array, small = 4 * k * batch * features, 4 * batch * features
 
@@ -75,7 +75,7 @@ def kernels(k: int, batch: int, features: int) -> dict[str, tuple[Kernel, int]]:
         cpu.kernels.tanh_layer(False, *hidden.shape, hidden.data_ptr(), 0, torch.get_num_threads())
 
     def tanh_backward() -> None:
-        pointers = (t.data_ptr() for t in (hidden, of_hidden, out, sums))
+        pointers = (t.data_ptr() for t in (hidden, gradient, out, sums))
         cpu.kernels.tanh_layer_backward(False, *hidden.shape, *pointers, torch.get_num_threads())
 
     return {

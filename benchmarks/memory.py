@@ -13,7 +13,7 @@ from .work import BASELINE, Check, Provider, Task, Work
 
 
 def step_works(setting: Setting) -> list[Work]:
-    check = Check(partial(truth, setting), agreement.of_means)
+    check = Check(partial(truth, setting), agreement.differing_means)
 
     def prepared(make: Callable[[Setting], Step]) -> partial[Task]:
         return partial(prepare, make, setting)
@@ -28,7 +28,7 @@ def step_works(setting: Setting) -> list[Work]:
 
 
 def evaluation_works(setting: Setting) -> list[Work]:
-    check = Check(partial(evaluation.truth, setting), agreement.of_means)
+    check = Check(partial(evaluation.truth, setting), agreement.differing_means)
     providers = (
         Provider(BASELINE, partial(at_once, setting), check),
         Provider("torch eager, in chunks", partial(evaluation.eager, setting), check),

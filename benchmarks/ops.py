@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iwae_fast.backends import NATIVE
-from iwae_fast.dtypes import WIDE
+from iwae_fast.checks import WIDE
 
 from . import agreement
 from .work import BASELINE, Check, Evidence, Provider, Task, Work
@@ -66,11 +66,11 @@ def op_work(
     if nats is not None:
         tolerance = agreement.tolerance_of_weights(tolerance, float(nats(*tensors).max()))
     exact = Check(
-        partial(truth, ours, inputs, mode, leaves, entries), partial(agreement.of_entries, tolerance=tolerance)
+        partial(truth, ours, inputs, mode, leaves, entries), partial(agreement.differing_entries, tolerance=tolerance)
     )
     theirs = exact
     if own_noise is not None:
-        theirs = Check(partial(truth, ours, inputs, mode, leaves, own_noise), agreement.of_means)
+        theirs = Check(partial(truth, ours, inputs, mode, leaves, own_noise), agreement.differing_means)
     measured = own_noise or entries
     plain = {BASELINE: (prepare, eager), "torch.compile": (prepare_compiled, eager)}
     if mode == "backward":

@@ -31,6 +31,6 @@ def times(rival: Row, ours: Row) -> str:
     ratio = rival.median / ours.median
     if rival.role == "bound":
         return f"{ratio:.0%}"
-    of_this = rival.ratio is not None and abs(rival.ratio - ratio) < 1e-9
-    interval = f" ({rival.ratio_low:.2f} - {rival.ratio_high:.2f})" if of_this and ours.rounds > 1 else ""
+    interval_applies = rival.ratio is not None and abs(rival.ratio - ratio) < 1e-9
+    interval = f" ({rival.ratio_low:.2f} - {rival.ratio_high:.2f})" if interval_applies and ours.rounds > 1 else ""
     return f"{ratio:.2f}{interval}"

@@ -49,7 +49,7 @@ class Target:
         ]
 
 
-def of_copy(part: float) -> Judge:
+def copy_bandwidth(part: float) -> Judge:
     """Return a judge that requires at least this fraction of the copy's bandwidth."""
 
     def judge(row: Row, rows: Sequence[Row]) -> Verdict | None:

@@ -22,7 +22,7 @@ def works(setting: Setting) -> list[Work]:
 
 def gpu_works(setting: Setting) -> list[Work]:
     """Return the GPU workload, with the backends of the setting's device."""
-    check = Check(partial(truth, setting), agreement.of_means)
+    check = Check(partial(truth, setting), agreement.differing_means)
 
     def provider(name: str, make: Callable[[Setting], Step], role: Role = "rival", package: str = "torch") -> Provider:
         return Provider(name, partial(prepare, make, setting), check, role, package)
@@ -40,7 +40,7 @@ def gpu_works(setting: Setting) -> list[Work]:
 
 
 def providers(setting: Setting) -> tuple[Provider, ...]:
-    check = Check(partial(truth, setting), agreement.of_means)
+    check = Check(partial(truth, setting), agreement.differing_means)
 
     def prepared(make: Callable[[Setting], Step]) -> partial[Task]:
         return partial(prepare, make, setting)

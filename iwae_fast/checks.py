@@ -1,4 +1,5 @@
-"""Checks of arguments: each error names the argument, its value, and what was expected."""
+"""Checks of arguments, whose errors name the argument, its value, and what was expected; and the dtypes of tensors:
+those that are supported, those that sums are accumulated in, and the one that autocast gives to matrix products."""
 
 from __future__ import annotations
 
@@ -11,7 +12,24 @@ from torch import Tensor
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+WIDE = (torch.float32, torch.float64)
+"""Dtypes that sums are accumulated in."""
 REDUCTIONS = ("mean", "sum", "none")
+
+
+def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
+    """Return float64 if any tensor is float64, else float32."""
+    for tensor in tensors:
+        if tensor.dtype == torch.float64:
+            return torch.float64
+    return torch.float32
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the dtype that autocast casts a linear layer to on this device; None where it is off or does not exist."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):  # raises for a device without autocast
+        return None
+    return torch.get_autocast_dtype(device.type)
 
 
 def floating(**tensors: Any) -> None:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..dtypes import accumulation_dtype
+from ..checks import accumulation_dtype
 from .density import Density, block_of_features, load_mask, load_tiles, rows_of_tile, steps_of_blocks
 from .launch import (
     INTERPRETED,

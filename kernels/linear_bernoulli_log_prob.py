@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..dtypes import accumulation_dtype
+from ..checks import accumulation_dtype
 from .bernoulli_log_prob import accumulate, gradients
 from .launch import (
     INTERPRETED,

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..dtypes import accumulation_dtype
+from ..checks import accumulation_dtype
 from .columns import load_samples, log_mean, normalizer, totals
 from .elementary import exp
 from .launch import OPTIONS, Rows, alignment, broadcast_strides, device_of, layout, rows, scalar, tile_rows

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..dtypes import accumulation_dtype
+from ..checks import accumulation_dtype
 from .elementary import exact_exp
 from .launch import OPTIONS, alignment, device_of, noise_tile, samples_strides, scalar
 from .memory import multiple, store

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -82,8 +80,9 @@ def optional_operand(tensor: Tensor | None) -> Operand | None:
     return None if tensor is None else operand(tensor)
 
 
-def pointers(tensors: Sequence[Tensor | None]) -> list[int]:
-    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+def pointer(tensor: Tensor | None) -> int:
+    """Return the address of a contiguous tensor, or 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def gradient_like(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..dtypes import accumulation_dtype
+from ..checks import accumulation_dtype
 
 ROWS_A_TILE = {"cpu": 1024, "cuda": 16384}
 

@@ -98,14 +98,14 @@ def gradient_of(parts: Parts) -> Tensor:
 
 def derivatives_of(parts: Parts) -> tuple[Tensor, Tensor]:
     """Compute g, and D_i = w_i (1 - w_i) + c [(1 - w_i) (w_i - A_i) + B_i] with B_i = w_i^2 sum w_a / (1 - w_a)^2."""
-    c, odds, slope, of_top, of_others = common = _common(parts)
+    c, odds, slope, top_weight, rest_weight = common = _common(parts)
     weights, shares = parts.weights, parts.shares
-    linear = shares * (of_others * slope - c * of_top)
+    linear = shares * (rest_weight * slope - c * top_weight)
     squares = (odds / (1.0 - weights)).sum(0)
     D = torch.addcmul(linear, weights, linear, value=-1.0)
-    D = torch.addcmul(D, shares.square(), c * (of_others.square() * (1.0 + squares) + of_top))
+    D = torch.addcmul(D, shares.square(), c * (rest_weight.square() * (1.0 + squares) + top_weight))
     D = torch.addcmul(D, weights, odds.square(), value=-c)
-    D_top = of_top * of_others * slope + c * of_top.square() * squares
+    D_top = top_weight * rest_weight * slope + c * top_weight.square() * squares
     return _gradient(parts, *common), _at_top(parts, D_top, D)
 
 
@@ -114,13 +114,13 @@ def _common(parts: Parts) -> tuple[float, Tensor, Tensor, Tensor, Tensor]:
     the largest, and that of all others together."""
     c = (len(parts.weights) - 1) / len(parts.weights)
     odds = parts.weights / (1.0 - parts.weights)
-    of_top = torch.where(parts.largest == -math.inf, 0.0, torch.exp(-parts.log_total))
-    return c, odds, 1.0 + c - c * odds.sum(0), of_top, torch.exp(parts.log_others - parts.log_total)
+    top_weight = torch.where(parts.largest == -math.inf, 0.0, torch.exp(-parts.log_total))
+    return c, odds, 1.0 + c - c * odds.sum(0), top_weight, torch.exp(parts.log_others - parts.log_total)
 
 
-def _gradient(parts: Parts, c: float, odds: Tensor, slope: Tensor, of_top: Tensor, of_others: Tensor) -> Tensor:
-    g = torch.addcmul(parts.shares * (of_others * slope - c * of_top), parts.weights, odds, value=c)
-    return _at_top(parts, of_top * slope, g)
+def _gradient(parts: Parts, c: float, odds: Tensor, slope: Tensor, top_weight: Tensor, rest_weight: Tensor) -> Tensor:
+    g = torch.addcmul(parts.shares * (rest_weight * slope - c * top_weight), parts.weights, odds, value=c)
+    return _at_top(parts, top_weight * slope, g)
 
 
 def _at_top(parts: Parts, value: Tensor, others: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import checks, reference
 from ..backends.marshal import refusal
-from ..ops.function import apply
+from ..ops.function import applied
 from ..ops.weights import log_mean_exp
 from .base import Bound, Coefficients, is_zero, stopped_at_zero, widened, without_graph
 from .first_order import FirstOrder, Parts, derivatives_of, parts_of, value_of
@@ -48,7 +48,7 @@ class JVI(Bound):
         if self.order == 1:
             if refusal((log_weights,)) is not None:
                 return value_of(parts_of(log_weights))
-            return apply(FirstOrder, log_weights)[0]
+            return applied(FirstOrder)(log_weights)[0]
         log_weights = stopped_at_zero(log_weights)
         infinite, limit = self._limit(log_weights)
         return torch.where(infinite, limit, self._value(torch.where(infinite, 0.0, log_weights)))
@@ -77,8 +77,8 @@ class JVI(Bound):
         count = (~is_zero(log_weights)).sum(0)
         limit = torch.full_like(log_weights[0], -math.inf)
         for n in range(1, m + 1):
-            of_empty = sum(_coefficient(k, m, j) * math.comb(k - n, j - n) / math.comb(k, j) for j in range(n, m + 1))
-            limit = torch.where(count == n, -math.inf * of_empty, limit)
+            empty_sum = sum(_coefficient(k, m, j) * math.comb(k - n, j - n) / math.comb(k, j) for j in range(n, m + 1))
+            limit = torch.where(count == n, -math.inf * empty_sum, limit)
         return count <= m, limit
 
     def _value(self, log_weights: Tensor) -> Tensor:
@@ -144,10 +144,10 @@ def _shares_without_one(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     total = log_sum_exp(log_weights)
     w = torch.exp(log_weights - total)
     inverse = torch.where(largest, 0.0, 1.0 / (1.0 - torch.where(largest, 0.0, w)))
-    of_largest = torch.exp(log_weights - log_sum_exp(torch.where(largest, -math.inf, log_weights)))
-    of_largest = torch.where(largest, 0.0, of_largest)
-    shares = w * (inverse.sum(0) - inverse) + of_largest
-    squares = w.square() * (inverse.square().sum(0) - inverse.square()) + of_largest.square()
+    without_largest = torch.exp(log_weights - log_sum_exp(torch.where(largest, -math.inf, log_weights)))
+    without_largest = torch.where(largest, 0.0, without_largest)
+    shares = w * (inverse.sum(0) - inverse) + without_largest
+    squares = w.square() * (inverse.square().sum(0) - inverse.square()) + without_largest.square()
     return shares, squares
 
 
@@ -171,7 +171,7 @@ def _shares_without_two(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     counted = counted & ~torch.eye(k, dtype=torch.bool, device=w.device).reshape(k, k, *(1,) * (w.dim() - 1))
     inverse = torch.where(counted, inverse, 0.0)
     for power, result in ((1, shares), (2, squares)):
-        of_pairs = inverse**power
-        containing = of_pairs.sum(1)
+        terms = inverse**power
+        containing = terms.sum(1)
         result += w**power * (containing.sum(0) / 2 - containing)
     return shares, squares

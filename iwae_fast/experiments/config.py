@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -17,23 +16,10 @@ from ..objectives.estimators import ESTIMATORS
 from ..objectives.objective import Objective
 from ..objectives.schedules import LinearWarmup
 from ..seeds import SEED_LIMIT
+from .bound_settings import BOUNDS, SETTINGS, BoundSettings
 from .defaults import EVALUATION_K, OBSERVATIONS
 from .networks import NETWORKS, PRIORS, check_network
 from .protocols import PROTOCOLS, STAGES
-
-BOUNDS: dict[str, Callable[[TrainConfig], bounds.Bound]] = {
-    "iwae": lambda _: bounds.IWAE(),
-    "elbo": lambda _: bounds.ELBO(),
-    "vr-iwae": lambda config: bounds.VRIWAE(config.alpha),
-    "jvi": lambda config: bounds.JVI(config.order),
-    "miwae": lambda config: bounds.MIWAE(config.groups),
-    "piwae": lambda config: bounds.PIWAE(config.groups),
-    "ciwae": lambda config: bounds.CIWAE(config.beta),
-    "tvo": lambda _: bounds.TVO(),
-    "cubo": lambda _: bounds.CUBO(),
-    "sumo": lambda _: bounds.SUMO(),
-}
-"""Bounds by their names on the command line."""
 
 PAPER = {"epochs": 50, "batch_size": 20, "hidden": ((200, 200),), "latent": (50,), "learning_rate": 1e-3}
 """The one-layer network, batch size and first learning rate of Burda, Grosse & Salakhutdinov (2016)."""
@@ -44,7 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Settings for data sets that PAPER does not fit."""
 
-OBJECTIVE = ("bound", "k", "alpha", "order", "groups", "beta", "estimator", "budget", "chunk_size", "kl_warmup")
+OBJECTIVE = ("bound", "k", *SETTINGS, "estimator", "budget", "chunk_size", "kl_warmup")
 
 CLOSING = ("eval_k", "eval_observations")
 """Settings of the evaluation after training."""
@@ -54,8 +40,8 @@ CHANGEABLE = ("epochs", "stages", "device", "backend", "capture", *OBJECTIVE, *C
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Settings of a run. Creation raises a ValueError or TypeError that names an invalid setting.
+class TrainConfig(BoundSettings):
+    """Settings of a run, with those of bounds. Creation raises a ValueError or TypeError that names an invalid setting.
 
     :meth:`preset` fills in the settings for a data set.
     """
@@ -84,17 +70,10 @@ class TrainConfig:
     prior: str = "standard"
     """One of :data:`iwae_fast.experiments.networks.PRIORS`."""
     bound: str = "iwae"
-    """One of :data:`BOUNDS`."""
-    alpha: float = 0.5
-    """Parameter alpha of vr-iwae."""
-    order: int = 1
-    """Order of the jackknife, for jvi."""
-    groups: int = 5
-    """Number of groups of samples, for miwae and piwae."""
-    beta: float = 0.5
-    """Parameter beta of ciwae."""
+    """One of :data:`iwae_fast.experiments.bound_settings.BOUNDS`, whose settings are inherited."""
     k: int = 50
-    """Samples per observation; for sumo, the maximum."""
+    """Samples per observation; for sumo, the maximum. It is ``num_samples`` of an objective, under the name that it has
+    on the command line and in the JSON of runs."""
     estimator: str = "reparameterized"
     """One of :data:`iwae_fast.estimators.ESTIMATORS`."""
     budget: int | None = None
@@ -173,8 +152,9 @@ class TrainConfig:
 
     def objective(self) -> Objective:
         """Return the objective of the run."""
+        class_name, settings = BOUNDS[self.bound]
         return Objective(
-            BOUNDS[self.bound](self),
+            getattr(bounds, class_name)(**{name: getattr(self, name) for name in settings}),
             self.estimator,
             num_samples=self.k,
             budget=self.budget,
@@ -192,8 +172,8 @@ class TrainConfig:
         _known_or_file(dataset)
         checks.one_of("protocol", name := overrides.get("protocol", "constant"), PROTOCOLS)
         protocol = PROTOCOLS[name]
-        of_protocol = {**protocol.settings, **protocol.by_dataset.get(dataset, {})}
-        settings: dict[str, Any] = {**PRESETS.get(dataset, PAPER), **of_protocol, **overrides}
+        protocol_settings = {**protocol.settings, **protocol.by_dataset.get(dataset, {})}
+        settings: dict[str, Any] = {**PRESETS.get(dataset, PAPER), **protocol_settings, **overrides}
         if "hidden" not in overrides and not isinstance(settings["latent"], int):
             first = _by_stochastic_layer(settings["hidden"])[:1]
             settings["hidden"] = (*first, *((100, 100),) * (len(settings["latent"]) - 1))
@@ -214,12 +194,15 @@ class TrainConfig:
 
     def relevant(self) -> dict[str, Any]:
         """Return the settings on which the run depends, without those of other bounds and protocols."""
-        asked = _Asked(self)
-        BOUNDS[self.bound](cast(TrainConfig, asked))
-        others = {"alpha", "order", "groups", "beta"} - asked.names
-        if len(PROTOCOLS[self.protocol].factors) == 1:
-            others.add("stages")
-        return {name: value for name, value in self.to_json().items() if name not in others}
+        settings, found = self.to_json(), {}
+        one_rate = len(PROTOCOLS[self.protocol].factors) == 1
+        for name, value in settings.items():
+            if name in SETTINGS or (name == "stages" and one_rate):
+                continue
+            found[name] = value
+            if name == "bound":  # a report shows its settings beside it
+                found.update({own: settings[own] for own in BOUNDS[value].settings})
+        return found
 
     def differences(self, other: TrainConfig) -> list[str]:
         """Name the settings that make this a different run from ``other``.
@@ -230,18 +213,6 @@ class TrainConfig:
         if self.dataset.endswith(FILES) and other.dataset.endswith(FILES):
             mine["dataset"] = others["dataset"]
         return [name for name in mine if name not in CHANGEABLE and mine[name] != others[name]]
-
-
-class _Asked:
-    """Settings that record the names of those that are read."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        self.names: set[str] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        self.names.add(name)
-        return getattr(self.config, name)
 
 
 def usable_device(name: str, backend: str | None) -> torch.device:

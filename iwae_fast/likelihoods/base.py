@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.distributions import constraints
 
-from ..ops.function import apply
+from ..ops.function import applied
 from ..ops.losses import IWAEResult, composed_iwae
 
 ROUNDING = 1e-5
@@ -187,7 +187,7 @@ def elementwise(function: type[Function], *arguments: Tensor) -> Tensor:
     """
     if not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0:
         return function.forward(*arguments)
-    return apply(function, *arguments)
+    return applied(function)(*arguments)
 
 
 def observed(mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..dtypes import accumulation_dtype
+from ..checks import accumulation_dtype
 from .base import Likelihood, observed, parts_by_sample, parts_of, sum_observed
 from .negative_binomial import negative_binomial_log_prob, zero_inflated_log_prob
 

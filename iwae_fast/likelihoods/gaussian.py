@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..dtypes import accumulation_dtype
+from ..checks import accumulation_dtype
 from ..modules import defines
 from ..ops.densities import gaussian_log_prob
 from ..ops.losses import IWAEResult, fused_iwae

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class LogQGradient(Enum):
-    """Which dependencies of log q(z | x) are differentiated."""
+    """The dependencies of log q(z | x) that are differentiated."""
 
     FULL = "z and the encoder's parameters"
     PATHWISE = "z alone: the parameters are held fixed inside log q"

@@ -11,13 +11,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ..backends.heap import return_free_memory
 from ..bounds import Bound
-from ..dtypes import autocast_dtype
+from ..checks import autocast_dtype
 from ..models import LatentVariableModel
 from ..models.draw import Draw
 from ..models.posteriors import AnyPosterior
 from ..models.terms import LogQGradient, Terms
 from ..modules import parameter_dtype
-from ..ops.function import apply
+from ..ops.function import applied
 from ..ops.samples import standard_normal
 from . import estimators
 from .budgets import to_tolerance, within_budget
@@ -208,7 +208,7 @@ class Call:
         weighed = [(decoder, terms.log_likelihood), (self.kl_weight * encoder, terms.log_ratio)]
         if terms.log_prior is not None:
             weighed.append((self.kl_weight * decoder, terms.log_prior))
-        return apply(WeightedTerms, value, ratio, messenger, *(part for pair in weighed for part in pair))
+        return applied(WeightedTerms)(value, ratio, messenger, *(part for pair in weighed for part in pair))
 
 
 def _concatenated(parts: list[Terms]) -> Terms:

@@ -54,7 +54,7 @@ class Estimator(NamedTuple):
     fewest_samples: int = 1
 
 
-def of_the_bound(weights: Weights) -> Scales:
+def bound_scales(weights: Weights) -> Scales:
     """Return the coefficients of the bound's own gradient.
 
     With the full gradient of log q this is the gradient of the bound (Kingma & Welling 2014; Burda, Grosse &
@@ -108,11 +108,11 @@ def vimco(weights: Weights) -> Scales:
 
 
 ESTIMATORS = {
-    "reparameterized": Estimator(of_the_bound, LogQGradient.FULL),
-    "stl": Estimator(of_the_bound, LogQGradient.PATHWISE),
+    "reparameterized": Estimator(bound_scales, LogQGradient.FULL),
+    "stl": Estimator(bound_scales, LogQGradient.PATHWISE),
     "dreg": Estimator(dreg, LogQGradient.PATHWISE),
     "gdreg": Estimator(dreg, LogQGradient.PATHWISE, reparameterize_prior=True),  # Bauer & Mnih 2021
-    "aisle-kl": Estimator(of_the_bound, LogQGradient.PATHWISE, only_iwae=True),  # STL's direction (Finke & Thiery 2019)
+    "aisle-kl": Estimator(bound_scales, LogQGradient.PATHWISE, only_iwae=True),  # STL's direction (Finke & Thiery 2019)
     "aisle-chi2": Estimator(aisle_chi2, LogQGradient.PATHWISE, only_iwae=True),
     "rws": Estimator(rws, LogQGradient.SCORE, only_iwae=True),
     "rws-dreg": Estimator(rws_dreg, LogQGradient.PATHWISE, only_iwae=True),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..ops.function import NotTwiceDifferentiable, apply
+from ..ops.function import NotTwiceDifferentiable, applied
 
 
 class GradientRouter:
@@ -37,7 +37,7 @@ class GradientRouter:
         """
         if not z.requires_grad and (from_prior is None or not from_prior.requires_grad):
             return z, z, z
-        *passed, self._messenger = apply(_Route, z, from_prior, self._messenger)
+        *passed, self._messenger = applied(_Route)(z, from_prior, self._messenger)
         return tuple(passed)
 
     def messenger(self, like: Tensor) -> Tensor:
@@ -102,6 +102,6 @@ class WeightedTerms(Function):
             if ctx.needs_input_grad[2 * index + 4]:
                 gradient = (scales * grad).to(term.dtype)
                 if torch.is_grad_enabled():
-                    gradient = apply(NotTwiceDifferentiable, gradient, *saved[1::2])
+                    gradient = applied(NotTwiceDifferentiable)(gradient, *saved[1::2])
             gradients += [None, gradient]
         return tuple(gradients)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import checks, reference
 from ..backends import REFERENCE, choose
 from .events import flattened
-from .function import Fused, apply, backward_pass, implementation, same_features, saved, scatter_gradients
+from .function import Fused, applied, backward_pass, implementation, same_features, saved, scatter_gradients
 
 
 def gaussian_log_prob(
@@ -90,7 +90,7 @@ def _density(name: str, mask: Tensor | None, event_dims: int, backend: str | Non
     chosen = choose(backend, (*parameters.values(), mask))
     if chosen == REFERENCE:
         return reference.DENSITIES[name](*parameters.values(), mask)
-    return apply(DensityFunction, name, chosen, mask, *same_features(shape[-1], parameters))
+    return applied(DensityFunction)(name, chosen, mask, *same_features(shape[-1], parameters))
 
 
 class DensityFunction(Fused):

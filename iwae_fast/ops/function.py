@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,19 +40,23 @@ def supports(op: str, backend: str) -> bool:
     return op in NATIVE[backend].optional_ops
 
 
-def apply(function: type[Function], *arguments: Any) -> Any:
-    """Call ``function.apply`` without its overhead: tens of microseconds to inspect signatures, and ten more to build a
-    node if no graph is recorded.
+def applied(function: type[Function]) -> Callable[..., Any]:
+    """Return what to call in place of ``function.apply``, which costs tens of microseconds to inspect signatures, and
+    ten more to build a node if no graph is recorded.
 
     While compiling, ``forward`` is called directly if no graph is recorded: the compiler would mistake its first
     argument for a context.
     """
     if torch._C._are_functorch_transforms_active():
-        return function.apply(*arguments)
+        return function.apply
     if not torch.is_grad_enabled():
-        return function.forward(*arguments)
+        return function.forward
     if not torch.compiler.is_compiling():
-        return super(Function, function).apply(*arguments)  # type: ignore[misc]
+        return super(Function, function).apply  # type: ignore[misc]
+    return partial(_apply_if_differentiable, function)
+
+
+def _apply_if_differentiable(function: type[Function], *arguments: Any) -> Any:
     if any(isinstance(argument, Tensor) and argument.requires_grad for argument in arguments):
         return function.apply(*arguments)
     return function.forward(*arguments)
@@ -132,7 +137,7 @@ def once(gradients: tuple[Tensor | None, ...], anchor: Tensor) -> tuple[Tensor |
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return gradients
-    return tuple(None if g is None else apply(NotTwiceDifferentiable, g, anchor) for g in gradients)
+    return tuple(None if g is None else applied(NotTwiceDifferentiable)(g, anchor) for g in gradients)
 
 
 def scatter_gradients(gradients: Sequence[Tensor], needs_grad: Sequence[bool]) -> list[Tensor | None]:
@@ -152,7 +157,7 @@ def backward_pass(
     if torch.compiler.is_compiling():
         return _BackwardPass.forward(*inputs)
     # create_graph=True and torch.func.grad differentiate this Function; vmap may batch it.
-    return apply(_BackwardPass, *inputs)
+    return applied(_BackwardPass)(*inputs)
 
 
 def with_memory(grad: Tensor) -> Tensor:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from .. import checks, reference
 from ..backends import REFERENCE, choose
-from ..dtypes import WIDE, accumulation_dtype, autocast_dtype
+from ..checks import WIDE, accumulation_dtype, autocast_dtype
 from .densities import bernoulli_log_prob
 from .function import (
     Fused,
-    apply,
+    applied,
     backward_pass,
     host_value,
     implementation,
@@ -70,11 +70,11 @@ def linear_bernoulli_log_prob(
     if chosen == REFERENCE:
         return reference.linear_bernoulli_log_prob(value, hidden, weight, bias, mask)
     if recompute or not (torch.is_grad_enabled() and _any_requires_grad(hidden, weight, bias, value)):
-        return apply(LinearBernoulliRecomputed, chosen, value, hidden, weight, bias, mask)
+        return applied(LinearBernoulliRecomputed)(chosen, value, hidden, weight, bias, mask)
     in_place = hidden.shape[:-1] == leading and accumulation_dtype(value, hidden) == hidden.dtype
     if value.requires_grad or not in_place or not supports("linear_bernoulli_log_prob_and_residual", chosen):
         return bernoulli_log_prob(value, F.linear(hidden, weight, bias), mask, backend=backend)
-    log_prob, *_ = apply(LinearBernoulliFunction, chosen, value, mask, hidden, weight, bias)
+    log_prob, *_ = applied(LinearBernoulliFunction)(chosen, value, mask, hidden, weight, bias)
     return log_prob
 
 
@@ -82,8 +82,8 @@ def linear_bernoulli_iwae_loss(
     value: Tensor,
     hidden: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    log_ratio: Tensor,
+    bias: Tensor | None = None,
+    log_ratio: Tensor = None,  # type: ignore[assignment]
     mask: Tensor | None = None,
     reduction: str = "mean",
     *,
@@ -97,9 +97,9 @@ def linear_bernoulli_iwae_loss(
     Args:
         value: observations, for example (B, D).
         hidden: the layer's input, (k, ..., H), k >= 1.
-        weight, bias: (D, H) and (D,) or None, as in ``nn.Linear``, with the dtype of ``hidden``. Under autocast all
-            three are cast like the arguments of a linear layer.
-        log_ratio: log p(z_i) - log q(z_i | x), (k, ...).
+        weight, bias: (D, H) and (D,), as in ``nn.Linear``, with the dtype of ``hidden``. Under autocast all three are
+            cast like the arguments of a linear layer.
+        log_ratio: log p(z_i) - log q(z_i | x), (k, ...); required, and given by name if there is no bias.
         mask: as in :func:`gaussian_log_prob`.
         reduction: "mean" or "sum" over the observations, or "none".
         backend: force a backend by name.
@@ -134,11 +134,13 @@ def linear_bernoulli_iwae(
         and hidden.shape[:-1] == leading
         and accumulation_dtype(value, hidden, log_ratio) == hidden.dtype
     ):
-        loss, bound, weights, _ = apply(LinearIWAELoss, chosen, reduction, value, mask, log_ratio, hidden, weight, bias)
+        loss, bound, weights, _ = applied(LinearIWAELoss)(
+            chosen, reduction, value, mask, log_ratio, hidden, weight, bias
+        )
         return IWAEResult(loss, bound, weights.detach(), normalized=True)
     logits = F.linear(hidden, weight, bias)
     if chosen != REFERENCE:
-        losses, weights = apply(IWAELoss, "bernoulli", chosen, "none", mask, log_ratio, value, logits)
+        losses, weights = applied(IWAELoss)("bernoulli", chosen, "none", mask, log_ratio, value, logits)
         return IWAEResult(reduced(losses, reduction), -losses.detach(), weights, normalized=True)
     log_weights = reference.bernoulli_log_prob(value, logits, mask) + log_ratio
     bound = reference.log_mean_exp(log_weights, 0)
@@ -166,7 +168,7 @@ def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, b
     plain = autocast_dtype(hidden.device) is not None or not _one_wide_dtype(hidden, weight, bias)
     if plain or chosen == REFERENCE or not supports("linear_tanh", chosen):
         return torch.tanh(F.linear(hidden, weight, bias))
-    return apply(LinearTanh, chosen, hidden, weight, bias)
+    return applied(LinearTanh)(chosen, hidden, weight, bias)
 
 
 def _linear_bernoulli(

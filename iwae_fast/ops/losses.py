@@ -11,11 +11,11 @@ from torch import Tensor
 
 from .. import checks, reference
 from ..backends import NATIVE, REFERENCE, choose
-from ..dtypes import accumulation_dtype
+from ..checks import accumulation_dtype
 from .events import flattened
 from .function import (
     Fused,
-    apply,
+    applied,
     backward_pass,
     expand,
     host_value,
@@ -139,9 +139,9 @@ def _iwae_loss(
     tensors = same_features(event[-1], parameters)
     needs_grad = _gradients_in_forward(chosen, tensors, log_ratio)
     if needs_grad is None:
-        loss, *_ = apply(IWAELoss, name, chosen, reduction, mask, log_ratio, *tensors)
+        loss, *_ = applied(IWAELoss)(name, chosen, reduction, mask, log_ratio, *tensors)
     else:
-        loss, *_ = apply(IWAELossWithGradients, name, chosen, reduction, mask, needs_grad, log_ratio, *tensors)
+        loss, *_ = applied(IWAELossWithGradients)(name, chosen, reduction, mask, needs_grad, log_ratio, *tensors)
     return loss
 
 
@@ -178,8 +178,8 @@ def fused_iwae(
     tensors = same_features(shape[-1], parameters)
     if (needs_grad := _gradients_in_forward(chosen, tensors, log_ratio)) is None:
         return None
-    loss, bound, weights, *_ = apply(
-        IWAELossWithGradients, name, chosen, reduction, mask, needs_grad, log_ratio, *tensors
+    loss, bound, weights, *_ = applied(IWAELossWithGradients)(
+        name, chosen, reduction, mask, needs_grad, log_ratio, *tensors
     )
     return IWAEResult(loss, bound, weights.detach(), normalized=True)
 

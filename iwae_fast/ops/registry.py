@@ -20,7 +20,7 @@ from torch import Tensor
 from ..backends import NATIVE
 from ..backends.base import WithoutOptionalOps
 from ..backends.marshal import leading_shape
-from ..dtypes import accumulation_dtype
+from ..checks import accumulation_dtype
 from ..reference import DENSITIES
 
 LIBRARY = torch.library.Library("iwae_fast", "DEF")

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import checks, reference
 from ..backends import REFERENCE, choose
 from ..deprecation import renamed_keywords
-from .function import Fused, apply, backward_pass, implementation, saved
+from .function import Fused, applied, backward_pass, implementation, saved
 
 
 @renamed_keywords(samples="sample_indices")
@@ -69,7 +69,7 @@ def sample_gaussian(
     chosen = choose(backend, (mean, log_std, seed, sample_indices))
     if chosen == REFERENCE:
         return reference.sample_gaussian(mean, log_std, num_samples, seed, *indices, path_only, sample_indices)
-    return apply(SampleGaussian, chosen, mean, log_std, seed, sample_indices, num_samples, indices, path_only)
+    return applied(SampleGaussian)(chosen, mean, log_std, seed, sample_indices, num_samples, indices, path_only)
 
 
 @renamed_keywords(samples="sample_indices")

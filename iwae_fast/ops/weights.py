@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import checks, reference
-from ..backends import REFERENCE, choose
-from ..dtypes import WIDE
-from .function import Fused, apply, backward_pass, implementation, saved
+from ..backends import REFERENCE, BackendError, choose
+from ..checks import WIDE
+from .function import Fused, applied, backward_pass, implementation, saved
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0, *, backend: str | None = None) -> Tensor:
@@ -31,29 +31,44 @@ def log_mean_exp(log_weights: Tensor, dim: int = 0, *, backend: str | None = Non
     chosen = choose(backend, (log_weights,))
     if chosen == REFERENCE:
         return reference.log_mean_exp(log_weights, dim)
-    return apply(LogMeanExp, chosen, log_weights, dim)
+    return applied(LogMeanExp)(chosen, log_weights, dim)
 
 
-def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
+def normalized_weights(log_weights: Tensor, dim: int = 0, *, backend: str | None = None) -> Tensor:
     """Compute self-normalized importance weights, softmax(log_weights); a column of all -inf gives weights of zero.
 
-    Returns the shape of ``log_weights``, float32 or float64.
+    Args:
+        log_weights: (k, ...) with k >= 1 on axis ``dim``.
+        dim: the axis of samples.
+        backend: force a backend by name. Only the reference differentiates the weights: another raises BackendError if
+            ``log_weights`` requires a gradient, and inside a ``torch.func`` transform.
+
+    Returns:
+        The weights in the shape of ``log_weights``, float32 or float64.
     """
     checks.floating(log_weights=log_weights)
     dim = checks.dimension(log_weights, dim)
-    if not (torch.is_grad_enabled() and log_weights.requires_grad) and log_weights.dtype in WIDE:
-        chosen = choose(None, (log_weights,))
-        if chosen != REFERENCE and not torch._C._are_functorch_transforms_active():
-            # They are the gradient of log_mean_exp.
-            ones = log_weights.new_ones(()).expand(log_weights.shape[:dim] + log_weights.shape[dim + 1 :])
-            return implementation(chosen).log_mean_exp_backward(ones, log_weights, dim)
-    return reference.normalized_weights(log_weights, dim)
+    if (torch.is_grad_enabled() and log_weights.requires_grad) or torch._C._are_functorch_transforms_active():
+        if backend is not None and choose(backend, (log_weights,)) != REFERENCE:
+            raise BackendError(f"backend {backend!r} is forced but does not differentiate normalized weights")
+        chosen = REFERENCE
+    elif backend is None and log_weights.dtype not in WIDE:
+        chosen = REFERENCE
+    else:
+        chosen = choose(backend, (log_weights,))
+    if chosen == REFERENCE:
+        return reference.normalized_weights(log_weights, dim)
+    # They are the gradient of log_mean_exp.
+    (log_weights,) = reference.widen(log_weights)
+    ones = log_weights.new_ones(()).expand(log_weights.shape[:dim] + log_weights.shape[dim + 1 :])
+    return implementation(chosen).log_mean_exp_backward(ones, log_weights, dim)
 
 
 def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:
     """Compute Kish's effective sample size 1 / sum w~^2, between 1 and k; a column of all -inf gives 0.
 
-    Returns the shape of ``log_weights`` without ``dim``, float32 or float64.
+    Returns the shape of ``log_weights`` without ``dim``, float32 or float64. There is no choice of a backend: it is
+    computed in plain torch.
     """
     checks.floating(log_weights=log_weights)
     return reference.effective_sample_size(log_weights, checks.dimension(log_weights, dim))

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import accumulation_dtype
 from .stopping import stopping
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -21,7 +22,7 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Convert tensors to the dtype in which sums are accumulated: float64 if any is float64, otherwise float32."""
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    dtype = accumulation_dtype(*tensors)
     return tuple(t.to(dtype) for t in tensors)
 
 

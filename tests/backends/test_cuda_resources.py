@@ -36,23 +36,23 @@ def test_later_architectures_find_code_to_compile() -> None:
 
 
 def test_no_spills(rows: list[dict[str, Any]]) -> None:
-    """Float64, which is not for speed, may spill a few registers."""
+    """Allow a few spills in float64, which is not tuned for speed."""
     for row in rows:
         assert int(row["spill_bytes"]) <= (64 if "double" in row["kernel"] else 0), row
 
 
 def test_registers_leave_room_for_other_warps(rows: list[dict[str, Any]]) -> None:
-    """At 128 registers, 16 warps of a multiprocessor's 64 are resident: enough loads in flight to fill its memory."""
+    """Check for at most 128 registers: 16 of a multiprocessor's 64 warps are then resident, enough for its memory."""
     assert [row for row in rows if int(row["registers"]) > 128] == []
 
 
 def test_shared_memory_leaves_room_for_another_block(rows: list[dict[str, Any]]) -> None:
-    """Beside up to 16 KiB of log-weights, two blocks of any kernel fit a multiprocessor of any GPU."""
+    """Check that two blocks fit a multiprocessor of any GPU, with up to 16 KiB of log-weights each."""
     assert [row for row in rows if int(row["shared_bytes"]) > 32 * 1024] == []
 
 
 def test_loads_and_stores_are_wide(rows: list[dict[str, Any]]) -> None:
-    """Of kernels that take rows 16 bytes at a time, and samples, whose rows are written so."""
+    """Check the kernels that read rows 16 bytes at a time, and those that write them so."""
     seen = set()
     for row in rows:
         name = row["kernel"]

@@ -72,7 +72,7 @@ print(few - before, peak() - before)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is Linux that tells the peak")
 @pytest.mark.parametrize("way", ["training", "budget", pytest.param("evaluation", marks=pytest.mark.slow)])
 def test_chunks_are_flat_in_resident_memory(way: str) -> None:
-    """Without :func:`return_free_memory` training grows by twice as much here, and by more with more samples."""
+    """Bound the growth of training; without :func:`return_free_memory` it is twice as large, and rises with k."""
     result = run(CHUNKS, way, "2")
     few, many = map(int, result.stdout.split())
     # 64 MiB are what may lie free, 8 those of a chunk, 2 what is kept of all samples.

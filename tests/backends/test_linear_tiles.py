@@ -40,19 +40,19 @@ def test_so_does_its_newer_setting(precision_setting: None, setting: str, expect
 
 
 def to_tf32(numbers: Tensor) -> Tensor:
-    """Rounded to the 10 digits behind the first that TF32 has, ties away from zero."""
+    """Round to TF32, which stores 10 bits of the mantissa, ties away from zero."""
     return ((numbers.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
 def cut_off(numbers: Tensor) -> Tensor:
-    """float64 to float32, towards zero."""
+    """Convert float64 to float32, rounding towards zero."""
     rounded = numbers.float()
     return torch.where(rounded.double().abs() > numbers.abs(), rounded.nextafter(torch.zeros(())), rounded)
 
 
 def tf32x3(left: Tensor, right: Tensor, block: int) -> Tensor:
-    """left @ right as tensor cores do: numbers in two parts, eight products a step, whose sum with those before is cut
-    off to float32. Sums of so many columns as a block has are added up as float32 usually is."""
+    """Compute left @ right as tensor cores do: each number in two parts, eight products per step, whose sum with the
+    previous ones is truncated to float32. The sums of blocks of columns are added in rounded float32."""
     total = torch.zeros(len(left), right.shape[1])
     for a, b in zip(left.split(block, 1), right.split(block, 0), strict=True):
         a_large, b_large = to_tf32(a), to_tf32(b)
@@ -67,7 +67,7 @@ def tf32x3(left: Tensor, right: Tensor, block: int) -> Tensor:
 
 @pytest.mark.parametrize("one_sign", [False, True])
 def test_three_products_of_tf32_keep_the_contract(one_sign: bool) -> None:
-    """At the papers' sizes, with terms that cancel and terms that do not."""
+    """Test the papers' sizes, with terms that cancel and terms that do not."""
     rows, columns, features = 128, 200, 784
     hidden, weight = torch.randn(rows, columns).tanh(), torch.randn(features, columns) / columns**0.5
     if one_sign:

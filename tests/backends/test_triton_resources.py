@@ -34,15 +34,15 @@ UNALIGNED = {
     "sample_gaussian chosen": "rows of 200 bytes",
     "sample_gaussian_backward chosen": "rows of 200 bytes",
 }
-"""Where 16 bytes at a time cannot be had, and why."""
+"""Cases whose loads or stores are not 16 bytes wide, with the reason."""
 
 KIBIBYTES = 1024
 SHARED_BYTES = {"80": 163 * KIBIBYTES, "90": 227 * KIBIBYTES}
-"""Of a multiprocessor, as far as one program can have them."""
+"""Shared memory of a multiprocessor that one program may use, per architecture."""
 
 
 def compile_with(script: Path, *arguments: str) -> str:
-    """What a script prints that compiles kernels, for which the interpreter must be off."""
+    """Run a script that compiles kernels, with the interpreter off, and return its output."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run(
         [sys.executable, script, *arguments], env=environment, capture_output=True, text=True, check=False
@@ -53,7 +53,7 @@ def compile_with(script: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module", params=["80", "90"])
 def architecture(request: pytest.FixtureRequest) -> str:
-    """Each takes a minute of the compiler."""
+    """Return an architecture; compiling for each takes a minute."""
     return request.param
 
 
@@ -72,7 +72,7 @@ def is_linear(row: dict[str, str]) -> bool:
 
 
 def test_registers_leave_room_for_other_warps(rows: list[dict[str, str]]) -> None:
-    """At 128 registers, 16 warps of a multiprocessor's 64 are resident: enough loads in flight to fill its memory.
+    """Check for at most 128 registers: 16 of a multiprocessor's 64 warps are then resident, enough for its memory.
 
     Matrix products are another matter: the more of their operands and sums stand in registers, the fewer times these
     are read, and their loads are asynchronous. They may have all 255 of a thread.
@@ -85,8 +85,8 @@ def test_shared_memory_holds_two_programs(rows: list[dict[str, str]]) -> None:
 
 
 def test_matrix_products_run_on_tensor_cores(rows: list[dict[str, str]]) -> None:
-    """By the instructions of four warps (HGMMA) on sm_90, where tiles have the 64 rows that these take: registers do
-    not suffice for so many in the weight's gradient in float32."""
+    """Check for the instructions of four warps (HGMMA) on sm_90 where tiles have the 64 rows that they need; in the
+    weight's gradient in float32 there are not enough registers for that."""
     linear = [row for row in rows if is_linear(row)]
     assert len(linear) == 9
     for row in linear:
@@ -97,7 +97,7 @@ def test_matrix_products_run_on_tensor_cores(rows: list[dict[str, str]]) -> None
 
 
 def test_float32_is_added_up_outside_of_tensor_cores(rows: list[dict[str, str]]) -> None:
-    """Which a compiler that joins a product and a sum would undo, and the interpreter would not show."""
+    """Check that the compiler did not fuse product and sum in float32, which the interpreter would not show."""
     for row in rows:
         if is_linear(row):
             assert ("sum" in row["products"]) == (not row["case"].endswith("float32")), row
@@ -105,7 +105,7 @@ def test_float32_is_added_up_outside_of_tensor_cores(rows: list[dict[str, str]])
 
 
 def test_loads_and_stores_are_wide(rows: list[dict[str, str]]) -> None:
-    """Parameters are read, and gradients written, 16 bytes at a time wherever alignment allows."""
+    """Check that parameters are read, and gradients written, 16 bytes at a time where alignment allows."""
     for row in rows:
         if row["case"] in UNALIGNED or row["kernel"] == "weights_kernel":  # that is small, as log_mean_exp's
             continue
@@ -129,6 +129,6 @@ def test_table_is_committed(rows: list[dict[str, str]], architecture: str) -> No
 
 
 def test_batch_sizes_share_kernels() -> None:
-    """50 pairs of a batch and a number of samples: a kernel more where the batch is divisible by 16, or is 1."""
+    """Launch 50 pairs of B and k; only a B divisible by 16, or of 1, compiles another kernel."""
     compiled = json.loads(compile_with(SCRIPT.with_name("triton_variants.py")))
     assert max(compiled.values()) <= 4, compiled

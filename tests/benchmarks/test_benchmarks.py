@@ -105,15 +105,15 @@ def test_an_interval_covers_the_ratio_as_often_as_it_says() -> None:
 def test_means_agree_within_their_errors_only() -> None:
     generator = np.random.default_rng(2)
     truth = {"loss": generator.normal(100.0, 1.0, 40), "other": np.zeros(40)}
-    assert not agreement.of_means({"loss": generator.normal(100.0, 1.0, 40)}, truth)
-    found = agreement.of_means({"loss": generator.normal(103.0, 1.0, 40)}, truth)
+    assert not agreement.differing_means({"loss": generator.normal(100.0, 1.0, 40)}, truth)
+    found = agreement.differing_means({"loss": generator.normal(103.0, 1.0, 40)}, truth)
     assert "loss is 10" in found
     assert "standard error" in found
-    assert agreement.of_means({"loss": np.full(40, np.nan)}, truth)
+    assert agreement.differing_means({"loss": np.full(40, np.nan)}, truth)
 
 
 def test_a_loss_may_err_by_one_rounding_of_its_log_weights() -> None:
-    """Terms of thousands of nats, as narrow scales make them: right is what float32 can give, and no more."""
+    """Compare losses whose terms are thousands of nats with the accuracy that float32 can have."""
     torch.manual_seed(0)
     value, mean, log_std = torch.randn(4, 30), torch.randn(5, 4, 30), torch.full((5, 4, 30), -3.0)
     inputs = [value, mean, log_std, torch.randn(5, 4)]
@@ -129,9 +129,9 @@ def test_a_loss_may_err_by_one_rounding_of_its_log_weights() -> None:
     assert nats > 5e3
     allowed = agreement.tolerance_of_weights(1e-4, nats)
     assert allowed < 5e-3
-    assert agreement.of_entries(found, truth, 1e-5)  # which so ill-conditioned a loss cannot keep
-    assert not agreement.of_entries(found, truth, allowed)
-    assert agreement.of_entries({name: 1.01 * g for name, g in found.items()}, truth, allowed)
+    assert agreement.differing_entries(found, truth, 1e-5)  # which so ill-conditioned a loss cannot keep
+    assert not agreement.differing_entries(found, truth, allowed)
+    assert agreement.differing_entries({name: 1.01 * g for name, g in found.items()}, truth, allowed)
 
 
 def test_what_fails_is_reported_and_left_out() -> None:
@@ -157,7 +157,7 @@ def test_peak_bytes_are_those_of_one_call_above_what_stays() -> None:
 
 
 def test_on_a_gpu_small_works_are_timed_with_python_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the clocks, which need one."""
+    """Test everything except the GPU's clocks, which need a GPU."""
     clocks(monkeypatch)
     found = cuda.measure(given.work(), rounds=3)
     assert [row.metric for row in found] == ["seconds"] * 2 + ["seconds with Python"] * 2
@@ -185,7 +185,7 @@ def test_on_a_gpu_others_are_timed_where_one_is_wrong_or_fails(monkeypatch: pyte
 
     monkeypatch.setattr(cuda, "DeviceClock", cannot_be_captured)
     work = given.work(
-        Provider("wrong", partial(given.of_factor, 1.1), given.CHECK),
+        Provider("wrong", partial(given.factor_task, 1.1), given.CHECK),
         Provider("missing", given.not_installed, given.CHECK),
         Provider("failing", given.fails_when_run, given.CHECK),
     )
@@ -250,7 +250,7 @@ def test_workers_die_with_the_driver(how: signal.Signals, tmp_path: Path) -> Non
 
 
 def alive(pid: int) -> bool:
-    """A zombie that nobody has reaped is dead."""
+    """Return True if the process runs; a zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -309,7 +309,7 @@ def agrees(work: Work, name: str) -> None:
 
 
 class TakenOneByOne:
-    """In the place of :class:`iwae_fast.CapturedStep`: after two calls it runs no hooks, as a graph does not."""
+    """A stand-in for :class:`iwae_fast.CapturedStep` that runs no hooks after two calls, as a graph runs none."""
 
     reason: str | None = None
 
@@ -368,7 +368,7 @@ def test_every_kernel_can_be_called_and_what_is_wrong_is_told(monkeypatch: pytes
 
 
 def test_a_gradient_that_is_wrong_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loss is right, but no gradient reaches the encoder's mean."""
+    """Detach the encoder's mean: the loss is right, but its gradient is not."""
     right = eager.log_weights
     monkeypatch.setattr(eager, "log_weights", lambda decoder, mean, *rest: right(decoder, mean.detach(), *rest))
     work = training_step.works(Setting(k=12, batch=20, features=200, hidden=50, latents=20))[0]
@@ -409,8 +409,8 @@ COPY = replace(ROW, op="copy", provider="torch", bytes=8_000_000, median=1e-3)
 @pytest.mark.parametrize(
     ("judge", "median", "met", "figures"),
     [
-        (targets.of_copy(0.85), 2e-3, True, "100% of 8 GB/s"),
-        (targets.of_copy(0.85), 2.4e-3, False, "83% of 8 GB/s"),
+        (targets.copy_bandwidth(0.85), 2e-3, True, "100% of 8 GB/s"),
+        (targets.copy_bandwidth(0.85), 2.4e-3, False, "83% of 8 GB/s"),
         (targets.times(4.0), 5e-4, True, "4.00 (0.500 ms; torch eager 2.000 ms)"),
         (targets.times(4.1), 5e-4, False, "4.00 (0.500 ms; torch eager 2.000 ms)"),
         (targets.times(3.0, "theirs", op="step"), 5e-4, True, "6.00 (0.500 ms; theirs 3.000 ms)"),
@@ -442,7 +442,7 @@ def test_the_table_of_targets_says_what_is_missing() -> None:
 
 
 def test_every_target_is_of_a_work_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made at small sizes, on the CPU, with the names that a GPU's have."""
+    """Build the workloads at small sizes on the CPU, with the names that they have on a GPU."""
     monkeypatch.setattr(ops, "modes", lambda _: ("forward", "backward"))
     for module in (bernoulli_log_prob, gaussian_log_prob, standard_gaussian_log_prob, log_mean_exp):
         monkeypatch.setattr(module, "modes", ops.modes)
@@ -472,7 +472,7 @@ def test_every_target_is_of_a_work_that_there_is(monkeypatch: pytest.MonkeyPatch
 def test_a_run_writes_its_rows_and_ends_with_an_error_where_a_provider_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    wrong = given.work(Provider("a rival", partial(given.of_factor, 2.0), given.CHECK))
+    wrong = given.work(Provider("a rival", partial(given.factor_task, 2.0), given.CHECK))
     works = {"wrong": lambda: [wrong], "right": lambda: [given.work()], "not asked for": lambda: [wrong]}
     monkeypatch.setattr(catalogue, "cpu", lambda _: works)
     output = tmp_path / "results" / "tiny.csv"
@@ -558,7 +558,7 @@ def test_commands_read_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
 
 
 def test_a_run_needs_no_more_than_torch() -> None:
-    """A machine with a GPU may have neither matplotlib nor a rival."""
+    """Run without matplotlib and without rivals, which a machine with a GPU may lack."""
     missing = ("matplotlib", "pyro", "pythae", "typer", "rich", "sklearn")
     code = f"import sys\nfor name in {missing}: sys.modules[name] = None\nimport benchmarks.__main__"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -593,13 +593,13 @@ def test_parts_on_a_gpu_do_not_stop_each_other_and_each_ends_in_time(tmp_path: P
     environment = {**os.environ, **environment, "IWAE_FAST_CUDA_ARCHITECTURES": ""}
     told = subprocess.run(["bash", ROOT / "benchmarks" / "gpu.sh"], env=environment, capture_output=True, text=True)
     assert told.returncode == 1
-    *_, target, _, build, without, tests, of_ops, few, more, trained, watched, closing = told.stdout.splitlines()
+    *_, target, _, build, without, tests, ops_line, few, more, trained, watched, closing = told.stdout.splitlines()
     assert "error: a provider is wrong" in told.stdout
     assert target == "| a target |"
     assert build.startswith("build: exit 1 ")
     assert without.startswith("build-without-cuda: exit 0 ")
     assert tests.startswith("tests: exit 1 ")
-    assert of_ops.startswith("tests-of-ops: exit 1 ")
+    assert ops_line.startswith("tests-of-ops: exit 1 ")
     assert few.startswith("timings: exit 0 ")
     assert more.startswith("timings-more: exit 0 ")
     assert trained.startswith("training: exit 124 ")

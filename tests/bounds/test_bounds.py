@@ -28,7 +28,7 @@ def renyi(alpha: float) -> Plain:
 
 
 def jackknife(order: int) -> Plain:
-    """Nowozin's sum over subsets, as it is defined."""
+    """Compute the generalized jackknife by its definition, a sum over subsets (Nowozin 2018)."""
 
     def value(log_weights: Tensor) -> Tensor:
         k, total = len(log_weights), torch.zeros_like(log_weights[0])
@@ -123,7 +123,7 @@ def test_one_sample_is_the_elbo(bound: Bound) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("gap", [30.0, 100.0, 400.0])
 def test_one_weight_that_takes_everything(bound: Bound, dtype: torch.dtype, gap: float) -> None:
-    """Values and coefficients stay finite and right to first order: the other weights hardly count, or not at all."""
+    """Check to first order values and coefficients where the other weights are tiny or 0."""
     log_weights = torch.tensor([-gap, 0.0, -gap - 1, -2 * gap, -gap, -gap - 2], dtype=dtype)[:, None].requires_grad_()
     value = bound(log_weights)
     (gradient,) = torch.autograd.grad(value.sum(), log_weights)
@@ -216,7 +216,7 @@ def test_order_of_the_bounds() -> None:
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_renyi_is_continuous_through_alpha_one(distance: float, sign: float, dtype: torch.dtype) -> None:
-    """Against the cumulants of float64 near 1 and the definition elsewhere."""
+    """Compare with an expansion in cumulants near alpha = 1, and with the definition elsewhere, in float64."""
     log_weights = 2.0 * torch.randn(50, 20, dtype=torch.float64)
     alpha = 1.0 + sign * distance
     power = 1.0 - alpha
@@ -232,7 +232,7 @@ def test_renyi_is_continuous_through_alpha_one(distance: float, sign: float, dty
 
 
 def test_jackknife_removes_bias() -> None:
-    """E[L_k] - log p(x) falls as 1/k, of JVI(1) as 1/k^2: log-normal weights, log p(x) = 0."""
+    """Check that the bias falls as 1/k for IWAE and as 1/k^2 for JVI(1), for log-normal weights with log p(x) = 0."""
     torch.manual_seed(0)
     log_weights = 0.7 * torch.randn(16, 400_000, dtype=torch.float64) - 0.245
     bias = [abs(float(bound(log_weights).mean())) for bound in (IWAE(), JVI(1), JVI(2))]

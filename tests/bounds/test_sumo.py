@@ -15,7 +15,7 @@ from iwae_fast.bounds import SUMO, Bound
 
 
 def plain(log_weights: Tensor, survival: list[float]) -> Tensor:
-    """The definition: L_1 + sum_j (L_{j+1} - L_j) / P(T >= j)."""
+    """Compute SUMO by its definition, L_1 + sum_j (L_{j+1} - L_j) / P(T >= j)."""
     nested = [torch.logsumexp(log_weights[:j], 0) - math.log(j) for j in range(1, len(log_weights) + 1)]
     return nested[0] + sum((b - a) / p for a, b, p in zip(nested, nested[1:], survival, strict=False))
 
@@ -62,7 +62,7 @@ def test_number_of_samples() -> None:
 
 
 def test_mean_is_the_likelihood() -> None:
-    """Whatever the encoder, and with 64 samples at most that of IWAE's bound with 64, which is near it."""
+    """Compare the mean with log p(x), and with IWAE's bound for 64 samples, the most that may be drawn."""
     model, x = away_from_the_optimum()
     objective = iw.Objective(SUMO(), num_samples=64, reduction="none")
     draws = x[:1].expand(200, 4)

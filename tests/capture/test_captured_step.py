@@ -28,7 +28,7 @@ def adam(parameters: Any) -> torch.optim.Optimizer:
 
 
 class Loop:
-    """What a step captures, by hand."""
+    """A training step written out, without capture."""
 
     def __init__(self, objective: iw.Objective, model: nn.Module, optimizer: torch.optim.Optimizer, seed: Tensor):
         self.objective, self.model, self.optimizer, self.seed = objective, model, optimizer, seed.clone()
@@ -53,7 +53,7 @@ def batches(*sizes: int) -> list[Tensor]:
 
 
 class Pair:
-    """The same training twice: recorded, and by hand."""
+    """Two copies of a training: one recorded, one stepped directly."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ def test_context_and_masks() -> None:
 
 
 def test_autocast_casts_the_weights_as_they_are_at_each_replay() -> None:
-    """Also inside one long context, which would keep the first casts."""
+    """Replay inside one long autocast context, whose cache would keep the first casts."""
     pair, xs = Pair(objective), batches(*[5] * 6)
     with torch.autocast("cpu", torch.bfloat16):
         recorded = [pair.step(x) for x in xs]
@@ -349,7 +349,7 @@ def test_a_schedule_is_asked_for_the_number_of_the_call() -> None:
 
 
 class Waiting(TapeRecorder):
-    """Sees in every rehearsal that the host waits."""
+    """A recorder that reports in every rehearsal that the host synchronizes."""
 
     def rehearse(self, function: Callable[[], Any]) -> tuple[Any, str | None]:
         return super().rehearse(function)[0], "it forces a device synchronization at here:1"
@@ -421,7 +421,7 @@ def test_bad_batches() -> None:
 
 
 def test_a_tape_repeats_operations_and_nothing_of_python() -> None:
-    """Else the tests above would show nothing."""
+    """Check that a replay runs the operations and no Python, on which the tests above depend."""
     count, total, number = 0, torch.zeros(()), torch.ones(())
 
     def function() -> Tensor:
@@ -438,7 +438,7 @@ def test_a_tape_repeats_operations_and_nothing_of_python() -> None:
 
 
 def test_a_run_goes_on_from_its_states(tmp_path: Any) -> None:
-    """In a new process, or in the same step with its graphs: the steps that follow are the same bits."""
+    """Resume from a saved state, in a new step or in the same one; the following steps have the same bits."""
     data = batches(*[5] * 10)
     schedule = iw.schedules.LinearWarmup(8)
 

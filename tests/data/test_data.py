@@ -73,7 +73,7 @@ def idx(images, magic=0x803):
 
 @pytest.fixture
 def contents(monkeypatch):
-    """Small images in place of the real ones, with checksums to match."""
+    """Replace the real images by small ones with matching checksums."""
     random = np.random.default_rng(0)
     made = {
         TRAIN: random.integers(0, 256, (30, 28, 28), np.uint8),
@@ -87,7 +87,7 @@ def contents(monkeypatch):
 
 @pytest.fixture
 def folder(contents, tmp_path, monkeypatch):
-    """A data folder with one compressed and one plain file."""
+    """Return a data folder with one compressed and one plain file."""
     folder = tmp_path / "data" / "mnist"
     folder.mkdir(parents=True)
     (folder / f"{TRAIN}.gz").write_bytes(gzip.compress(contents[TRAIN]))
@@ -159,7 +159,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """A local server of the folder ``served``, as the second of two mirrors; the first has only a wrong file."""
+    """Serve the folder ``served`` locally, as the second of two mirrors; the first has only a wrong file."""
     served = tmp_path / "served"
     (served / "wrong").mkdir(parents=True)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served)))

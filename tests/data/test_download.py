@@ -17,7 +17,7 @@ NAME = "file.gz"
 
 
 class Site:
-    """What a local server has and how it behaves."""
+    """The files of a local server, and its behavior."""
 
     def __init__(self):
         self.files = {f"/{NAME}": CONTENT}
@@ -162,7 +162,7 @@ def test_a_missing_file_is_said_by_its_status(site, folder):
 
 @pytest.mark.parametrize("second", [CONTENT, CONTENT[:200] + CONTENT[300:]])
 def test_the_second_mirror_goes_on_where_the_first_stopped(site, folder, second):
-    """And begins again where it has other bytes, the first mirror's file being compressed otherwise, say."""
+    """Resume a download from the second mirror, or start again if its file has other bytes."""
     site.files = {f"/a/{NAME}": second, f"/b/{NAME}": CONTENT}
     site.cuts = [400, 0]
     assert download(folder, NAME, (f"{site.address}a/", f"{site.address}b/"), read) == CONTENT

@@ -44,7 +44,7 @@ PACKED = {part: np.packbits(bits, axis=1) for part, bits in BITS.items()}
 
 @pytest.fixture
 def bits_folder(root, monkeypatch):
-    """The folder of small text files."""
+    """Return a folder of small text files."""
     monkeypatch.setattr(binarized_mnist, "IMAGES", {part: len(bits) for part, bits in BITS.items()})
     monkeypatch.setattr(binarized_mnist, "SHA256", {part: sha256(packed) for part, packed in PACKED.items()})
     folder = root / "binarized_mnist"
@@ -143,7 +143,7 @@ def test_omniglot_from_numpy_in_a_seeded_split(omniglot_folder):
 
 
 def matlab(**change):
-    """What chardata.mat has, its columns images in Fortran order."""
+    """Return the contents of chardata.mat, whose columns are images in Fortran order."""
     levels = (INK / 255.0).swapaxes(1, 2).reshape(CHARACTERS, -1).T
     return {"data": levels[:, :TRAIN], "testdata": levels[:, TRAIN : TRAIN + TEST], "target": np.eye(3)} | change
 

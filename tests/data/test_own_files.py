@@ -15,7 +15,7 @@ NORMAL = RANDOM.standard_normal((30, 16))
 
 @pytest.fixture
 def save(tmp_path):
-    """Saves one array as .npy or named ones as .npz and returns the path."""
+    """Save one array as .npy, or named arrays as .npz, and return the path."""
 
     def save(array=None, **arrays):
         path = tmp_path / ("own.npz" if array is None else "own.npy")

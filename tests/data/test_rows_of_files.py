@@ -38,7 +38,7 @@ STORED = {
 
 @pytest.fixture
 def mapped(monkeypatch):
-    """Everything is mapped, and goes through few rows at a time."""
+    """Map every file, and read a few rows at a time."""
     monkeypatch.setattr(arrays, "MAPPED_FROM", 1)
     monkeypatch.setattr(arrays, "CHECKED_AT_ONCE", 100)
     monkeypatch.setattr(rows, "BYTES_AT_ONCE", 7 * 12 * 4)
@@ -141,7 +141,7 @@ def settings(path: Path, **changes) -> TrainConfig:
 
 @pytest.mark.parametrize("validation", [0, 11])
 def test_a_run_has_the_bits_of_one_on_tensors(tmp_path, mapped, validation):
-    """Of bytes in a mapped file, in the order of a split."""
+    """Train on bytes of a mapped file, in the order of a split."""
     np.save(tmp_path / "x.npy", BYTES)
     config = settings(tmp_path / "x.npy", validation=validation)
     stored = config.load_data()
@@ -201,7 +201,7 @@ print(peak() - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from /proc")
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_training_takes_no_memory_beyond_the_pages_of_the_file(tmp_path, suffix):
-    """The file is mapped: its pages count as resident, and are given back when memory is short."""
+    """Check memory without the pages of the mapped file, which the system takes back when memory is short."""
     large = RANDOM.integers(0, 256, (90_000, 784), np.uint8)
     small, path = tmp_path / "small.npy", tmp_path / f"large.{suffix}"
     np.save(small, large[:300])

@@ -18,7 +18,7 @@ def x():
 
 
 def variance_of(linear, values):
-    """Of an affine mean over observations."""
+    """Compute the variance over observations of an affine mean."""
     return (values @ linear.weight.T + linear.bias).var(0).detach()
 
 
@@ -34,7 +34,7 @@ def test_one_layer(x):
 
 
 def test_two_layers_without_the_noise_of_their_draws(x):
-    """E[z_2 | x] is the upper encoder's mean at E[z_1 | x]; two draws make much noise, which does not stay."""
+    """Compare with E[z_2 | x] at E[z_1 | x]: the large noise of two draws is subtracted."""
     model = two_layer_linear_gaussian()
     upper = model.upper[0].encoder
     below = (x @ model.encoder.weight.T + model.encoder.bias).detach()
@@ -50,7 +50,7 @@ def test_two_layers_without_the_noise_of_their_draws(x):
 
 
 def test_a_unit_that_follows_nothing_is_inactive(x):
-    """Its mean varies with z_1, not with x: all of its variance is noise."""
+    """Use a mean that varies with z_1 but not with x, so that all of its variance is noise."""
     model = two_layer_linear_gaussian()
     with torch.no_grad():
         model.encoder.weight.zero_()
@@ -102,7 +102,7 @@ def dense(latent, hidden, seed=0, **settings):
 
 
 def built_smaller(model, latent, hidden, **settings):
-    """A model with the first units of each layer alone: noise depends on a unit's index, so the first keep theirs."""
+    """Build a model of the first units of each layer; noise depends on a unit's index, so theirs is the same."""
     smaller = iw.models.DenseVAE(6, latent, hidden, **settings).double()
     state = model.state_dict()
     with torch.no_grad():
@@ -143,7 +143,7 @@ def test_priors_of_the_topmost_layer(prior):
 
 
 def test_several_outputs_and_no_hidden_layers():
-    """Columns of every layer that sees z become 0."""
+    """Check that the columns of every layer whose input is z become 0."""
     model = dense((5,), ((),), likelihood="gaussian")
     x = torch.rand(8, 6, dtype=torch.float64)
     pruned = without_units(model, [torch.arange(5) < 3])
@@ -159,7 +159,7 @@ def test_nothing_to_switch_off():
 
 
 def test_networks_whose_weights_are_not_known():
-    """Zeros written into a computed weight would be lost, and what another layer makes of them is its own."""
+    """Refuse layers whose weight is computed, where zeros would be lost, and layers of unknown types."""
 
     class Twice(torch.nn.Linear):
         def forward(self, input):

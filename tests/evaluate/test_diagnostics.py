@@ -14,7 +14,7 @@ from iwae_fast.evaluate.diagnostics import pareto_k, pareto_k_of_largest, tail_s
 
 @pytest.mark.parametrize("shape", [0.1, 0.5, 0.8, 1.5])
 def test_shape_of_pareto_weights_is_found(shape: float) -> None:
-    """The mean over 200 samples of 10,000 weights, within the prior's pull of 10 draws on 300 and some error."""
+    """Compare the mean over 200 samples of 10,000 weights, allowing for the prior's weight of 10 draws on 300."""
     uniform = torch.rand(10_000, 200, dtype=torch.float64)
     weights = torch.expm1(-shape * torch.log1p(-uniform)) / shape
     found = pareto_k(weights.log())
@@ -67,7 +67,7 @@ def normal(scale: float) -> list[float]:
     ],
 )
 def test_fit_is_that_of_many_digits(log_weights: list[float]) -> None:
-    """However far apart the weights are, none underflows; and a tail does not depend on the unit of its weights."""
+    """Compare with arithmetic of many digits for weights far apart; scaling them does not change the fit."""
     tensor = torch.tensor(log_weights, dtype=torch.float64)
     expected = torch.tensor(exact_pareto_k(tensor), dtype=torch.float64)
     torch.testing.assert_close(pareto_k(tensor), expected, rtol=1e-12, atol=1e-12)
@@ -92,7 +92,7 @@ def test_tails_without_a_fit() -> None:
 
 
 def test_discrete_latents_have_a_tail() -> None:
-    """Eight states give weights with many ties; nearly all observations have a k-hat nevertheless."""
+    """Fit the weights of eight states, which have many ties; nearly all observations have a k-hat."""
     torch.manual_seed(0)
     model = iw.models.BernoulliVAE(torch.nn.Linear(16, 3), torch.nn.Linear(3, 16), latent_dim=3)
     found = iw.evaluate.log_likelihood(model, torch.bernoulli(torch.full((50, 16), 0.5)), 1000, seed=1)

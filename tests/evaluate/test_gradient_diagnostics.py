@@ -20,8 +20,8 @@ K = 6
 
 
 class Noise:
-    """Stands in for an objective: the gradient of every parameter is its bias plus normal noise, which is halved in the
-    reference's, so that paired differences vary."""
+    """A stand-in for an objective: the gradient of every parameter is its bias plus normal noise. The noise of the
+    reference is halved, so that paired differences vary."""
 
     reduction = "mean"
 
@@ -44,7 +44,7 @@ def two_groups(size: int) -> nn.Module:
 
 
 def draws(objective: Any, model: nn.Module, x: Tensor, num_draws: int, seed: int, part: str) -> Tensor:
-    """The stacked gradients (num_draws, parameters) of a part, of the seeds that all draws follow from."""
+    """Return the stacked gradients (num_draws, parameters) of a part, for the seeds that follow from ``seed``."""
     generator = torch.Generator().manual_seed(seed)
     parameters = [p for name, p in model.named_parameters() if name.startswith(part)]
     rows = []
@@ -55,7 +55,7 @@ def draws(objective: Any, model: nn.Module, x: Tensor, num_draws: int, seed: int
 
 
 def slope(ks: list[int], values: list[float]) -> float:
-    """Of a line through the points on log-log axes."""
+    """Compute the slope of a line through the points on log-log axes."""
     x, y = (torch.tensor(v, dtype=torch.float64).log() for v in (ks, values))
     return float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
 
@@ -78,7 +78,7 @@ def test_signal_to_noise_is_that_of_stacked_draws(dtype: torch.dtype) -> None:
 
 
 def test_signal_to_noise_is_corrected_for_the_noise_of_the_mean() -> None:
-    """Known means and variances; single parameters are not, and show the noise that is documented."""
+    """Compare with known means and variances; only the overall ratio is corrected, as documented."""
     model, x = two_groups(2000), torch.zeros(1)
     found = iw.gradient_snr(Noise(bias=0.2), model, x, 50, seed=1)
     assert found["a"].overall == pytest.approx(0.2, abs=0.02)
@@ -88,7 +88,7 @@ def test_signal_to_noise_is_corrected_for_the_noise_of_the_mean() -> None:
 
 
 def test_signal_to_noise_goes_with_k_as_theory_says() -> None:
-    """Rainforth et al. 2018: sqrt(k) for a decoder, 1 / sqrt(k) for an encoder; Tucker et al. 2019: sqrt(k) by DReG."""
+    """Expect sqrt(k) for a decoder and 1/sqrt(k) for an encoder (Rainforth et al. 2018), but sqrt(k) by DReG."""
     ks = [4, 16, 64, 256]
     model, x = away_from_the_optimum()
     standard, dreg = (
@@ -101,7 +101,7 @@ def test_signal_to_noise_goes_with_k_as_theory_says() -> None:
 
 
 def test_signal_to_noise_near_the_optimum() -> None:
-    """The setting of Rainforth et al. 2018, all parameters N(0, 0.01^2) off the optimum: DReG's slope is one half."""
+    """Expect DReG's slope of one half at parameters N(0, 0.01^2) off the optimum, as in Rainforth et al. 2018."""
     ks = [4, 16, 64, 256]
     model, x = linear_gaussian(data_dim=4, latent_dim=2), torch.randn(1, 4, dtype=torch.float64).expand(10, 4)
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_sticking_the_landing_is_found_biased_for_iwae(num_rows: int) -> None:
 
 
 def test_another_scale_is_found_and_measured() -> None:
-    """AISLE-chi2 is 2k times DReG: 2k - 1 times too large."""
+    """Measure the bias of AISLE-chi2, which is 2k times DReG, hence 2k - 1 relative to it."""
     model, x = away_from_the_optimum()
     objective = iw.Objective(IWAE(), "aisle-chi2", K)
     check = iw.check_estimator(objective, model, x[:1].expand(200, 4), 60, seed=1)
@@ -167,7 +167,7 @@ def test_another_direction_against_a_reference_of_its_own() -> None:
 
 
 def test_rounding_is_no_bias() -> None:
-    """In float32 other orders of summation differ in every draw, and may do so in one direction."""
+    """Check that differences of rounding in float32, all in one direction, are not reported as bias."""
     model, x = iw.models.DenseVAE(64, (8,), (16,)), torch.rand(10, 64)
     check = iw.check_estimator(iw.Objective(IWAE(), num_samples=K, chunk_size=4), model, x, 60, seed=1)
     assert all(group.p_value == 1.0 for group in check.groups.values())
@@ -176,7 +176,7 @@ def test_rounding_is_no_bias() -> None:
 
 @pytest.mark.parametrize("parameters", [1, 30])
 def test_false_positives_are_as_rare_as_the_level_says(parameters: int) -> None:
-    """Of 500 tests of pure noise, correlated between parameters."""
+    """Count the false positives in 500 tests of pure noise, correlated between parameters."""
     n, mix = 40, torch.randn(parameters, parameters, dtype=torch.float64)
     found = []
     for noise in torch.randn(500, n, parameters, dtype=torch.float64) @ mix:
@@ -192,7 +192,7 @@ def test_false_positives_are_as_rare_as_the_level_says(parameters: int) -> None:
 
 
 def test_bias_in_few_and_in_many_parameters_is_found() -> None:
-    """The sizes that the docstring names, twofold."""
+    """Test biases of twice the sizes that the docstring names."""
     size, n = 400, 100
     model, x = two_groups(size), torch.zeros(1)
     spread = 0.5 * math.sqrt(20 * math.sqrt(size) / n / size)  # half: of differences whose std is 0.5
@@ -312,7 +312,7 @@ def test_arguments_that_are_refused() -> None:
 
 @pytest.mark.parametrize("degrees", [1, 2, 7, 14, 99])
 def test_tail_of_students_distribution(degrees: int) -> None:
-    """Against the integral of its density, by t = sqrt(degrees) tan(u)."""
+    """Compare with the integral of the density, substituting t = sqrt(degrees) tan(u)."""
     for t in (-2.0, 0.0, 0.5, 3.0, 8.0):
         total, tail = (
             torch.linspace(first, math.pi / 2, 200_001, dtype=torch.float64)

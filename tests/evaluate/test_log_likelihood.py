@@ -77,7 +77,7 @@ def test_impossible_samples() -> None:
 
 
 def test_memory_does_not_grow_with_k(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the tail of the weights does, as the root of k: it is smaller here than what a chunk needs."""
+    """Bound the memory: only the tail of the weights grows, as sqrt(k), and it is smaller than a chunk here."""
     monkeypatch.setattr(likelihood, "SAMPLES_TAKEN_IN", 40)
     model, x = iw.models.DenseVAE(16, (4,), (8,)), torch.rand(4, 16)
 
@@ -118,7 +118,7 @@ def test_bad_arguments() -> None:
 
 
 def wide_linear_gaussian() -> iw.models.VAE:
-    """Of importance weights that are not all equal."""
+    """Return a linear Gaussian model whose importance weights are not all equal."""
     model = linear_gaussian()
     with torch.no_grad():
         model.encoder.log_std += 1.0
@@ -218,7 +218,7 @@ def dense(**settings: object) -> iw.models.DenseVAE:
 
 
 class Doubled(torch.nn.Module):
-    """Code that no state_dict tells from that of Identity."""
+    """A module whose state_dict is the same as that of Identity."""
 
     def forward(self, value: torch.Tensor) -> torch.Tensor:
         return 2.0 * value

@@ -22,7 +22,7 @@ from iwae_fast.experiments.train.runs import Run, create_run, open_run
 
 @pytest.fixture(scope="module")
 def digits() -> data.ImageData:
-    """65 digits: with batches of 10, an epoch is six steps and a last one with half a batch."""
+    """Return 65 digits: with batches of 10, an epoch has six full steps and one with half a batch."""
     images = data.load("digits")
     return replace(images, train=images.train[:65], test=images.test[:20])
 
@@ -74,7 +74,7 @@ def test_objectives_and_networks(digits, tmp_path, changes: dict) -> None:
 
 @pytest.mark.parametrize("protocol", ["paper", "code"])
 def test_rates_by_stage(digits, tmp_path, protocol: str) -> None:
-    """The second stage begins when there are recordings, and is in them."""
+    """Start the second stage after recording: replays use its learning rate."""
     config, recorder = settings(protocol=protocol, epochs=passes(3), batch_size=10), TapeRecorder()
     recorded = trainer(tmp_path / "recorded", digits, config, recorder)
     assert recorded.fit(Reporter())
@@ -125,7 +125,7 @@ def test_how_steps_are_taken_is_told(digits, tmp_path) -> None:
 
 
 class Failing(TapeRecorder):
-    """Finds out late that nothing can be recorded."""
+    """A recorder that fails after successful rehearsals."""
 
     def record(self, function: Callable[[], Any]) -> Any:
         raise RuntimeError(f"no more\nof {function}")

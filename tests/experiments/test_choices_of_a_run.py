@@ -140,7 +140,7 @@ def test_settings_that_do_not_go_together(changes: dict, message: str) -> None:
 
 
 def test_a_run_goes_on_elsewhere(digits: ImageData, tmp_path) -> None:
-    """With another objective, as Burda, Grosse & Salakhutdinov's (2016) Table 2 has it."""
+    """Continue with another objective, as in Table 2 of Burda, Grosse & Salakhutdinov (2016)."""
     settings = config(bound="elbo", k=1)
     first = create_run(tmp_path / "first", settings)
     training.train(settings, first, digits)

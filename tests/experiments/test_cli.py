@@ -59,7 +59,7 @@ def assert_error_line(text, message):
 
 @pytest.fixture
 def here(monkeypatch, tmp_path, capsys):
-    """Runs the command line in this process, which saves importing torch; returns exit code, output and error."""
+    """Return a function that runs the command line in this process and returns exit code, output and error."""
     monkeypatch.chdir(tmp_path)
 
     def run_here(*arguments):
@@ -72,7 +72,7 @@ def here(monkeypatch, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a run of four epochs, with what it printed."""
+    """Return the folder of a run of four epochs, and its output."""
     folder = tmp_path_factory.mktemp("cli") / "a run"  # a space: the command to resume must quote it
     result = iwae("train", *SMALL, "--epochs", 4, "--eval-k", 20, "-o", folder, cwd=folder.parent)
     assert result.returncode == 0, result.stderr
@@ -122,7 +122,7 @@ def test_same_seed_same_numbers_and_default_folder(run, tmp_path):
 
 
 def test_interrupt_and_resume(tmp_path):
-    """Ctrl-C in the middle; what comes of it is the run that nobody interrupted."""
+    """Interrupt a run by Ctrl-C and resume it: the result is that of an uninterrupted run."""
     arguments = ("train", *SMALL, "--epochs", "10", "--eval-k", "0")
     whole, broken = tmp_path / "whole", tmp_path / "it's broken"
     assert iwae(*arguments, "-o", whole, cwd=tmp_path).returncode == 0
@@ -163,7 +163,7 @@ def test_more_epochs(run, tmp_path):
 
 
 def test_another_objective_when_resuming(run, tmp_path, here):
-    """Burda et al. 2016, Table 2: one objective, then another."""
+    """Resume with another objective, as in Table 2 of Burda et al. 2016."""
     folder = tmp_path / "run"
     shutil.copytree(run[0], folder)
     change = ("--bound", "vr-iwae", "--alpha", 0.3, "--estimator", "dreg", "--budget", 2, "--chunk-size", 3)
@@ -405,7 +405,7 @@ def test_by_the_name_of_the_package(tmp_path):
     not (Path(os.environ.get("IWAE_FAST_DATA", "nowhere")) / "mnist").is_dir(), reason="IWAE_FAST_DATA has no mnist"
 )
 def test_mnist(tmp_path, here):
-    """One epoch in large batches, then a glance at the likelihood."""
+    """Train for one epoch in large batches, and check the likelihood."""
     arguments = ("--batch-size", 2000, "--hidden", 20, "--latent", 5, "--k", 2, "--epochs", 1, "--eval-k", 0)
     code, _, error = here("train", "--dataset", "mnist", *arguments, "-o", tmp_path / "run")
     assert code == 0, error

@@ -16,7 +16,7 @@ pytest.importorskip("typer")
 from iwae_fast import backends
 from iwae_fast._version import __version__
 from iwae_fast.data import DATASETS
-from iwae_fast.experiments import config, networks, protocols
+from iwae_fast.experiments import networks, protocols
 from iwae_fast.experiments.cli import choices, main
 from iwae_fast.experiments.reproduce.scales import SCALES
 from iwae_fast.experiments.reproduce.tables import TABLES
@@ -47,7 +47,7 @@ print(json.dumps([found, "torch" in sys.modules]))
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, tuple[int, str, str]]:
-    """Exit code, output and error for each command line, all of one process, which ends without torch."""
+    """Return exit code, output and error of each command line, run in one process that never imports torch."""
     asked = [["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)]
     asked += [["trian", "--help"], ["train", "--datset", "mnist"], ["evaluate", "--help"], ["--versoin"]]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "COLUMNS": "100"}
@@ -97,7 +97,6 @@ def test_completion(answers: dict[str, tuple[int, str, str]]) -> None:
         (choices.NETWORKS, networks.NETWORKS),
         (choices.LIKELIHOODS, LIKELIHOODS),
         (choices.PRIORS, networks.PRIORS),
-        (choices.BOUNDS, config.BOUNDS),
         (choices.ESTIMATORS, ESTIMATORS),
         (choices.BACKENDS, (*backends.NATIVE, backends.REFERENCE)),
         (choices.TABLES, TABLES),
@@ -141,7 +140,7 @@ def test_values_are_answered_with_the_nearest(
 
 
 def test_waiting_threads_sleep() -> None:
-    """OpenMP is told before torch loads it, unless the user has told it something else."""
+    """Check that the policy is set before torch loads OpenMP, unless the user has set another one."""
     told = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     for given, policy in ({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE"):
         result = subprocess.run(

@@ -27,7 +27,7 @@ SMALL = ("--hidden", 6, "--latent", 2, "--batch-size", 10, "--k", 2)
 
 @pytest.fixture(autouse=True, scope="module")
 def empty_pictures():
-    """Drawing takes most of the time, and is tested elsewhere."""
+    """Replace pictures by empty files: drawing takes most of the time, and is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("iwae_fast.experiments.pictures.plots._png", lambda *_: b"", raising=False)
         yield
@@ -35,7 +35,7 @@ def empty_pictures():
 
 @pytest.fixture
 def here(monkeypatch, tmp_path, capsys):
-    """Runs the command line in this process, in an empty folder; returns exit code, output and error."""
+    """Return a function that runs the command line in an empty folder and returns exit code, output and error."""
     monkeypatch.chdir(tmp_path)
 
     def run_here(*arguments):
@@ -48,7 +48,7 @@ def here(monkeypatch, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of three epochs on a file, evaluated by 5 samples."""
+    """Return a run of three epochs on a file, evaluated with 5 samples."""
     folder = tmp_path_factory.mktemp("runs")
     np.save(folder / "x.npy", BYTES)
     arguments = ("--data", folder / "x.npy", *SMALL, "--epochs", 3, "--eval-k", 5, "-o", folder / "run")
@@ -59,7 +59,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A copy of that run, whose data are beside it as before."""
+    """Return a copy of that run, with its data beside it."""
     shutil.copytree(trained / "run", tmp_path / "run")
     return Run(tmp_path / "run")
 
@@ -117,7 +117,7 @@ def test_an_evaluation_of_an_earlier_version_is_kept(run, here):
 
 
 def test_an_evaluation_while_training_says_of_which_step(run, here):
-    """Another process trains, and has just begun: its lock is held, and the checkpoint is one of before."""
+    """Evaluate while another process holds the lock, with a checkpoint from before it started."""
     with sole_trainer(run.folder):
         code, output, error = here("evaluate", run.folder, "--k", 3)
     assert (code, error) == (0, "")
@@ -179,7 +179,7 @@ def test_a_refusal_changes_nothing(run, here, trained, tmp_path):
 
 
 def test_data_that_have_grown_are_not_evaluated(trained, run, here, tmp_path):
-    """Three of what would be test rows had been trained on."""
+    """Refuse a file that has grown: three rows of its new test set were training rows."""
     np.save(tmp_path / "x.npy", np.concatenate([BYTES, BYTES[:10]]))
     run.config.write_text(json.dumps({**read(run.config), "dataset": str(tmp_path / "x.npy")}))
     before = content(run.folder)
@@ -224,7 +224,7 @@ def test_data_that_moved(run, here, trained, tmp_path):
 
 
 def test_other_rows_are_scored_one_by_one(run, here, tmp_path):
-    """And never stand for the run's own."""
+    """Store evaluations of other rows separately from the evaluations of the run."""
     before = {name: each for name, each in content(run.folder).items() if "evaluations" not in name}
     ones = (BYTES > 127).astype(np.uint8)
     np.save(tmp_path / "all.npy", ones)
@@ -288,6 +288,14 @@ def test_segments_in_which_no_step_was_taken_are_none():
     assert both == (*start, Segment.begin(5, seven))
     assert extended(both, 5, two) == start
     assert extended(both, 9, two) == (*both, Segment.begin(9, two))
+
+
+def test_a_segment_from_before_a_setting_existed_continues():
+    config = TrainConfig.preset("digits", bound="iwae")
+    earlier = {name: value for name, value in Segment.begin(0, config).settings.items() if name != "beta"}
+    start = (Segment(0, earlier),)
+    assert extended(start, 5, config) == start
+    assert len(extended(start, 5, TrainConfig.preset("digits", bound="ciwae"))) == 2
 
 
 # --- in Python --------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def test_frequencies_are_the_grey_levels() -> None:
 
 
 def test_black_and_white_are_certain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the noise is as far out as it comes, sqrt(2 * 24 log 2) = 5.77."""
+    """Test also the largest absolute value of the noise, sqrt(2 * 24 log 2) = 5.77."""
     levels = torch.tensor([0.0, 1.0])
     for extreme in (-5.78, 0.0, 5.78):
         monkeypatch.setattr(
@@ -59,7 +59,7 @@ def test_fixed_pixels_of_parts_are_those_of_the_whole(monkeypatch: pytest.Monkey
 
 
 def test_a_forced_backend_of_models_is_none_of_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processor's pixels, whatever is forced; another backend's are the same but for rounding."""
+    """Draw pixels by the CPU backend whichever is forced; others agree up to rounding."""
     levels = torch.rand(2, 100, 40)
     expected = drawn(levels)
     monkeypatch.setenv("IWAE_FAST_BACKEND", "triton")

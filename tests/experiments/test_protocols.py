@@ -68,7 +68,7 @@ def test_published_adam_written_out() -> None:
 
 
 def test_published_adam_goes_on_from_a_loaded_state_and_where_a_gradient_is_missing() -> None:
-    """Parameters count their steps together, unless they took different ones."""
+    """Count steps once for all parameters, unless they took different numbers of them."""
     gradients = torch.randn(6, 2, 3)
 
     def run(loaded: bool, together: bool) -> list[torch.Tensor]:
@@ -118,7 +118,7 @@ def config(**changes: object) -> TrainConfig:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_resuming_leaves_no_trace(digits: data.ImageData, tmp_path, protocol: str) -> None:
-    """At the end of a stage, and in the middle of one."""
+    """Resume at the end of a stage, and in the middle of one."""
     settings = config(protocol=protocol, validation=10)
     whole = create_run(tmp_path / "whole", settings)
     assert training.train(settings, whole, digits)

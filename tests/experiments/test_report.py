@@ -46,7 +46,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Page(HTMLParser):
-    """Checks that tags are balanced, and gathers what tests ask for."""
+    """A parser that checks that tags are balanced, and collects what the tests need."""
 
     def __init__(self, text):
         super().__init__()
@@ -91,7 +91,7 @@ def tiny_data(image_shape=(3, 4), grey_levels=True):
 
 
 def trained(folder, data, epochs=2, **changes):
-    """A trained run, its checkpoint and its model, of which the first unit is inactive."""
+    """Return a trained run, its checkpoint and its model, whose first unit is inactive."""
     settings = {"hidden": ((6,), (5,)), "latent": (4, 3), "k": 3, "batch_size": 20, "validation": 5, **changes}
     config = TrainConfig.preset("digits", epochs=epochs, **settings)
     run = create_run(folder, config)
@@ -122,7 +122,7 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An evaluated run in a folder whose name must be escaped."""
+    """Return an evaluated run in a folder whose name must be escaped."""
     return evaluated(tmp_path_factory.mktemp("report") / "<b>run & more", tiny_data())
 
 
@@ -204,7 +204,7 @@ def test_all_units_active(tmp_path):
 
 
 def test_other_models(tmp_path):
-    """Binary latents: no surgery, no traversals, and the reason."""
+    """Report a model with binary latents: the page says why it has no ELBO surgery and no traversals."""
     data = tiny_data()
     run, checkpoint, _ = trained(tmp_path / "run", data)
     model = iw.models.BernoulliVAE(torch.nn.Linear(12, 3), torch.nn.Linear(3, 12), latent_dim=3)
@@ -232,7 +232,7 @@ def test_random_weights(tmp_path):
 
 @pytest.mark.parametrize("stage", ["test images", "training images", "test images, active units only"])
 def test_interrupted_evaluation_goes_on(stage, tmp_path, whole, monkeypatch):
-    """Ctrl-C in any of the estimates; what comes of it is what nobody interrupted."""
+    """Interrupt each estimate by Ctrl-C and resume it: the result is that of an uninterrupted evaluation."""
     monkeypatch.setattr("iwae_fast.evaluate.likelihood.OBSERVATIONS_A_CHUNK", 8)
     run, checkpoint, model = trained(tmp_path / "run", tiny_data())
     pairs = dict.fromkeys(("test images", "training images", "test images, active units only"), 0)
@@ -300,7 +300,7 @@ def test_report(whole):
 
 
 def test_report_of_data_that_are_no_images(tmp_path):
-    """Features used as they are, one sample: no pictures, no k-hat."""
+    """Report a run on unscaled features with one sample: no pictures and no k-hat."""
     data = tiny_data((1, 12), grey_levels=False)
     run, checkpoint, model = evaluated(tmp_path / "run", data, k=1)
     page = Page(run.report.read_text())
@@ -320,7 +320,7 @@ def test_report_of_data_that_are_no_images(tmp_path):
 
 
 def test_what_has_no_k_hat_is_counted(tmp_path, monkeypatch, capsys):
-    """A comparison with 0.7 does not see NaN: the closing lines and the report say how many there are."""
+    """Count NaN separately, since it is not above 0.7: the closing lines and the report show the number."""
     estimate = likelihood.log_likelihood
 
     def two_without(*arguments, **options):
@@ -385,7 +385,7 @@ def test_numbers():
 
 @pytest.fixture
 def pair(whole, tmp_path):
-    """The run and a worse one, of the same images."""
+    """Return the run and a worse one on the same images."""
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         shutil.copytree(whole[0].folder, folder)
@@ -428,7 +428,7 @@ def test_compare(pair, tmp_path, capsys, monkeypatch):
 
 
 def test_like_is_compared_with_like(pair):
-    """And where it cannot be, the reason is said, and the command that helps."""
+    """Compare equal settings; where there are none, say why, and which command helps."""
     first, second = pair
     run, checkpoint = open_run(second)
     model = trained_model(checkpoint)
@@ -470,7 +470,7 @@ def test_like_is_compared_with_like(pair):
 
 
 def test_of_several_evaluations_those_that_are_alike_are_compared(pair):
-    """A poorer one beside a better one changes nothing; one that both have is found."""
+    """Compare the evaluations that both runs have, also if one run has a better one as well."""
     first, second = pair
     before = compare_runs(pair)
     for folder, k, observations in ((first, 2, 5), (second, 3, None)):
@@ -484,7 +484,7 @@ def test_of_several_evaluations_those_that_are_alike_are_compared(pair):
 
 
 def test_evaluations_of_earlier_versions(pair):
-    """They have neither training likelihood nor active units, nor results of each observation."""
+    """Read evaluations that lack the training likelihood, active units and results per observation."""
     run = Run(pair[1])
     shutil.rmtree(run.evaluations)
     run.per_observation.unlink()

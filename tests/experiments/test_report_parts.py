@@ -22,7 +22,8 @@ pytest.importorskip("jinja2")
 from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imread
 
-from iwae_fast.experiments.config import BOUNDS, TrainConfig
+from iwae_fast.experiments.bound_settings import BOUNDS
+from iwae_fast.experiments.config import TrainConfig
 from iwae_fast.experiments.evaluate import machine
 from iwae_fast.experiments.evaluate.decomposition import decompose
 from iwae_fast.experiments.pictures import pictures, plots
@@ -85,6 +86,8 @@ def test_settings_of_other_bounds_are_left_out() -> None:
         found = TrainConfig.preset("digits", bound=bound).relevant()
         assert found.keys() & {"alpha", "order", "groups", "beta"} == own.get(bound, set())
         assert {"bound", "k", "seed", "hidden"} <= found.keys()
+        names = list(found)
+        assert set(names[names.index("bound") + 1 :][: len(own.get(bound, ()))]) == own.get(bound, set())
     assert "stages" in TrainConfig.preset("digits", protocol="paper").relevant()
     assert "stages" not in TrainConfig.preset("digits").relevant()
 
@@ -194,7 +197,7 @@ def test_a_figure_is_drawn_for_both_pages() -> None:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
-    """The arguments of grids of images that are drawn meanwhile."""
+    """Record the arguments of grids of images instead of drawing them."""
     calls: list = []
     monkeypatch.setattr(plots, "image_grid", lambda *arguments, **_: calls.append(arguments) or b"")
     return calls

@@ -80,7 +80,7 @@ def test_settings_as_flags() -> None:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """What a runner would call as processes is called here, on few digits; returns their arguments."""
+    """Run the runner's processes in this one, on few digits; return a list of their arguments."""
     called: list[list[str]] = []
     load = data.load
 
@@ -196,7 +196,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, here: list, tmp_path: Path
 
 
 def test_a_process_is_interrupted_once_and_its_failure_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real call: of a program in the place of the command line."""
+    """Run a real process, a script in place of the command line."""
     program = tmp_path / "program.sh"
     program.write_text('trap "exit $3" INT\necho started\nif [ "$2" = fail ]; then echo no such thing; exit 2; fi\n'
                        "while true; do sleep 0.05; done\n")  # fmt: skip

@@ -21,7 +21,7 @@ KILLS, LINES = 10, 100
 
 @pytest.fixture
 def iwae_train() -> Callable[..., int]:
-    """Runs ``iwae-fast train`` in a process of its own and returns its exit code."""
+    """Run ``iwae-fast train`` in a new process and return its exit code."""
 
     def run(*arguments: object, lines: int | None = None) -> int:
         process = forkserver.context().Process(target=command_line, args=(["train", *map(str, arguments)], lines))

@@ -20,7 +20,7 @@ from iwae_fast.experiments.train.runs import Run, create_run, open_run, sole_tra
 
 @pytest.fixture(scope="module")
 def digits():
-    """110 digits: with batches of 25, an epoch is five steps and its last batch is smaller."""
+    """Return 110 digits: with batches of 25, an epoch has five steps, the last with a smaller batch."""
     images = data.load("digits")
     return replace(images, train=images.train[:110], test=images.test[:20])
 
@@ -37,7 +37,7 @@ def train(folder, images, config=None, **options):
 
 
 def stop_after(steps):
-    """A ``stop`` that says so after this many questions."""
+    """Return a ``stop`` that is True after this many calls."""
     remaining = iter([False] * (steps - 1) + [True])
     return lambda: next(remaining)
 
@@ -49,7 +49,7 @@ def go_on(run, images, **options):
 
 @pytest.fixture(scope="module")
 def whole(digits, tmp_path_factory):
-    """A run that nobody interrupted."""
+    """Return an uninterrupted run."""
     run, done = train(tmp_path_factory.mktemp("runs") / "whole", digits)
     assert done
     return run
@@ -87,7 +87,7 @@ def test_resuming_again_and_again(digits, whole, tmp_path):
 
 
 def test_rows_after_the_checkpoint_come_again(digits, whole, tmp_path):
-    """A crash: the metrics are ahead of the checkpoint, and the last row is torn."""
+    """Resume after a crash that left metrics later than the checkpoint, and an incomplete last row."""
     run, _ = train(tmp_path / "run", digits, stop=stop_after(7))
     earlier = run.checkpoint.read_bytes()
     go_on(run, digits, stop=stop_after(7))
@@ -106,7 +106,7 @@ def test_other_data_are_refused(digits, whole, tmp_path):
 
 
 def test_two_processes_do_not_train_in_one_folder(whole):
-    """Two holders of the lock stand for them."""
+    """Represent two processes by two holders of the lock."""
     with (
         sole_trainer(whole.folder),
         pytest.raises(ValueError, match="another process is training in"),
@@ -163,7 +163,7 @@ def test_the_bound_rises(digits, tmp_path, bound):
 
 
 def test_metrics_are_means_over_the_epoch(digits, whole):
-    """Repeats the first epoch by hand."""
+    """Compare with the first epoch, repeated step by step."""
     config = settings(epochs=1)
     trainer = training.Trainer(config, whole, digits)
     values = []
@@ -203,7 +203,7 @@ def test_a_loss_that_becomes_infinite_stops_training(digits, tmp_path):
 
 
 def test_checkpoints_during_training(digits, tmp_path, monkeypatch):
-    """After each epoch when they are old enough, and within an epoch when very old."""
+    """Write checkpoints after an epoch if the last is old enough, and within an epoch if it is very old."""
     for due, within, expected in ((0.0, 1e9, [0, 5, 10, 15, 15]), (1e9, 1e9, [0, 15]), (1e9, 0.0, [0, 1, 2, 3, 4])):
         monkeypatch.setattr(training, "SAVE_SECONDS", due)
         monkeypatch.setattr(training, "SAVE_WITHIN_EPOCH_SECONDS", within)

@@ -53,7 +53,7 @@ def batches(*sizes: int) -> list[Tensor]:
 
 
 class Pair:
-    """The same training twice: captured, and one by one by hand."""
+    """Two copies of a training: one captured, one stepped directly."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ def test_a_ragged_batch() -> None:
 
 
 def test_a_loaded_state_is_captured_anew() -> None:
-    """While what earlier replays left is still held, in memory of graphs that are gone."""
+    """Load a state while results of earlier replays are alive, in the memory of deleted graphs."""
     pair = Pair(objective)
     for x in batches(*[20] * 5):
         pair.both(x)
@@ -193,7 +193,7 @@ class LaplaceEncoder(nn.Module):
 
 
 class Synchronizing(nn.Linear):
-    """Waits in a way that only a capture forbids."""
+    """A layer that synchronizes in a way that only a capture forbids."""
 
     def forward(self, input: Tensor) -> Tensor:
         torch.cuda.synchronize()

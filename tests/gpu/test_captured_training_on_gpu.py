@@ -43,7 +43,7 @@ def train(folder: Path, images: data.ImageData, config: training.TrainConfig) ->
 
 
 def assert_same_run(first: runs.Run, second: runs.Run) -> None:
-    """The same bits in parameters and optimizer; means to the order of their sums."""
+    """Assert that parameters and optimizer states are bitwise equal, and means equal up to summation order."""
     one, two = checkpoint.load_checkpoint(first.checkpoint), checkpoint.load_checkpoint(second.checkpoint)
     assert one.step == two.step
     torch.testing.assert_close(one.model, two.model, **SAME_BITS)

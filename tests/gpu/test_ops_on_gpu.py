@@ -41,14 +41,14 @@ class Call(NamedTuple):
     inputs: Callable[[], list[Tensor]]
     leaves: Sequence[int]
     exact: bool = True
-    """Whether the same numbers always give the same bits: matrix products of torch need not."""
+    """True if equal inputs always give equal bits; torch's matrix products may differ."""
 
     def tensors(self) -> list[Tensor]:
-        """Fresh inputs, of which the leaves require gradients."""
+        """Return new inputs; the leaves require gradients."""
         return [t.requires_grad_(index in self.leaves) for index, t in enumerate(self.inputs())]
 
     def step(self, tensors: list[Tensor], backend: str, factor: float = 3.0) -> list[Tensor]:
-        """Results, and gradients for an incoming one that the number 1 does not hide."""
+        """Return results and gradients for an upstream gradient other than 1."""
         results = self.function(*tensors, backend=backend)
         results = list(results) if isinstance(results, tuple) else [results]
         incoming = [torch.full_like(r, factor) for r in results]
@@ -74,7 +74,7 @@ def linear(k: int, batch: int, hidden: int, features: int) -> list[Tensor]:
 
 
 def calls(k: int, batch: int, features: int) -> dict[str, Call]:
-    """Every op with a backward pass, at these sizes."""
+    """Return a call of every op that has a backward pass, at these sizes."""
     whole, some = (k, batch, features), (batch, features)
     return {
         "bernoulli_log_prob": Call(iw.bernoulli_log_prob, lambda: [pixels(*some), *normal(whole)], [1]),
@@ -129,7 +129,7 @@ def loss_inputs(k: int = 50, batch: int = 20, features: int = 784) -> list[Tenso
 
 @pytest.fixture
 def synchronization_is_an_error() -> Iterator[Callable[[], None]]:
-    """From when it is called on: what is compiled or loaded at a first call may wait."""
+    """Make synchronization an error from the call on; compiling or loading before it may synchronize."""
     yield partial(torch.cuda.set_sync_debug_mode, "error")
     torch.cuda.set_sync_debug_mode("default")
 
@@ -212,7 +212,7 @@ def test_every_op_is_captured_and_replayed_on_other_numbers(backend: str, name: 
 @each_op
 @per_backend
 def test_another_stream(backend: str, name: str) -> None:
-    """Inputs are made on the stream, just before they are read, behind work that takes a while."""
+    """Run on another stream, whose inputs are written just before, after long-running work."""
     call = SMALL[name]
     tensors = call.tensors()
     expected = call.step(tensors, backend)
@@ -316,7 +316,7 @@ EDGES = [0.0, 1e-45, 1e-39, 1e-30, 1e-7, 0.5, 1.0, 16.0, 17.5, 60.0, 87.5, 88.8,
 
 @per_backend
 def test_logits_at_the_edges(backend: str) -> None:
-    """The GPU's own exponentials, reciprocals and logarithms, each entry a row of its own."""
+    """Test the GPU's exponentials, reciprocals and logarithms, one entry per row."""
     logits = torch.tensor([sign * edge for edge in EDGES for sign in (1.0, -1.0)], device="cuda")[:, None]
     for value in (0.0, 1.0, 0.3):
         _assert_no_worse_at_the_edges(iw.bernoulli_log_prob, [torch.full_like(logits, value), logits], [1], backend)
@@ -324,7 +324,7 @@ def test_logits_at_the_edges(backend: str) -> None:
 
 @per_backend
 def test_scales_at_the_edges(backend: str) -> None:
-    """A value at its mean stays there as long as float32 has the inverse of its scale."""
+    """Test values equal to their means, for scales whose reciprocal is representable in float32."""
     log_std = torch.tensor([-100.0, -88.0, -60.0, -40.0, -1e-39, 0.0, 40.0, 60.0, 88.0, 100.0], device="cuda")[:, None]
     for distance in (1.0, 1e-3, 1e-20, -7.0):
         value = torch.full_like(log_std, distance)
@@ -384,7 +384,7 @@ def test_log_weights_at_the_edges(backend: str) -> None:
 
 @pytest.fixture
 def enough_memory() -> Iterator[Callable[[int], None]]:
-    """Skips where so many bytes are not free; gives them back afterwards, to tests in other processes."""
+    """Skip the test unless this many bytes are free; return them to other processes afterwards."""
 
     def check(size: int) -> None:
         if torch.cuda.mem_get_info()[0] < size:

@@ -18,7 +18,7 @@ LIKELIHOODS = {"bernoulli": iw.likelihoods.Bernoulli, "gaussian": iw.likelihoods
 
 
 def arguments(name: str) -> tuple[Tensor, Any, Tensor]:
-    """Observations, a decoder's output for K B rows, and a log-ratio, all but the first with gradients."""
+    """Return observations, a decoder's output for K B rows and a log-ratio; the last two require gradients."""
     value = torch.rand(B, D, dtype=torch.float64).round()
     parts = [torch.randn(K * B, D, dtype=torch.float64).requires_grad_() for _ in range(1 + (name == "gaussian"))]
     log_ratio = torch.randn(K, B, dtype=torch.float64).requires_grad_()

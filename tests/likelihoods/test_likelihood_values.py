@@ -32,7 +32,7 @@ CLASSES = [(0.0, 1.5, -20.0, 3.0), (0.0, 1e4, -1e4, 100.0)]
 
 
 def count_rows() -> list[Row]:
-    """Counts beside their mean and far from it, theta from e^-800 to e^800."""
+    """Return counts near their mean and far from it, with theta from e^-800 to e^800."""
     draw = random.Random(0)
     rows = []
     for count, log_theta in itertools.product(
@@ -76,7 +76,7 @@ def build(name: str) -> Likelihood:
 
 
 def output_of(name: str, parameters: Tensor) -> tuple[Any, Tensor]:
-    """A decoder's output of a feature per row, and the leaf that holds it."""
+    """Return a decoder's output with one feature per row, and its leaf."""
     leaf = parameters.clone().requires_grad_()
     if name == "categorical":
         return leaf, leaf
@@ -180,7 +180,7 @@ def test_mean_and_its_gradient(name: str, mean: exact.Density, rows: list[Row], 
     ],
 )
 def test_zero_times_log_zero(name: str, row: Row, value: float, gradient: Row | None, dtype: torch.dtype) -> None:
-    """Beside an ordinary observation, whose value and gradient it does not change."""
+    """Test it beside an ordinary observation, whose value and gradient do not change."""
     ordinary = (0.0,) * len(row)
     rows = torch.tensor([row, ordinary], dtype=dtype)
     output, leaf = output_of(name, rows[:, 1:])
@@ -198,7 +198,7 @@ def test_zero_times_log_zero(name: str, row: Row, value: float, gradient: Row | 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_nan_is_never_hidden(name: str) -> None:
-    """Neither in a value nor in a gradient, whichever parameter holds it."""
+    """Check that NaN in any parameter gives NaN, in the value and in the gradient."""
     columns = 4 if name == "categorical" else len(build(name).outputs)
     for column, x in itertools.product(range(columns), (0.0, 1.0)):
         parameters = torch.zeros(1, columns)
@@ -236,7 +236,7 @@ def test_forward_mode(name: str) -> None:
 
 
 def test_derivatives_of_counts() -> None:
-    """Of a real count too, and second ones; batched by vmap."""
+    """Check first and second derivatives, also at a non-integer count, and batched by vmap."""
     generator = torch.Generator().manual_seed(0)
     x = torch.tensor([0.0, 1.0, 2.0, 30.0, 1000.0], dtype=torch.float64)
     s, t, logits = (torch.randn(5, generator=generator, dtype=torch.float64) for _ in range(3))
@@ -256,7 +256,7 @@ def test_derivatives_of_counts() -> None:
 
 
 def test_draws_at_both_ends_of_theta() -> None:
-    """Poisson's draws from theta = e^40 on, and zeros at theta = 0."""
+    """Check that draws are Poisson from theta = e^40 on, and zero at theta = 0."""
     likelihood = LIKELIHOODS["negative-binomial"]()
     generator = torch.Generator().manual_seed(0)
     log_mean = torch.full((20_000,), math.log(4.0))

@@ -136,7 +136,7 @@ def test_half_precision_is_that_of_its_rounded_inputs(name: str, dtype: torch.dt
 
 
 def continuous_normalizer_by_integration(logits: Tensor) -> Tensor:
-    """-log of the integral of e^(l x) / (1 + e^l) over [0, 1], by Simpson's rule."""
+    """Compute -log of the integral of e^(l x) / (1 + e^l) over [0, 1] by Simpson's rule."""
     x = torch.linspace(0, 1, 20001, dtype=torch.float64)
     weights = torch.full_like(x, 2.0)
     weights[1::2] = 4.0
@@ -146,7 +146,7 @@ def continuous_normalizer_by_integration(logits: Tensor) -> Tensor:
 
 
 def test_continuous_bernoulli_normalizer() -> None:
-    """On both sides of where the series ends, and far from 0; its slope too, of which the mean is made."""
+    """Test the normalizer and its slope on both sides of the end of the series, and far from 0."""
     sizes = torch.tensor([0.0, 1e-8, 1e-4, 0.1, 0.3, 0.4999, 0.5001, 1.0, 5.0, 30.0], dtype=torch.float64)
     logits = torch.cat([-sizes, sizes]).requires_grad_()
     expected = continuous_normalizer_by_integration(logits)
@@ -172,7 +172,7 @@ def test_continuous_bernoulli_normalizer() -> None:
     st.floats(-30, 30),
 )
 def test_counts_in_single_precision(count: int, log_mean: float, log_theta: float, logits: float) -> None:
-    """Large means and counts, small and large dispersion: the error is that of rounding the inputs."""
+    """Bound the error by that of rounding the inputs, for large means and counts and any dispersion."""
     single = tuple(torch.tensor([[number]]) for number in (log_mean, log_theta, logits))
     double = tuple(part.double() for part in single)
     x = torch.tensor([[float(count)]])
@@ -254,7 +254,7 @@ def test_dense_encoder_sees_counts_on_a_logarithmic_scale() -> None:
 
 
 def test_classes_of_images() -> None:
-    """Class logits last, and integer observations."""
+    """Test images with the class logits on the last axis, and integer observations."""
     decoder = nn.Sequential(nn.Linear(2, 4 * 4 * CLASSES), nn.Unflatten(1, (4, 4, CLASSES)))
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     model = iw.models.VAE(Halves(encoder), decoder, Categorical(CLASSES), latent_dim=2)
@@ -278,7 +278,7 @@ class Halves(nn.Module):
 
 
 def test_from_distribution() -> None:
-    """Several outputs, events, and a support without 0."""
+    """Test several outputs, events, and a support without 0."""
 
     def beta(output: tuple[Tensor, Tensor]) -> Distribution:
         return Beta(*(part.exp() for part in output))
@@ -375,7 +375,7 @@ OUTSIDE = {
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("masked", [False, True])
 def test_observations_outside_the_support_are_an_error(name: str, masked: bool) -> None:
-    """At the first call of whatever makes log-weights, and at every evaluation; unless a mask hides them."""
+    """Refuse them in the first call of every function of log-weights and in evaluations, unless masked."""
     value, message = OUTSIDE[name]
     good, bad = torch.ones(4, 6), torch.ones(4, 6)
     bad[2, 3] = value
@@ -428,7 +428,7 @@ def test_rounding_and_nan_are_not_outside_the_support() -> None:
 
 
 def test_nothing_is_looked_at_while_a_graph_is_traced() -> None:
-    """A look at the data would break the graph."""
+    """Skip the check of the data while tracing: reading them would break the graph."""
     torch._dynamo.reset()
     model, x = iw.models.DenseVAE(6, (2,), (5,)), torch.rand(3, 6)
     bound = iw.Objective(iw.bounds.IWAE(), num_samples=2).bind(model)

@@ -13,7 +13,7 @@ import iwae_fast as iw
 
 
 class Encoder(nn.Module):
-    """With layers whose training mode gives other results, and changes their state."""
+    """An encoder whose layers give other results in training mode, and then change their state."""
 
     def __init__(self, inputs: int = 12, latent: int = 3) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def test_what_is_no_posterior_is_named() -> None:
 
 
 def test_what_only_looks_at_a_model_changes_nothing_in_it(model: iw.models.LatentVariableModel) -> None:
-    """Each result is that of a model in evaluation mode, and the model is afterwards as it was."""
+    """Compare results with those in evaluation mode, and check that the model is unchanged afterwards."""
     model.encoder.eval()  # each module gets its own mode back
     before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
     reference = copy.deepcopy(model).eval()
@@ -159,9 +159,9 @@ def test_samples_know_the_size_of_z_once_the_model_has_seen_observations() -> No
     for model in (one, two):
         assert model.sample(4).shape == (4, 12)
         assert copy.deepcopy(model).sample(4).shape == (4, 12)
-    of_distribution = iw.models.VAE(LaplaceEncoder(), Decoder())
-    of_distribution.encode(x)
-    assert of_distribution.prior_draws(4, seed=1).shape == (4, 3)
+    by_distribution = iw.models.VAE(LaplaceEncoder(), Decoder())
+    by_distribution.encode(x)
+    assert by_distribution.prior_draws(4, seed=1).shape == (4, 3)
 
 
 class LaplaceEncoder(Encoder):

@@ -26,7 +26,7 @@ class Twice(nn.Linear):
 
 
 class LowRank(nn.Module):
-    """An adapter that hands on the weight of what it adapts."""
+    """An adapter with the weight of the layer that it wraps as a property."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class LowRank(nn.Module):
 
 
 class Packed(nn.Module):
-    """A layer as quantized ones are: its weight is packed in whole numbers, and a method."""
+    """A layer like a quantized one: its weight is packed in integers and returned by a method."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Packed(nn.Module):
 
 
 class TripleOutput(iw.models.LinearOutput):
-    """A decoder with a forward of its own."""
+    """A decoder that overrides ``forward``."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
@@ -75,14 +75,14 @@ class TripleOutput(iw.models.LinearOutput):
 
 
 class Halved(nn.Module):
-    """A parametrization."""
+    """A parametrization that halves the weight."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return 0.5 * weight
 
 
 class Doubled(torch.Tensor):
-    """A weight that counts twice in a linear layer."""
+    """A weight that a linear layer multiplies by two."""
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -158,7 +158,7 @@ def pixels() -> Tensor:
 
 
 def plain_log_weights(model: iw.models.VAE, x: Tensor, k: int, observation: int = 0) -> Tensor:
-    """By calls of the networks and torch's own distributions."""
+    """Compute log-weights by calling the networks, with torch.distributions."""
     mean, log_std = model.encoder(x)
     eps = iw.standard_normal((k, len(x), Z), SEED, observation_offset=observation, dtype=torch.float64)
     z = mean + log_std.exp() * eps
@@ -179,7 +179,7 @@ def gradients(loss: Tensor, model: nn.Module) -> list[Tensor]:
 
 
 def assert_as_called(model: iw.models.VAE) -> None:
-    """Loss and gradients of the objective in one op and in parts, and the likelihood of the data."""
+    """Assert that loss, gradients and likelihood are equal in one op and composed of calls."""
     x = pixels()
     model.decoder(torch.zeros(1, Z, dtype=torch.float64))  # what is lazy becomes what it is
     weights = plain_log_weights(model, x, K)
@@ -229,7 +229,7 @@ def test_a_decoder_with_a_forward_of_its_own_is_called() -> None:
 
 
 def test_a_parametrization_that_changes_when_it_is_read_is_read_once() -> None:
-    """The power iteration of spectral_norm takes a step at each reading in training mode."""
+    """Read it once: in training mode every reading of spectral_norm's weight takes a step of its power iteration."""
     model = build(lambda decoder: parametrizations.spectral_norm(decoder.output))
     called = copy.deepcopy(model.decoder)
     z = torch.zeros(1, Z, dtype=torch.float64)

@@ -89,7 +89,7 @@ def test_networks_that_do_not_fit() -> None:
 
 
 def test_implicit_posterior_goes_from_q_to_the_posterior() -> None:
-    """Cremer et al. 2017: with k = 1 it is q, with many samples the exact posterior of the linear Gaussian model."""
+    """Expect q for k = 1, and the exact posterior for many samples (Cremer et al. 2017)."""
     model, x = linear_gaussian(), torch.randn(1, 7, dtype=torch.float64)
     mean, log_std = model.encode(x)
     exact_mean, exact_std = mean[0].detach(), log_std[0].exp().detach()
@@ -110,7 +110,7 @@ def test_implicit_posterior_goes_from_q_to_the_posterior() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"kl_weight": 0.3}, {"reduction": "sum", "dataset_size": 30}, {"mask": True}])
 def test_a_linear_output_is_taken_in_one_with_the_loss_unless_hooks_want_to_see_it(options: dict) -> None:
-    """The same numbers either way; the rows are enough for the kernels of the tanh layers."""
+    """Compare the results with and without hooks, with enough rows for the kernels of tanh layers."""
     torch.manual_seed(0)
     model, x = iw.models.DenseVAE(30, (5,), (200, 200)).double(), torch.rand(6, 30).round().double()
     mask = torch.rand(6, 30) < 0.7 if options.pop("mask", False) else None

@@ -45,7 +45,7 @@ def vamp(size: int = 4) -> VampPrior:
 
 
 class Heavy(nn.Module):
-    """A module of one's own: it makes a distribution anew in each call."""
+    """A user's module that creates a new distribution in each call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def with_prior(name: str, prior: nn.Module | Distribution) -> tuple[iw.models.VA
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("layers", ["one layer", "two layers"])
 def test_gradient_is_the_sum_over_samples(layers: str, prior: str, estimator: str, bound: Bound) -> None:
-    """All at once, in chunks, and of samples that are drawn again."""
+    """Compute it at once, in chunks, and from samples that are drawn again."""
     made = vamp(2) if (layers, prior) == ("two layers", "vamp") else PRIORS[prior]()
     model, x = with_prior(layers, made)
     kl_weight = 1.0 if ESTIMATORS[estimator].only_iwae else 0.7
@@ -95,7 +95,7 @@ def test_gradient_is_the_sum_over_samples(layers: str, prior: str, estimator: st
 
 @pytest.mark.parametrize("prior", ["mixture", "vamp"])
 def test_doubly_reparameterized_gradient_is_unbiased(prior: str) -> None:
-    """Its mean over 10,000 draws, and that of a budget, is that of the gradient of the bound."""
+    """Compare its mean over 10,000 draws, with and without a budget, with that of the bound's gradient."""
     model, x = with_prior("one layer", PRIORS[prior]())
     draws = x[:1].expand(500, 4)
     for options in ({}, {"budget": 2}):
@@ -136,7 +136,7 @@ def test_a_standard_normal_given_is_the_standard_normal() -> None:
 
 
 def test_a_prior_changes_the_marginal_likelihood() -> None:
-    """log N(x; b + W m, W V W^T + s^2 I)."""
+    """Compare with log N(x; b + W m, W V W^T + s^2 I)."""
     model, x = with_prior("one layer", fixed())
     decoder = model.decoder
     with torch.no_grad():
@@ -212,7 +212,7 @@ def test_with_the_fused_last_layer_and_in_half_precision(prior: Callable[[], nn.
 
 
 def test_learned_scale_has_the_decoders_gradient() -> None:
-    """One for all features: the sum of those of a decoder that has one for each."""
+    """Compare the gradient of a shared scale with the sum of those of one scale per feature."""
     model, x = away_from_the_optimum()
 
     class Mean(nn.Module):
@@ -230,8 +230,8 @@ def test_learned_scale_has_the_decoders_gradient() -> None:
     for estimator, options in (("reparameterized", {}), ("dreg", {"chunk_size": 4}), ("dreg", {"tolerance": 0.0})):
         objective = iw.Objective(IWAE(), estimator, num_samples=K, **options)
         by_feature = torch.autograd.grad(objective(model, x, seed=1), model.decoder.log_std)[0]
-        (of_all,) = torch.autograd.grad(objective(shared, x, seed=1), likelihood.log_std)
-        torch.testing.assert_close(of_all, by_feature.sum(0, keepdim=True))
+        (grad_all,) = torch.autograd.grad(objective(shared, x, seed=1), likelihood.log_std)
+        torch.testing.assert_close(grad_all, by_feature.sum(0, keepdim=True))
 
 
 # --- posteriors ---------------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def test_a_flow_draws_by_seed_and_sample() -> None:
 @pytest.mark.parametrize("prior", [None, "mixture"])
 @pytest.mark.parametrize("bound", [ELBO(), IWAE(), PIWAE(2)], ids=repr)
 def test_gradient_of_a_flow(bound: Bound, prior: str | None) -> None:
-    """That of the bound, by autograd alone; in chunks and of samples that are drawn again too."""
+    """Compare with the bound's gradient by autograd, also in chunks and from samples that are drawn again."""
     plain, x = away_from_the_optimum()
     made = None if prior is None else mixture()
     model = iw.models.VAE(AsDistribution(plain.encoder, bent_flow), plain.decoder, "gaussian", prior=made)
@@ -302,7 +302,7 @@ def test_log_weights_of_a_flow_are_the_densities_written_out() -> None:
 
 
 def test_binary_latents_as_distributions() -> None:
-    """Without a path: what needs one is refused, and VIMCO learns."""
+    """Refuse pathwise estimators for latents without a pathwise gradient; VIMCO trains."""
     torch.manual_seed(0)
     x = (torch.rand(50, 8) < 0.2).float()
     encoder = Wrapped(nn.Linear(8, 3), lambda logits: Independent(Bernoulli(logits=logits), 1))

@@ -24,7 +24,7 @@ OTHERS = [iw.bounds.CUBO(), iw.bounds.VRIWAE(-0.5), iw.bounds.JVI(1), iw.bounds.
 
 
 def build(random: str = "all", draws: str = "local", log_std: float = -1.0) -> iw.models.RandomWeightsVAE:
-    """Standard deviations that matter, each another one."""
+    """Return a model with different standard deviations, large enough to affect the results."""
     torch.manual_seed(5)
     model = iw.models.RandomWeightsVAE(D, Z, (H,), random=random, draws=draws, log_std=log_std).double()
     with torch.no_grad():
@@ -39,7 +39,7 @@ def pixels() -> torch.Tensor:
 
 
 def by_hand(model: iw.models.RandomWeightsVAE, x: torch.Tensor, i: int, seed: int) -> torch.Tensor:
-    """log w_i of sample i, from weights or from layer outputs that are drawn one by one."""
+    """Compute log w_i of sample i, drawing weights or layer outputs one by one."""
 
     def noise(rows: int, columns: int, stream: int) -> torch.Tensor:
         shape = (1, rows, columns)
@@ -81,7 +81,7 @@ def test_log_weights_are_the_definition_written_out(random: str, draws: str) -> 
 
 @pytest.mark.parametrize("draws", ["local", "shared"])
 def test_a_layer_has_the_moments_of_its_weights(draws: str) -> None:
-    """Mean and variance of what fresh weights make of an input; with shared draws, over samples."""
+    """Compare mean and variance of a layer's output over draws of its weights; if shared, over samples."""
     model, x, draws_of_weights = build(draws=draws), torch.rand(2, D, dtype=torch.float64), 40000
     layer = model.encoder[0]
     seed = torch.tensor(3)

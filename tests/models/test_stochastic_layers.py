@@ -69,7 +69,7 @@ def test_binary_latents() -> None:
 
 
 def test_binary_latents_of_half_precision_are_drawn_from_their_density() -> None:
-    """A probability of 0.9994 is 1 in bfloat16."""
+    """Test a probability of 0.9994, which bfloat16 rounds to 1."""
     model = iw.models.BernoulliVAE(nn.Linear(4, 1), nn.Linear(1, 4), latent_dim=1)
     with torch.no_grad():
         model.encoder.weight.zero_()
@@ -80,7 +80,7 @@ def test_binary_latents_of_half_precision_are_drawn_from_their_density() -> None
 
 
 def test_implicit_posterior_of_two_layers() -> None:
-    """A wider encoder, and many samples: the exact posterior of the first layer."""
+    """Compare the implicit posterior of a wider encoder, with many samples, with the first layer's exact one."""
     model, x = two_layer_linear_gaussian(), torch.randn(1, 4, dtype=torch.float64)
     mean, log_std = (t[0].detach().clone() for t in model.encode(x))
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_training_two_layers_learns() -> None:
 
 @pytest.mark.parametrize("estimator", ["reparameterized", "dreg", "gdreg"])
 def test_compiled_modules(estimator: str) -> None:
-    """What a user compiles are the networks; the objective calls them as they are."""
+    """Compile the networks alone; the objective calls the compiled modules."""
     torch._dynamo.reset()
     model, x = iw.models.DenseVAE(8, (4, 2), ((8,), (4,))), torch.rand(3, 8)
     objective = iw.Objective(iw.bounds.IWAE(), estimator, num_samples=4)

@@ -141,7 +141,7 @@ def model_of(posterior: str, prior: object) -> tuple[iw.models.VAE, Tensor]:
 @torch.no_grad()
 @pytest.mark.parametrize("prior", FAMILIES)
 def test_what_is_accepted_is_of_one_support(prior: str) -> None:
-    """Every posterior: with a prior of its support log p(z) - log q(z | x) by the two densities, else refused."""
+    """Compare log p(z) - log q(z | x) with the two densities if the supports agree; otherwise expect an error."""
     (accepted,) = (group for group in SAME if prior in group)
     for posterior in FAMILIES:
         model, x = model_of(posterior, FAMILIES[prior]())
@@ -222,7 +222,7 @@ def test_a_module_is_held_to_what_it_says() -> None:
 
 
 def test_a_transform_that_torch_knows_nothing_of() -> None:
-    """Its codomain counts: that of a flow of one's own is what it says."""
+    """Use the codomain that a user's transform declares."""
     model = iw.models.DenseVAE(6, (Z,), (8,))
     flow = iw.models.VAE(AsDistribution(model.encoder, affine_flow), model.decoder)
     x = torch.rand(B, 6)
@@ -231,7 +231,7 @@ def test_a_transform_that_torch_knows_nothing_of() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_a_prior_of_another_size(size: int) -> None:
-    """One unit would be broadcast, either way."""
+    """Refuse other sizes, also a size of one, which would be broadcast."""
     for prior in (Normal(torch.zeros(size), torch.ones(size)), MixturePrior(2, size)):
         model, x = model_of("normal", prior)
         with pytest.raises(ValueError, match=rf"z must be \(..., {size}\) as the prior is, got \(5, 4, 3\)"):

@@ -22,7 +22,7 @@ Array = np.ndarray
 
 
 def random_model() -> iw.models.DenseVAE:
-    """Two hidden layers in each network, as in the paper; no parameter is zero."""
+    """Return a model with two hidden layers per network, as in the paper, and without zero parameters."""
     model = iw.models.DenseVAE(D, (Z1, Z2), ((16, 16), (14, 14))).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -31,7 +31,7 @@ def random_model() -> iw.models.DenseVAE:
 
 
 class ByHand:
-    """The log-weights of a model of these parameters, (k, B), from observations and noise."""
+    """A model written out: its log-weights (k, B) from observations and noise, with the same parameters."""
 
     def __init__(self, parameters: dict[str, Array]) -> None:
         self.parameters = parameters
@@ -121,11 +121,11 @@ def test_each_term_is_its_formula(k: int, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("log_std", [-1000.0, -100.0, -2.0, 0.0, 50.0])
 def test_reparameterizing_by_the_noise_of_the_prior_gives_z_back_at_every_scale(log_std: float) -> None:
-    """With the derivatives of mean + exp(log_std) eps: 1 and z - mean."""
+    """Check the derivatives too, those of mean + exp(log_std) eps: 1 and z - mean."""
     z, mean = torch.tensor([0.3, 1.0]), torch.tensor([0.3, -0.5], requires_grad=True)
     scale = torch.full((2,), log_std, requires_grad=True)
     again = vae._by_prior_noise(z, mean, scale)
     torch.testing.assert_close(again, z)
-    of_mean, of_scale = torch.autograd.grad(again.sum(), (mean, scale))
-    assert (of_mean == 1.0).all()
-    torch.testing.assert_close(of_scale, (z - mean).detach())
+    grad_mean, grad_scale = torch.autograd.grad(again.sum(), (mean, scale))
+    assert (grad_mean == 1.0).all()
+    torch.testing.assert_close(grad_scale, (z - mean).detach())

@@ -19,7 +19,7 @@ WAYS = ({}, {"chunk_size": 2}, {"budget": 3}, {"tolerance": 0.1})
 
 
 class Conditional(nn.Module):
-    """A module of z or x, and of what goes with it."""
+    """A module of z or x, and of context."""
 
     def __init__(self, inputs: int, context: int, outputs: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def conditional_model() -> iw.models.VAE:
 @pytest.mark.parametrize("estimator", ["reparameterized", "dreg", "rws"])
 @pytest.mark.parametrize("options", WAYS)
 def test_context_is_as_good_as_a_model_of_each_observation(options: dict, estimator: str) -> None:
-    """p(x | z, context): the same numbers as with the context's part of the layers taken into their biases."""
+    """Compare with a model whose biases contain the context's contribution to each layer."""
     model, x, context = conditional_model(), torch.rand(5, 4).double(), torch.randn(5, 3).double()
     objective = iw.Objective(IWAE(), estimator, K, reduction="none", **options)
     together = objective(model, x, context=(context,), seed=4)
@@ -91,7 +91,7 @@ def test_context_elsewhere() -> None:
 @pytest.mark.parametrize("options", WAYS)
 @pytest.mark.parametrize("name", ["one layer", "two layers", "three layers", "binary"])
 def test_masked_features_count_nothing(name: str, options: dict) -> None:
-    """Whatever they hold; and a mask of ones changes nothing."""
+    """Check that masked values are ignored, and that a mask of ones changes nothing."""
     model, x = away_from_the_optimum(name)
     mask = torch.tensor([[True, True, False, True], [True] * 4, [False] * 4])
     objective = iw.Objective(IWAE(), "vimco" if name == "binary" else "dreg", K, **options)
@@ -107,7 +107,7 @@ def test_masked_features_count_nothing(name: str, options: dict) -> None:
 
 
 def test_masked_bound_is_of_the_observed_features() -> None:
-    """Mattei & Frellsen 2019: with many samples, log p(x_observed), which the linear Gaussian model knows."""
+    """Compare many samples with the linear Gaussian model's exact log p(x_observed) (Mattei & Frellsen 2019)."""
     model, x = linear_gaussian(), torch.randn(3, 7, dtype=torch.float64)
     observed = torch.tensor([True, True, False, True, False, True, True])
     parts = model.decoder.weight[observed], model.decoder.bias[observed], model.decoder.log_std[observed]
@@ -167,7 +167,7 @@ def test_a_schedule_is_asked_for_its_step() -> None:
 
 
 def test_free_bits() -> None:
-    """A dimension below its free bits has no gradient by its divergence, one above them all of it."""
+    """Check that a dimension's divergence has no gradient below the free bits, and its full gradient above."""
     model, x = away_from_the_optimum()
     mean, log_std = model.encode(x)
     divergence = torch.distributions.kl_divergence(

@@ -31,7 +31,7 @@ def conditional() -> iw.models.VAE:
 
 
 class Rows(Dataset[dict[str, Tensor]]):
-    """Rows by name, with a column that no model takes."""
+    """A data set of named columns, one of which the model does not use."""
 
     def __init__(self, rows: int) -> None:
         self.x, self.context = torch.rand(rows, 8), torch.rand(rows, 2)
@@ -46,7 +46,7 @@ class Rows(Dataset[dict[str, Tensor]]):
 def by_names(
     module: nn.Module, batches: Iterable[Mapping[str, Tensor]], optimizer: torch.optim.Optimizer
 ) -> list[float]:
-    """The protocol of transformers' Trainer: batches by the names of forward's arguments, a loss by its name."""
+    """Train by the protocol of transformers' Trainer: batches by argument name, and a loss by its name."""
     signature = inspect.signature(module.forward).parameters
     assert signature["return_loss"].default is True  # or it would not evaluate without labels
     assert all(parameter.kind is not parameter.VAR_KEYWORD for parameter in signature.values())
@@ -106,7 +106,7 @@ def test_arguments_by_name() -> None:
     [("reparameterized", {}), ("dreg", {"budget": 2}), ("vimco", {}), ("stl", {"chunk_size": 2})],
 )
 def test_parts_of_a_batch_add_up_to_it(estimator: str, options: dict[str, int]) -> None:
-    """One seed, and the offset of each part: the noise is that of the whole batch, and so is the gradient."""
+    """Split a batch with one seed and offsets: noise and summed gradient are those of the whole batch."""
     model, x = iw.models.DenseVAE(12, (3,), (6,)).double(), torch.rand(10, 12, dtype=torch.float64)
     objective = iw.Objective(iw.bounds.IWAE(), estimator, num_samples=5, **options)
     whole = torch.autograd.grad(objective(model, x, seed=11), list(model.parameters()))
@@ -119,7 +119,7 @@ def test_parts_of_a_batch_add_up_to_it(estimator: str, options: dict[str, int]) 
 
 
 def test_who_needs_a_number_of_samples() -> None:
-    """One sample is the ELBO: whoever asks for another bound says how many."""
+    """Require num_samples for every bound except the ELBO, for which one sample is enough."""
     for bound in (iw.bounds.IWAE(), iw.bounds.VRIWAE(0.5), iw.bounds.SUMO(), iw.bounds.TVO(), iw.bounds.CUBO()):
         with pytest.raises(TypeError, match=r"num_samples must be given with \w+\(.*, such as Objective\(.*=50\)"):
             iw.Objective(bound)

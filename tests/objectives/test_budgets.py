@@ -18,13 +18,13 @@ PROBED = ("reparameterized", "dreg", "aisle-chi2", "rws", "vimco")
 
 
 def random_scales(k: int, batch: int) -> Scales:
-    """Signed, and different for the two networks."""
+    """Return scales of both signs that differ between the two networks."""
     torch.manual_seed(3)
     return Scales(*torch.randn(2, k, batch, dtype=torch.float64).pow(3).unbind())
 
 
 def scatter(scales: Scales, samples: torch.Tensor, k: int) -> torch.Tensor:
-    """(2, k, B): the scales at their samples, 0 elsewhere."""
+    """Return (2, k, B): the scales at their samples, and 0 elsewhere."""
     return torch.stack([torch.zeros(k, s.shape[1], dtype=s.dtype).scatter(0, samples, s) for s in scales])
 
 
@@ -54,7 +54,7 @@ def test_all_samples_chosen_are_all_samples(name: str, bound: Bound, estimator: 
 
 @pytest.mark.parametrize("budget", [1, 2, 5])
 def test_the_drawn_sample_stands_for_the_rest(budget: int) -> None:
-    """The mean of the chosen scales over 40,000 draws is the scales; the largest are always there, as they are."""
+    """Compare the mean of 40,000 draws with the scales; the largest ones are always kept unchanged."""
     k, draws = 8, 40_000
     scales = random_scales(k, 1)
     many = Scales(*(s.expand(k, draws) for s in scales))
@@ -106,7 +106,7 @@ def test_a_tolerance_drops_no_more_than_it_says(tolerance: float) -> None:
     ids=str,
 )
 def test_a_budget_is_unbiased(name: str, bound: Bound, estimator: str) -> None:
-    """Over 10,000 draws with their own noise: 5 standard errors of the paired difference to all samples."""
+    """Compare 10,000 draws with all samples, within 5 standard errors of the paired difference."""
     model, x = away_from_the_optimum(name)
     draws, batches = x[:1].expand(500, 4), 20
     for budget in (1, 3):
@@ -136,7 +136,7 @@ def test_value_is_that_of_all_samples() -> None:
 
 @pytest.mark.parametrize("options", [{"chunk_size": 25}, {"budget": 8}])
 def test_memory_does_not_grow_with_k(options: dict) -> None:
-    """k = 500: at most an eighth of the plain pass."""
+    """Compare the memory at k = 500 with that of a plain pass: at most an eighth."""
     model, x = iw.models.DenseVAE(784), torch.rand(20, 784)
 
     def peak(objective: iw.Objective) -> int:

@@ -53,7 +53,7 @@ def test_weighted_divergence(name: str, bound: Bound, estimator: str) -> None:
 @pytest.mark.parametrize("build", [linear_gaussian, two_layer_linear_gaussian])
 @pytest.mark.parametrize("bound", [b for b in BOUNDS if not isinstance(b, SUMO)], ids=repr)
 def test_exact_posterior(bound: Bound, build: object) -> None:
-    """All weights are equal: the path gradients vanish sample by sample, and the standard one does not."""
+    """Check that with equal weights pathwise gradients vanish for each sample, unlike the standard one."""
     model, x = build(data_dim=4, latent_dim=2), torch.randn(3, 4, dtype=torch.float64)
     for estimator in ESTIMATORS:
         try:
@@ -72,7 +72,7 @@ def test_exact_posterior(bound: Bound, build: object) -> None:
 
 
 def paired_t(name: str, bound: Bound, estimators: tuple[str, str], batches: int = 40) -> Tensor:
-    """Student's t of the mean difference of two estimators, for each parameter, over ``batches`` times 500 draws."""
+    """Compute Student's t of the mean difference of two estimators per parameter, over ``batches`` times 500 draws."""
     model, x = away_from_the_optimum(name)
     draws = x[:1].expand(500, 4)
     differences = []
@@ -97,17 +97,17 @@ def paired_t(name: str, bound: Bound, estimators: tuple[str, str], batches: int 
     ids=str,
 )
 def test_doubly_reparameterized_gradient_is_unbiased(name: str, bound: Bound, estimator: str) -> None:
-    """Its mean over 10,000 draws is that of the gradient of the bound: 5 standard errors of the paired difference."""
+    """Compare means over 10,000 draws with the bound's gradient, within 5 standard errors of the paired difference."""
     assert paired_t(name, bound, (estimator, "reparameterized"), batches=20).abs().max() < 5
 
 
 def test_sticking_the_landing_is_biased_for_iwae() -> None:
-    """The same test tells it from an unbiased one."""
+    """Check that the test of unbiasedness detects the bias."""
     assert paired_t("one layer", IWAE(), ("stl", "reparameterized")).abs().max() > 8
 
 
 def test_vimco_is_unbiased_for_two_binary_samples() -> None:
-    """Against the gradient of E[L_2], summed over all pairs of the 8 latents."""
+    """Compare with the gradient of E[L_2], summed over all pairs of the 8 latent states."""
     model, x = away_from_the_optimum("binary")
     x = x[:1]
     states = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 3)
@@ -138,7 +138,7 @@ def test_vimco_where_weights_vanish() -> None:
 
 
 def test_a_decoder_scale_that_underflows_beside_an_encoder_scale() -> None:
-    """PIWAE's second group weighs nothing in the whole, and everything in itself."""
+    """Use a second group of PIWAE with negligible total weight, so that only decoder scales underflow."""
     model, x = away_from_the_optimum()
     model.float()
     x = x[:1].float()
@@ -171,7 +171,7 @@ def test_upper_layers_that_change_are_refused_where_they_run_twice() -> None:
 
 @pytest.mark.parametrize("estimator", ["dreg", "rws"])
 def test_second_derivatives_raise(estimator: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the reference too, whose own operations have them."""
+    """Expect the error with the reference too, although its operations are twice differentiable."""
     monkeypatch.setenv("IWAE_FAST_BACKEND", "reference")
     model, x = away_from_the_optimum()
     parameters = list(model.parameters())
@@ -183,7 +183,7 @@ def test_second_derivatives_raise(estimator: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_transforms() -> None:
-    """torch.func.grad, with a budget and in several layers too."""
+    """Test torch.func.grad, also with a budget and with several layers."""
     model, x = away_from_the_optimum("two layers")
     parameters = dict(model.named_parameters())
     for options in ({}, {"estimator": "gdreg"}, {"estimator": "dreg", "budget": 2}, {"estimator": "rws"}):
@@ -199,7 +199,7 @@ def test_transforms() -> None:
 
 
 def test_an_encoder_that_descends_an_upper_bound_finds_the_posterior() -> None:
-    """It would widen without end if it ascended it."""
+    """Check that the encoder finds the posterior; ascending the bound would widen it without limit."""
     model, x = away_from_the_optimum()
     exact = {n: p.detach().clone() for n, p in linear_gaussian(4, 2).encoder.named_parameters()}
     objective, optimizer = (
@@ -216,7 +216,7 @@ def test_an_encoder_that_descends_an_upper_bound_finds_the_posterior() -> None:
 
 
 def test_one_weight_that_takes_everything() -> None:
-    """Scales that underflow, log-weights that are -inf: gradients stay finite."""
+    """Check that gradients stay finite where scales underflow and log-weights are -inf."""
     models = {}
     for name in ("one layer", "two layers"):
         models[name], x = away_from_the_optimum(name)

@@ -67,7 +67,7 @@ def test_gradient_is_that_of_the_densities_written_out() -> None:
 
 
 def test_maximum_likelihood_by_training() -> None:
-    """Probabilistic principal components: training reaches the likelihood of the exact solution."""
+    """Train probabilistic principal components to the likelihood of the exact solution."""
     generator = torch.Generator().manual_seed(0)
     truth = torch.randn(500, 2, dtype=torch.float64, generator=generator) @ torch.randn(
         2, 5, dtype=torch.float64, generator=generator

@@ -27,7 +27,7 @@ FAR = 10.0
 
 
 def observations() -> Tensor:
-    """(N, D) with two strong directions, away from the origin."""
+    """Return data (N, D) with two dominant directions and a nonzero mean."""
     basis = torch.linalg.qr(torch.randn(D, Z, dtype=torch.float64)).Q
     scales = torch.tensor([3.0, 1.5], dtype=torch.float64)
     z, noise = torch.randn(N, Z, dtype=torch.float64), torch.randn(N, D, dtype=torch.float64)
@@ -35,15 +35,15 @@ def observations() -> Tensor:
 
 
 def maximum_log_likelihood(x: Tensor) -> float:
-    """Mean over the observations: W W^T + s^2 I then has the Z largest eigenvalues of their covariance, and s^2, the
-    mean of the others, in place of each of these."""
+    """Compute the maximum, as a mean over the observations: W W^T + s^2 I then has the Z largest eigenvalues of their
+    covariance, and s^2, the mean of the others, in place of each of these."""
     eigenvalues = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)
     log_determinant = eigenvalues[:Z].log().sum() + (D - Z) * eigenvalues[Z:].mean().log()
     return -0.5 * (D * math.log(2 * math.pi) + log_determinant.item() + D)
 
 
 def random_model() -> iw.models.VAE:
-    """One s for all features, one diagonal scale of the encoder for all observations."""
+    """Return a model with one s for all features, and one encoder scale per dimension for all observations."""
 
     def affine(inputs: int, outputs: int, log_std: Tensor) -> Affine:
         weight, bias = torch.randn(outputs, inputs), torch.randn(outputs)
@@ -54,7 +54,7 @@ def random_model() -> iw.models.VAE:
 
 
 def train(objective: iw.Objective, model: iw.models.VAE, x: Tensor, batch_size: int) -> None:
-    """Adam, whose learning rate falls to zero, so that the noise of samples and batches is averaged out."""
+    """Train by Adam with a learning rate that falls to zero, which averages the noise out."""
     optimizer = torch.optim.Adam(model.parameters(), lr=0.3, betas=(0.9, 0.95))
     decay = torch.optim.lr_scheduler.PolynomialLR(optimizer, STEPS, power=2.0)
     for step in range(STEPS):
@@ -66,7 +66,7 @@ def train(objective: iw.Objective, model: iw.models.VAE, x: Tensor, batch_size: 
 
 @torch.no_grad()
 def distances(objective: iw.Objective, model: iw.models.VAE, x: Tensor) -> tuple[float, float]:
-    """By how much the model's log-likelihood and its bound are below the maximum, mean over the observations."""
+    """Return how far log-likelihood and bound are below the maximum, as means over observations."""
     maximum = maximum_log_likelihood(x)
     bound = -objective(model, x.repeat(50, 1), seed=STEPS)
     return maximum - exact_log_likelihood(model, x).mean().item(), maximum - bound.item()

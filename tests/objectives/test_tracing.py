@@ -16,7 +16,7 @@ from iwae_fast.backends import NATIVE, triton
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_choosing_a_backend_asks_the_machine_nothing(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a call asked, torch.compile would trace: torch 2.11 refuses to follow ``importlib.util.find_spec``."""
+    """Check that no query is traced: torch.compile of 2.11 cannot trace ``importlib.util.find_spec``."""
 
     def refuse(*_: Any) -> None:
         raise AssertionError("the machine was asked")
@@ -42,7 +42,7 @@ def model_and_data(**settings: Any) -> tuple[iw.models.DenseVAE, Tensor]:
 
 
 def assert_compiles(objective: iw.Objective, model: nn.Module, x: Tensor) -> None:
-    """As one graph, with the loss, the gradients and the diagnostics of the eager call."""
+    """Assert that a call compiles to one graph, with the eager call's loss, gradients and diagnostics."""
     torch._dynamo.reset()
     bound, parameters, seed = objective.bind(model), list(model.parameters()), torch.tensor(7)
     expected = bound(x, seed=seed)
@@ -102,7 +102,7 @@ def test_log_weights_without_a_graph_are_one_graph() -> None:
 
 
 class Seeded(nn.Module):
-    """What is exported: a loss of observations and a seed."""
+    """A module to export: a loss of observations and a seed."""
 
     def __init__(self, bound: nn.Module) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Seeded(nn.Module):
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_an_objective_is_exported_for_any_batch(strict: bool) -> None:
-    """Below and above where a layer alone would choose another way."""
+    """Export for batches below and above the size at which an eager layer would switch its implementation."""
     model, _ = model_and_data(hidden_dims=(64,))
     loss = Seeded(iw.Objective(bounds.IWAE(), num_samples=4).bind(model))
     batch, seed = {0: torch.export.Dim("batch", min=2, max=4000)}, torch.tensor(7)
@@ -153,7 +153,7 @@ def test_func_transforms_of_an_objective(how: dict[str, Any]) -> None:
 
 
 def test_jacobians_of_the_jackknife() -> None:
-    """Where weights are equal, some are 0, only one is not, or all are 0 too."""
+    """Test columns with equal weights, some zero weights, one nonzero weight, and none."""
     log_weights = torch.randn(4, 5).double()
     log_weights[:, 1] = 0.0
     log_weights[1:3, 2] = -torch.inf

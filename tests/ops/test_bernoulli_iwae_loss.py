@@ -34,7 +34,7 @@ class TestBernoulliIWAELoss(FusedLossContract):
 
 
 class TestBernoulliIWAELossAtOnce(TestBernoulliIWAELoss):
-    """No gradient is summed over an axis, so that the forward pass makes them all."""
+    """The contract where no gradient is summed over an axis, so that the forward pass computes all of them."""
 
     test_no_worse_than_torch_on_triton = None  # Triton has no such forward pass: this would be the same test again
 
@@ -47,7 +47,7 @@ class TestBernoulliIWAELossAtOnce(TestBernoulliIWAELoss):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("incoming", [1.0, 2.5])
 def test_gradients_made_at_once_survive_what_is_done_to_them(reduction: str, incoming: float) -> None:
-    """The first pass hands them over, or a copy where another pass is to come."""
+    """Check that the first backward pass returns the saved gradients, or copies if the graph is kept."""
     value, logits, log_ratio = (t.detach() for t in TestBernoulliIWAELoss.example())
     logits.requires_grad_()
     exact = torch.autograd.grad(
@@ -70,7 +70,7 @@ def test_gradients_made_at_once_survive_what_is_done_to_them(reduction: str, inc
 @pytest.mark.parametrize("features", [1, 5, 992, 1000])
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients_at_once_are_those_of_two_passes(features: int, masked: bool) -> None:
-    """Whole vectors, ends of rows, several tiles; with the gradient of a broadcast value there are two passes."""
+    """Compare one pass with two, for whole vectors, ends of rows and several tiles."""
     value, logits, log_ratio = torch.rand(3, features), 4 * torch.randn(5, 3, features), torch.randn(5, 3)
     mask = torch.rand(features) < 0.7 if masked else None
     logits.requires_grad_()
@@ -82,7 +82,7 @@ def test_gradients_at_once_are_those_of_two_passes(features: int, masked: bool) 
 
 
 def test_gradient_of_logits_is_the_weighted_residual() -> None:
-    """d loss / d logits = -(1/B) w~ (x - sigmoid(l)), Burda et al. 2016."""
+    """Compare with d loss / d logits = -(1/B) w~ (x - sigmoid(l)) (Burda et al. 2016)."""
     value, logits, log_ratio = (t.requires_grad_() for t in TestBernoulliIWAELoss.example())
     iw.bernoulli_iwae_loss(value, logits, log_ratio).backward()
     weights = iw.normalized_weights(iw.bernoulli_log_prob(value, logits) + log_ratio)
@@ -92,7 +92,7 @@ def test_gradient_of_logits_is_the_weighted_residual() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_broadcasting_the_observations_copies_nothing(backend: str) -> None:
-    """Beside the loss only the weights (k, B) are kept: no tensor of size k B D is made in the forward pass."""
+    """Check that the forward pass allocates the loss and the weights (k, B), and no tensor of size k B D."""
     k, batch, features = 20, 5, 4096
     logits = torch.randn(k, batch, features)
     value, log_ratio = torch.rand(batch, features), torch.randn(k, batch)

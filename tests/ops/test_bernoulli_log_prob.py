@@ -34,7 +34,7 @@ class TestBernoulliLogProb(DensityContract):
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_extreme_logits(self, backend: str, dtype: torch.dtype) -> None:
-        """Every rounding of one logit at a time: no tail is lost, nothing overflows."""
+        """Test logits over the whole range, one per row: no tail is lost and nothing overflows."""
         borders = torch.tensor([87.0, 87.3, 87.4, 88.8, 104.0, 708.5, 1e30])
         magnitudes = torch.cat([torch.logspace(-30, 4, 400), borders])
         logits = torch.cat([-magnitudes, torch.zeros(1), magnitudes]).to(dtype)[:, None]
@@ -53,7 +53,7 @@ class TestBernoulliLogProb(DensityContract):
     @pytest.mark.parametrize("backend", BACKENDS)
     @pytest.mark.parametrize("logit", [0.0, 1e-4, 0.7, 88.0])
     def test_equal_logits_over_many_features(self, backend: str, logit: float) -> None:
-        """The product of factors neither overflows nor drifts: 100,000 equal ones, the worst case for both."""
+        """Multiply 100,000 equal factors, the worst case for overflow and for rounding errors."""
         logits = torch.full((1, 100_000), logit)
         value = torch.zeros(100_000)
         exact = self.call(value.double(), logits.double(), backend="reference")
@@ -67,7 +67,7 @@ class TestBernoulliLogProb(DensityContract):
     def test_offsets_have_64_bits(
         self, backend: str, sizes: tuple[int, ...], strides: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Strides of 31 bits, offsets of 32. Memory that nobody writes to is not there: nothing may fill it."""
+        """Use strides of 31 bits and offsets of 32, in memory that is never written and so not resident."""
         if device_of(backend) != "cpu":
             pytest.skip("tests/gpu/test_ops_on_gpu.py has a test of this on the device")
         monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)

@@ -40,7 +40,7 @@ def leaves(shapes: list[tuple[int, ...]], dtype: torch.dtype = torch.float64) ->
 
 
 def in_one_axis(tensor: Tensor, event: tuple[int, ...]) -> Tensor:
-    """By an explicit copy of everything to the shape of the whole event."""
+    """Compute the result from explicit copies of all tensors in the shape of the event."""
     if tensor.dim() < len(event):
         tensor = tensor.reshape(*(1,) * (len(event) - tensor.dim()), *tensor.shape)
     return tensor.expand(*tensor.shape[: -len(event)], *event).reshape(*tensor.shape[: -len(event)], -1)
@@ -84,7 +84,7 @@ def test_half_precision_sums_a_broadcast_gradient_before_it_rounds() -> None:
 
 
 def test_images_are_read_where_they_are() -> None:
-    """No tensor of the size of the logits is made in the forward pass, nor of an image that is expanded."""
+    """Check that the forward pass copies neither the logits nor an expanded image."""
     value, logits = torch.rand(1, 3, 32, 32).expand(8, 3, 32, 32), torch.randn(20, 8, 3, 32, 32)
     log_ratio = torch.randn(20, 8)
     with torch.profiler.profile(profile_memory=True) as profile:
@@ -94,7 +94,7 @@ def test_images_are_read_where_they_are() -> None:
 
 
 def test_a_convolutional_model_of_ones_own_by_the_functions() -> None:
-    """The bound is that of the same model in the package."""
+    """Compare the bound with that of the same model in the package."""
     decoder = nn.Sequential(nn.Linear(4, 32), nn.Unflatten(1, (8, 2, 2)), nn.ConvTranspose2d(8, 1, 4, 2, 1)).double()
     encoder = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.Flatten(), nn.Linear(16, 8)).double()
     x = torch.rand(5, 1, 4, 4).double()
@@ -113,7 +113,7 @@ def test_a_convolutional_model_of_ones_own_by_the_functions() -> None:
 
 
 def test_images_are_not_rows_of_observations_by_chance() -> None:
-    """k = B = H: every axis fits, and the loss of (28, 28) single rows would be of no use."""
+    """Refuse images with k = B = H, whose rows would otherwise be taken for observations."""
     images, logits, log_ratio = torch.rand(6, 6, 6).round(), torch.randn(6, 6, 6, 6), torch.randn(6, 6)
     message = (
         "log_ratio (6, 6) must have the axes of the likelihood (k, ...) (6, 6, 6), each of its size or 1; where the "

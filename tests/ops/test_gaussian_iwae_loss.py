@@ -32,7 +32,7 @@ class TestGaussianIWAELoss(FusedLossContract):
 
 
 class TestGaussianIWAELossAtOnce(TestGaussianIWAELoss):
-    """No gradient is summed over an axis, so that the forward pass makes them all."""
+    """The contract where no gradient is summed over an axis, so that the forward pass computes all of them."""
 
     test_no_worse_than_torch_on_triton = None  # Triton has no such forward pass: this would be the same test again
 
@@ -45,7 +45,7 @@ class TestGaussianIWAELossAtOnce(TestGaussianIWAELoss):
 @pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("log_std", [-800.0, -100.0, 100.0, 800.0])
 def test_values_that_equal_their_means_at_every_scale(log_std: float, at_once: bool, backend: str) -> None:
-    """The loss and its gradients, made in the forward pass or after it; of one observation a sample misses its mean."""
+    """Test the loss and its gradients, computed in the forward or backward pass; one value differs from its mean."""
     value, log_ratio = torch.rand(2, 5), torch.randn(3, 2)
     mean = value.repeat(3, 1, 1)
     if log_std < 0.0:
@@ -57,10 +57,10 @@ def test_values_that_equal_their_means_at_every_scale(log_std: float, at_once: b
     loss = run(iw.gaussian_iwae_loss, value, *leaves, reduction="none", backend=backend)
     log_weights = log_ratio - 5 * (log_std + LOG_2PI / 2)
     torch.testing.assert_close(loss, -iw.log_mean_exp(log_weights, backend="reference"))
-    of_mean, of_log_std, of_ratio = torch.autograd.grad(loss.sum(), leaves, retain_graph=not at_once)
+    grad_mean, grad_log_std, grad_ratio = torch.autograd.grad(loss.sum(), leaves, retain_graph=not at_once)
     weights = torch.softmax(log_weights, 0)
-    torch.testing.assert_close(of_ratio, -weights)
-    torch.testing.assert_close(of_log_std, weights[..., None].expand(3, 2, 5))
-    assert (of_mean == 0).all()
+    torch.testing.assert_close(grad_ratio, -weights)
+    torch.testing.assert_close(grad_log_std, weights[..., None].expand(3, 2, 5))
+    assert (grad_mean == 0).all()
     if not at_once:
         assert (torch.autograd.grad(loss.sum(), value)[0] == 0).all()

@@ -53,7 +53,7 @@ class TestGaussianLogProb(DensityContract):
     def test_a_value_that_equals_its_mean_has_its_density_at_every_scale(
         self, backend: str, dtype: torch.dtype
     ) -> None:
-        """The value and all gradients, which stay right after the chain rule has multiplied them."""
+        """Test the value and all gradients, also after the chain rule has multiplied them."""
         log_std = torch.tensor(
             [0.0, *(sign * size for size in (60.0, 88.0, 89.0, 104.0, 177.0, 709.0, 711.0, 1e4) for sign in (1, -1))]
         ).to(dtype)[:, None]
@@ -69,7 +69,7 @@ class TestGaussianLogProb(DensityContract):
     def test_a_value_near_its_mean_has_its_density_where_the_reciprocal_of_the_scale_overflows(
         self, backend: str, dtype: torch.dtype
     ) -> None:
-        """Finite where it is finite, else -inf, with infinite gradients of the right sign."""
+        """Expect the exact density where it is finite, otherwise -inf with infinite gradients of the right sign."""
         tiny, log_std = (1e-30, -95.0) if dtype == torch.float32 else (1e-300, -715.0)
         value = torch.tensor([[tiny], [-tiny], [1.0], [-1.0]], dtype=dtype)
         leaves = [value, torch.zeros_like(value), torch.full_like(value, log_std)]
@@ -78,15 +78,15 @@ class TestGaussianLogProb(DensityContract):
         standardized = math.exp(math.log(tiny) - log_std)
         energy = torch.tensor([standardized**2 / 2] * 2 + [math.inf] * 2, dtype=torch.float64)
         torch.testing.assert_close(result.double(), -energy - log_std - LOG_2PI / 2, rtol=2e-4, atol=0.0)
-        of_value, of_mean, of_log_std = torch.autograd.grad(result.sum(), leaves)
-        assert torch.equal(of_value, -of_mean)
-        assert torch.equal(of_mean.sign(), value.detach().sign())
-        assert of_mean[2:].isinf().all()
-        torch.testing.assert_close(of_log_std[:, 0].double(), 2 * energy - 1.0, rtol=2e-4, atol=0.0)
+        grad_value, grad_mean, grad_log_std = torch.autograd.grad(result.sum(), leaves)
+        assert torch.equal(grad_value, -grad_mean)
+        assert torch.equal(grad_mean.sign(), value.detach().sign())
+        assert grad_mean[2:].isinf().all()
+        torch.testing.assert_close(grad_log_std[:, 0].double(), 2 * energy - 1.0, rtol=2e-4, atol=0.0)
 
     @pytest.mark.parametrize("backend", ALL)
     def test_nan_reaches_its_own_gradient(self, backend: str) -> None:
-        """Also that of a scale under a value that equals its mean."""
+        """Test also a NaN scale under a value that equals its mean."""
         for index in range(3):
             inputs = [torch.zeros(1, 20) for _ in self.names]
             inputs[index][0, 7] = math.nan

@@ -19,11 +19,11 @@ CHANGES: dict[str, tuple[float, Change]] = {
     "*= 2": (2.0, lambda t: t.mul_(2.0)),
     "add_(1)": (1.0, lambda t: t.add_(1.0)),
 }
-"""What is done to a result, and what its gradients are multiplied by."""
+"""Changes of a result in place, each with the factor of its gradients."""
 
 
 def leaves(backend: str) -> list[Tensor]:
-    """Logits, log-ratio, hidden layer, weight and bias."""
+    """Return logits, log-ratio, hidden layer, weight and bias, which require gradients."""
     torch.manual_seed(0)
     shapes = ((3, 4, 9), (3, 4), (3, 4, 5), (9, 5), (9,))
     return [torch.randn(shape).double().to(device_of(backend)).requires_grad_() for shape in shapes]

@@ -22,7 +22,7 @@ Loss = Callable[..., Tensor]
 
 
 def inputs(backend: str) -> list[Tensor]:
-    """Value, logits and log-ratio, the same numbers on the device of any backend."""
+    """Return value, logits and log-ratio, the same numbers for every backend, on its device."""
     torch.manual_seed(0)
     value = torch.rand(BATCH, FEATURES, dtype=torch.float64).round()
     logits = torch.randn(K, BATCH, FEATURES, dtype=torch.float64)
@@ -60,7 +60,7 @@ def residual(reduction: str, backend: str) -> tuple[Tensor, list[Tensor]]:
 
 
 def gradients(result: Tensor, leaves: list[Tensor], incoming: Tensor, **options: bool) -> list[Tensor]:
-    """Under an incoming gradient; what goes and what comes is on the CPU."""
+    """Return gradients on the CPU, for an upstream gradient on the CPU."""
     found = torch.autograd.grad(result, leaves, incoming.to(result.device), **options)
     return [gradient.cpu() for gradient in found]
 
@@ -92,15 +92,15 @@ def test_any_number_may_come(backend: str, reduction: str, call: Loss, looking: 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_weight_of_zero_stops_infinity(backend: str, looking: bool) -> None:
     loss, (logits, log_ratio) = plain("none", backend)
-    of_logits, of_log_ratio = torch.autograd.grad(loss, (logits, log_ratio), torch.full_like(loss, math.inf))
-    assert (of_logits[0, 1] == 0).all()
-    assert of_log_ratio[0, 1] == 0
-    assert not of_logits[1, 1].isfinite().any()
+    grad_logits, grad_log_ratio = torch.autograd.grad(loss, (logits, log_ratio), torch.full_like(loss, math.inf))
+    assert (grad_logits[0, 1] == 0).all()
+    assert grad_log_ratio[0, 1] == 0
+    assert not grad_logits[1, 1].isfinite().any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nobody_waits(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it is not to look, no number leaves its tensor."""
+    """Check that tensors are not read where reading would synchronize with the device."""
     for module in (function, linear_ops):
         monkeypatch.setattr(module, "is_host_readable", lambda _: False)
     losses = [call("mean", backend) for call in (plain, linear, residual)]

@@ -18,7 +18,7 @@ from iwae_fast.ops.linear import linear_bernoulli_iwae
 
 
 def composed(value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, log_ratio: Tensor) -> Tensor:
-    """The loss of each observation by torch alone."""
+    """Compute the loss of each observation by torch alone."""
     logits = F.linear(hidden, weight, bias)
     log_weights = (value * logits + F.logsigmoid(-logits)).sum(-1) + log_ratio
     return math.log(len(log_weights)) - torch.logsumexp(log_weights, 0)
@@ -78,6 +78,18 @@ class TestLinearBernoulliIWAELoss(Contract):
         torch.testing.assert_close(torch.autograd.grad(ours, wanted), torch.autograd.grad(expected, wanted))
         assert len(leaves) == 4
 
+    @pytest.mark.parametrize("backend", ALL)
+    def test_a_bias_that_is_left_out(self, backend: str) -> None:
+        """Check that it is a bias of None."""
+        hidden, weight, _, log_ratio = self.leaves()
+        loss = run(
+            iw.linear_bernoulli_iwae_loss, observations(hidden), hidden, weight, log_ratio=log_ratio, backend=backend
+        )
+        explicit = self.call(hidden, weight, None, log_ratio, backend=backend)
+        torch.testing.assert_close(loss, explicit)
+        leaves = [hidden, weight, log_ratio]
+        torch.testing.assert_close(torch.autograd.grad(loss, leaves), torch.autograd.grad(explicit, leaves))
+
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_weights_of_zero_stop_what_is_not_finite(self, backend: str) -> None:
         if not supports("linear_bernoulli_iwae_loss", backend):
@@ -90,10 +102,10 @@ class TestLinearBernoulliIWAELoss(Contract):
         assert loss[3] == math.inf
         assert all(g.isfinite().all() for g in torch.autograd.grad(loss[:3].sum(), leaves, retain_graph=True))
         incoming = torch.tensor([1.0, math.inf, math.nan, 0.0]).double()
-        of_hidden, *_, of_log_ratio = torch.autograd.grad(loss, leaves, incoming)
-        assert (of_log_ratio[0] == 0).all()
-        assert not of_log_ratio[1:, 1:3].isfinite().any()
-        assert (of_hidden[0] == 0).all()
+        grad_hidden, *_, grad_log_ratio = torch.autograd.grad(loss, leaves, incoming)
+        assert (grad_log_ratio[0] == 0).all()
+        assert not grad_log_ratio[1:, 1:3].isfinite().any()
+        assert (grad_hidden[0] == 0).all()
 
     def test_what_diagnostics_are_made_of(self) -> None:
         hidden, weight, bias, log_ratio = self.example()
@@ -131,6 +143,11 @@ def test_hidden_that_broadcasts_value_that_learns_and_half_precision(dtype: torc
 def test_log_ratio_that_does_not_fit(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"log_ratio must be \(k, ...\) = \(3, 4\) with k >= 1"):
         iw.linear_bernoulli_iwae_loss(torch.rand(4, 7), torch.rand(3, 4, 5), torch.rand(7, 5), None, torch.zeros(shape))
+
+
+def test_the_log_ratio_is_required() -> None:
+    with pytest.raises(TypeError, match="log_ratio must be a torch.Tensor, got NoneType"):
+        iw.linear_bernoulli_iwae_loss(torch.rand(4, 7), torch.rand(3, 4, 5), torch.rand(7, 5))
 
 
 def test_no_axis_of_samples() -> None:

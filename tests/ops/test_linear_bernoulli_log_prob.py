@@ -33,12 +33,12 @@ class TestLinearBernoulliLogProb(Contract):
 
     @pytest.fixture(autouse=True)
     def small_tiles(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Several to an example."""
+        """Make tiles small, so that an example has several."""
         monkeypatch.setattr(linear, "ROWS_A_TILE", {"cpu": 4, "cuda": 4})
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_autocast(self, dtype: torch.dtype) -> None:
-        """As a linear layer and the density after it, but for one rounding: the bias is added in float32."""
+        """Compare with a linear layer and the density, up to one rounding: the bias is added in float32."""
         value, hidden, weight, bias = self.leaves(torch.float32)
         with torch.autocast("cpu", dtype=dtype):
             ours = self.call(value, hidden, weight, bias)
@@ -129,7 +129,7 @@ class TestLinearBernoulliLogProb(Contract):
     @pytest.mark.parametrize("backend", BACKENDS)
     @pytest.mark.parametrize(("rows", "width", "features"), [(70, 70, 130), (70, 260, 66)])
     def test_several_tiles_of_everything(self, backend: str, rows: int, width: int, features: int) -> None:
-        """Beyond the blocks of rows, features and columns, by a part of one each."""
+        """Test sizes of more than one block of rows, features and columns, with an incomplete last block."""
         inputs = [torch.rand(rows // 5, features), torch.randn(5, rows // 5, width) / width**0.5]
         inputs = [t.double() for t in (*inputs, torch.randn(features, width), torch.randn(features))]
         mask = torch.rand(rows // 5, features) < 0.7
@@ -159,7 +159,7 @@ class TestLinearBernoulliLogProb(Contract):
     @pytest.mark.parametrize("backend", BACKENDS)
     @pytest.mark.parametrize("size", [1e30, torch.nan])
     def test_a_coefficient_of_zero_stops_what_is_not_finite(self, backend: str, size: float) -> None:
-        """Rows whose logits overflow, and rows that are NaN."""
+        """Test rows whose logits overflow, and rows of NaN."""
         value, hidden, weight, bias = (t.float() for t in self.example())
         weight[0] = 1e30 * torch.tensor([1.0, -1.0, 1.0, 1.0])
         hidden[1, 2] = size
@@ -171,13 +171,13 @@ class TestLinearBernoulliLogProb(Contract):
         assert result.isnan()[1, 2] or size == size
         incoming = torch.zeros(2, 3)
         incoming[0, 0] = 1.0
-        of_value, of_hidden, of_weight, of_bias = torch.autograd.grad(result, leaves, incoming)
-        assert (of_hidden[1:] == 0).all()
-        assert (of_value[1:] == 0).all()
-        assert of_bias.isfinite().all()
+        grad_value, grad_hidden, grad_weight, grad_bias = torch.autograd.grad(result, leaves, incoming)
+        assert (grad_hidden[1:] == 0).all()
+        assert (grad_value[1:] == 0).all()
+        assert grad_bias.isfinite().all()
         # torch's matrix products, which the others call, multiply zeros and NaN.
         if size == size or backend == "triton":
-            assert of_weight.isfinite().all()
+            assert grad_weight.isfinite().all()
 
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_nan_is_never_hidden(self, backend: str) -> None:
@@ -197,7 +197,7 @@ class TestLinearBernoulliLogProb(Contract):
     def test_empty(
         self, backend: str, value: tuple[int, ...], hidden: tuple[int, ...], weight: tuple[int, ...]
     ) -> None:
-        """No features, no rows, no columns, nothing."""
+        """Test sizes of zero, for features, rows, columns and all of them."""
         inputs = [torch.rand(value), torch.ones(hidden), torch.ones(weight), torch.zeros(weight[0])]
         result, grads = gradients(lambda *t: self.call(*t, backend=backend), inputs, 6)
         logits = torch.zeros(*hidden[:-1], weight[0])
@@ -208,7 +208,7 @@ class TestLinearBernoulliLogProb(Contract):
 
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[list[Tensor], Tensor | None]:
-    """Value, hidden, weight and bias, and a mask or None: any layout, value of any dtype beside the layer's."""
+    """Draw value, hidden, weight and bias in any layout, the value in any dtype, and a mask or None."""
     full = tuple(draw(st.lists(st.integers(1, 4), max_size=3)))
     width, features = (draw(st.one_of(st.integers(1, 20), st.sampled_from([64, 70]))) for _ in range(2))
     generator = torch.Generator().manual_seed(draw(strategies.seeds))
@@ -236,7 +236,7 @@ def calls(draw: st.DrawFn) -> tuple[list[Tensor], Tensor | None]:
 
 
 class TestResidualsKept(Contract):
-    """Without recomputation, where the observations need no gradient."""
+    """The contract without recomputation, for observations that do not require a gradient."""
 
     names = ("hidden", "weight", "bias")
 
@@ -259,7 +259,7 @@ class TestResidualsKept(Contract):
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_autocast(self, dtype: torch.dtype) -> None:
-        """As a linear layer and the density after it."""
+        """Compare with a linear layer and the density."""
         hidden, weight, bias = self.leaves(torch.float32)
         with torch.autocast("cpu", dtype=dtype):
             result = self.call(hidden, weight, bias)
@@ -289,10 +289,10 @@ class TestResidualsKept(Contract):
         assert result.isnan().sum() == 1
         incoming = torch.ones(2, 3).double()
         incoming[1, 2] = 0.0
-        of_hidden, of_weight, of_bias = torch.autograd.grad(result, [poisoned, weight, bias], incoming)
-        assert (of_hidden[1, 2] == 0).all()
+        grad_hidden, grad_weight, grad_bias = torch.autograd.grad(result, [poisoned, weight, bias], incoming)
+        assert (grad_hidden[1, 2] == 0).all()
         expected = torch.autograd.grad(self.call(hidden, weight, bias), [weight, bias], incoming)
-        torch.testing.assert_close((of_weight, of_bias), expected)
+        torch.testing.assert_close((grad_weight, grad_bias), expected)
 
     def test_one_array_as_large_as_the_logits(self) -> None:
         value, hidden, weight = torch.rand(5, 4096), torch.randn(20, 5, 8), torch.randn(4096, 8, requires_grad=True)

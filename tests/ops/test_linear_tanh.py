@@ -38,7 +38,7 @@ class TestLinearTanh(Contract):
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_autocast(self, dtype: torch.dtype) -> None:
-        """As a linear layer and the tanh after it."""
+        """Compare with a linear layer and tanh."""
         hidden, weight, bias = self.leaves(torch.float32)
         with torch.autocast("cpu", dtype=dtype):
             ours, expected = self.call(hidden, weight, bias), torch.tanh(F.linear(hidden, weight, bias))
@@ -61,7 +61,7 @@ class TestLinearTanh(Contract):
     @pytest.mark.parametrize("backend", BACKENDS)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_tanh_itself(self, backend: str, dtype: torch.dtype) -> None:
-        """Relative to the result: no digits are lost near 0."""
+        """Bound the error relative to the result, also near 0."""
         x = torch.cat([torch.linspace(-30, 30, 6001), torch.logspace(-30, 2, 2000), -torch.logspace(-30, 2, 2000)])
         x = torch.cat([x, torch.tensor([0.0, torch.inf, -torch.inf])]).to(dtype)
         ours = self.call(x[:, None], torch.ones(1, 1, dtype=dtype), None, backend=backend).squeeze(1)

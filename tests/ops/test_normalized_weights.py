@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from devices import ALL, BACKENDS, run
 
 import iwae_fast as iw
 
@@ -47,3 +48,28 @@ def test_no_samples() -> None:
         iw.effective_sample_size(torch.ones(0, 3))
     with pytest.raises(TypeError, match="int64"):
         iw.normalized_weights(torch.ones(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_forced_backend_computes_the_same_weights(backend: str, dtype: torch.dtype) -> None:
+    log_weights = torch.randn(6, 4, 3).to(dtype)
+    log_weights[:, 1, 1] = -math.inf
+    for dim in (0, 2):
+        found = run(iw.normalized_weights, log_weights, backend=backend, dim=dim)
+        torch.testing.assert_close(found, iw.normalized_weights(log_weights, dim))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_forced_backend_does_not_differentiate_them(backend: str) -> None:
+    log_weights = torch.randn(6, 4, requires_grad=True)
+    message = f"backend '{backend}' is forced but does not differentiate normalized weights"
+    with pytest.raises(iw.backends.BackendError, match=message):
+        run(iw.normalized_weights, log_weights, backend=backend)
+    with pytest.raises(iw.backends.BackendError, match=message):
+        torch.func.grad(lambda t: run(iw.normalized_weights, t, backend=backend)[0].sum())(log_weights.detach())
+    with torch.no_grad():
+        assert not run(iw.normalized_weights, log_weights, backend=backend).requires_grad
+    assert iw.normalized_weights(log_weights, backend="reference").requires_grad
+    with pytest.raises(ValueError, match="unknown backend 'fast'"):
+        iw.normalized_weights(log_weights, backend="fast")

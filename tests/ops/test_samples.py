@@ -18,19 +18,19 @@ from iwae_fast import reference
 
 
 def noise(*arguments: Any, backend: str, **options: Any) -> torch.Tensor:
-    """Noise from a backend's own device."""
+    """Return noise of a backend, computed on its device."""
     device = device_of(backend)
     placed = {name: place(option, device) for name, option in options.items()}
     return iw.standard_normal(*arguments, backend=backend, device=device, **placed).cpu()
 
 
 def chosen_samples(k: int, batch: int, total: int) -> torch.Tensor:
-    """Indices (k, batch) below ``total``, with repeats and in no order, that are not contiguous in memory."""
+    """Return noncontiguous indices (k, batch) below ``total``, unordered and with repetitions."""
     return torch.randint(total, (batch, k)).T
 
 
 def gathered(whole: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-    """What the whole (total, B, ...) has for each observation at its own samples (k, B)."""
+    """Return the entries of ``whole`` (total, B, ...) at the samples (k, B) of each observation."""
     return whole[samples, torch.arange(samples.shape[1])]
 
 
@@ -242,7 +242,7 @@ class TestSampleGaussian:
     @pytest.mark.parametrize("backend", ALL)
     @pytest.mark.parametrize("dtype", strategies.DTYPES)
     def test_against_the_densities(self, backend: str, dtype: torch.dtype, path_only: bool) -> None:
-        """log p - log q and its gradients by autograd through the densities, in float64."""
+        """Compare log p - log q and its gradients with autograd through the densities, in float64."""
         torch.manual_seed(0)
         mean, log_std = (t.to(dtype).requires_grad_() for t in torch.randn(2, 4, 6).unbind())
         weights, at_z = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 4, 6, dtype=torch.float64)
@@ -295,7 +295,7 @@ class TestSampleGaussian:
 
     @pytest.mark.parametrize("backend", ALL)
     def test_chunks_and_shards_are_parts_of_the_whole(self, backend: str, path_only: bool) -> None:
-        """More latents than a tile has; samples 2 and 3 of observations 1 to 3, and their part of the gradient."""
+        """Compare samples 2 and 3 of observations 1 to 3, with more latents than a tile, and their gradient."""
         leaves = [t.requires_grad_() for t in torch.randn(2, 5, 150, dtype=torch.float64).unbind()]
         at_z, weights = torch.randn(6, 5, 150, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
         at_z[:2], at_z[4:], weights[:2], weights[4:] = 0.0, 0.0, 0.0, 0.0
@@ -312,15 +312,15 @@ class TestSampleGaussian:
             backend=backend,
         )
         torch.testing.assert_close(part, tuple(t[2:4, 1:4] for t in whole), rtol=0, atol=1e-12)
-        of_whole = torch.autograd.grad(whole, leaves, (at_z, weights))
-        of_part = torch.autograd.grad(part, leaves, (at_z[2:4, 1:4], weights[2:4, 1:4]))
-        for ours, theirs in zip(of_part, of_whole, strict=True):
+        grad_whole = torch.autograd.grad(whole, leaves, (at_z, weights))
+        grad_part = torch.autograd.grad(part, leaves, (at_z[2:4, 1:4], weights[2:4, 1:4]))
+        for ours, theirs in zip(grad_part, grad_whole, strict=True):
             torch.testing.assert_close(ours[1:4], theirs[1:4])
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     @pytest.mark.parametrize("backend", ALL)
     def test_chosen_samples_are_parts_of_the_whole(self, backend: str, dtype: torch.dtype, path_only: bool) -> None:
-        """What is drawn is so bit for bit; the gradient, a sum over samples, to rounding. One sample is there twice."""
+        """Compare draws bitwise, and gradients, which are sums over samples, up to rounding; one sample is repeated."""
         leaves = [t.requires_grad_() for t in torch.randn(2, 3, 150, dtype=dtype).unbind()]
         at_z, weights = torch.randn(4, 3, 150, dtype=dtype), torch.randn(4, 3, dtype=dtype)
         samples = torch.stack([torch.randperm(20)[:4] for _ in range(3)], 1)
@@ -328,17 +328,17 @@ class TestSampleGaussian:
         options = {"observation_offset": 2, "stream": 3, "backend": backend}
         whole = run(iw.sample_gaussian, *leaves, 20, 7, path_only, **options)
         expected = [gathered(t, samples) for t in whole]
-        of_whole = torch.autograd.grad(expected, leaves, (at_z, weights))
+        grad_whole = torch.autograd.grad(expected, leaves, (at_z, weights))
         strided = torch.stack([samples.T, samples.T], -1)[..., 0].T
         for layout in (samples, strided):
             part = run(iw.sample_gaussian, *leaves, 4, 7, path_only, sample_indices=layout, **options)
             torch.testing.assert_close(part, tuple(expected), rtol=0, atol=0)
             close = {"rtol": 1e-5, "atol": 2e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
-            torch.testing.assert_close(torch.autograd.grad(part, leaves, (at_z, weights)), of_whole, **close)
+            torch.testing.assert_close(torch.autograd.grad(part, leaves, (at_z, weights)), grad_whole, **close)
 
     @pytest.mark.parametrize("backend", ALL)
     def test_gradcheck_of_chosen_samples(self, backend: str, path_only: bool) -> None:
-        """Of z; the log-ratio's gradient is not all of its derivative if path_only."""
+        """Check the gradient of z alone: with path_only that of the log-ratio is not its whole derivative."""
         leaves = [t.requires_grad_() for t in torch.randn(2, 2, 2, dtype=torch.float64).unbind()]
         samples = chosen_samples(2, 2, 500)
 
@@ -446,14 +446,14 @@ class TestSampleGaussianArguments:
 @pytest.mark.parametrize("backend", ALL)
 @pytest.mark.parametrize("log_std", [-30.0, -95.0, -110.0])
 def test_gradients_of_the_path_where_the_reciprocal_of_the_scale_overflows(log_std: float, backend: str) -> None:
-    """By log_std they are finite: -log q is (z - m)^2 / (2 s^2) of z = m + s eps. By the mean they are eps / s."""
+    """Expect finite gradients of log_std, since (z - m)^2 / (2 s^2) = eps^2 / 2, and eps / s for the mean."""
     mean, incoming = torch.tensor([[0.0, 2.0, -1.0, 0.5, 3.0]]), torch.tensor([[0.5]])
     leaves = [mean.requires_grad_(), torch.full((1, 5), log_std, requires_grad=True)]
     _, log_ratio = run(iw.sample_gaussian, *leaves, 1, 3, True, backend=backend)
-    of_mean, of_log_std = torch.autograd.grad(log_ratio, leaves, incoming)
+    grad_mean, grad_log_std = torch.autograd.grad(log_ratio, leaves, incoming)
     eps = iw.standard_normal((1, 1, 5), 3, backend="reference")[0].double()
     step = math.exp(log_std) * eps
     expected = incoming.double() * (eps.square() - (mean.detach() + step) * step)
-    torch.testing.assert_close(of_log_std.double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(grad_log_std.double(), expected, rtol=1e-4, atol=1e-5)
     exact = (incoming.double() * (eps / math.exp(log_std) - mean.detach())).float()
-    torch.testing.assert_close(of_mean, exact, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(grad_mean, exact, rtol=1e-4, atol=1e-5)

@@ -27,12 +27,12 @@ on_every_backend = pytest.mark.parametrize("backend", ALL)
 
 
 def wild(dtype: torch.dtype) -> tuple[float, ...]:
-    """Numbers whose squares, exponentials and products overflow, and those that are not finite."""
+    """Return numbers whose squares, exponentials and products overflow, and some that are not finite."""
     return (0.6 * torch.finfo(dtype).max, -0.6 * torch.finfo(dtype).max, math.inf, -math.inf, math.nan)
 
 
 def gradients(function: Callable[..., Any], inputs: list[Tensor], backend: str, *incoming: Tensor) -> list[Tensor]:
-    """The gradients of all inputs under these incoming ones, where the backend runs."""
+    """Compute the gradients of all inputs for these upstream gradients, on the backend's device."""
     leaves = [t.clone().requires_grad_() for t in inputs]
     results = run(function, *leaves, backend=backend)
     return list(torch.autograd.grad(results, leaves, incoming if isinstance(results, tuple) else incoming[0]))
@@ -42,13 +42,13 @@ def gradients(function: Callable[..., Any], inputs: list[Tensor], backend: str, 
 
 
 class Rows(NamedTuple):
-    """An op whose result has an entry for each row of its arguments ``by_row``, and what all rows share."""
+    """An op with one result per row of its arguments ``by_row``, and the arguments that rows share."""
 
     function: Callable[..., Tensor]
     by_row: tuple[str, ...]
     shared: int = 0
     overflowing: bool = False
-    """Whether arguments must be finite: a layer's products mix their features."""
+    """True if arguments must be finite, although they may overflow: a layer's products mix their features."""
 
 
 ROWS: dict[str, Rows] = {
@@ -66,7 +66,7 @@ ROWS: dict[str, Rows] = {
 
 
 def shared(count: int, dtype: torch.dtype) -> list[Tensor]:
-    """One parameter of all rows, or the weight and bias of a layer."""
+    """Return one parameter that all rows share, or the weight and bias of a layer."""
     if count == 2:
         return [torch.randn(FEATURES, FEATURES, dtype=dtype), torch.randn(FEATURES, dtype=dtype)]
     return [torch.rand(FEATURES, dtype=dtype) for _ in range(count)]
@@ -76,7 +76,7 @@ def shared(count: int, dtype: torch.dtype) -> list[Tensor]:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_whose_coefficient_is_zero(name: str, dtype: torch.dtype, backend: str) -> None:
-    """It is as if the row were not there, whatever it holds."""
+    """Compare with the op without that row, which holds any numbers."""
     op = ROWS[name]
     numbers = wild(dtype)[:2] if op.overflowing else wild(dtype)
     count = 2 + len(op.by_row) * len(numbers)
@@ -107,7 +107,7 @@ LOSSES: dict[str, tuple[Callable[..., Tensor], int]] = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_an_observation_whose_coefficient_is_zero(name: str, dtype: torch.dtype, at_once: bool, backend: str) -> None:
-    """As users leave out losses that are not finite; with a value that needs no gradient all is made going forward."""
+    """Give losses that are not finite a coefficient of zero, with gradients from either pass."""
     loss, parameters = LOSSES[name]
     numbers = wild(dtype)
     observations = 2 + (parameters + 1) * len(numbers)
@@ -162,22 +162,22 @@ def test_a_loss_whose_coefficient_is_zero(reduction: str, backend: str) -> None:
 @pytest.mark.parametrize("path_only", [False, True])
 @pytest.mark.parametrize("arriving", ["z and ratio", "z", "ratio"])
 def test_samples_whose_coefficients_are_zero(arriving: str, path_only: bool, dtype: torch.dtype, backend: str) -> None:
-    """Observations from whose posteriors nothing finite is drawn, and those of which a few draws are wanted."""
+    """Test observations whose draws are not finite, and observations of which only some draws have a coefficient."""
     numbers = wild(dtype)
     observations = 2 + 2 * len(numbers)
     mean, log_std = (torch.rand(observations, FEATURES, dtype=dtype) for _ in range(2))
     for index, number in enumerate(numbers):
         mean[2 + index, 1] = log_std[2 + len(numbers) + index, 1] = number
-    of_z = torch.randn(SAMPLES, observations, FEATURES, dtype=dtype)
-    of_ratio = torch.randn(SAMPLES, observations, dtype=dtype)
-    of_z[:, 2:], of_ratio[:, 2:] = 0.0, 0.0
-    of_z, of_ratio = of_z * ("z" in arriving.split()), of_ratio * ("ratio" in arriving)
+    grad_z = torch.randn(SAMPLES, observations, FEATURES, dtype=dtype)
+    grad_ratio = torch.randn(SAMPLES, observations, dtype=dtype)
+    grad_z[:, 2:], grad_ratio[:, 2:] = 0.0, 0.0
+    grad_z, grad_ratio = grad_z * ("z" in arriving.split()), grad_ratio * ("ratio" in arriving)
 
     def function(mean: Tensor, log_std: Tensor, backend: str) -> tuple[Tensor, Tensor]:
         return iw.sample_gaussian(mean, log_std, SAMPLES, 3, path_only, backend=backend)
 
-    found = gradients(function, [mean, log_std], backend, of_z, of_ratio)
-    expected = gradients(function, [mean[:2], log_std[:2]], "reference", of_z[:, :2], of_ratio[:, :2])
+    found = gradients(function, [mean, log_std], backend, grad_z, grad_ratio)
+    expected = gradients(function, [mean[:2], log_std[:2]], "reference", grad_z[:, :2], grad_ratio[:, :2])
     for ours, exact in zip(found, expected, strict=True):
         torch.testing.assert_close(ours[:2], exact, rtol=1e-4, atol=1e-4)
         assert (ours[2:] == 0).all()
@@ -186,8 +186,8 @@ def test_samples_whose_coefficients_are_zero(arriving: str, path_only: bool, dty
 @on_every_backend
 @pytest.mark.parametrize("path_only", [False, True])
 def test_draws_that_overflow_weigh_nothing(path_only: bool, backend: str) -> None:
-    """By the loss itself: of one observation all draws overflow, of another all but some, whose gradient is as if they
-    had been drawn alone."""
+    """Check that the loss ignores draws that overflow: all of one observation's, and some of another's, whose gradient
+    is that of the remaining draws."""
     k = 40
     mean, log_std = torch.zeros(3, 1), torch.tensor([[0.3], [100.0], [44.0]])
 
@@ -196,20 +196,20 @@ def test_draws_that_overflow_weigh_nothing(path_only: bool, backend: str) -> Non
         return iw.iwae_loss(log_ratio, reduction="none", backend=backend)
 
     one = torch.ones(3)
-    of_mean, of_log_std = gradients(loss, [mean, log_std], backend, one)
-    assert (of_mean[1] == 0).all()
-    assert (of_log_std[1] == 0).all()
+    grad_mean, grad_log_std = gradients(loss, [mean, log_std], backend, one)
+    assert (grad_mean[1] == 0).all()
+    assert (grad_log_std[1] == 0).all()
     exact = gradients(loss, [mean.double(), log_std.double()], "reference", one.double())
-    for ours, expected in zip((of_mean, of_log_std), exact, strict=True):
+    for ours, expected in zip((grad_mean, grad_log_std), exact, strict=True):
         assert ours.isfinite().all()
         torch.testing.assert_close(ours[0].double(), expected[0], rtol=1e-4, atol=1e-4)
     # The smallest draw takes all: d log w / d log s = 1 - z^2 of it, and z^2 is 10^35 or more.
-    assert (of_log_std[2] > 1e30) | (of_log_std[2] == 0)
+    assert (grad_log_std[2] > 1e30) | (grad_log_std[2] == 0)
 
 
 @on_every_backend
 def test_second_derivatives_at_a_coefficient_of_zero(backend: str) -> None:
-    """The derivative in the coefficient itself: zero stops what is not finite, and is linear elsewhere."""
+    """Check the derivative with respect to the coefficient: linear, and zero where the other factor is not finite."""
     if backend != "reference":
         pytest.skip("of native ops there are none")
     value = torch.rand(3, FEATURES, dtype=torch.float64, requires_grad=True)
@@ -221,7 +221,7 @@ def test_second_derivatives_at_a_coefficient_of_zero(backend: str) -> None:
 
 
 def test_forward_mode_of_parameters_that_are_broadcast() -> None:
-    """Through the reference, whose parameters share no memory with themselves where tangents are written."""
+    """Test forward mode, by the reference, with expanded parameters, whose tangents must not share memory."""
     value, mean, log_std = torch.rand(2, 4), torch.rand(3, 2, 4), torch.rand(4)
     arguments = tuple(t.double() for t in (value, mean, log_std))
     _, tangent = torch.func.jvp(iw.gaussian_log_prob, arguments, arguments)
@@ -236,7 +236,7 @@ def test_forward_mode_of_parameters_that_are_broadcast() -> None:
 @on_every_backend
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
 def test_columns_of_weights_of_zero(dtype: torch.dtype, backend: str) -> None:
-    """Value, gradient, weights and effective sample size, beside single weights of zero and NaN."""
+    """Test value, gradient, weights and effective sample size, beside columns with single zeros and NaN."""
     log_weights = torch.randn(5, 4).to(dtype)
     log_weights[:, 0] = -math.inf
     log_weights[2, 1] = -math.inf
@@ -258,7 +258,7 @@ def test_columns_of_weights_of_zero(dtype: torch.dtype, backend: str) -> None:
 
 
 def bounds(k: int) -> Iterator[Bound]:
-    """Every bound that takes k samples, and what networks ascend in their place."""
+    """Return every bound that takes k samples, and the bounds that networks ascend in their place."""
     yield from (ELBO(), IWAE(), *(VRIWAE(alpha) for alpha in (0.0, 0.3, 0.999, 1.0, 1.001, 2.0, -1.5)), CUBO(2))
     yield from (CIWAE(0.0), CIWAE(0.3), CIWAE(1.0), TVO((0.0,)), TVO((0.0, 0.1, 0.6)), MIWAE(k), PIWAE(k))
     yield from (bound for order in (1, 2) if order < k for bound in (JVI(order),))
@@ -269,14 +269,14 @@ def bounds(k: int) -> Iterator[Bound]:
 
 
 def patterns(k: int) -> Iterator[list[int]]:
-    """Which samples weigh nothing."""
+    """Yield the indices of the samples of zero weight."""
     yield from ([0], [k - 1], list(range(1, k)), list(range(k - 1)), list(range(k // 2)), list(range(k)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [1, 2, 6])
 def test_bounds_of_weights_of_zero(k: int, dtype: torch.dtype) -> None:
-    """Autograd and coefficients agree, and are zero at weights of zero; beside another column, which is as alone."""
+    """Compare autograd with coefficients, both zero at zero weights, alone and beside another column."""
     for bound in bounds(k):
         for zeros in patterns(k):
             log_weights = torch.randn(k, 2, dtype=dtype) - 5.0
@@ -298,13 +298,13 @@ def test_bounds_of_weights_of_zero(k: int, dtype: torch.dtype) -> None:
 
 
 def limit(bound: Bound, log_weights: Tensor) -> Tensor:
-    """What the bound goes to as weights go to zero."""
+    """Return the limit of the bound as weights go to zero."""
     return bound(log_weights.masked_fill(log_weights == -math.inf, -1e6))
 
 
 @pytest.mark.parametrize("k", [1, 2, 6])
 def test_values_are_limits(k: int) -> None:
-    """Where weights vanish the value is what it tends to, and infinite where that grows without end."""
+    """Check that the value at zero weights is the limit, which may be infinite."""
     for bound in bounds(k):
         for zeros in patterns(k):
             log_weights = torch.randn(k, 1, dtype=torch.float64) - 5.0
@@ -321,7 +321,7 @@ def test_values_are_limits(k: int) -> None:
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_scales_of_weights_of_zero(name: str) -> None:
-    """No estimator moves a network by an observation of which no sample weighs anything, nor by NaN."""
+    """Check that scales are never NaN, and zero for an observation whose weights are all zero."""
     k = 6
     for bound in bounds(k):
         try:
@@ -342,7 +342,7 @@ def test_scales_of_weights_of_zero(name: str) -> None:
 
 
 class Bounded(nn.Module):
-    """An encoder and a decoder in one, for numbers of any size."""
+    """An encoder and decoder with finite outputs for inputs of any size."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -359,7 +359,7 @@ WAYS: dict[str, dict[str, Any]] = {"whole": {}, "chunks": {"chunk_size": 2}, "bu
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("estimator", ["reparameterized", "stl", "dreg", "aisle-chi2", "rws", "rws-dreg", "vimco"])
 def test_an_observation_of_no_likelihood_moves_nothing(estimator: str, way: str) -> None:
-    """Every sample's density of it overflows: the gradient is that of the other observations."""
+    """Compare with the gradient of the other observations, where every density of one overflows."""
     torch.manual_seed(0)
     model = iw.models.VAE(Bounded(4, 2), Bounded(2, 4), "gaussian").double()
     x = torch.randn(3, 4, dtype=torch.float64)

@@ -32,7 +32,7 @@ def python_in(page: str) -> list[str]:
 
 
 def test_readme() -> None:
-    """The README's Python runs, one block after the other."""
+    """Run the Python of the README, one block after the other."""
     script = "\n".join(python_in("README.md"))
     assert "5000" in script
     result = fresh.run(script.replace("5000", "50"))
@@ -40,14 +40,14 @@ def test_readme() -> None:
 
 
 def test_extending_page() -> None:
-    """The Python of docs/extending.md runs, one block after the other, and its assertions hold."""
+    """Run the Python of docs/extending.md, one block after the other, with its assertions."""
     result = fresh.run("\n".join(python_in("docs/extending.md")))
     assert result.returncode == 0, result.stderr
     assert "relative bias" in result.stdout
 
 
 def test_models_page() -> None:
-    """Every line of Python in docs/models.md runs."""
+    """Run every line of Python in docs/models.md."""
     script = f"""
 import torch
 from torch import nn
@@ -79,14 +79,14 @@ def test_drop_in() -> None:
 
 @pytest.mark.parametrize(("name", "reached"), [("convolutional.py", 25.5), ("binary_latents.py", 25.5)])
 def test_digits(name: str, reached: float) -> None:
-    """Pixels that are independent of each other have 27.2 nats."""
+    """Compare with 27.2 nats, the negative log-likelihood of independent pixels."""
     pytest.importorskip("sklearn")
     (nll,) = re.findall(r"test NLL ([\d.]+) nats", run(name, "3" if name == "convolutional.py" else "10"))
     assert float(nll) < reached
 
 
 def test_counts() -> None:
-    """Before training 162 nats."""
+    """Compare with 162 nats, the value before training."""
     (nll,) = re.findall(r"test NLL ([\d.]+) nats", run("counts.py", "8"))
     assert float(nll) < 150.0
 

@@ -82,7 +82,7 @@ def test_type_checkers_see_the_names_that_are_imported_late() -> None:
 
 
 def test_every_module_can_be_the_first_to_be_imported() -> None:
-    """No module counts on another one having been imported, each in a process that has torch and nothing of ours."""
+    """Import each module first, in a new process that has imported only torch."""
     pytest.importorskip("typer")
     code = (
         "import importlib, os, sys, pathlib, torch\n"

@@ -16,7 +16,7 @@ COUNTS = torch.tensor([[0, 1, 2, 1], [2, 0, 0, 1], [1, 1, 0, 2], [0, 0, 2, 0], [
 
 
 class Encoder(nn.Module):
-    """Somebody's own, that converts nothing."""
+    """A user's encoder that does not convert its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Encoder(nn.Module):
 
 
 class Table(nn.Module):
-    """An encoder that takes indices alone."""
+    """An encoder whose input must be indices."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def captured_step(objective: iw.Objective, model: iw.models.LatentVariableModel,
 
 
 def results(model: iw.models.LatentVariableModel) -> dict[str, Callable[[Any], Any]]:
-    """What each function makes of x."""
+    """Return the result of each function for x."""
     estimator = "reparameterized" if model.reparameterized else "vimco"
     whole, chunked = (iw.Objective(iw.bounds.IWAE(), estimator, 4, chunk_size=chunk) for chunk in (None, 2))
     return {

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def build_wheel(tmp_path: Path, **environment: str) -> tuple[list[str], str]:
-    """Names in a wheel built from a copy of the sources in an isolated environment, which has no torch."""
+    """Return the names in a wheel built from a copy of the sources in an isolated environment without torch."""
     source = tmp_path / "source"
     ignore = shutil.ignore_patterns(".git", ".venv", "build", "*.so", "*.egg-info", "runs", "__pycache__")
     shutil.copytree(ROOT, source, ignore=ignore)
@@ -34,7 +34,7 @@ def build_wheel(tmp_path: Path, **environment: str) -> tuple[list[str], str]:
 
 
 def has_cuda(tmp_path: Path) -> bool:
-    """Whether the extension of the wheel that was built there has CUDA kernels."""
+    """Return True if the extension in the wheel built there has CUDA kernels."""
     (wheel,) = tmp_path.glob("*.whl")
     unpacked = tmp_path / "unpacked"
     zipfile.ZipFile(wheel).extractall(unpacked)

@@ -19,7 +19,7 @@ NOT_DISTRIBUTED = {".gitignore", ".ci/run"}
 
 @pytest.fixture(scope="module")
 def distribution(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], str]:
-    """The files of the distribution by name, their text, and what was said while it was made."""
+    """Return the distribution's files by name, their text, and the output of the build."""
     pytest.importorskip("pybind11")
     folder = tmp_path_factory.mktemp("sdist")
     source = folder / "source"

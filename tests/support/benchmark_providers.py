@@ -17,10 +17,10 @@ def truth() -> Evidence:
     return {"result": np.array([1.0, 2.0])}
 
 
-CHECK = Check(truth, partial(agreement.of_entries, tolerance=1e-3))
+CHECK = Check(truth, partial(agreement.differing_entries, tolerance=1e-3))
 
 
-def of_factor(factor: float) -> Task:
+def factor_task(factor: float) -> Task:
     """Return a task that is correct for a factor of 1.
 
     It allocates and keeps 1000 bytes times the factor, and a state in the first call.
@@ -59,8 +59,8 @@ def sleeps() -> Task:
 def work(*others: Provider, metric: str = "seconds") -> Work:
     """Return a workload with a baseline, one of our providers, and others."""
     providers = (
-        Provider(BASELINE, partial(of_factor, 1.0), CHECK),
-        Provider("iwae_fast", partial(of_factor, 1.0), CHECK, "ours", "iwae_fast"),
+        Provider(BASELINE, partial(factor_task, 1.0), CHECK),
+        Provider("iwae_fast", partial(factor_task, 1.0), CHECK, "ours", "iwae_fast"),
         *others,
     )
     return Work("nothing", "forward", "n=1", providers, k=7, metric=metric)

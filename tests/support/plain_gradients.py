@@ -152,12 +152,12 @@ def gradients(
                 children = log_likelihood(frozen, x, zs)
                 if index:
                     children = kl_weight * normal(zs[index - 1], frozen.upper[index - 1].prior(zs[index]))
-                (of_children,) = torch.autograd.grad((g[i] * children).sum(), zs[index])
-                (of_weight,) = torch.autograd.grad((path[i] * log_weight(frozen, zs)).sum(), zs[index])
+                (grad_children,) = torch.autograd.grad((g[i] * children).sum(), zs[index])
+                (grad_weight,) = torch.autograd.grad((path[i] * log_weight(frozen, zs)).sum(), zs[index])
                 mean, log_std = layer.prior(fixed[index + 1])
                 prior_noise = ((fixed[index] - mean) / log_std.exp()).detach()
                 again = mean + log_std.exp() * prior_noise
-                ascent.append(((of_children - of_weight) * again, prior))
+                ascent.append(((grad_children - grad_weight) * again, prior))
             if model.prior is not None:
                 ascent.append((g[i] * kl_weight * log_top_prior(model, fixed[-1]), prior))
         elif prior:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...dtypes import accumulation_dtype
-from ..marshal import gradient_like, leading_shape, operand, optional_operand, pointers
+from ...checks import accumulation_dtype
+from ..marshal import gradient_like, leading_shape, operand, optional_operand, pointer
 from .base import Native
 
 
@@ -32,10 +32,10 @@ class Densities(Native):
             name,
             dtype == torch.float64,
             (*leading, parameters[0].shape[-1]),
-            [operand(p) for p in parameters],
+            list(map(operand, parameters)),
             optional_operand(mask),
             log_prob.data_ptr(),
-            pointers(saved_gradients),
+            list(map(pointer, saved_gradients)),
         )
         return log_prob
 
@@ -49,9 +49,9 @@ class Densities(Native):
             name,
             accumulation_dtype(*parameters) == torch.float64,
             (*leading_shape(*parameters), parameters[0].shape[-1]),
-            [operand(p) for p in parameters],
+            list(map(operand, parameters)),
             optional_operand(mask),
             operand(grad),
-            [optional_operand(g) for g in gradients],
+            list(map(optional_operand, gradients)),
         )
         return [g for g in gradients if g is not None]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...dtypes import accumulation_dtype
+from ...checks import accumulation_dtype
 from .. import tiled
+from ..marshal import pointer
 from .densities import Densities
 from .losses import Losses
 
@@ -75,7 +76,7 @@ class Linear(Densities, Losses):
             hidden.shape[:-1].numel(),
             weight.shape[0],
             values.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
+            pointer(bias),
         )
         return values
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...dtypes import accumulation_dtype
-from ..marshal import DTYPE_CODES, gradient_like, operand, optional_operand, pointers
+from ...checks import accumulation_dtype
+from ..marshal import DTYPE_CODES, gradient_like, operand, optional_operand, pointer
 from .base import Native
 
 
@@ -40,14 +40,14 @@ class Losses(Native):
             name,
             dtype == torch.float64,
             (*leading, parameters[0].shape[-1]),
-            [operand(p) for p in parameters],
+            list(map(operand, parameters)),
             optional_operand(mask),
             operand(log_ratio),
             reduction,
             weights.data_ptr(),
             loss.data_ptr(),
-            0 if bound is None else bound.data_ptr(),
-            pointers(saved_gradients),
+            pointer(bound),
+            list(map(pointer, saved_gradients)),
         )
         return loss, weights
 
@@ -85,13 +85,13 @@ class Losses(Native):
             name,
             weights.dtype == torch.float64,
             (*leading, parameters[0].shape[-1]),
-            [operand(p) for p in parameters],
+            list(map(operand, parameters)),
             optional_operand(mask),
             weights.data_ptr(),
             operand(grad),
             reduction,
             grad_log_ratio.data_ptr(),
-            [optional_operand(g) for g in gradients],
+            list(map(optional_operand, gradients)),
         )
         return [*(g for g in gradients if g is not None), grad_log_ratio]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...dtypes import accumulation_dtype
+from ...checks import accumulation_dtype
 from ..marshal import gradient_like, operand, optional_operand
 from .base import Native
 

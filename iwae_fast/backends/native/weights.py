@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...dtypes import accumulation_dtype
+from ...checks import accumulation_dtype
 from ..marshal import operand
 from .base import Native
 

@@ -1,11 +1,13 @@
 """The values of options, for help and completion.
 
-These are copies of names that are defined in modules importing torch, which takes seconds; a test compares them.
+Names that are defined in modules importing torch, which takes seconds, are copied here; a test compares them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+from .. import bound_settings
 
 DATASETS = ("digits", "mnist", "binarized-mnist", "omniglot", "fashion-mnist")
 PROTOCOLS = ("constant", "paper", "code", "dd2434", "iwaer")
@@ -21,7 +23,7 @@ LIKELIHOODS = (
     "categorical",
 )
 PRIORS = ("standard", "mixture", "vamp")
-BOUNDS = ("iwae", "elbo", "vr-iwae", "jvi", "miwae", "piwae", "ciwae", "tvo", "cubo", "sumo")
+BOUNDS = tuple(bound_settings.BOUNDS)
 ESTIMATORS = ("reparameterized", "stl", "dreg", "gdreg", "aisle-kl", "aisle-chi2", "rws", "rws-dreg", "vimco")
 BACKENDS = ("cpu", "cuda", "triton", "reference")
 TABLES = ("burda-table-1", "burda-table-2", "burda-table-3", "dd2434-table-1", "iwaer-table-1", "digits")

@@ -12,6 +12,7 @@ import typer
 
 from ..defaults import EVALUATION_K, OBSERVATIONS
 from . import Interrupted, Terminated, choices
+from .bound_options import with_bound_options
 from .interrupt import stop_on_signals
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def _one_of(names: tuple[str, ...], default: str, explained: str = "{names}.") -
     )
 
 
+@with_bound_options
 def train(
     dataset: Annotated[str | None, _one_of(choices.DATASETS, "digits")] = None,
     data_file: Annotated[
@@ -63,12 +65,6 @@ def train(
     likelihood: Annotated[str | None, _one_of(choices.LIKELIHOODS, "bernoulli")] = None,
     prior: Annotated[str | None, _one_of(choices.PRIORS, "standard")] = None,
     bound: Annotated[str | None, _one_of(choices.BOUNDS, "iwae")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Parameter alpha of vr-iwae.", show_default="0.5")] = None,
-    order: Annotated[int | None, typer.Option(help="Order of the jackknife, for jvi.", show_default="1")] = None,
-    groups: Annotated[
-        int | None, typer.Option(help="Number of groups, for miwae and piwae; must divide k.", show_default="5")
-    ] = None,
-    beta: Annotated[float | None, typer.Option(help="Parameter beta of ciwae.", show_default="0.5")] = None,
     estimator: Annotated[
         str | None,
         _one_of(
@@ -156,6 +152,7 @@ def train(
             show_default=str(OBSERVATIONS),
         ),
     ] = None,
+    **bound_settings: float | None,
 ) -> None:
     """Train an autoencoder, evaluate it on the test set and draw pictures.
 
@@ -181,10 +178,7 @@ def train(
         "prior": prior,
         "validation": validation,
         "bound": bound,
-        "alpha": alpha,
-        "order": order,
-        "groups": groups,
-        "beta": beta,
+        **bound_settings,
         "estimator": estimator,
         "budget": budget,
         "chunk_size": chunk_size,

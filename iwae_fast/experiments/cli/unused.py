@@ -6,19 +6,18 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..bound_settings import SETTINGS, bounds_with
+
 if TYPE_CHECKING:
     from ..config import TrainConfig
-
-BOUNDS_OF = {"alpha": ("vr-iwae",), "order": ("jvi",), "groups": ("miwae", "piwae"), "beta": ("ciwae",)}
-"""The bounds that use each option."""
 
 
 def check_training(given: Collection[str], config: TrainConfig) -> None:
     """Raise ValueError if one of the given settings has no effect on the run."""
     from ..protocols import PROTOCOLS
 
-    for name, owners in BOUNDS_OF.items():
-        if name in given and config.bound not in owners:
+    for name in SETTINGS:
+        if name in given and config.bound not in (owners := bounds_with(name)):
             raise ValueError(
                 f"--{name} is an option of bound {' and '.join(owners)}, and has no effect on bound {config.bound!r}"
             )

@@ -42,11 +42,11 @@ def write_page(
     done = [_Done(entry, run) for entry in entries if (run := Run(folder / entry.runs[0].name)).evaluation.exists()]
     sources, figures = {}, []
     for dataset in dict.fromkeys(each.entry.dataset for each in done):
-        of_dataset = [each for each in done if each.entry.dataset == dataset]
-        _, checkpoint = open_run(of_dataset[0].run.folder)
-        data = load_own_data(checkpoint, of_dataset[0].run.checkpoint)
+        on_dataset = [each for each in done if each.entry.dataset == dataset]
+        _, checkpoint = open_run(on_dataset[0].run.folder)
+        data = load_own_data(checkpoint, on_dataset[0].run.checkpoint)
         sources[DATASETS[dataset]] = data.source
-        figures += [_curves(dataset, of_dataset), *_reconstructions(dataset, of_dataset, data)]
+        figures += [_curves(dataset, on_dataset), *_reconstructions(dataset, on_dataset, data)]
     columns = list(dict.fromkeys(outcome.column for outcome in outcomes))
     rows = list(dict.fromkeys(outcome.row for outcome in outcomes))
     page = render(

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..bound_settings import BOUNDS
 from ..config import OBJECTIVE, TrainConfig
-
-OF_BOUND = {"vr-iwae": "alpha", "jvi": "order", "miwae": "groups", "piwae": "groups", "ciwae": "beta"}
-"""The setting of a bound in addition to k."""
 
 NAMES = tuple(name for name in OBJECTIVE if name != "chunk_size")
 """Settings that define the objective; a chunk size only saves memory."""
@@ -33,9 +31,10 @@ class Segment:
 
     def describe(self) -> str:
         """Return a short description of the objective, such as "vr-iwae (alpha 0.3), k = 7, dreg, budget 2"."""
-        bound, further = self.settings["bound"], OF_BOUND.get(self.settings["bound"])
+        bound = self.settings["bound"]
+        own = ", ".join(f"{name} {self.settings[name]}" for name in BOUNDS[bound].settings)
         words = [
-            bound if further is None else f"{bound} ({further} {self.settings[further]})",
+            f"{bound} ({own})" if own else bound,
             f"k = {self.settings['k']}",
         ]
         if self.settings["estimator"] != "reparameterized":
@@ -52,6 +51,7 @@ def extended(segments: Sequence[Segment], step: int, config: TrainConfig) -> tup
     # A segment without steps is dropped.
     kept = [segment for segment in segments if segment.step < step]
     following = Segment.begin(step, config)
-    if kept and kept[-1].settings == following.settings:
+    # A segment from before a setting was introduced lacks it.
+    if kept and {**following.settings, **kept[-1].settings} == following.settings:
         return tuple(kept)
     return (*kept, following)
