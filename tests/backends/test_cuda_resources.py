@@ -56,6 +56,9 @@ def test_loads_and_stores_are_wide(rows: list[dict[str, Any]]) -> None:
     seen = set()
     for row in rows:
         name = row["kernel"]
+        if name.startswith("iwae_loss_once_kernel"):  # copies its rows to shared memory; empty for sm_80
+            assert row["sm"] == "80" or ("x16" in row["copies"] and "x16" in row["stores"]), row
+            continue
         if "Vector<" in name or name.startswith("iwae_loss_kernel"):
             assert "x16" in row["loads"], row
             seen.add(name.split("<")[0])

@@ -25,7 +25,7 @@ from sass import widths
 
 from iwae_fast.backends.extension import MODULE
 
-FIELDS = ("kernel", "sm", "registers", "spill_bytes", "shared_bytes", "loads", "stores")
+FIELDS = ("kernel", "sm", "registers", "spill_bytes", "shared_bytes", "loads", "stores", "copies")
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -77,6 +77,7 @@ def rows() -> list[dict[str, Any]]:
                 "shared_bytes": int(used["SHARED"]),
                 "loads": widths(code[sm, mangled], "LDG"),
                 "stores": widths(code[sm, mangled], "STG"),
+                "copies": widths(code[sm, mangled], "LDGSTS"),
             }
         )
     return sorted(made, key=lambda row: (row["sm"], row["kernel"]))

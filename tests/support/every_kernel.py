@@ -106,6 +106,14 @@ def losses() -> Iterator[Case]:
             loss = partial(iw.gaussian_iwae_loss, reduction=reduction)
             inputs = (value, mean, log_std / 3, log_ratio, mask)
             yield Case(f"gaussian_iwae_loss {where}", loss, inputs, (1, 2, 3))
+    # Read once: from one block with one row per warp to a cluster of large blocks, with more observations than fit.
+    for k, observations, size, dtype in ((5, 300, 64, FLOATS[0]), (50, 40, 784, FLOATS[0]), (50, 40, 784, FLOATS[2])):
+        value, logits = torch.rand(observations, size), torch.randn(k, observations, size).to(dtype)
+        inputs = (value, logits, torch.randn(k, observations), None)
+        yield Case(f"bernoulli_iwae_loss, read once, {k} {size} {dtype}", iw.bernoulli_iwae_loss, inputs, (1, 2))
+    value, mean, log_std = torch.rand(20, 256), torch.randn(500, 20, 256), torch.randn(500, 20, 256) / 9
+    inputs = (value, mean, log_std, torch.randn(500, 20), None)
+    yield Case("gaussian_iwae_loss, read once, 500 256", iw.gaussian_iwae_loss, inputs, (1, 2, 3))
     value, logits, log_ratio = torch.rand(20, 64), torch.randn(5, 20, 64), torch.randn(5, 20)
     inputs = (value, logits, log_ratio, None)
     yield Case("loss, all gradients", iw.bernoulli_iwae_loss, inputs, (0, 1, 2))
