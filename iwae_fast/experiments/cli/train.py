@@ -161,6 +161,7 @@ def train(
     from ... import checks
     from ..config import TrainConfig, usable_device
     from ..protocols import passes
+    from ..setting_text import parse_setting
     from ..train import training
     from ..train.run_data import stored_name
     from ..train.runs import check_empty, check_is_run, continue_elsewhere, create_run, default_folder, sole_trainer
@@ -188,8 +189,8 @@ def train(
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "hidden": None if hidden is None else tuple(_sizes("hidden", layer, "200,200") for layer in hidden.split("/")),
-        "latent": None if latent is None else _sizes("latent", latent, "100,50"),
+        "hidden": None if hidden is None else parse_setting("hidden", hidden),
+        "latent": None if latent is None else parse_setting("latent", latent),
         "seed": seed,
         "device": device,
         "backend": backend,
@@ -307,10 +308,3 @@ def _close(run: Run, config: TrainConfig, images: ImageData) -> None:
                 f"to evaluate on all {len(images.test)} test observations: "
                 f"iwae-fast evaluate {shlex.quote(str(run.folder))}"
             )
-
-
-def _sizes(name: str, text: str, example: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(size) for size in text.split(","))
-    except ValueError:
-        raise ValueError(f"{name} must be comma-separated sizes such as {example}, got {text!r}") from None
