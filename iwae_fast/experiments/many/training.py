@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ... import checks
 from ...files import read_json
 from ..config import TrainConfig
+from ..protocols import passes
 from ..setting_text import flags
 from ..train.checkpoint import step_of
 from ..train.metrics import read_metrics
@@ -18,6 +20,13 @@ Settings = Mapping[str, Any]
 
 FREE = ("device", "backend", "capture", "chunk_size")
 """Settings that may differ without making it a different run."""
+
+
+def config_of(settings: Settings) -> TrainConfig:
+    """Return the config that ``iwae-fast train`` makes of settings."""
+    if "stages" in settings and "epochs" not in settings:
+        settings = {**settings, "epochs": passes(checks.positive("stages", settings["stages"]))}
+    return TrainConfig.preset(**settings)
 
 
 def free(settings: Settings) -> list[str]:
