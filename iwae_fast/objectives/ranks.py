@@ -8,6 +8,7 @@ module, such as DistributedDataParallel, whose average over ranks is the gradien
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 DIMENSIONS = ("data", "sample")
 """The names of a mesh's dimensions: observations are divided along the first, samples along the second."""
+
+
+def part(total: int, rank: int, ranks: int) -> tuple[int, int]:
+    """Return the first index and the end of a rank's part; parts differ by at most one."""
+    return total * rank // ranks, total * (rank + 1) // ranks
 
 
 class Share(NamedTuple):
@@ -50,8 +56,10 @@ class Share(NamedTuple):
 class Ranks:
     """A single process, which computes everything by itself."""
 
-    num_sample_ranks = 1
-    """Number of ranks among which the samples of an observation are divided."""
+    num_data_ranks = num_sample_ranks = 1
+    """Numbers of ranks among which the observations, and the samples of an observation, are divided."""
+    data_rank = sample_rank = 0
+    """This rank's index among them."""
 
     def seed(self, seed: int | Tensor | None, device: torch.device) -> Tensor:
         """Return the seed that all ranks use, an int64 scalar."""
@@ -73,6 +81,18 @@ class Ranks:
     def mean(self, by_observation: Tensor) -> Tensor:
         """Return the mean over the observations of all ranks, (...), of a tensor (B, ...)."""
         return by_observation.mean(0)
+
+    def gather_observations(self, own: Tensor, counts: Sequence[int]) -> list[Tensor]:  # noqa: ARG002
+        """Return the columns of every data rank, (n, counts[rank]), from this rank's."""
+        return [own]
+
+    def from_first_sample_rank(self, tensor: Tensor) -> Tensor:
+        """Return the tensor of the first of the ranks that divide the samples of the same observations."""
+        return tensor
+
+    def largest(self, number: int, device: torch.device) -> int:  # noqa: ARG002
+        """Return the largest of the numbers of all ranks. Forces a device synchronization."""
+        return number
 
     def shard_reduction(self, reduction: str) -> str:
         """Return the reduction over this rank's observations that precedes :meth:`finish`."""
@@ -111,7 +131,10 @@ class MeshRanks(Ranks):
         self.data: ProcessGroup | None = groups.get("data")
         self.samples: ProcessGroup | None = groups.get("sample")
         self.size = mesh.size()
-        self.num_sample_ranks = 1 if self.samples is None else self.samples.size()
+        if self.data is not None:
+            self.num_data_ranks, self.data_rank = self.data.size(), self.data.rank()
+        if self.samples is not None:
+            self.num_sample_ranks, self.sample_rank = self.samples.size(), self.samples.rank()
 
     def seed(self, seed: int | Tensor | None, device: torch.device) -> Tensor:
         """Return the seed, drawn by the first rank and broadcast if it is not given."""
@@ -135,22 +158,33 @@ class MeshRanks(Ranks):
         return int(sum(counts[: self.data.rank()], start=torch.zeros_like(own)))
 
     def share(self, num_samples: int) -> Share:
-        ranks = self.num_sample_ranks
-        rank = 0 if self.samples is None else self.samples.rank()
-        first, end = num_samples * rank // ranks, num_samples * (rank + 1) // ranks
+        first, end = part(num_samples, self.sample_rank, self.num_sample_ranks)
         return Share(first, end - first) if end > first else Share(min(first, num_samples - 1), 1, is_used=False)
 
     def gather(self, own: Tensor, num_samples: int) -> Tensor:
         if self.samples is None or self.num_sample_ranks == 1:
             return own
         ranks = self.num_sample_ranks
-        most = -(-num_samples // ranks)  # ranks have as many samples, or one fewer
-        padded = own.detach().new_zeros(most, *own.shape[1:])
-        padded[: len(own)] = own.detach()
-        gathered = padded.new_empty(ranks, *padded.shape)
-        dist.all_gather_into_tensor(gathered.flatten(0, 1), padded, group=self.samples)
-        counts = [num_samples * (rank + 1) // ranks - num_samples * rank // ranks for rank in range(ranks)]
-        return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
+        counts = [end - first for first, end in (part(num_samples, rank, ranks) for rank in range(ranks))]
+        return torch.cat(_gathered(own, counts, self.samples))
+
+    def gather_observations(self, own: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        if self.data is None:
+            return [own]
+        return [columns.T for columns in _gathered(own.T, counts, self.data)]
+
+    def from_first_sample_rank(self, tensor: Tensor) -> Tensor:
+        if self.samples is not None:
+            tensor = tensor.contiguous()
+            dist.broadcast(tensor, group=self.samples, group_src=0)
+        return tensor
+
+    def largest(self, number: int, device: torch.device) -> int:
+        found = torch.tensor(number, device=device)
+        for group in (self.samples, self.data):
+            if group is not None:
+                dist.all_reduce(found, dist.ReduceOp.MAX, group=group)
+        return int(found)
 
     def mean(self, by_observation: Tensor) -> Tensor:
         total, count = self._totals(by_observation.detach().sum(0), len(by_observation))
@@ -177,6 +211,16 @@ class MeshRanks(Ranks):
         if self.data is not None:
             dist.all_reduce(both, group=self.data)
         return both[:-1].view(own.shape), both[-1]
+
+
+def _gathered(own: Tensor, counts: Sequence[int], group: ProcessGroup) -> list[Tensor]:
+    """Return the rows of every rank, of which there are ``counts[rank]``, without a graph."""
+    padded = own.new_zeros(max(counts), *own.shape[1:])  # a collective needs tensors of one shape
+    used = min(len(own), counts[group.rank()])
+    padded[:used] = own.detach()[:used]
+    rows = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(rows, padded, group=group)
+    return [each[:count] for each, count in zip(rows, counts, strict=True)]
 
 
 def _with_scaled_gradient(loss: Tensor, value: Tensor, factor: float | Tensor) -> Tensor:
