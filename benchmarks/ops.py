@@ -24,6 +24,9 @@ Inputs = Callable[[], list[Tensor]]
 Call = Callable[[], Sequence[Tensor]]
 """A call of the op on its inputs, which returns the results followed by the gradients."""
 
+Terms = Callable[..., list[Tensor]]
+"""A picklable function of the expected results and gradients, and the inputs: see ``conditions.py``."""
+
 Measurement = Callable[[Call, list[Tensor]], Evidence]
 """A picklable function from a call and its inputs to the evidence."""
 
@@ -37,10 +40,10 @@ def op_work(
     eager: Op,
     inputs: Inputs,
     leaves: Sequence[int],
+    terms: Terms,
     own_noise: Measurement | None = None,
     at_once: bool = False,
     rivals: Mapping[str, Op] | None = None,
-    nats: Op | None = None,
 ) -> Work:
     """Return the workload of an op in one mode and shape.
 
@@ -51,22 +54,19 @@ def op_work(
             a compiled forward pass chooses what to save, and its backward pass frees it.
         inputs: creates the inputs.
         leaves: the indices of the inputs that get a gradient.
+        terms: computes the condition of each result and gradient, by which results are checked.
         own_noise: if given, rivals draw their own noise and are checked by the figures that this function measures.
         at_once: True if one read of the inputs is enough for forward and backward pass.
         rivals: further rivals, by name.
-        nats: computes from the inputs the sum of the absolute values of each log-weight's terms, which is the condition
-            number of a loss and of its gradients.
     """
     tensors = inputs()
     device, dtype = tensors[0].device, tensors[0].dtype
     results = call(partial(ours, backend=backends(device)[0]), tensors, mode, leaves)()
     read = sum(t.nbytes for t in tensors) * (2 if mode == "forward+backward" and not at_once else 1)
     written = sum(t.nbytes for t in results)
-    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
-    if nats is not None:
-        tolerance = agreement.tolerance_of_weights(tolerance, float(nats(*tensors).max()))
     exact = Check(
-        partial(truth, ours, inputs, mode, leaves, entries), partial(agreement.of_entries, tolerance=tolerance)
+        partial(truth_with_terms, ours, inputs, mode, leaves, terms),
+        partial(agreement.of_entries, unit=agreement.UNIT_ROUNDOFF[dtype]),
     )
     theirs = exact
     if own_noise is not None:
@@ -124,10 +124,25 @@ def truth(ours: Op, inputs: Inputs, mode: str, leaves: Sequence[int], measure: M
     return measure(call(partial(ours, backend="reference"), tensors, mode, leaves), tensors)
 
 
+def truth_with_terms(ours: Op, inputs: Inputs, mode: str, leaves: Sequence[int], terms: Terms) -> Evidence:
+    """Compute the reference result in float64, with the condition of each entry."""
+    tensors = [t.double() if t.is_floating_point() else t for t in inputs()]
+    expected = call(partial(ours, backend="reference"), tensors, "forward+backward", leaves)()
+    sums = [agreement.Sum(*map(_sendable, each)) for each in zip(expected, terms(expected, *tensors), strict=True)]
+    results = len(sums) - len(leaves)
+    part = {"forward": slice(results), "backward": slice(results, None), "forward+backward": slice(None)}
+    return {f"result {index}": each for index, each in enumerate(sums[part[mode]])}
+
+
 def entries(run: Call, tensors: list[Tensor]) -> Evidence:  # noqa: ARG001 - a Measurement has these arguments
     """Return all results of a call as evidence; bfloat16 is widened, since NumPy does not support it."""
     results = (result if result.dtype in WIDE else result.float() for result in run())
-    return {f"result {index}": result if result.is_cuda else result.numpy() for index, result in enumerate(results)}
+    return {f"result {index}": _sendable(result) for index, result in enumerate(results)}
+
+
+def _sendable(result: Tensor) -> Any:
+    """Return the result as evidence: on the host it becomes an array, which can be sent to another process."""
+    return result if result.is_cuda else result.numpy()
 
 
 def modes(device: torch.device) -> tuple[str, ...]:

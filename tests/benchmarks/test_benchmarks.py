@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import benchmark_providers as given
 import every_kernel
@@ -36,6 +37,7 @@ from benchmarks import (
     evaluation,
     gaussian_iwae_loss,
     gaussian_log_prob,
+    linear_bernoulli_iwae_loss,
     linear_bernoulli_log_prob,
     log_mean_exp,
     memory,
@@ -112,26 +114,58 @@ def test_means_agree_within_their_errors_only() -> None:
     assert agreement.of_means({"loss": np.full(40, np.nan)}, truth)
 
 
-def test_a_loss_may_err_by_one_rounding_of_its_log_weights() -> None:
+def test_a_loss_may_err_by_the_rounding_of_its_log_weights() -> None:
     """Terms of thousands of nats, as narrow scales make them: right is what float32 can give, and no more."""
     torch.manual_seed(0)
     value, mean, log_std = torch.randn(4, 30), torch.randn(5, 4, 30), torch.full((5, 4, 30), -3.0)
     inputs = [value, mean, log_std, torch.randn(5, 4)]
     inputs[3] = inputs[3] - iw.gaussian_log_prob(*inputs[:3])  # so that every sample weighs something
 
-    def evidence(dtype: torch.dtype) -> dict[str, np.ndarray]:
-        leaves = [t.clone().to(dtype).requires_grad_() for t in inputs]
-        loss = gaussian_iwae_loss.eager(*leaves)
-        return {str(i): g.double().numpy() for i, g in enumerate(torch.autograd.grad(loss, leaves))}
+    assert gaussian_log_prob.nats(*inputs[:3]).max() > 5e3
+    arguments = (iw.gaussian_iwae_loss, lambda: inputs, "forward+backward", [1, 2, 3])
+    truth = ops.truth_with_terms(*arguments, gaussian_iwae_loss.terms)
+    found = ops.entries(ops.call(gaussian_iwae_loss.eager, inputs, *arguments[2:]), inputs)
+    errors = [abs(found[name] - value).max() / abs(value).max() for name, (value, _) in truth.items()]
+    assert max(errors) > 1e-5  # a flat tolerance would have to know how ill-conditioned the loss is
+    assert not agreement.of_entries(found, truth)
+    wrong = agreement.of_entries({**found, "result 2": 1.1 * found["result 2"]}, truth)
+    assert wrong.startswith("result 2 by ")
+    assert "times what rounding allows" in wrong
+    assert agreement.of_entries({**found, "result 0": found["result 0"] + 0.1}, truth).startswith("result 0 by ")
 
-    truth, found = evidence(torch.float64), evidence(torch.float32)
-    nats = float(gaussian_iwae_loss.nats(*inputs).max())
-    assert nats > 5e3
-    allowed = agreement.tolerance_of_weights(1e-4, nats)
-    assert allowed < 5e-3
-    assert agreement.of_entries(found, truth, 1e-5)  # which so ill-conditioned a loss cannot keep
-    assert not agreement.of_entries(found, truth, allowed)
-    assert agreement.of_entries({name: 1.01 * g for name, g in found.items()}, truth, allowed)
+
+def of_wrong_values(scale: float, function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda value, *rest: function(scale * value, *rest)
+
+
+@pytest.mark.parametrize(
+    ("works", "scale"),
+    [
+        (partial(bernoulli_iwae_loss.works, CPU, 50, 4), 1.01),
+        (partial(gaussian_iwae_loss.works, CPU, 50, 4), 1.01),
+        (partial(linear_bernoulli_iwae_loss.works, CPU, 50, 4), 1.01),
+        (partial(bernoulli_log_prob.works, CPU, 5, 4), 1.01),
+        (partial(bernoulli_log_prob.works, CPU, 5, 4, dtype=torch.bfloat16), 1.5),
+        (partial(gaussian_log_prob.works, CPU, 5, 4), 1.01),
+        (partial(standard_gaussian_log_prob.works, CPU, 5, 4), 1.01),
+        (partial(linear_bernoulli_log_prob.works, CPU, 5, 4), 1.01),
+        (partial(log_mean_exp.works, CPU, 50, 4), 1.01),
+    ],
+)
+def test_a_rival_that_is_slightly_wrong_is_refused(works: Callable[[], list[Work]], scale: float) -> None:
+    """A result is too large by a few percent, or its first input is by 1 % (bfloat16: half as large again)."""
+    for work in works():
+        eager_op = next(p for p in work.providers if p.name == BASELINE)
+        found = eager_op.prepare().evidence()
+        refuse_if_wrong(work, eager_op, found)
+        for name in found:
+            with pytest.raises(WrongResultError, match=f"{name} by"):
+                refuse_if_wrong(work, eager_op, {**found, name: (1.0 + 5.0 * (scale - 1.0)) * found[name]})
+        assert isinstance(eager_op.prepare, partial)
+        function, *arguments = eager_op.prepare.args
+        task = replace(eager_op, prepare=partial(ops.prepare, of_wrong_values(scale, function), *arguments)).prepare()
+        with pytest.raises(WrongResultError, match="by"):
+            refuse_if_wrong(work, eager_op, task.evidence())
 
 
 def test_what_fails_is_reported_and_left_out() -> None:
