@@ -63,7 +63,7 @@ def gpu(quick: bool = False) -> Catalogue:  # noqa: ARG001 - a GPU's works are a
     device = torch.device("cuda")
     paper = Setting(50, device=device)
     return {
-        "copy": partial(copy.works, device, 2**30),
+        "copy": partial(copy.works, device),
         "bernoulli_iwae_loss B=1024": partial(bernoulli_iwae_loss.works, device, 50, 1024),
         "step k=50": partial(training_step.gpu_works, paper),
         "bernoulli_log_prob float32": partial(bernoulli_log_prob.works, device, 50, 2048),

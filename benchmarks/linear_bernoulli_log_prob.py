@@ -91,7 +91,14 @@ def gpu_works(device: torch.device, k: int, batch: int, hidden: int = 200, featu
         op_work("linear_bernoulli_log_prob", mode, shape, k, ours, eager, made, [1, 2, 3], rivals=rivals, terms=terms)
         for mode in ("forward", "forward+backward")
     ]
-    return [*timed, *(replace(work, metric="peak bytes") for work in timed)]
+    in_memory = [tuple(p for p in work.providers if p.role != "bound") for work in timed]
+    return [
+        *timed,
+        *(
+            replace(work, metric="peak bytes", providers=providers)
+            for work, providers in zip(timed, in_memory, strict=True)
+        ),
+    ]
 
 
 def works(device: torch.device, k: int, batch: int, hidden: int = 200, features: int = 784) -> list[Work]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import Tensor
 
 from iwae_fast.backends import NATIVE
 from iwae_fast.dtypes import WIDE
 
-from . import agreement
-from .work import BASELINE, Check, Evidence, Provider, Task, Work
+from . import agreement, copy
+from .work import BASELINE, COMPILED, Check, Evidence, Provider, Task, Work
 
 Op = Callable[..., Any]
 """A picklable function from the inputs to a tensor or a tuple of tensors."""
@@ -50,8 +52,7 @@ def op_work(
     Args:
         op, mode, shape, k: the columns that identify the workload.
         ours: our op, which also takes ``backend=``.
-        eager: the usual torch code. It is timed directly and through torch.compile, except for a backward pass alone:
-            a compiled forward pass chooses what to save, and its backward pass frees it.
+        eager: the usual torch code. It is timed directly and through torch.compile.
         inputs: creates the inputs.
         leaves: the indices of the inputs that get a gradient.
         terms: computes the condition of each result and gradient, by which results are checked.
@@ -62,8 +63,8 @@ def op_work(
     tensors = inputs()
     device, dtype = tensors[0].device, tensors[0].dtype
     results = call(partial(ours, backend=backends(device)[0]), tensors, mode, leaves)()
-    read = sum(t.nbytes for t in tensors) * (2 if mode == "forward+backward" and not at_once else 1)
-    written = sum(t.nbytes for t in results)
+    read = stored_bytes(tensors) * (2 if mode == "forward+backward" and not at_once else 1)
+    written = stored_bytes(results)
     exact = Check(
         partial(truth_with_terms, ours, inputs, mode, leaves, terms),
         partial(agreement.of_entries, unit=agreement.UNIT_ROUNDOFF[dtype]),
@@ -72,9 +73,7 @@ def op_work(
     if own_noise is not None:
         theirs = Check(partial(truth, ours, inputs, mode, leaves, own_noise), agreement.of_means)
     measured = own_noise or entries
-    plain = {BASELINE: (prepare, eager), "torch.compile": (prepare_compiled, eager)}
-    if mode == "backward":
-        del plain["torch.compile"]
+    plain = {BASELINE: (prepare, eager), COMPILED: (prepare_compiled, eager)}
     plain |= {name: (prepare, function) for name, function in (rivals or {}).items()}
     return Work(
         op=op,
@@ -83,7 +82,8 @@ def op_work(
         k=k,
         dtype=str(dtype).removeprefix("torch."),
         device=device,
-        bytes=read + written,
+        read=read,
+        written=written,
         providers=(
             *(
                 Provider(name, partial(ready, function, inputs, mode, leaves, measured), theirs)
@@ -99,7 +99,16 @@ def op_work(
                 )
                 for name in backends(device)
             ),
+            *copy.beside(device, read + written),
         ),
+    )
+
+
+def stored_bytes(tensors: Sequence[Tensor]) -> int:
+    """Return the size of tensors in memory, where what a tensor repeats along an axis is stored once."""
+    return sum(
+        t.element_size() * math.prod(length for length, stride in zip(t.shape, t.stride(), strict=True) if stride)
+        for t in tensors
     )
 
 
@@ -115,7 +124,14 @@ def prepare(function: Op, inputs: Inputs, mode: str, leaves: Sequence[int], meas
 
 
 def prepare_compiled(function: Op, inputs: Inputs, mode: str, leaves: Sequence[int], measure: Measurement) -> Task:
-    return prepare(torch.compile(function, dynamic=False), inputs, mode, leaves, measure)
+    compiled = torch.compile(function, dynamic=False)
+    if mode != "backward":
+        return prepare(compiled, inputs, mode, leaves, measure)
+    # A compiled backward pass runs again on what its forward pass saved only if it does not overwrite that.
+    with torch._functorch.config.patch(donated_buffer=False):
+        task = prepare(compiled, inputs, mode, leaves, measure)
+        task.run()
+    return task
 
 
 def truth(ours: Op, inputs: Inputs, mode: str, leaves: Sequence[int], measure: Measurement) -> Evidence:
@@ -146,8 +162,8 @@ def _sendable(result: Tensor) -> Any:
 
 
 def modes(device: torch.device) -> tuple[str, ...]:
-    """Return the modes of a density: on a GPU, forward and backward pass are measured separately."""
-    return ("forward", "backward") if device.type == "cuda" else ("forward", "forward+backward")
+    """Return the modes of a density: on a GPU, the backward pass is also measured alone."""
+    return ("forward", "backward", "forward+backward") if device.type == "cuda" else ("forward", "forward+backward")
 
 
 def call(function: Op, inputs: Sequence[Tensor], mode: str, leaves: Sequence[int]) -> Call:

@@ -15,7 +15,7 @@ from .rows import Row
 from .table import table
 from .work import WrongResultError
 
-ROUNDS = {"cpu": 60, "cuda": 200}
+ROUNDS = {"cpu": 60, "cuda": 100}
 QUICK_ROUNDS = 10
 BUSY = 0.5
 """The load per core above which other processes affect the measured times."""

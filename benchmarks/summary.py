@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from . import copy
 from .rows import Row
 from .table import median
 
@@ -14,7 +15,7 @@ OURS = ("ours", "estimate")
 def summary(rows: Sequence[Row]) -> str:
     """Return a table of each rival's time divided by ours, with its 95 % interval if there is one; for a bound, its
     fraction of our time."""
-    rivals = list(dict.fromkeys(row.provider for row in rows if row.role not in OURS and row.op != "copy"))
+    rivals = list(dict.fromkeys(row.provider for row in rows if row.role not in OURS and row.op != copy.OP))
     lines = [
         "| work | provider | median | " + " | ".join(rivals) + " |",
         "| --- | --- | ---: |" + " ---: |" * len(rivals),

@@ -60,7 +60,7 @@ from benchmarks.rivals import eager
 from benchmarks.rows import Row
 from benchmarks.summary import summary
 from benchmarks.table import table
-from benchmarks.work import BASELINE, CPU, Provider, Work, WrongResultError, refuse_if_wrong
+from benchmarks.work import BASELINE, COMPILED, COPIED, CPU, Provider, Work, WrongResultError, refuse_if_wrong
 from iwae_fast.backends import NATIVE
 from iwae_fast.backends.base import Ops
 
@@ -237,12 +237,140 @@ def test_a_burst_is_as_many_calls_as_take_a_while(monkeypatch: pytest.MonkeyPatc
     def run() -> None:
         now[0] += cuda.BURST_SECONDS / 7.5
 
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(cuda, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(torch.cuda, "Event", lambda **_: Moment(SimpleNamespace(now=now)))
     clock = cuda.BurstClock(run)
     before = now[0]
     assert clock() == pytest.approx(cuda.BURST_SECONDS / 7.5)
-    assert now[0] - before == pytest.approx(7 * cuda.BURST_SECONDS / 7.5)
+    assert now[0] - before == pytest.approx(8 * cuda.BURST_SECONDS / 7.5)  # one goes ahead and does not count
+
+
+class VirtualDevice:
+    """A device that takes time for calls and for replays, in the place of events and graphs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.recorded: list[int] = []
+        self.replayed = 0
+        monkeypatch.setattr(torch.cuda, "Event", lambda **_: Moment(self))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(device=torch.device("cuda")))
+        monkeypatch.setattr(cuda, "CudaGraphs", lambda *_: self)
+
+    def record(self, function: Callable[[], object]) -> SimpleNamespace:
+        before, self.calls = self.now, 0
+        function()
+        self.recorded.append(self.calls)
+        taken, self.now = self.now - before, before
+
+        def replay() -> None:
+            self.now += taken
+            self.replayed += 1
+
+        return SimpleNamespace(replay=replay)
+
+    def call(self, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            self.calls = getattr(self, "calls", 0) + 1
+            self.now += seconds
+
+        return run
+
+
+class Moment:
+    def __init__(self, device: Any) -> None:
+        self.device = device
+
+    def record(self) -> None:
+        now = self.device.now
+        self.at = now[0] if isinstance(now, list) else now
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, other: Moment) -> float:
+        return 1e3 * (other.at - self.at)
+
+
+@pytest.mark.parametrize(("seconds", "recorded"), [(1e-3, [1]), (30e-6, [1, 7]), (1e-6, [1, cuda.MOST_CALLS])])
+def test_short_calls_share_a_graph(seconds: float, recorded: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    device = VirtualDevice(monkeypatch)
+    clock = cuda.DeviceClock(device.call(seconds))
+    assert device.recorded == recorded
+    device.replayed = 0
+    assert clock() == pytest.approx(seconds)
+    assert device.replayed == cuda.REPLAYS + 1
+
+
+def test_copies_are_of_several_sizes_and_the_best_is_the_bandwidth() -> None:
+    works = copy.works(CPU, [4000, 8000], 40_000)
+    assert [(work.mode, work.read, work.bytes, len(work.providers)) for work in works] == [
+        ("in a graph", 20_000, 40_000, 2), ("eager", 20_000, 40_000, 1),
+        ("in a graph", 16_000, 32_000, 2), ("eager", 16_000, 32_000, 1),
+    ]  # fmt: skip
+    assert all(work.whole == (work.mode == "eager") for work in works)
+    assert min(copy.SIZES) == 64 * 2**20
+    assert max(copy.SIZES) == 2**30
+    found = [replace(COPY, median=1e-3), replace(COPY, median=0.8e-3), replace(COPY, median=0.9e-3), ROW]
+    assert copy.best(found) == pytest.approx(1e10)
+    assert copy.best([ROW]) is None
+
+
+def test_a_copy_that_copies_nothing_is_refused() -> None:
+    work, *_ = copy.works(CPU, [40_000], 80_000)
+    (provider, _) = work.providers
+    found = provider.prepare().evidence()
+    assert len(found) == 2
+    refuse_if_wrong(work, provider, found)
+    with pytest.raises(WrongResultError, match="tensor 1 by"):
+        refuse_if_wrong(work, provider, {**found, "tensor 1": np.zeros_like(found["tensor 1"])})
+
+
+def test_an_op_on_a_gpu_has_a_copy_of_its_bytes_beside_it() -> None:
+    assert copy.beside(CPU, 8000) == ()
+    (beside,) = copy.beside(torch.device("cuda"), 8000)
+    assert (beside.name, beside.role, beside.check) == (COPIED, "bound", None)
+    task = copy.prepare(CPU, 4000)
+    task.run()
+    (only,) = task.evidence().values()
+    assert len(only) == 2  # of 1000 floats
+
+
+def test_what_a_tensor_repeats_is_stored_once() -> None:
+    whole = torch.zeros(3, 4, dtype=torch.bfloat16)
+    assert ops.stored_bytes([whole, whole.expand(5, 3, 4), torch.zeros(()), whole.T]) == 24 + 24 + 4 + 24
+
+
+@pytest.mark.parametrize(
+    ("works", "read", "written"),
+    [
+        # value, logits and log_ratio once; loss, and gradients of logits and log_ratio
+        (partial(bernoulli_iwae_loss.works, CPU, 3, 2, 10), [20 + 60 + 6], [1 + 60 + 6]),
+        (partial(gaussian_iwae_loss.works, CPU, 3, 2, 10), [20 + 120 + 6], [1 + 120 + 6]),
+        (partial(bernoulli_log_prob.works, CPU, 3, 2, 10), [80, 160], [6, 66]),
+        (partial(gaussian_log_prob.works, CPU, 3, 2, 10), [140, 280], [6, 126]),
+        (partial(standard_gaussian_log_prob.works, CPU, 3, 2, 10), [60, 120], [6, 66]),
+        (partial(log_mean_exp.works, CPU, 3, 2), [6, 12], [2, 8]),
+    ],
+)
+def test_bytes_of_ops(works: Callable[[], list[Work]], read: list[int], written: list[int]) -> None:
+    made = works()
+    assert [work.read for work in made] == [4 * n for n in read]
+    assert [work.written for work in made] == [4 * n for n in written]
+    assert [work.bytes for work in made] == [work.read + work.written for work in made]
+
+
+def test_columns_of_a_gpu() -> None:
+    ours = Provider("iwae_fast cuda", given.not_installed, None, "ours", "iwae_fast")
+    named = {name: Provider(name, given.not_installed, None) for name in (COMPILED, f"{COMPILED} captured", COPIED)}
+    values = {ours: [2.0, 4.0, 3.0], named[COMPILED]: [9.0] * 3, named[f"{COMPILED} captured"]: [6.0] * 3}
+    found = rows.make(given.work(), {**values, named[COPIED]: [1.5] * 3})
+    assert [row.of_copy for row in found] == [0.5, 1.5 / 9.0, 0.25, 1.0]
+    assert [row.x_compile for row in found] == [2.0, 6.0 / 9.0, 1.0, 4.0]
+    (mine, *_) = rows.make(given.work(), {**values, named[COPIED]: [1.5] * 3}, metric="seconds with Python")
+    assert (mine.of_copy, mine.x_compile) == (None, 2.0)
+    (mine,) = rows.make(given.work(), {ours: [2.0]})
+    assert (mine.of_copy, mine.x_compile) == (None, None)
+    (mine, *_) = rows.make(given.work(metric="peak bytes"), values)
+    assert mine.x_compile is None
 
 
 def test_slow_works_have_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +444,7 @@ def test_every_step_agrees_with_the_reference(name: str, monkeypatch: pytest.Mon
         partial(linear_bernoulli_log_prob.works, CPU, 3, 2, 4, 10),
         partial(log_mean_exp.works, CPU, 3, 2),
         partial(sample_gaussian.works, CPU, 3, 2, 4),
-        partial(copy.works, CPU, 4000),
+        partial(copy.works, CPU, [4000, 8000], 40_000),
         partial(gaussian_iwae_loss.works, CPU, 3, 2, 10),
         partial(standard_gaussian_log_prob.works, CPU, 3, 2, 10),
         lambda: linear_bernoulli_log_prob.gpu_works(CPU, 3, 2, 4, 10)[1:2],
@@ -415,14 +543,15 @@ def test_all_works_are_named_and_made_when_their_turn_comes() -> None:
     assert "copy" in catalogue.gpu()
 
 
-def test_a_backward_pass_alone_has_the_gradients_of_both() -> None:
+def test_a_backward_pass_alone_has_the_gradients_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     work = partial(
         ops.op_work, "bernoulli_log_prob", shape="", k=3, ours=iw.bernoulli_log_prob, eager=bernoulli_log_prob.eager,
         inputs=partial(bernoulli_log_prob.inputs, CPU, 3, 2, 10, torch.float32), leaves=[1],
+        terms=bernoulli_log_prob.terms,
     )  # fmt: skip
     both, alone = work(mode="forward+backward"), work(mode="backward")
-    assert "torch.compile" not in [provider.name for provider in alone.providers]
-    for whole, part in zip((p for p in both.providers if p.name != "torch.compile"), alone.providers, strict=True):
+    for whole, part in zip(both.providers, alone.providers, strict=True):
         expected, task = whole.prepare().evidence(), part.prepare()
         assert list(task.evidence()) == ["result 0"]
         for _ in range(2):  # the forward pass is kept
@@ -445,6 +574,7 @@ COPY = replace(ROW, op="copy", provider="torch", bytes=8_000_000, median=1e-3)
     [
         (targets.of_copy(0.85), 2e-3, True, "100% of 8 GB/s"),
         (targets.of_copy(0.85), 2.4e-3, False, "83% of 8 GB/s"),
+        (targets.of_copy(0.2), 2e-3, True, "25% of 32 GB/s"),  # beside it a copy was faster
         (targets.times(4.0), 5e-4, True, "4.00 (0.500 ms; torch eager 2.000 ms)"),
         (targets.times(4.1), 5e-4, False, "4.00 (0.500 ms; torch eager 2.000 ms)"),
         (targets.times(3.0, "theirs", op="step"), 5e-4, True, "6.00 (0.500 ms; theirs 3.000 ms)"),
@@ -453,7 +583,7 @@ COPY = replace(ROW, op="copy", provider="torch", bytes=8_000_000, median=1e-3)
     ],
 )
 def test_a_target_is_met_or_not(judge: targets.Judge, median: float, met: bool, figures: str) -> None:
-    ours = replace(OURS, median=median, bytes=16_000_000)
+    ours = replace(OURS, median=median, bytes=16_000_000, of_copy=0.25 if "25%" in figures else None)
     verdict = judge(ours, [COPY, ROW, ours, replace(ROW, op="step", provider="theirs", median=3e-3)])
     assert verdict == targets.Verdict(met, figures)
 
@@ -477,7 +607,7 @@ def test_the_table_of_targets_says_what_is_missing() -> None:
 
 def test_every_target_is_of_a_work_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Made at small sizes, on the CPU, with the names that a GPU's have."""
-    monkeypatch.setattr(ops, "modes", lambda _: ("forward", "backward"))
+    monkeypatch.setattr(ops, "modes", lambda _: ("forward", "backward", "forward+backward"))
     for module in (bernoulli_log_prob, gaussian_log_prob, standard_gaussian_log_prob, log_mean_exp):
         monkeypatch.setattr(module, "modes", ops.modes)
     monkeypatch.setattr(training_step, "backends", lambda _: ["cuda", "triton"])
@@ -549,11 +679,14 @@ def test_table() -> None:
 
 def test_table_beside_a_copy_has_bandwidths() -> None:
     copied = replace(ROW, op="copy", bytes=8000, median=1e-6)
-    timed = replace(ROW, bytes=4000, median=1e-6)
-    lines = table([copied, timed, replace(timed, metric="peak bytes"), replace(timed, bytes=0)]).splitlines()
-    assert lines[0].endswith("| dtype | GB/s | of copy |")
-    assert lines[3].endswith("| float32 | 4 | 50% |")
-    assert [line.endswith("| float32 |  |  |") for line in lines[4:]] == [True, True]
+    timed = replace(ROW, bytes=4000, median=1e-6, of_copy=0.75, x_compile=1.5)
+    others = replace(timed, metric="peak bytes", of_copy=None, x_compile=None), replace(timed, bytes=0, of_copy=None)
+    lines = table([copied, replace(copied, median=2e-6), timed, *others]).splitlines()
+    assert lines[0].endswith("| dtype | GB/s | of fastest copy | % of copy | x compile |")
+    assert lines[3].endswith("| float32 | 4 | 50% |  |  |")
+    assert lines[4].endswith("| float32 | 4 | 50% | 75% | 1.50 |")
+    assert lines[5].endswith("| float32 |  |  |  |  |")
+    assert lines[6].endswith("| float32 |  |  |  | 1.50 |")
 
 
 def test_summary_has_a_line_for_each_of_ours_and_a_column_for_each_rival() -> None:
