@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from iwae_fast.capture import CudaGraphs
 
 from . import rows
+from .precision import products_of
 from .rows import Row
 from .work import Provider, Task, Work, WrongResultError, refuse_if_wrong
 
@@ -75,7 +76,7 @@ def measure(work: Work, rounds: int, report: Callable[[str], None] = print) -> l
         refuse_if_wrong(work, provider, task.evidence())
         return task
 
-    with on_its_stream(work):
+    with on_its_stream(work), products_of(work.dtype):
         tasks = each(ready)
         notes = {provider: task.note for provider, task in tasks.items()}
         found: list[Row] = []

@@ -67,14 +67,20 @@ def of_copy(part: float) -> Judge:
     return judge
 
 
-def times(factor: float, rival: str = BASELINE, op: str | None = None) -> Judge:
+def times(factor: float, rival: str = BASELINE, op: str | None = None, shape: str = "") -> Judge:
     """Return a judge that requires the rival to take at least ``factor`` times the time or memory.
 
-    The rival is measured in the same workload, or in that of ``op``.
+    The rival is measured in the same workload, or in that of ``op`` with a shape that begins with ``shape``, in the
+    row's dtype.
     """
 
+    def held_to(other: Row, row: Row) -> bool:
+        if op is None:
+            return other.work == row.work
+        return (other.op, other.dtype) == (op, row.dtype) and other.shape.startswith(shape)
+
     def judge(row: Row, rows: Sequence[Row]) -> Verdict | None:
-        held = [other for other in rows if (other.op == op if op else other.work == row.work)]
+        held = [other for other in rows if held_to(other, row)]
         other = next((other for other in held if other.provider == rival), None)
         if other is None:
             return None

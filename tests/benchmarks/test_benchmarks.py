@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ import forkserver
 import numpy as np
 import pytest
 import torch
+from host_recorder import TapeRecorder
 from paths import ROOT, TESTS
 
 import iwae_fast as iw
@@ -41,8 +43,10 @@ from benchmarks import (
     linear_bernoulli_log_prob,
     log_mean_exp,
     memory,
+    networks,
     ops,
     ours,
+    precision,
     rows,
     run,
     sample_gaussian,
@@ -55,8 +59,8 @@ from benchmarks import (
 from benchmarks.__main__ import main
 from benchmarks.compare import compare
 from benchmarks.intervals import ratio_of_medians
-from benchmarks.networks import Setting
-from benchmarks.rivals import eager
+from benchmarks.networks import Convolutional, Setting, TwoLayers
+from benchmarks.rivals import captured, eager
 from benchmarks.rows import Row
 from benchmarks.summary import summary
 from benchmarks.table import table
@@ -448,7 +452,7 @@ def test_every_step_agrees_with_the_reference(name: str, monkeypatch: pytest.Mon
         partial(gaussian_iwae_loss.works, CPU, 3, 2, 10),
         partial(standard_gaussian_log_prob.works, CPU, 3, 2, 10),
         lambda: linear_bernoulli_log_prob.gpu_works(CPU, 3, 2, 4, 10)[1:2],
-        partial(training_step.gpu_works, TINY),
+        lambda: training_step.gpu_works(TINY, launched=True)[:1],
         partial(evaluation.test_set_works, TINY),
     ],
 )
@@ -468,6 +472,86 @@ def agrees(work: Work, name: str) -> None:
         pytest.skip(f"{name}: {error}")
     refuse_if_wrong(work, provider, task.evidence())
     task.run()
+
+
+SMALL_NETWORKS = [
+    TINY,
+    TwoLayers(k=12, batch=3, features=20, hidden=8, latents=6, upper_hidden=5, upper_latents=4),
+    Convolutional(k=4, batch=3, channels=(2, 3), latents=4),
+]
+
+
+@pytest.mark.parametrize("setting", SMALL_NETWORKS, ids=["one layer", "two layers", "convolutional"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_whole_captured_step_agrees_with_the_reference(
+    setting: Setting, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded on a tape, whose replays draw new noise, as a CUDA graph's do."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    recorder = TapeRecorder()
+    monkeypatch.setattr(captured, "CudaGraphs", lambda device: recorder if device == CPU else None)
+    (work, in_tf32) = training_step.gpu_works(setting, launched=True)
+    assert (work.dtype, in_tf32.dtype) == ("float32", precision.TF32)
+    agrees(work, training_step.WHOLE if compiled else f"{BASELINE} captured")
+    assert (recorder.rehearsed, recorder.recorded) == (captured.WARMUP, 1)
+    assert recorder.replayed > 20
+
+
+def test_a_captured_step_reads_its_batch_and_moves_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = TapeRecorder()
+    step = captured.step(TINY, compiled=False, recorder=recorder)
+    before = [weight.detach().clone() for weight in step.weights]
+    first = float(step.take())  # the recording's own
+    assert len({first, *(float(step.take()) for _ in range(3))}) == 4
+    assert all((weight != old).any() for weight, old in zip(step.weights, before, strict=True))
+
+
+@pytest.mark.parametrize("setting", SMALL_NETWORKS, ids=["one layer", "two layers", "convolutional"])
+def test_the_rivals_networks_are_ours(setting: Setting) -> None:
+    model, (encoder, decoder, upper) = networks.vae(setting), networks.networks(setting)
+    x, z = networks.observations(setting), torch.randn(5, setting.batch, setting.latents)
+    for mine, theirs in zip(model.encoder(x), encoder(x), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close(model.decoder(z.flatten(0, 1)).unflatten(0, (5, -1)), decoder(z))
+    assert len(upper) == len(model.upper)
+    for layer, (layer_encoder, layer_prior) in zip(model.upper, upper, strict=True):
+        above = torch.randn(5, 4)
+        torch.testing.assert_close(layer.encoder(z[:, 0]), layer_encoder(z[:, 0]))
+        torch.testing.assert_close(layer.prior(above), layer_prior(above))
+
+
+def test_products_are_in_tf32_only_where_the_work_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = settings()
+    with precision.products_of(precision.TF32):
+        assert settings() == ("high", True)
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"  # as this package's kernels read it
+        with suppress(ValueError), precision.products_of("float32"):
+            assert settings() == ("highest", False)
+            raise ValueError("which leaves the block")
+        assert settings() == ("high", True)
+    assert settings() == before
+
+    seen = []
+
+    def clock(run: Callable[[], object]) -> Callable[[], float]:
+        seen.append(settings()[0])
+        return lambda: 1e-3
+
+    clocks(monkeypatch)
+    monkeypatch.setattr(cuda, "BurstClock", clock)
+    for dtype in ("float32", precision.TF32):
+        cuda.measure(replace(given.work(), whole=True, dtype=dtype), rounds=1)
+    assert seen == ["highest"] * 2 + ["high"] * 2
+
+
+def test_in_tf32_means_may_differ_by_its_rounding() -> None:
+    truth = {"loss": np.array([100.0, 100.001])}
+    assert agreement.of_means({"loss": np.array([100.04, 100.041])}, truth)
+    assert not agreement.of_means({"loss": np.array([100.04, 100.041])}, truth, agreement.TF32_ROUNDOFF)
+    assert agreement.of_means({"loss": np.array([100.1, 100.101])}, truth, agreement.TF32_ROUNDOFF)
 
 
 class TakenOneByOne:
@@ -493,7 +577,7 @@ class TakenOneByOne:
 def test_a_captured_step_is_looked_at_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(iw, "CapturedStep", TakenOneByOne, raising=False)
     monkeypatch.setattr(torch.optim, "Adam", lambda *_, **__: torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.0))
-    (work,) = training_step.gpu_works(TINY)
+    work, _ = training_step.gpu_works(TINY)
     agrees(work, "iwae_fast cpu captured")
     monkeypatch.setattr(TakenOneByOne, "reason", "there is no GPU")
     with pytest.raises(ours.NotCapturedError, match="one by one: there is no GPU"):
@@ -577,14 +661,16 @@ COPY = replace(ROW, op="copy", provider="torch", bytes=8_000_000, median=1e-3)
         (targets.of_copy(0.2), 2e-3, True, "25% of 32 GB/s"),  # beside it a copy was faster
         (targets.times(4.0), 5e-4, True, "4.00 (0.500 ms; torch eager 2.000 ms)"),
         (targets.times(4.1), 5e-4, False, "4.00 (0.500 ms; torch eager 2.000 ms)"),
-        (targets.times(3.0, "theirs", op="step"), 5e-4, True, "6.00 (0.500 ms; theirs 3.000 ms)"),
+        (targets.times(3.0, "theirs", op="step", shape="k=5"), 5e-4, True, "6.00 (0.500 ms; theirs 3.000 ms)"),
         (targets.at_most(1.0), 0.9, True, "900.000 ms"),
         (targets.at_most(1200.0, 9_840_000), 125e-6, False, "20.5 min"),
     ],
 )
 def test_a_target_is_met_or_not(judge: targets.Judge, median: float, met: bool, figures: str) -> None:
     ours = replace(OURS, median=median, bytes=16_000_000, of_copy=0.25 if "25%" in figures else None)
-    verdict = judge(ours, [COPY, ROW, ours, replace(ROW, op="step", provider="theirs", median=3e-3)])
+    theirs = replace(ROW, op="step", provider="theirs", median=3e-3)
+    others = replace(theirs, dtype="tf32", median=1.0), replace(theirs, shape="k=1", median=1.0), theirs
+    verdict = judge(ours, [COPY, ROW, ours, *others])
     assert verdict == targets.Verdict(met, figures)
 
 
@@ -615,12 +701,16 @@ def test_every_target_is_of_a_work_that_there_is(monkeypatch: pytest.MonkeyPatch
         *bernoulli_iwae_loss.works(CPU, 50, 2, 4), *gaussian_iwae_loss.works(CPU, 50, 2, 4),
         *bernoulli_log_prob.works(CPU, 3, 2, 4), *gaussian_log_prob.works(CPU, 3, 2, 4),
         *standard_gaussian_log_prob.works(CPU, 3, 2, 4), *log_mean_exp.works(CPU, 3, 2),
-        *linear_bernoulli_log_prob.gpu_works(CPU, 3, 2, 4, 10), *training_step.gpu_works(replace(TINY, k=50)),
-        *evaluation.test_set_works(TINY),
+        *linear_bernoulli_log_prob.gpu_works(CPU, 3, 2, 4, 10), *training_step.gpu_works(Setting(50), launched=True),
+        *evaluation.test_set_works(TINY), *training_step.gpu_works(Setting(1)),
         Work(training.OP, "training", "", (Provider("iwae_fast cuda", given.fails_when_run, None),)),
     ]  # fmt: skip
     made = [
-        replace(ROW, op=w.op, mode=w.mode, shape=w.shape.replace("B=2 ", "B=1024 "), metric=w.metric, provider=p.name)
+        replace(
+            replace(ROW, op=w.op, mode=w.mode, metric=w.metric, provider=p.name),
+            shape=w.shape.replace("B=2 ", "B=1024 "),
+            dtype=w.dtype.replace(precision.TF32, "float32"),
+        )
         for w in small
         for p in w.providers
     ]
