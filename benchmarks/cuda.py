@@ -30,7 +30,7 @@ WARMUP_ROUNDS = 5
 SMALL = 2**24
 """The size in bytes below which the time spent in Python matters."""
 
-SECONDS_A_WORK = 2.0
+SECONDS_A_WORK = 1.5
 """The time after which no further round of a workload starts, if it has had enough rounds."""
 
 FEWEST_ROUNDS = 3

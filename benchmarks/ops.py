@@ -127,11 +127,16 @@ def prepare_compiled(function: Op, inputs: Inputs, mode: str, leaves: Sequence[i
     compiled = torch.compile(function, dynamic=False)
     if mode != "backward":
         return prepare(compiled, inputs, mode, leaves, measure)
-    # A compiled backward pass runs again on what its forward pass saved only if it does not overwrite that.
-    with torch._functorch.config.patch(donated_buffer=False):
-        task = prepare(compiled, inputs, mode, leaves, measure)
-        task.run()
-    return task
+    tensors = inputs()
+    backward_alone = call(compiled, tensors, mode, leaves)
+
+    def run() -> Sequence[Tensor]:
+        # A compiled backward pass runs again on what its forward pass saved only if it does not overwrite that. The
+        # setting holds in one thread, while the engine runs a GPU's backward pass in another unless told not to.
+        with torch._functorch.config.patch(donated_buffer=False), torch.autograd.set_multithreading_enabled(False):
+            return backward_alone()
+
+    return Task(run, lambda: measure(run, tensors))
 
 
 def truth(ours: Op, inputs: Inputs, mode: str, leaves: Sequence[int], measure: Measurement) -> Evidence:

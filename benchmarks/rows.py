@@ -85,6 +85,7 @@ def make(
     for provider, found in arrays.items():
         low, median, high = np.quantile(found, (0.1, 0.5, 0.9))
         compared: dict[str, Any] = {}
+        takes_part = provider.role != "bound" and metric != "peak bytes"
         if provider.role == "rival" and best is not None:
             compared |= _columns("ratio", found, arrays[best])
         if baseline is not None:
@@ -106,7 +107,7 @@ def make(
                 version=machine.version(provider.package),
                 k=work.k,
                 of_copy=None if copied is None else copied / float(median),
-                x_compile=None if compiled is None or metric == "peak bytes" else compiled / float(median),
+                x_compile=None if compiled is None or not takes_part else compiled / float(median),
                 note=(notes or {}).get(provider, ""),
                 **compared,
                 **machine.conditions(work.device),

@@ -23,7 +23,8 @@ def summary(rows: Sequence[Row]) -> str:
     for row in rows:
         if row.role in OURS:
             beside = {other.provider: times(other, row) for other in rows if other.work == row.work}
-            cells = [f"{row.op}, {row.mode}, {row.shape}", row.provider, median(row)]
+            name = f"{row.op}, {row.mode}, {row.shape}" + ("" if row.dtype == "float32" else f", {row.dtype}")
+            cells = [name, row.provider, median(row)]
             lines.append("| " + " | ".join([*cells, *(beside.get(rival, "") for rival in rivals)]) + " |")
     return "\n".join(lines)
 

@@ -58,6 +58,7 @@ from benchmarks import (
 )
 from benchmarks.__main__ import main
 from benchmarks.compare import compare
+from benchmarks.fastest import fastest
 from benchmarks.intervals import ratio_of_medians
 from benchmarks.networks import Convolutional, Setting, TwoLayers
 from benchmarks.rivals import captured, eager
@@ -368,7 +369,9 @@ def test_columns_of_a_gpu() -> None:
     values = {ours: [2.0, 4.0, 3.0], named[COMPILED]: [9.0] * 3, named[f"{COMPILED} captured"]: [6.0] * 3}
     found = rows.make(given.work(), {**values, named[COPIED]: [1.5] * 3})
     assert [row.of_copy for row in found] == [0.5, 1.5 / 9.0, 0.25, 1.0]
-    assert [row.x_compile for row in found] == [2.0, 6.0 / 9.0, 1.0, 4.0]
+    assert [row.x_compile for row in found] == [2.0, 6.0 / 9.0, 1.0, 4.0]  # what has no role is a rival
+    (*_, bound) = rows.make(given.work(), {**values, replace(named[COPIED], role="bound"): [1.5] * 3})
+    assert (bound.of_copy, bound.x_compile) == (1.0, None)
     (mine, *_) = rows.make(given.work(), {**values, named[COPIED]: [1.5] * 3}, metric="seconds with Python")
     assert (mine.of_copy, mine.x_compile) == (None, 2.0)
     (mine,) = rows.make(given.work(), {ours: [2.0]})
@@ -779,15 +782,61 @@ def test_table_beside_a_copy_has_bandwidths() -> None:
     assert lines[6].endswith("| float32 |  |  |  | 1.50 |")
 
 
+def test_the_last_line_counts_the_rows_in_which_we_are_fastest() -> None:
+    compiled = replace(ROW, provider=f"{COMPILED} captured", median=1e-3)
+    cuda_op, triton_op = (
+        replace(OURS, provider=f"iwae_fast {name}", median=m) for name, m in (("cuda", 2e-3), ("triton", 5e-4))
+    )
+    in_python = [replace(row, metric="seconds with Python") for row in (ROW, replace(cuda_op, median=1e-3), triton_op)]
+    slower = [
+        replace(row, op="step") for row in (compiled, replace(cuda_op, median=1e-3, provider="iwae_fast cuda captured"))
+    ]
+    ignored = [
+        replace(OURS, op="evaluation", provider="iwae_fast cuda, chunk_size=1000"),
+        replace(COPY, role="bound"),
+        *(replace(row, metric="peak bytes") for row in (ROW, OURS)),
+        replace(ROW, op="only theirs"),
+        *(replace(row, op="an estimate", role="estimate" if row is OURS else row.role) for row in (ROW, OURS)),
+    ]
+    copied = replace(ROW, provider=COPIED, role="bound", median=1e-9)
+    found = fastest([ROW, compiled, cuda_op, triton_op, copied, *in_python, *slower, *ignored])
+    assert found == (
+        "fastest in 2 of 3 rows (cuda in 1 of 3; triton in 2 of 2); torch.compile was measured in 2 of them, and 1 "
+        "further rows have no rival"
+    )
+    assert fastest([]).startswith("fastest in 0 of 0 rows; ")
+
+
+def test_what_cannot_be_compiled_ahead_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def cannot_be_made() -> list[Work]:
+        raise RuntimeError("no memory")
+
+    bound = Provider("a bound", given.dies, None, role="bound")
+    works = {
+        "first": cannot_be_made,
+        "second": lambda: [given.work(Provider("failing", given.fails_when_run, given.CHECK), bound)],
+        "third": cannot_be_made,
+    }
+    monkeypatch.setattr(catalogue, "gpu", lambda: works)
+    assert main(["compile", "--only", "first|second"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "not compiled: first: RuntimeError: no memory"
+    assert lines[1].endswith(f"{BASELINE} in nothing forward n=1 (seconds)")
+    assert lines[3] == "not compiled: failing in nothing forward n=1 (seconds): ValueError: cannot run"
+    assert len(lines) == 4
+
+
 def test_summary_has_a_line_for_each_of_ours_and_a_column_for_each_rival() -> None:
     budget = replace(OURS, provider="iwae_fast budget=8", role="estimate", median=0.25e-3)
     bound = replace(ROW, provider="products alone", role="bound", median=0.4e-3, ratio=None)
-    lines = summary([ROW, OURS, budget, bound, replace(OURS, op="alone")]).splitlines()
+    lines = summary([ROW, OURS, budget, bound, replace(OURS, op="alone", dtype="tf32")]).splitlines()
     assert lines[0] == "| work | provider | median | torch eager | products alone |"
     assert lines[2:] == [
         "| loss, forward, k=5 | iwae_fast cpu | 0.500 ms | 4.00 (3.90 - 4.20) | 80% |",
         "| loss, forward, k=5 | iwae_fast budget=8 | 0.250 ms | 8.00 | 160% |",
-        "| alone, forward, k=5 | iwae_fast cpu | 0.500 ms |  |  |",
+        "| alone, forward, k=5, tf32 | iwae_fast cpu | 0.500 ms |  |  |",
     ]
 
 
@@ -808,6 +857,7 @@ def test_commands_read_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     )
     assert main(["table", str(tmp_path / "a.csv")]) == 0
     assert main(["summary", str(tmp_path / "a.csv")]) == 0
+    assert main(["fastest", str(tmp_path / "a.csv")]) == 0
     assert main(["compare", str(tmp_path / "a.csv"), str(tmp_path / "a.csv")]) == 0
     assert main(["plot", str(tmp_path / "a.csv"), str(tmp_path / "a.png")]) == 0
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -838,6 +888,8 @@ case "$*" in
   "-m benchmarks --device cuda"*) echo "error: a provider is wrong" ;;
   "-m benchmarks.training"*) sleep 60 ;;
   "-m benchmarks targets"*) echo "| a target |" ;;
+  "-m benchmarks compile"*) exec sleep 60 ;;
+  "-m benchmarks fastest"*) echo "fastest in 1 of 2 rows" ;;
 esac
 """
 
@@ -850,7 +902,11 @@ def test_parts_on_a_gpu_do_not_stop_each_other_and_each_ends_in_time(tmp_path: P
     environment = {**os.environ, **environment, "IWAE_FAST_CUDA_ARCHITECTURES": ""}
     told = subprocess.run(["bash", ROOT / "benchmarks" / "gpu.sh"], env=environment, capture_output=True, text=True)
     assert told.returncode == 1
-    *_, target, _, build, without, tests, of_ops, few, more, trained, watched, closing = told.stdout.splitlines()
+    *_, target, _, build, without, tests, of_ops, compiled, few, more, trained, watched, closing, last = (
+        told.stdout.splitlines()
+    )
+    assert last == "fastest in 1 of 2 rows"
+    assert compiled == "compile: stopped when the tests had ended"
     assert "error: a provider is wrong" in told.stdout
     assert target == "| a target |"
     assert build.startswith("build: exit 1 ")
@@ -858,7 +914,7 @@ def test_parts_on_a_gpu_do_not_stop_each_other_and_each_ends_in_time(tmp_path: P
     assert tests.startswith("tests: exit 1 ")
     assert of_ops.startswith("tests-of-ops: exit 1 ")
     assert few.startswith("timings: exit 0 ")
-    assert more.startswith("timings-more: exit 0 ")
+    assert more.startswith("timings-steps: exit 0 ")
     assert trained.startswith("training: exit 124 ")
     assert trained.endswith(", CUT SHORT")
     assert watched == "sanitizer: not started, no time left"
