@@ -44,7 +44,7 @@ class Sum(NamedTuple):
     """For each entry the sum of the absolute values of the terms that are added; it broadcasts to ``value``."""
 
 
-def of_entries(found: Evidence, truth: Evidence, unit: float = UNIT_ROUNDOFF[torch.float32]) -> str:
+def differing_entries(found: Evidence, truth: Evidence, unit: float = UNIT_ROUNDOFF[torch.float32]) -> str:
     """Describe the results with an error beyond :data:`ROUNDINGS` times ``unit`` times the terms of an entry."""
     wrong = []
     for name, (value, terms) in truth.items():
@@ -59,7 +59,7 @@ def of_entries(found: Evidence, truth: Evidence, unit: float = UNIT_ROUNDOFF[tor
     return ", ".join(wrong)
 
 
-def of_means(found: Evidence, truth: Evidence, rounding: float = 0.0) -> str:
+def differing_means(found: Evidence, truth: Evidence, rounding: float = 0.0) -> str:
     """Describe the figures whose means differ by more than 5 standard errors, for providers with their own noise.
 
     ``rounding`` is a relative error that is allowed in addition. A provider may have fewer figures than the truth.

@@ -27,7 +27,7 @@ from . import (
     training_step,
 )
 from .networks import Convolutional, Setting, TwoLayers
-from .targets import Target, at_most, of_copy, times
+from .targets import Target, at_most, copy_bandwidth, times
 from .work import Work
 
 Catalogue = dict[str, Callable[[], list[Work]]]

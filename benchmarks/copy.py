@@ -49,7 +49,7 @@ def works(device: torch.device, sizes: Sequence[int] = SIZES, footprint: int = F
     made = []
     for size in sizes:
         pairs = max(2, footprint // (2 * size))
-        check = Check(partial(truth, device, size, pairs), agreement.of_entries)
+        check = Check(partial(truth, device, size, pairs), agreement.differing_entries)
 
         def provider(name: str, way: Way, size: int = size, pairs: int = pairs, check: Check = check) -> Provider:
             return Provider(name, partial(prepare, device, size, pairs, way), check, role="bound")

@@ -67,7 +67,7 @@ def op_work(
     written = stored_bytes(results)
     exact = Check(
         partial(truth_with_terms, ours, inputs, mode, leaves, terms),
-        partial(agreement.of_entries, unit=agreement.UNIT_ROUNDOFF[dtype]),
+        partial(agreement.differing_entries, unit=agreement.UNIT_ROUNDOFF[dtype]),
     )
     theirs = exact
     if own_noise is not None:

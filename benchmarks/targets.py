@@ -50,7 +50,7 @@ class Target:
         ]
 
 
-def of_copy(part: float) -> Judge:
+def copy_bandwidth(part: float) -> Judge:
     """Return a judge that requires at least this fraction of the bandwidth of a copy.
 
     That is a copy of as many bytes, measured beside the row; in older files the fastest copy.

@@ -39,7 +39,7 @@ def gpu_works(setting: Setting, launched: bool = False) -> list[Work]:
 
 def gpu_providers(setting: Setting, dtype: str, launched: bool) -> list[Provider]:
     rounding = agreement.TF32_ROUNDOFF if dtype == TF32 else 0.0
-    check = Check(partial(truth, setting), partial(agreement.of_means, rounding=rounding))
+    check = Check(partial(truth, setting), partial(agreement.differing_means, rounding=rounding))
 
     def provider(name: str, make: Callable[[Setting], Step], role: Role = "rival", package: str = "torch") -> Provider:
         return Provider(name, partial(prepare, make, setting), check, role, package)

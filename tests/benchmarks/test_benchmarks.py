@@ -132,11 +132,11 @@ def test_a_loss_may_err_by_the_rounding_of_its_log_weights() -> None:
     found = ops.entries(ops.call(gaussian_iwae_loss.eager, inputs, *arguments[2:]), inputs)
     errors = [abs(found[name] - value).max() / abs(value).max() for name, (value, _) in truth.items()]
     assert max(errors) > 1e-5  # a flat tolerance would have to know how ill-conditioned the loss is
-    assert not agreement.of_entries(found, truth)
-    wrong = agreement.of_entries({**found, "result 2": 1.1 * found["result 2"]}, truth)
+    assert not agreement.differing_entries(found, truth)
+    wrong = agreement.differing_entries({**found, "result 2": 1.1 * found["result 2"]}, truth)
     assert wrong.startswith("result 2 by ")
     assert "times what rounding allows" in wrong
-    assert agreement.of_entries({**found, "result 0": found["result 0"] + 0.1}, truth).startswith("result 0 by ")
+    assert agreement.differing_entries({**found, "result 0": found["result 0"] + 0.1}, truth).startswith("result 0 by ")
 
 
 def of_wrong_values(scale: float, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -552,9 +552,9 @@ def test_products_are_in_tf32_only_where_the_work_says_so(monkeypatch: pytest.Mo
 
 def test_in_tf32_means_may_differ_by_its_rounding() -> None:
     truth = {"loss": np.array([100.0, 100.001])}
-    assert agreement.of_means({"loss": np.array([100.04, 100.041])}, truth)
-    assert not agreement.of_means({"loss": np.array([100.04, 100.041])}, truth, agreement.TF32_ROUNDOFF)
-    assert agreement.of_means({"loss": np.array([100.1, 100.101])}, truth, agreement.TF32_ROUNDOFF)
+    assert agreement.differing_means({"loss": np.array([100.04, 100.041])}, truth)
+    assert not agreement.differing_means({"loss": np.array([100.04, 100.041])}, truth, agreement.TF32_ROUNDOFF)
+    assert agreement.differing_means({"loss": np.array([100.1, 100.101])}, truth, agreement.TF32_ROUNDOFF)
 
 
 class TakenOneByOne:
@@ -659,9 +659,9 @@ COPY = replace(ROW, op="copy", provider="torch", bytes=8_000_000, median=1e-3)
 @pytest.mark.parametrize(
     ("judge", "median", "met", "figures"),
     [
-        (targets.of_copy(0.85), 2e-3, True, "100% of 8 GB/s"),
-        (targets.of_copy(0.85), 2.4e-3, False, "83% of 8 GB/s"),
-        (targets.of_copy(0.2), 2e-3, True, "25% of 32 GB/s"),  # beside it a copy was faster
+        (targets.copy_bandwidth(0.85), 2e-3, True, "100% of 8 GB/s"),
+        (targets.copy_bandwidth(0.85), 2.4e-3, False, "83% of 8 GB/s"),
+        (targets.copy_bandwidth(0.2), 2e-3, True, "25% of 32 GB/s"),  # beside it a copy was faster
         (targets.times(4.0), 5e-4, True, "4.00 (0.500 ms; torch eager 2.000 ms)"),
         (targets.times(4.1), 5e-4, False, "4.00 (0.500 ms; torch eager 2.000 ms)"),
         (targets.times(3.0, "theirs", op="step", shape="k=5"), 5e-4, True, "6.00 (0.500 ms; theirs 3.000 ms)"),
@@ -902,7 +902,7 @@ def test_parts_on_a_gpu_do_not_stop_each_other_and_each_ends_in_time(tmp_path: P
     environment = {**os.environ, **environment, "IWAE_FAST_CUDA_ARCHITECTURES": ""}
     told = subprocess.run(["bash", ROOT / "benchmarks" / "gpu.sh"], env=environment, capture_output=True, text=True)
     assert told.returncode == 1
-    *_, target, _, build, without, tests, of_ops, compiled, few, more, trained, watched, closing, last = (
+    *_, target, _, build, without, tests, ops_line, compiled, few, more, trained, watched, closing, last = (
         told.stdout.splitlines()
     )
     assert last == "fastest in 1 of 2 rows"

@@ -17,14 +17,14 @@ def truth() -> Evidence:
     return {"result": agreement.Sum(np.array([1.0, 2.0]), np.array([1.0, 2.0]))}
 
 
-CHECK = Check(truth, partial(agreement.of_entries, unit=1e-3))
+CHECK = Check(truth, partial(agreement.differing_entries, unit=1e-3))
 
 
 def right() -> Evidence:
     return {"result": np.array([1.0, 2.0])}
 
 
-def of_factor(factor: float) -> Task:
+def factor_task(factor: float) -> Task:
     """Return a task that is correct for a factor of 1.
 
     It allocates and keeps 1000 bytes times the factor, and a state in the first call.
