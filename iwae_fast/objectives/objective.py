@@ -163,13 +163,13 @@ class Objective:
         model.check_first_observations(x, mask)
         shared_seed = ranks.seed(seed, x.device)
         bound, k = self.bound.for_call(self.num_samples, seed if ranks is ONE_PROCESS else shared_seed)
-        draw = Draw(shared_seed, k, observation_offset=ranks.first_observation(observation_offset, len(x), x.device))
+        draw = Draw(shared_seed, k, observation_offset=ranks.first_observation(observation_offset, x.shape[0], x.device))
         call = Call(self, model, bound, x, context, mask, draw, self._kl_weight(step), ranks)
         if (loss := call.plain_loss()) is None:
             value, log_weights, ran = call.run()
             self.record = StepRecord(value.detach(), ran, call.kl_weight, log_weights.detach(), normalized=False)
             loss = reduced(-value, ranks.shard_reduction(self.reduction))
-        return ranks.finish(loss, len(x), self.reduction, self.dataset_size)
+        return ranks.finish(loss, x.shape[0], self.reduction, self.dataset_size)
 
     @property
     def last(self) -> Diagnostics | None:
