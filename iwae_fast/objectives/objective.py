@@ -163,7 +163,9 @@ class Objective:
         model.check_first_observations(x, mask)
         shared_seed = ranks.seed(seed, x.device)
         bound, k = self.bound.for_call(self.num_samples, seed if ranks is ONE_PROCESS else shared_seed)
-        draw = Draw(shared_seed, k, observation_offset=ranks.first_observation(observation_offset, x.shape[0], x.device))
+        draw = Draw(
+            shared_seed, k, observation_offset=ranks.first_observation(observation_offset, x.shape[0], x.device)
+        )
         call = Call(self, model, bound, x, context, mask, draw, self._kl_weight(step), ranks)
         if (loss := call.plain_loss()) is None:
             value, log_weights, ran = call.run()
