@@ -8,10 +8,11 @@ from pathlib import Path
 
 from . import catalogue, rows, run, targets
 from .compare import compare
+from .fastest import fastest
 from .summary import summary
 from .table import table
 
-COMMANDS = ("run", "compare", "table", "summary", "targets", "plot")
+COMMANDS = ("run", "compile", "compare", "table", "summary", "targets", "fastest", "plot")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.command == "run":
         limits = (chosen.rounds, chosen.only, chosen.quick, chosen.append, chosen.seconds)
         return run.run(chosen.device, chosen.output, *limits)
-    if chosen.command == "compare":
+    if chosen.command == "compile":
+        run.compile_all(chosen.only)
+    elif chosen.command == "compare":
         print(compare(rows.read(chosen.old), rows.read(chosen.new)))
     elif chosen.command == "table":
         print(table(rows.read(chosen.results)))
@@ -30,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(summary(rows.read(chosen.results)))
     elif chosen.command == "targets":
         print(targets.table(catalogue.GPU_TARGETS, rows.read(chosen.results)))
+    elif chosen.command == "fastest":
+        print(fastest(rows.read(chosen.results)))
     else:
         from .plot import draw
 
@@ -48,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     measuring.add_argument("--quick", action="store_true", help="fewer workloads and rounds, about two minutes")
     measuring.add_argument("--append", action="store_true", help="keep the existing rows of the output")
     measuring.add_argument("--seconds", type=float, help="start no further workload after this time")
+    compiling = commands.add_parser("compile", help="compile what the workloads of a GPU need, and time nothing")
+    compiling.add_argument("--only", default="", metavar="REGEX", help="only workloads whose name matches")
     comparing = commands.add_parser("compare", help="compare two results")
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
@@ -57,6 +64,8 @@ def parser() -> argparse.ArgumentParser:
     summarising.add_argument("results", type=Path)
     judging = commands.add_parser("targets", help="check results of a GPU against the targets")
     judging.add_argument("results", type=Path)
+    counting = commands.add_parser("fastest", help="count the rows in which this package is fastest")
+    counting.add_argument("results", type=Path)
     plotting = commands.add_parser("plot", help="draw speed-ups over torch eager")
     plotting.add_argument("results", type=Path)
     plotting.add_argument("picture", type=Path)

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import iwae_fast as iw
 
+from . import bernoulli_log_prob, conditions
 from .ops import op_work
 from .work import Work
 
 
 def eager(value: Tensor, logits: Tensor, log_ratio: Tensor) -> Tensor:
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, value.expand_as(logits), reduction="none")
-    log_weights = log_ratio - cross_entropy.sum(-1)
+    log_weights = bernoulli_log_prob.eager(value, logits) + log_ratio
     return -(torch.logsumexp(log_weights, 0) - math.log(len(log_weights))).mean()
 
 
-def nats(value: Tensor, logits: Tensor, log_ratio: Tensor) -> Tensor:
-    """Compute the sum of the absolute values of each log-weight's terms, (k, B)."""
-    return ((value * logits).abs() + F.softplus(logits)).sum(-1) + log_ratio.abs()
+def terms(expected: Sequence[Tensor], value: Tensor, logits: Tensor, log_ratio: Tensor) -> list[Tensor]:
+    log_weights = bernoulli_log_prob.eager(value, logits) + log_ratio
+    nats = bernoulli_log_prob.nats(value, logits) + log_ratio.abs()
+    return conditions.of_loss(expected, log_weights, nats, [bernoulli_log_prob.gradient_terms(value, logits)])
 
 
 def inputs(device: torch.device, k: int, batch: int, features: int) -> list[Tensor]:
@@ -44,6 +45,6 @@ def works(device: torch.device, k: int, batch: int, features: int = 784) -> list
             partial(inputs, device, k, batch, features),
             leaves=[1, 2],
             at_once=True,
-            nats=nats,
+            terms=terms,
         )
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -18,6 +19,20 @@ def eager(value: Tensor, logits: Tensor) -> Tensor:
     return -F.binary_cross_entropy_with_logits(logits, value.expand_as(logits), reduction="none").sum(-1)
 
 
+def nats(value: Tensor, logits: Tensor) -> Tensor:
+    """Compute the terms of the density, (k, B)."""
+    return ((value * logits).abs() + F.softplus(logits)).sum(-1)
+
+
+def gradient_terms(value: Tensor, logits: Tensor) -> Tensor:
+    """Compute the terms of value - sigmoid(logits), (k, B, D)."""
+    return (value.abs() + torch.sigmoid(logits)) * (1.0 + logits.abs())
+
+
+def terms(expected: Sequence[Tensor], value: Tensor, logits: Tensor) -> list[Tensor]:  # noqa: ARG001 - as the others
+    return [nats(value, logits), gradient_terms(value, logits)]
+
+
 def inputs(device: torch.device, k: int, batch: int, features: int, dtype: torch.dtype) -> list[Tensor]:
     torch.manual_seed(0)
     value = torch.bernoulli(torch.rand(batch, features, device=device)).to(dtype)
@@ -30,6 +45,6 @@ def works(
     made = partial(inputs, device, k, batch, features, dtype)
     shape = f"k={k} B={batch} D={features}"
     return [
-        op_work("bernoulli_log_prob", mode, shape, k, iw.bernoulli_log_prob, eager, made, leaves=[1])
+        op_work("bernoulli_log_prob", mode, shape, k, iw.bernoulli_log_prob, eager, made, leaves=[1], terms=terms)
         for mode in modes(device)
     ]

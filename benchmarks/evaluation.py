@@ -18,7 +18,7 @@ import iwae_fast as iw
 
 from . import agreement
 from .images import mnist
-from .networks import Encoder, Setting, dense_vae, networks, observations
+from .networks import Setting, networks, observations, vae
 from .ops import backends
 from .rivals.eager import log_weights
 from .work import BASELINE, Check, Evidence, Provider, Task, Work
@@ -44,7 +44,7 @@ def works(setting: Setting) -> list[Work]:
 
 
 def eager(setting: Setting) -> Task:
-    encoder, decoder = networks(setting)
+    encoder, decoder, _ = networks(setting)
     x = observations(setting)
     return fastest(partial(log_likelihood, encoder, decoder, x), setting.k)
 
@@ -60,7 +60,7 @@ def test_set_works(setting: Setting) -> list[Work]:
     providers = []
     for name in backends(setting.device):
         for chunk in (None, LARGE_CHUNK):
-            run = partial(our_test_set, dense_vae(setting, name), setting.k, chunk)
+            run = partial(our_test_set, vae(setting, name), setting.k, chunk)
             task = Task(partial(run, images), partial(means, partial(run, few)), source)
             label = f"iwae_fast {name}" + ("" if chunk is None else f", chunk_size={chunk}")
             providers.append(Provider(label, partial(given, task), check, "ours", "iwae_fast"))
@@ -83,12 +83,12 @@ def test_set(setting: Setting) -> tuple[Tensor, str]:
     return (found.test[: setting.batch] > 0.5).float().to(setting.device), "MNIST"
 
 
-def our_test_set(model: iw.models.DenseVAE, k: int, chunk: int | None, images: Tensor) -> Tensor:
+def our_test_set(model: iw.models.VAE, k: int, chunk: int | None, images: Tensor) -> Tensor:
     return iw.evaluate.log_likelihood(model, images, k, chunk).value
 
 
 @torch.no_grad()
-def log_likelihood(encoder: Encoder, decoder: nn.Module, x: Tensor, k: int, chunk: int) -> Tensor:
+def log_likelihood(encoder: nn.Module, decoder: nn.Module, x: Tensor, k: int, chunk: int) -> Tensor:
     """Compute log p(x), (B,), by the usual loop over chunks."""
     mean, log_std = encoder(x)
     found = [
@@ -99,7 +99,7 @@ def log_likelihood(encoder: Encoder, decoder: nn.Module, x: Tensor, k: int, chun
 
 
 def ours(setting: Setting) -> Task:
-    model, x = dense_vae(setting), observations(setting)
+    model, x = vae(setting), observations(setting)
 
     def run() -> Tensor:
         return iw.evaluate.log_likelihood(model, x, setting.k).value
@@ -110,7 +110,7 @@ def ours(setting: Setting) -> Task:
 @cache
 def truth(setting: Setting, images: Tensor | None = None) -> Evidence:
     """Compute the reference result in float64, in chunks to save memory."""
-    model = dense_vae(setting, backend="reference").double()
+    model = vae(setting, backend="reference").double()
     x = (observations(setting) if images is None else images).double()
     chunk = 50
 
@@ -125,8 +125,8 @@ def truth(setting: Setting, images: Tensor | None = None) -> Evidence:
 
 def matrix_products(setting: Setting) -> Task:
     """Prepare the decoder's matrix products alone, on rows of latents, into preallocated tensors."""
-    _, decoder = networks(setting)
-    matrices = [layer.weight.detach().T for layer in decoder if isinstance(layer, nn.Linear)]
+    _, decoder, _ = networks(setting)
+    matrices = [layer.weight.detach().T for layer in decoder.modules() if isinstance(layer, nn.Linear)]
 
     def run(k: int, chunk: int) -> Tensor:
         rows = [torch.empty(chunk * setting.batch, size) for size in (setting.latents, *(m.shape[1] for m in matrices))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 import iwae_fast as iw
 
-from . import gaussian_log_prob
+from . import conditions, gaussian_log_prob
 from .ops import op_work
 from .work import Work
 
@@ -20,10 +21,11 @@ def eager(value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor) -> Te
     return -(torch.logsumexp(log_weights, 0) - math.log(len(log_weights))).mean()
 
 
-def nats(value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor) -> Tensor:
-    """Compute the sum of the absolute values of each log-weight's terms, (k, B)."""
-    squares = torch.addcmul(log_std.abs(), value - mean, (value - mean) * torch.exp(-2.0 * log_std), value=0.5)
-    return (squares + 0.5 * math.log(2.0 * math.pi)).sum(-1) + log_ratio.abs()
+def terms(expected: Sequence[Tensor], value: Tensor, mean: Tensor, log_std: Tensor, log_ratio: Tensor) -> list[Tensor]:
+    density = value, mean, log_std
+    log_weights = gaussian_log_prob.eager(*density) + log_ratio
+    nats = gaussian_log_prob.nats(*density) + log_ratio.abs()
+    return conditions.of_loss(expected, log_weights, nats, gaussian_log_prob.gradient_terms(*density))
 
 
 def inputs(device: torch.device, k: int, batch: int, features: int) -> list[Tensor]:
@@ -42,6 +44,6 @@ def works(device: torch.device, k: int, batch: int, features: int = 784) -> list
             partial(inputs, device, k, batch, features),
             leaves=[1, 2, 3],
             at_once=True,
-            nats=nats,
+            terms=terms,
         )
     ]

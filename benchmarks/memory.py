@@ -39,6 +39,6 @@ def evaluation_works(setting: Setting) -> list[Work]:
 
 def at_once(setting: Setting) -> Task:
     """Prepare an evaluation of all samples in one pass, as in training."""
-    encoder, decoder = networks(setting)
+    encoder, decoder, _ = networks(setting)
     run = partial(evaluation.log_likelihood, encoder, decoder, observations(setting), setting.k, setting.k)
     return Task(run, partial(evaluation.means, run))

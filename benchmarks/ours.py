@@ -9,7 +9,7 @@ import torch
 
 import iwae_fast as iw
 
-from .networks import LEARNING_RATE, Setting, dense_vae, observations, weight_matrices
+from .networks import LEARNING_RATE, Setting, observations, vae, weight_matrices
 from .step import Step, minimise
 
 BUDGET = 8
@@ -48,7 +48,7 @@ def by_backend(setting: Setting, backend: str) -> Step:
 
 def captured(setting: Setting, backend: str) -> Step:
     """Return a step captured as a CUDA graph."""
-    model, x = dense_vae(setting, backend), observations(setting)
+    model, x = vae(setting, backend), observations(setting)
     objective = iw.Objective(iw.bounds.IWAE(), num_samples=setting.k)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True, capturable=True)
     step = iw.CapturedStep(objective, model, optimizer, seed=0)
@@ -60,6 +60,6 @@ def captured(setting: Setting, backend: str) -> Step:
 
 
 def objective_step(setting: Setting, backend: str | None = None, **options: Any) -> Step:
-    model, x = dense_vae(setting, backend), observations(setting)
+    model, x = vae(setting, backend), observations(setting)
     objective = iw.Objective(iw.bounds.IWAE(), num_samples=setting.k, **options)
     return minimise(lambda: objective(model, x), list(model.parameters()))

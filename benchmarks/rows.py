@@ -13,7 +13,7 @@ import numpy as np
 
 from . import machine
 from .intervals import ratio_of_medians
-from .work import BASELINE, Provider, Work
+from .work import BASELINE, COMPILED, COPIED, Provider, Work
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,10 @@ class Row:
     """The median of torch eager divided by the provider's."""
     speedup_low: float | None = None
     speedup_high: float | None = None
+    of_copy: float | None = None
+    """The median of a copy that reads and writes as many bytes in all, measured beside it, over the provider's."""
+    x_compile: float | None = None
+    """The median of the fastest variant of torch.compile over the provider's."""
     note: str = ""
     """The settings that the provider chose itself."""
 
@@ -73,10 +77,15 @@ def make(
     ours = [provider for provider in arrays if provider.role == "ours"]
     best = min(ours, key=lambda provider: np.median(arrays[provider]), default=None)
     baseline = next((provider for provider in arrays if provider.name == BASELINE), None)
+    metric = metric or work.metric
+    medians = {provider.name: float(np.median(found)) for provider, found in arrays.items()}
+    copied = medians.get(COPIED) if metric == "seconds" else None
+    compiled = min((median for name, median in medians.items() if name.startswith(COMPILED)), default=None)
     rows = []
     for provider, found in arrays.items():
         low, median, high = np.quantile(found, (0.1, 0.5, 0.9))
         compared: dict[str, Any] = {}
+        takes_part = provider.role != "bound" and metric != "peak bytes"
         if provider.role == "rival" and best is not None:
             compared |= _columns("ratio", found, arrays[best])
         if baseline is not None:
@@ -88,7 +97,7 @@ def make(
                 mode=work.mode,
                 shape=work.shape,
                 dtype=work.dtype,
-                metric=metric or work.metric,
+                metric=metric,
                 median=float(median),
                 quantile_10=float(low),
                 quantile_90=float(high),
@@ -97,6 +106,8 @@ def make(
                 role=provider.role,
                 version=machine.version(provider.package),
                 k=work.k,
+                of_copy=None if copied is None else copied / float(median),
+                x_compile=None if compiled is None or not takes_part else compiled / float(median),
                 note=(notes or {}).get(provider, ""),
                 **compared,
                 **machine.conditions(work.device),

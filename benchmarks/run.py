@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 
 from . import catalogue, cuda, driver, machine, rows
+from .precision import products_of
 from .rows import Row
 from .table import table
-from .work import WrongResultError
+from .work import Work, WrongResultError
 
-ROUNDS = {"cpu": 60, "cuda": 200}
+ROUNDS = {"cpu": 60, "cuda": 100}
 QUICK_ROUNDS = 10
 BUSY = 0.5
 """The load per core above which other processes affect the measured times."""
@@ -72,6 +73,30 @@ def run(
     print(table([*earlier, *found]))
     print(f"\nwritten to {output}")
     return status
+
+
+def compile_all(only: str) -> None:
+    """Run every provider of a GPU's workloads once, so that what its compiler makes is in the caches on disk."""
+    for name, make in catalogue.gpu().items():
+        if re.search(only, name):
+            try:
+                for work in make():
+                    compile_one(work)
+            except Exception as error:  # it is reported where it is timed
+                print(f"not compiled: {name}: {cuda.one_line(error)}", flush=True)
+
+
+def compile_one(work: Work) -> None:
+    with cuda.on_its_stream(work), products_of(work.dtype):
+        for provider in (provider for provider in work.providers if provider.role != "bound"):
+            started = time.monotonic()
+            try:
+                provider.prepare().run()
+            except Exception as error:
+                print(f"not compiled: {provider.name} in {work}: {cuda.one_line(error)}", flush=True)
+            else:
+                print(f"{time.monotonic() - started:5.1f} s: {provider.name} in {work}", flush=True)
+    torch._dynamo.reset()
 
 
 def slug(name: str) -> str:

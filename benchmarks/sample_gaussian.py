@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,20 @@ def eager(mean: Tensor, log_std: Tensor, seed: Tensor, k: int) -> tuple[Tensor, 
     prior = Normal(torch.zeros_like(mean), torch.ones_like(mean), validate_args=False)
     z = posterior.rsample(torch.Size([k]))
     return z, (prior.log_prob(z) - posterior.log_prob(z)).sum(-1)
+
+
+def terms(expected: Sequence[Tensor], mean: Tensor, log_std: Tensor, seed: Tensor) -> list[Tensor]:  # noqa: ARG001
+    z, size = expected[0], expected[0].abs()
+    std = torch.exp(log_std)
+    noise = ((z - mean) / std).abs()
+    of_noise = 1.0 + noise  # it is a function of uniform numbers that are accurate to one unit roundoff
+    of_z = mean.abs() + std * of_noise * (2.0 + log_std.abs())
+    return [
+        of_z,
+        (0.5 * (size.square() + noise.square()) + log_std.abs() + size * of_z + noise * of_noise).sum(-1),
+        (1.0 + size + of_z).sum(0),
+        (std * (2.0 * of_noise * (1.0 + size) + noise * of_z) * (1.0 + log_std.abs()) + 1.0).sum(0),
+    ]
 
 
 def inputs(device: torch.device, batch: int, latents: int) -> list[Tensor]:
@@ -68,6 +83,7 @@ def works(device: torch.device, k: int, batch: int, latents: int = 50) -> list[W
             partial(eager, k=k),
             partial(inputs, device, batch, latents),
             leaves=[0, 1],
+            terms=terms,
             own_noise=figures,
         )
     ]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .networks import LEARNING_RATE, Setting, dense_vae, observations, weight_matrices
+from .networks import LEARNING_RATE, Setting, observations, vae, weight_matrices
 from .work import Evidence, Task
 
 EVALUATIONS = 24
@@ -43,8 +43,8 @@ class Step(NamedTuple):
     """The name of the quantity that the loss is."""
 
 
-def adam(parameters: Sequence[nn.Parameter]) -> torch.optim.Adam:
-    return torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
+def adam(parameters: Sequence[nn.Parameter], capturable: bool = False) -> torch.optim.Adam:
+    return torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True, capturable=capturable)
 
 
 def minimise(loss: Callable[[], Tensor], parameters: Sequence[nn.Parameter], value: str = BOUND) -> Step:
@@ -98,7 +98,7 @@ def figures(step: Step) -> Evidence:
 @cache
 def truth(setting: Setting) -> Evidence:
     """Compute the reference result in float64, without a fused loss."""
-    model, x = dense_vae(setting, backend="reference").double(), observations(setting).double()
+    model, x = vae(setting, backend="reference").double(), observations(setting).double()
     weights = weight_matrices(model.parameters())
     torch.manual_seed(2)
     found: dict[str, list[float]] = defaultdict(list)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from . import copy
 from .rows import Row
 from .table import median
 
@@ -14,7 +15,7 @@ OURS = ("ours", "estimate")
 def summary(rows: Sequence[Row]) -> str:
     """Return a table of each rival's time divided by ours, with its 95 % interval if there is one; for a bound, its
     fraction of our time."""
-    rivals = list(dict.fromkeys(row.provider for row in rows if row.role not in OURS and row.op != "copy"))
+    rivals = list(dict.fromkeys(row.provider for row in rows if row.role not in OURS and row.op != copy.OP))
     lines = [
         "| work | provider | median | " + " | ".join(rivals) + " |",
         "| --- | --- | ---: |" + " ---: |" * len(rivals),
@@ -22,7 +23,8 @@ def summary(rows: Sequence[Row]) -> str:
     for row in rows:
         if row.role in OURS:
             beside = {other.provider: times(other, row) for other in rows if other.work == row.work}
-            cells = [f"{row.op}, {row.mode}, {row.shape}", row.provider, median(row)]
+            name = f"{row.op}, {row.mode}, {row.shape}" + ("" if row.dtype == "float32" else f", {row.dtype}")
+            cells = [name, row.provider, median(row)]
             lines.append("| " + " | ".join([*cells, *(beside.get(rival, "") for rival in rivals)]) + " |")
     return "\n".join(lines)
 

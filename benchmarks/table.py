@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from . import copy
 from .rows import Row
 
 SCALES = {"seconds": (1e3, "ms"), "seconds with Python": (1e3, "ms with Python"), "peak bytes": (2**-20, "MiB")}
@@ -12,21 +13,24 @@ SCALES = {"seconds": (1e3, "ms"), "seconds with Python": (1e3, "ms with Python")
 def table(rows: Sequence[Row]) -> str:
     """Return a table of each provider's median and quantiles, and each rival's ratio to our best provider.
 
-    If a copy is among the rows, the table also has bandwidths and their fraction of the copy's.
+    If copies are among the rows, as on a GPU, the table also has bandwidths, as fractions of the fastest copy's and of
+    that of a copy of as many bytes, and torch.compile's time divided by each provider's.
     """
-    copy = next((row.bytes / row.median for row in rows if row.op == "copy"), None)
+    fastest = copy.best(rows)
     header = ["op", "shape", "mode", "provider", "median", "10% - 90%", "times ours (95% interval)"]
     columns = [" --- "] * 4 + [" ---: "] * 3
-    if copy:
-        header += ["dtype", "GB/s", "of copy"]
-        columns += [" --- ", " ---: ", " ---: "]
+    if fastest:
+        header += ["dtype", "GB/s", "of fastest copy", "% of copy", "x compile"]
+        columns += [" --- "] + [" ---: "] * 4
     lines = ["| " + " | ".join(header) + " |", "|" + "|".join(columns) + "|"]
     for row in rows:
         cells = [row.op, row.shape, row.mode, row.provider, median(row), quantiles(row), ratio(row)]
-        if copy:
+        if fastest:
             told = row.bytes > 0 and row.metric == "seconds"
             bandwidth = row.bytes / row.median if told else 0.0
-            cells += [row.dtype, *((f"{bandwidth / 1e9:.0f}", f"{bandwidth / copy:.0%}") if told else ("", ""))]
+            cells += [row.dtype, *((f"{bandwidth / 1e9:.0f}", f"{bandwidth / fastest:.0%}") if told else ("", ""))]
+            cells.append("" if row.of_copy is None else f"{row.of_copy:.0%}")
+            cells.append("" if row.x_compile is None else f"{row.x_compile:.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from . import copy
 from .rows import Row
 from .table import median
 from .work import BASELINE
@@ -50,26 +51,36 @@ class Target:
 
 
 def copy_bandwidth(part: float) -> Judge:
-    """Return a judge that requires at least this fraction of the copy's bandwidth."""
+    """Return a judge that requires at least this fraction of the bandwidth of a copy.
+
+    That is a copy of as many bytes, measured beside the row; in older files the fastest copy.
+    """
 
     def judge(row: Row, rows: Sequence[Row]) -> Verdict | None:
-        copy = next((other for other in rows if other.op == "copy"), None)
-        if copy is None:
-            return None
-        found = (row.bytes / row.median) / (copy.bytes / copy.median)
-        return Verdict(found >= part, f"{found:.0%} of {copy.bytes / copy.median / 1e9:.0f} GB/s")
+        bandwidth, fastest, found = row.bytes / row.median, copy.best(rows), row.of_copy
+        if found is None:
+            if fastest is None:
+                return None
+            found = bandwidth / fastest
+        return Verdict(found >= part, f"{found:.0%} of {bandwidth / found / 1e9:.0f} GB/s")
 
     return judge
 
 
-def times(factor: float, rival: str = BASELINE, op: str | None = None) -> Judge:
+def times(factor: float, rival: str = BASELINE, op: str | None = None, shape: str = "") -> Judge:
     """Return a judge that requires the rival to take at least ``factor`` times the time or memory.
 
-    The rival is measured in the same workload, or in that of ``op``.
+    The rival is measured in the same workload, or in that of ``op`` with a shape that begins with ``shape``, in the
+    row's dtype.
     """
 
+    def held_to(other: Row, row: Row) -> bool:
+        if op is None:
+            return other.work == row.work
+        return (other.op, other.dtype) == (op, row.dtype) and other.shape.startswith(shape)
+
     def judge(row: Row, rows: Sequence[Row]) -> Verdict | None:
-        held = [other for other in rows if (other.op == op if op else other.work == row.work)]
+        held = [other for other in rows if held_to(other, row)]
         other = next((other for other in held if other.provider == rival), None)
         if other is None:
             return None

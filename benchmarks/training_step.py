@@ -8,35 +8,54 @@ from functools import partial
 from . import agreement, ours
 from .networks import Setting
 from .ops import backends
-from .rivals import distributions, eager, pyro, pythae
+from .precision import TF32
+from .rivals import captured, distributions, eager, pyro, pythae
 from .step import Step, prepare, truth
-from .work import BASELINE, Check, Provider, Role, Task, Work
+from .work import BASELINE, COMPILED, Check, Provider, Role, Task, Work
 
-REPLAYED = "torch.compile, reduce-overhead"
-"""The name of the provider that uses torch.compile with CUDA graphs."""
+WHOLE = f"{COMPILED} captured"
+"""The name of the provider that uses torch.compile and captures the whole step in one CUDA graph."""
 
 
 def works(setting: Setting) -> list[Work]:
     return [Work("step", "training", str(setting), providers(setting), k=setting.k)]
 
 
-def gpu_works(setting: Setting) -> list[Work]:
-    """Return the GPU workload, with the backends of the setting's device."""
-    check = Check(partial(truth, setting), agreement.differing_means)
+def gpu_works(setting: Setting, launched: bool = False) -> list[Work]:
+    """Return the GPU workloads: steps in CUDA graphs, with the backends of the setting's device, in float32 and TF32.
+
+    ``launched`` adds steps whose kernels are launched one by one.
+    """
+    return [
+        Work(
+            *("step", "training", str(setting), tuple(gpu_providers(setting, dtype, launched)), setting.k),
+            dtype=dtype,
+            device=setting.device,
+            whole=True,
+        )
+        for dtype in ("float32", TF32)
+    ]
+
+
+def gpu_providers(setting: Setting, dtype: str, launched: bool) -> list[Provider]:
+    rounding = agreement.TF32_ROUNDOFF if dtype == TF32 else 0.0
+    check = Check(partial(truth, setting), partial(agreement.differing_means, rounding=rounding))
 
     def provider(name: str, make: Callable[[Setting], Step], role: Role = "rival", package: str = "torch") -> Provider:
         return Provider(name, partial(prepare, make, setting), check, role, package)
 
     everybody = [
-        provider(BASELINE, eager.step),
-        provider("torch.compile", eager.compiled_step),
-        provider(REPLAYED, eager.replayed_step),
+        provider(f"{BASELINE} captured", partial(captured.step, compiled=False)),
+        provider(WHOLE, partial(captured.step, compiled=True)),
     ]
+    if launched:
+        everybody.append(provider(BASELINE, eager.step))
     for name in backends(setting.device):
-        everybody.append(provider(f"iwae_fast {name}", partial(ours.by_backend, backend=name), "ours", "iwae_fast"))
         make = partial(ours.captured, backend=name)
         everybody.append(provider(f"iwae_fast {name} captured", make, "ours", "iwae_fast"))
-    return [Work("step", "training", str(setting), tuple(everybody), setting.k, device=setting.device, whole=True)]
+        if launched:
+            everybody.append(provider(f"iwae_fast {name}", partial(ours.by_backend, backend=name), "ours", "iwae_fast"))
+    return everybody
 
 
 def providers(setting: Setting) -> tuple[Provider, ...]:

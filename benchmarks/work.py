@@ -23,6 +23,12 @@ CPU = torch.device("cpu")
 BASELINE = "torch eager"
 """The provider relative to which speed-ups are given."""
 
+COMPILED = "torch.compile"
+"""The provider that uses torch's compiler; names of its variants begin with this."""
+
+COPIED = "copy of its bytes"
+"""The bound of an op on a GPU: a copy that reads and writes as many bytes in all."""
+
 
 class Task(NamedTuple):
     """A prepared provider, in the process that runs it."""
@@ -78,8 +84,14 @@ class Work:
     whole: bool = False
     """On a GPU, True to time calls as a whole, including Python and synchronization, instead of the kernels of one
     call. For workloads that use CUDA graphs themselves, or synchronize."""
-    bytes: int = 0
-    """The bytes that must at least be read and written: each input once per pass, and each result; 0 if unknown."""
+    read: int = 0
+    """The bytes that must at least be read: each input once per pass; 0 if unknown."""
+    written: int = 0
+    """The bytes that must at least be written: each result and gradient once; 0 if unknown."""
+
+    @property
+    def bytes(self) -> int:
+        return self.read + self.written
 
     def __str__(self) -> str:
         return f"{self.op} {self.mode} {self.shape} ({self.metric})"

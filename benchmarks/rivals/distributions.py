@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
-from ..networks import Encoder, Setting
+from ..networks import Setting
 from ..step import Step
 from .eager import step_of
 
 
-def iwae_loss(encoder: Encoder, decoder: nn.Module, x: Tensor, k: int) -> Tensor:
+def iwae_loss(encoder: nn.Module, decoder: nn.Module, x: Tensor, k: int) -> Tensor:
     mean, log_std = encoder(x)
     posterior = independent(Normal(mean, log_std.exp(), validate_args=False))
     prior = independent(Normal(torch.zeros_like(mean), torch.ones_like(mean), validate_args=False))

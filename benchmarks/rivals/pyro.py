@@ -50,7 +50,7 @@ def programs(setting: Setting) -> tuple[Program, Program, list[torch.nn.Paramete
 
     pyro.enable_validation(False)
     pyro.clear_param_store()
-    encoder, decoder = networks(setting)
+    encoder, decoder, _ = networks(setting)
     zeros, ones = torch.zeros(setting.latents), torch.ones(setting.latents)
 
     def model(x: Tensor) -> None:

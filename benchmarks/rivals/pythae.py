@@ -21,7 +21,8 @@ def step(setting: Setting) -> Step:
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
 
-    encoder, decoder = networks(setting)
+    modules: Any = networks(setting)
+    encoder, decoder, _ = modules
     with torch.no_grad():  # log variance = 2 log standard deviation
         encoder.log_std.weight *= 2.0
 

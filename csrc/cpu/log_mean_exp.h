@@ -24,7 +24,7 @@ struct Columns {
   int count;
   Buffer<T>& buffer;
 
-  typename S::Value shift;  // the largest log-weight, 0 where that is infinite
+  typename S::Value shift;  // the largest log-weight, 0 where that is infinite or NaN
   typename S::Wide total;   // sum of exp(log_weight - shift)
 
   typename S::Value load(int64_t sample) {

@@ -135,7 +135,9 @@ static inline T load_one(const Operand& operand, int64_t offset) {
   T value;
   switch (operand.dtype) {
     case DType::kFloat64: value = static_cast<T>(reinterpret_cast<const double*>(operand.data)[offset]); break;
-    case DType::kBFloat16: value = static_cast<T>(float(reinterpret_cast<const BFloat16*>(operand.data)[offset])); break;
+    case DType::kBFloat16:
+      value = static_cast<T>(float(reinterpret_cast<const BFloat16*>(operand.data)[offset]));
+      break;
     case DType::kFloat16: value = static_cast<T>(float(reinterpret_cast<const Float16*>(operand.data)[offset])); break;
     default: value = static_cast<T>(reinterpret_cast<const float*>(operand.data)[offset]); break;
   }

@@ -14,7 +14,8 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// The shared memory of a small block, of which three fit a multiprocessor, and of a large block, which has one to itself.
+// The shared memory of a small block, of which three fit a multiprocessor, and of a large block, which has one to
+// itself.
 constexpr int64_t kSmallBlockBytes = 74 << 10, kLargeBlockBytes = 227 << 10;
 constexpr int kSmallBlocks = 3;
 constexpr int kMostBlocksACluster = 8;  // the most that every GPU with clusters allows
@@ -41,8 +42,8 @@ __device__ __forceinline__ void wait_for_cluster() {
 }
 
 // A mailbox in a block's shared memory counts the bytes that the blocks of the cluster store beside it. It is used in
-// rounds: one thread of the block says how many bytes the next round has, any thread waits for them. Stores into another
-// block cost no barrier, and do not wait for the stores to global memory that are under way.
+// rounds: one thread of the block says how many bytes the next round has, any thread waits for them. Stores into
+// another block cost no barrier, and do not wait for the stores to global memory that are under way.
 using Mailbox = uint64_t;
 
 __device__ __forceinline__ unsigned in_shared(const void* place) {

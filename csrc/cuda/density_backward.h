@@ -7,9 +7,9 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// The coefficient of a row's gradients: its entry of the upstream gradient (kRowIn), or 1 without one. For a loss it is
-// the gradient of the row's log-weight, -share * grad * weight, with weights and log-weights at kRowOut.
-struct Coefficients {
+// The coefficient of a row's gradients: its entry of the upstream gradient (kRowIn), or 1 without one. For a loss,
+// which has weights (kRowOut), it is the gradient of the row's log-weight, -share * grad * weight.
+struct RowCoefficients {
   const char* weights = nullptr;
   char* written = nullptr;  // output for the coefficients, or null
   double share = 1.0;
@@ -51,9 +51,9 @@ __device__ __forceinline__ void row_gradients(const Elements<Density, Loader>& e
 
 // Writes the gradients of a tile's rows for the parameters whose bit is set in `wanted`.
 template <class Density, class Loader>
-__device__ __forceinline__ void write_gradients(const Rows& plan, const Tile& tile, const Team& team,
-                                                const typename Density::Scalar (&coefficient)[kRowsATeam<Density, Loader>],
-                                                unsigned wanted) {
+__device__ __forceinline__ void write_gradients(
+    const Rows& plan, const Tile& tile, const Team& team,
+    const typename Density::Scalar (&coefficient)[kRowsATeam<Density, Loader>], unsigned wanted) {
   using T = typename Density::Scalar;
   constexpr int kWidth = Loader::kWidth, kRows = kRowsATeam<Density, Loader>;
   const int64_t features = tile.rows > 0 ? plan.features : 0, step = int64_t{team.lanes} * kWidth;
@@ -75,7 +75,7 @@ __device__ __forceinline__ void write_gradients(const Rows& plan, const Tile& ti
 }
 
 template <class Density, class Loader>
-IWAE_KERNEL gradient_kernel(const Rows plan, const Coefficients coefficients, const unsigned wanted) {
+IWAE_KERNEL gradient_kernel(const Rows plan, const RowCoefficients coefficients, const unsigned wanted) {
   using T = typename Density::Scalar;
   constexpr int kRows = kRowsATeam<Density, Loader>;
   const Team team(plan.lanes_log2);
@@ -103,7 +103,7 @@ struct SumPlan {
 constexpr int kRowLanes = kThreads / kWarp;
 
 template <class Density, class Loader>
-IWAE_KERNEL summed_gradient_kernel(const SumPlan plan, const Coefficients coefficients) {
+IWAE_KERNEL summed_gradient_kernel(const SumPlan plan, const RowCoefficients coefficients) {
   using T = typename Density::Scalar;
   constexpr int kParameters = Density::kParameters, kWidth = Loader::kWidth, kRowsASum = 16;
   __shared__ double place[kRowLanes][kWarp * kWidth];
@@ -182,7 +182,7 @@ IWAE_KERNEL split_sum_kernel(const double* partial, const int64_t splits, const 
 
 // Writes only the coefficients, of `count` contiguous rows.
 template <class T>
-IWAE_KERNEL coefficient_kernel(const Walk<1> grads, const View grad, const Coefficients coefficients) {
+IWAE_KERNEL coefficient_kernel(const Walk<1> grads, const View grad, const RowCoefficients coefficients) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (row >= grads.outer_count) return;
   int64_t in[1];
@@ -192,7 +192,7 @@ IWAE_KERNEL coefficient_kernel(const Walk<1> grads, const View grad, const Coeff
 
 // One pass over all rows: gradients of the parameters in `wanted`; those in `is_summed` are summed over `axes`.
 template <class Density>
-void gradient_pass(const DensityBackwardCall& call, const Coefficients& coefficients, unsigned wanted,
+void gradient_pass(const DensityBackwardCall& call, const RowCoefficients& coefficients, unsigned wanted,
                    unsigned is_summed, unsigned axes) {
   Operand outputs[kMaxParameters];
   for (int p = 0; p < Density::kParameters; ++p) {
@@ -253,7 +253,7 @@ inline unsigned broadcast_axes(const Shape& shape, const Operand& operand) {
 }
 
 // Writes the coefficients alone, if no gradient of a parameter is requested.
-inline void write_coefficients(const DensityBackwardCall& call, const Coefficients& coefficients) {
+inline void write_coefficients(const DensityBackwardCall& call, const RowCoefficients& coefficients) {
   if (coefficients.written == nullptr) return;
   const Operand* operands[1] = {&call.grad};
   const Walk<1> grads = walk_over(call.shape, leading_axes(call.shape), operands, 0, kNone);
@@ -265,7 +265,7 @@ inline void write_coefficients(const DensityBackwardCall& call, const Coefficien
 // One pass per distinct set of summed axes; the first also computes gradients that are not summed, and writes the
 // coefficients if requested.
 template <class Density>
-void density_backward(const DensityBackwardCall& call, Coefficients coefficients) {
+void density_backward(const DensityBackwardCall& call, RowCoefficients coefficients) {
   unsigned waiting = 0, everywhere = 0, axes[kMaxParameters] = {};
   for (int p = 0; p < Density::kParameters; ++p) {
     if (!call.gradients[p]) continue;

@@ -136,7 +136,7 @@ void iwae_loss_apart(const IWAELossCall& call, const DensityBackwardCall& kept, 
          observations, out);
   add_parts<T>(call, out, parts);
   if (wanted == 0) return;
-  Coefficients coefficients;
+  RowCoefficients coefficients;
   coefficients.share = out.share;
   coefficients.weights = static_cast<const char*>(call.log_prob);
   density_backward<Density>(kept, coefficients);
@@ -163,7 +163,7 @@ void iwae_loss_backward(const IWAELossBackwardCall& call) {
   static_cast<DensityCall&>(density) = call;
   density.grad = call.grad;
   for (int p = 0; p < kMaxParameters; ++p) density.gradients[p] = call.gradients[p];
-  Coefficients coefficients;
+  RowCoefficients coefficients;
   coefficients.weights = static_cast<const char*>(call.weights);
   coefficients.written = static_cast<char*>(call.grad_log_ratio);
   coefficients.share = share_of(call.reduction, observations_of(call));

@@ -7,8 +7,8 @@
 //   -> weights -> gradients; as soon as a row is done, its place is refilled for a later observation.
 //
 // Every thread reads only those elements of a row that it has copied itself, so a row needs no barrier. Parameters that
-// are broadcast along the samples are copied once per observation and block; they arrive two observations ahead, so that
-// the barrier in between also makes them visible to all threads.
+// are broadcast along the samples are copied once per observation and block; they arrive two observations ahead, so
+// that the barrier in between also makes them visible to all threads.
 #pragma once
 
 #include "async.h"
@@ -31,10 +31,11 @@ struct Staged : Base {
   }
 };
 
-// The number of small blocks per multiprocessor, of kThreads threads each: they leave 80 registers to a thread, or 128
-// where it holds more numbers. A large block has as many threads.
+// The number of small blocks per multiprocessor, of kThreads threads each. They leave 80 registers to a thread, or 128
+// where it holds eight numbers of three parameters or more: a load of 16-bit numbers has eight. A large block has as
+// many threads.
 template <class Density, class Loader>
-constexpr int kOnceBlocks = Loader::kHalf && Density::kParameters == kMaxParameters ? kSmallBlocks - 1 : kSmallBlocks;
+constexpr int kOnceBlocks = Loader::kHalf && Density::kParameters >= 3 ? kSmallBlocks - 1 : kSmallBlocks;
 template <class Density, class Loader>
 constexpr int kLargeBlock = kThreads * kOnceBlocks<Density, Loader>;
 
@@ -167,8 +168,8 @@ iwae_loss_once_kernel(const OncePlan plan, const LossOutputs out, const unsigned
   if (plan.stages == 1) start_observation(1);
 #pragma unroll 1
   for (int turn = 0; turn < plan.stages; ++turn) {
-  #pragma unroll 1
-  for (int number = 0; number < plan.rows_a_team; ++number) start_row(turn, number);
+#pragma unroll 1
+    for (int number = 0; number < plan.rows_a_team; ++number) start_row(turn, number);
     if (plan.stages == 2 && turn == 0) start_observation(1);
   }
   // The groups of later stages that may be under way while those of an observation must have arrived.

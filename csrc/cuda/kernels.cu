@@ -19,12 +19,12 @@ static void run_density(const DensityForwardCall& call) {
     for (int p = 0; p < Density::kParameters; ++p) {
       kept.gradients[p] = contiguous(call.kept[p], accumulation(call), call.shape, call.shape.dims);
     }
-    density_backward<Density>(kept, Coefficients{});
+    density_backward<Density>(kept, RowCoefficients{});
   });
 }
 
 static void run_density_backward(const DensityBackwardCall& call) {
-  with_density<Math>(call, [&](auto density) { density_backward<decltype(density)>(call, Coefficients{}); });
+  with_density<Math>(call, [&](auto density) { density_backward<decltype(density)>(call, RowCoefficients{}); });
 }
 
 static void run_iwae_loss(const IWAELossCall& call) {

@@ -60,7 +60,7 @@ inline LossOutputs outputs_of(const IWAELossCall& call, int64_t parts, bool one_
 
 template <class T>
 void add_parts(const IWAELossCall& call, const LossOutputs& out, int64_t parts) {
-  if (out.reduced == nullptr) return;
+  if (call.reduction == Reduction::kNone || out.loss != nullptr) return;  // pointers may be null: no observations
   launch(loss_kernel<T>, 1, 0, call.cuda_stream, out.reduced, parts, out.share, static_cast<T*>(call.loss));
 }
 

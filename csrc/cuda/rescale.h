@@ -37,7 +37,8 @@ void rescale(const RescaleCall& call) {
   const int64_t needed = ceil_divide(rows.outer_count * call.shape.sizes[last], kThreads);
   const int64_t blocks = needed < kMostBlocks ? needed : kMostBlocks;
   launch(rescale_kernel<T, Storage>, blocks, 0, call.cuda_stream, static_cast<char*>(call.gradient),
-         static_cast<const T*>(call.weights), view_of(call.grad, last), rows, is_number, call.shape.sizes[last], blocks);
+         static_cast<const T*>(call.weights), view_of(call.grad, last), rows, is_number, call.shape.sizes[last],
+         blocks);
 }
 
 }  // namespace IWAE_ISA

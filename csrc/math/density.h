@@ -4,7 +4,7 @@
 // A density (gaussian.h and its siblings) derives from DensityDefaults, replaces what differs, and defines
 //   kParameters                the number of its tensors, at most kMaxParameters
 //   add(p, sum, factors)       adds an element's term of log p, divided by kScale, to the sum. If kHasFactors, it also
-//                              multiplies `factors` by a factor in [1, 2], whose logarithm the term lacks
+//                              multiplies `factors` by a factor in [1, 2], whose logarithm is subtracted from the sum
 //   gradients(p, slope)        d log p / d each parameter
 #pragma once
 

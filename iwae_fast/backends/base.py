@@ -166,7 +166,11 @@ class Backend(Ops, Protocol):
     They are rounded before they are scaled by the upstream gradient."""
 
     def missing(self) -> str | None:
-        """Return the software that the backend lacks, or None. Called once, at import; must not access a device."""
+        """Return the software that the backend lacks, or None.
+
+        Called once: for the package's own backends when it is imported, for others by
+        :func:`iwae_fast.backends.register`. Must not access a device.
+        """
 
     def unavailable(self) -> str | None:
         """Return the reason why the backend cannot run on this machine, or None."""

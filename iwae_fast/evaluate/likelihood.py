@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,11 +15,16 @@ from .. import checks
 from ..backends.heap import keep_large_blocks, return_free_memory
 from ..models import LatentVariableModel
 from ..modes import evaluation_mode
+from ..objectives.ranks import ONE_PROCESS, MeshRanks, Ranks
 from ..ops.samples import seed_number
 from .diagnostics import FEWEST_IN_TAIL, pareto_k_of_largest, tail_size
 from .journal import FIELDS, Journal
 from .observations import Chunk, chunks
 from .rows import device_rows
+from .shards import in_order, own_file, own_part
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 SAMPLES_TAKEN_IN = 1024
 """The number of log-weights per observation collected before they are summed: top-k is too expensive per chunk."""
@@ -82,6 +87,21 @@ class StreamingWeights:
         candidates = torch.cat([self.tail, log_weights])
         self.tail = candidates.topk(min(self.tail_size, len(candidates)), dim=0).values
 
+    def merge(self, ranks: Ranks, num_samples: int) -> None:
+        """Add the samples of the other ranks that divide the ``num_samples`` samples of these observations."""
+        if ranks.num_sample_ranks == 1:
+            return
+        tail = self.tail.new_full((self.tail_size, len(self.largest)), -math.inf)
+        tail[: len(self.tail)] = self.tail
+        own = torch.cat([torch.stack([self.largest, self.total, self.total_square]), tail])
+        largest, totals, squares, *tails = ranks.gather(own[None], ranks.num_sample_ranks).unbind(1)  # a row per rank
+        self.largest = largest.amax(0)
+        shift = torch.where(self.largest.isinf(), 0.0, self.largest)
+        scale = torch.exp(largest - shift)
+        self.total, self.total_square = (totals * scale).sum(0), (squares * scale.square()).sum(0)
+        self.count = num_samples
+        self.tail = torch.cat(tails).topk(min(self.tail_size, self.count), dim=0).values
+
     def log_likelihood(self) -> LogLikelihood:
         """Compute the results of the samples so far."""
         k = self.count
@@ -111,6 +131,7 @@ def log_likelihood(
     observation_offset: int = 0,
     progress: Callable[[int], None] | None = None,
     journal: str | Path | None = None,
+    mesh: DeviceMesh | None = None,
 ) -> LogLikelihood:
     """Estimate log p(x) by importance sampling: the IWAE bound with many samples (Burda, Grosse & Salakhutdinov 2016).
 
@@ -137,7 +158,12 @@ def log_likelihood(
         progress: called with the number of (sample, observation) pairs just evaluated.
         journal: an .npz file to which finished observations are saved, 256 at a time. If it exists, an interrupted
             evaluation resumes and ends with bitwise the same results. ValueError if the file belongs to another model,
-            other data, or another k, seed or offset. A loader must return the same batches again.
+            other data, or another k, seed or offset. A loader must return the same batches again. With a mesh, each
+            data rank has a file of its own: the rank is added to the name.
+        mesh: a torch DeviceMesh whose dimensions are named "data" and "sample", or one of them. Every rank is called
+            with all observations and evaluates its part of them, or of their samples; all ranks return all results.
+            Noise does not depend on the mesh: results equal those of one process, k-hat bitwise for the same
+            log-weights.
 
     Returns:
         A :class:`LogLikelihood`, with one entry per observation.
@@ -149,35 +175,66 @@ def log_likelihood(
     if chunk_size is not None:
         checks.positive("chunk_size", chunk_size)
     checks.not_negative("observation_offset", observation_offset)
+    ranks = ONE_PROCESS if mesh is None else MeshRanks(mesh)
     parts: list[Tensor] = []
-    every = chunks(model, x, context, mask, OBSERVATIONS_A_CHUNK)
+    sizes: list[int] = []
+    every = chunks(model, x, context, mask, OBSERVATIONS_A_CHUNK * ranks.num_data_ranks)
     keep_large_blocks()
     with evaluation_mode(model):
-        kept = None if journal is None else Journal(Path(journal), model, num_samples, observation_offset)
-        seed = seed_number(seed) if isinstance(seed, Tensor) else seed
-        if kept is not None and kept.seed is not None:
-            if seed not in (None, kept.seed):
-                raise ValueError(f"seed must be {kept.seed} or None to resume from {journal}, got {seed}")
-            seed = kept.seed
-        if seed is None:
-            seed = int(torch.randint(2**63 - 1, (), device="cpu"))
+        path = None if journal is None else own_file(Path(journal), ranks)
+        kept = None if path is None else Journal(path, model, num_samples, observation_offset)
+        seed = _seed(seed, None if kept is None else kept.seed, journal, ranks, _device(model))
         rows = 0
-        for chunk in every:
-            result = None if kept is None else kept.take(chunk)
+        for whole in every:
+            sizes.append(len(whole.x))
+            chunk = own_part(whole, ranks)
+            result = _kept(kept, chunk, ranks)
             if result is None:
                 model.likelihood.check_support(chunk.x, chunk.mask)
                 rows = rows or device_rows(model, chunk.x)
                 chunk = chunk._replace(first=observation_offset + chunk.first)
-                done, rows = _observations(model, chunk, num_samples, chunk_size, rows, seed, progress)
+                done, rows = _observations(model, chunk, num_samples, chunk_size, rows, seed, progress, ranks)
                 result = torch.stack([getattr(done, name) for name in FIELDS])
                 if kept is not None:
                     kept.add(seed, result)
             elif progress is not None:
-                progress(result.shape[1] * num_samples)
+                progress(result.shape[1] * ranks.share(num_samples).size)
             parts.append(result)
         if kept is not None:
             kept.finish()
-    return LogLikelihood(*torch.cat(parts, dim=1))
+        return LogLikelihood(*in_order(parts, sizes, ranks))
+
+
+def _device(model: LatentVariableModel) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _seed(
+    given: int | Tensor | None, of_journal: int | None, journal: str | Path | None, ranks: Ranks, device: torch.device
+) -> int:
+    """Return the seed of all ranks: the given one, that of the journals, or one that is drawn."""
+    known = ranks.largest(-1 if of_journal is None else of_journal, device)
+    if known < 0:
+        drawn = int(torch.randint(2**63 - 1, (), device="cpu"))
+        return ranks.largest(drawn, device) if given is None else seed_number(given)
+    asked = None if given is None else seed_number(given)
+    if asked not in (None, known) or of_journal not in (None, known):
+        other = of_journal if asked in (None, known) else asked
+        raise ValueError(f"seed must be {known} or None to resume from {journal}, got {other}")
+    return known
+
+
+def _kept(journal: Journal | None, chunk: Chunk, ranks: Ranks) -> Tensor | None:
+    """Return the results of a chunk that the first of the ranks that divide its samples has saved, or None."""
+    result = None if journal is None else journal.take(chunk)
+    if ranks.num_sample_ranks == 1:
+        return result
+    saved = torch.tensor(result is not None, device=chunk.x.device)
+    if not ranks.from_first_sample_rank(saved):
+        return None
+    shape = (len(FIELDS), len(chunk.x))
+    received = chunk.x.new_empty(shape, dtype=torch.float64) if result is None else result
+    return ranks.from_first_sample_rank(received)
 
 
 def _observations(
@@ -188,22 +245,25 @@ def _observations(
     rows: int,
     seed: int,
     progress: Callable[[int], None] | None,
+    ranks: Ranks,
 ) -> tuple[LogLikelihood, int]:
-    """Evaluate a chunk of observations, ``chunk_size`` samples at a time, or at most ``rows`` (sample, observation)
-    pairs at a time if ``chunk_size`` is None.
+    """Evaluate this rank's samples of a chunk of observations, ``chunk_size`` at a time, or at most ``rows`` (sample,
+    observation) pairs at a time if ``chunk_size`` is None.
 
     Returns the results and the number of rows that fit into memory, at most ``rows``.
     """
     x, context, mask = chunk.x, chunk.context, chunk.mask
     posterior = model.encode(x, context=context, mask=mask)
     weights = StreamingWeights(num_samples, len(x), x.device)
-    step = min(num_samples, chunk_size or max(1, rows // max(1, len(x))))
-    taken_in = min(num_samples, -(-SAMPLES_TAKEN_IN // step) * step)
+    offset, own, is_used = ranks.share(num_samples)
+    own = own if is_used else 0
+    step = min(max(own, 1), chunk_size or max(1, rows // max(1, len(x))))
+    taken_in = min(own, -(-SAMPLES_TAKEN_IN // step) * step)
     # One block for all chunks: separate small results that stay alive would fragment the heap.
     waiting = torch.empty((taken_in, len(x)), dtype=torch.float64, device=x.device)
     filled = start = 0
-    while start < num_samples:
-        count = min(step, num_samples - start, taken_in - filled)
+    while start < own:
+        count = min(step, own - start, taken_in - filled)
         try:
             waiting[filled : filled + count] = model.log_weights(
                 x,
@@ -212,7 +272,7 @@ def _observations(
                 context=context,
                 mask=mask,
                 posterior=posterior,
-                sample_offset=start,
+                sample_offset=offset + start,
                 observation_offset=chunk.first,
             )
         except torch.OutOfMemoryError:
@@ -222,10 +282,11 @@ def _observations(
             rows = step * len(x)
             continue
         start, filled = start + count, filled + count
-        if filled == taken_in or start == num_samples:
+        if filled == taken_in or start == own:
             weights.add(waiting[:filled])
             filled = 0
         if progress is not None:
             progress(count * len(x))
         return_free_memory(x.device)
+    weights.merge(ranks, num_samples)
     return weights.log_likelihood(), rows

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..deprecation import context_of
 from ..models import LatentVariableModel
+from .ranks import ONE_PROCESS, Ranks
 
 if TYPE_CHECKING:
     from .objective import Objective
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 class BoundObjective(nn.Module):
     """An objective and its model as one module whose ``forward`` returns the loss."""
 
-    def __init__(self, objective: Objective, model: LatentVariableModel) -> None:
+    def __init__(self, objective: Objective, model: LatentVariableModel, ranks: Ranks = ONE_PROCESS) -> None:
         super().__init__()
         self.objective = objective
         self.model = model
+        self.ranks = ranks
 
     def forward(
         self,
@@ -29,22 +31,30 @@ class BoundObjective(nn.Module):
         context: Sequence[Tensor] = (),
         mask: Tensor | None = None,
         seed: int | Tensor | None = None,
-        observation_offset: int = 0,
+        observation_offset: int | None = None,
         step: int | None = None,
     ) -> Tensor:
         context = context_of(positional, context)
         return self.objective(
-            self.model, x, context=context, mask=mask, seed=seed, observation_offset=observation_offset, step=step
+            self.model,
+            x,
+            context=context,
+            mask=mask,
+            seed=seed,
+            observation_offset=observation_offset,
+            step=step,
+            ranks=self.ranks,
         )
 
 
 class DictObjective(nn.Module):
     """An objective and its model as one module, for trainers that pass batches by keyword and read ``loss`` by name."""
 
-    def __init__(self, objective: Objective, model: LatentVariableModel) -> None:
+    def __init__(self, objective: Objective, model: LatentVariableModel, ranks: Ranks = ONE_PROCESS) -> None:
         super().__init__()
         self.objective = objective
         self.model = model
+        self.ranks = ranks
 
     def forward(
         self,
@@ -52,7 +62,7 @@ class DictObjective(nn.Module):
         context: Tensor | Sequence[Tensor] = (),
         mask: Tensor | None = None,
         seed: int | Tensor | None = None,
-        observation_offset: int = 0,
+        observation_offset: int | None = None,
         step: int | None = None,
         return_loss: bool = True,
     ) -> dict[str, Tensor]:
@@ -68,6 +78,13 @@ class DictObjective(nn.Module):
             raise ValueError("return_loss must be True: the module returns nothing but the loss")
         context = (context,) if isinstance(context, Tensor) else tuple(context)
         loss = self.objective(
-            self.model, x, context=context, mask=mask, seed=seed, observation_offset=observation_offset, step=step
+            self.model,
+            x,
+            context=context,
+            mask=mask,
+            seed=seed,
+            observation_offset=observation_offset,
+            step=step,
+            ranks=self.ranks,
         )
         return {"loss": loss}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ from ..ops.samples import standard_normal
 from . import estimators
 from .budgets import to_tolerance, within_budget
 from .estimators import Scales
+from .ranks import ONE_PROCESS, Ranks
 from .record import StepRecord
 from .routing import GradientRouter, WeightedTerms
 
@@ -49,6 +51,7 @@ class Call:
         mask: Tensor | None,
         draw: Draw,
         kl_weight: float,
+        ranks: Ranks,
     ) -> None:
         self.objective = objective
         self.model = model
@@ -56,28 +59,31 @@ class Call:
         self.x, self.context, self.mask = x, context, mask
         self.draw = draw
         self.kl_weight = kl_weight
+        self.ranks = ranks
         self.num_samples = draw.num_samples
+        self.share = ranks.share(draw.num_samples)
         self.estimator = objective._estimator
 
     def plain_loss(self) -> Tensor | None:
-        """Return the loss if it is minus log_mean_exp over all samples, which likelihoods may fuse; else None."""
+        """Return the loss of this rank's observations if it is minus log_mean_exp over all samples, which likelihoods
+        may fuse; else None."""
         objective = self.objective
         plain = self.bound.is_log_mean_exp and objective.estimator == "reparameterized" and objective.single_pass
-        if not plain or not self.model.has_plain_terms:
+        if not plain or not self.model.has_plain_terms or self.ranks.num_sample_ranks > 1:
             return None
         result = self.model.iwae_loss(
             self.x,
             self.model.encode(self.x, context=self.context, mask=self.mask),
             self.draw,
             self.kl_weight,
-            objective.reduction,
+            self.ranks.shard_reduction(objective.reduction),
             context=self.context,
             mask=self.mask,
         )
         objective.record = StepRecord(
             result.bound, self.num_samples, self.kl_weight, result.weights, normalized=result.normalized
         )
-        return objective._for_the_data_set(result.loss, self.x.shape[0])
+        return result.loss
 
     def run(self) -> tuple[Tensor, Tensor, int | Tensor]:
         """Return the bound with the estimator's gradient, the log-weights, and the number of samples that run backward
@@ -90,7 +96,8 @@ class Call:
         if objective.free_bits:
             return *self._with_free_bits(posterior), ran
         both = self.bound.for_decoder is self.bound and self.bound.for_encoder is self.bound
-        if objective.estimator == "reparameterized" and both and objective.chunk_size is None:
+        own_gradient = objective.estimator == "reparameterized" and both and objective.chunk_size is None
+        if own_gradient and self.ranks.num_sample_ranks == 1:
             log_weights = self._terms(posterior, 0, self.num_samples).log_weights(self.kl_weight)
             return self.bound(log_weights), log_weights, ran  # the bound's own gradient is the estimator's
         return *self._all_samples(posterior), ran
@@ -115,21 +122,38 @@ class Call:
         return terms
 
     def _with_free_bits(self, posterior: AnyPosterior) -> tuple[Tensor, Tensor]:
-        terms = self._terms(posterior, 0, self.num_samples)
-        divergence = self.model.kl_by_dimension(posterior).mean(0).clamp(min=self.objective.free_bits).sum()
-        return terms.log_likelihood.mean(0) - self.kl_weight * divergence, terms.log_weights(self.kl_weight)
+        """Return the ELBO whose divergence is at least ``free_bits`` in each dimension, and the log-weights."""
+        terms = self._terms(posterior, self.share.first, self.share.size)
+        by_dimension = self.model.kl_by_dimension(posterior)
+        mean = self.ranks.mean(by_dimension)
+        divergence = mean.clamp(min=self.objective.free_bits).sum()
+        log_weights = self.ranks.gather(terms.log_weights(self.kl_weight), self.num_samples)
+        value = self.ranks.gather(terms.log_likelihood, self.num_samples).mean(0) - self.kl_weight * divergence
+        if self.ranks is ONE_PROCESS:
+            return value, log_weights
+        # The mean over the observations of all ranks has no graph. Each rank passes a part of the gradient on: that of
+        # its own samples, and of the divergence of its own observations.
+        share = torch.full_like(log_weights, 1.0 / self.num_samples)
+        share = self.share.of(Scales(share, share)).decoder
+        penalized = (mean >= self.objective.free_bits).to(value.dtype).unsqueeze(1).expand_as(by_dimension.T)
+        scaled = [
+            (share, terms.log_likelihood),
+            (penalized * (-self.kl_weight / self.ranks.num_sample_ranks), by_dimension.T),
+        ]
+        return _weighted(value.detach(), torch.ones_like(share), torch.empty_like(share), scaled), log_weights
 
     def _all_samples(self, posterior: AnyPosterior) -> tuple[Tensor, Tensor]:
-        """Run all samples with a graph; their scales are computed when all log-weights are known."""
+        """Run this rank's samples with a graph; their scales are computed when all log-weights are known."""
 
         def terms(first: int, count: int) -> tuple[Terms, Tensor]:
             router = GradientRouter(self.estimator.reparameterize_prior)
             terms = self._terms(posterior, first, count, router=router)
             return terms, router.messenger(terms.log_ratio)
 
-        step = self.objective.chunk_size or self.num_samples
-        if step >= self.num_samples:
-            whole, messenger = terms(0, self.num_samples)
+        start, count, _ = self.share
+        step = self.objective.chunk_size or count
+        if step >= count:
+            own, messenger = terms(start, count)
         else:
             # Checkpointed: only the terms of a chunk are saved, and its backward pass recomputes the rest. The state of
             # torch's generators cannot be saved while a CUDA graph is captured; the noise here does not depend on it.
@@ -138,41 +162,38 @@ class Call:
             )
             parts: list[Terms] = []
             messengers: list[Tensor] = []
-            for first in range(0, self.num_samples, step):
+            for first, chunk in _chunks(start, count, step):
                 part, messenger = checkpoint(
-                    terms,
-                    first,
-                    min(step, self.num_samples - first),
-                    use_reentrant=False,
-                    preserve_rng_state=keeps_generators,
+                    terms, first, chunk, use_reentrant=False, preserve_rng_state=keeps_generators
                 )
                 parts.append(part)
                 messengers.append(messenger)
                 return_free_memory(self.x.device)
-            whole, messenger = _concatenated(parts), torch.cat(messengers)
-        log_weights = whole.log_weights(self.kl_weight).detach()
+            own, messenger = _concatenated(parts), torch.cat(messengers)
+        log_weights = self.ranks.gather(own.log_weights(self.kl_weight).detach(), self.num_samples)
         value, scales = self._scaled(log_weights)
-        return self._with_gradient(value, scales, messenger, whole), log_weights
+        return self._with_gradient(value, self.share.of(scales), messenger, own), log_weights
 
     def _chosen_samples(self, posterior: AnyPosterior) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute all log-weights without a graph, then run the selected samples with a graph."""
+        """Compute all log-weights without a graph, then run this rank's part of the selected samples with a graph."""
         fixed = posterior.detach()
         step = self.objective.chunk_size or max(1, ROWS_WITHOUT_A_GRAPH // max(1, self.x.shape[0]))
-        k = self.num_samples
         with torch.no_grad():
             parts = []
-            for first in range(0, k, step):
-                parts.append(self._terms(fixed, first, min(step, k - first)).log_weights(self.kl_weight))
+            for first, chunk in _chunks(self.share.first, self.share.size, step):
+                parts.append(self._terms(fixed, first, chunk).log_weights(self.kl_weight))
                 return_free_memory(self.x.device)
-            log_weights = torch.cat(parts)
+            log_weights = self.ranks.gather(torch.cat(parts), self.num_samples)
             value, scales = self._scaled(log_weights)
             if self.objective.budget is not None:
                 selection = within_budget(scales, self.objective.budget, self._exponential())
             else:
                 selection = to_tolerance(scales, self.objective.tolerance or 0.0)
         router = GradientRouter(self.estimator.reparameterize_prior)
-        chosen = self._terms(posterior, 0, len(selection.samples), selection.samples, router)
-        value = self._with_gradient(value, selection.scales, router.messenger(chosen.log_ratio), chosen)
+        share = self.ranks.share(len(selection.samples))
+        samples = selection.samples[share.first : share.first + share.size]
+        own = self._terms(posterior, 0, share.size, samples, router)
+        value = self._with_gradient(value, share.of(selection.scales), router.messenger(own.log_ratio), own)
         return value, log_weights, selection.num_used
 
     def _exponential(self) -> Tensor:
@@ -205,10 +226,22 @@ class Call:
         else:
             decoder = _at_least(decoder, encoder, self._rounding())
             ratio = torch.where(decoder == 0, 0.0, encoder / torch.where(decoder == 0, 1.0, decoder))
-        weighed = [(decoder, terms.log_likelihood), (self.kl_weight * encoder, terms.log_ratio)]
+        scaled = [(decoder, terms.log_likelihood), (self.kl_weight * encoder, terms.log_ratio)]
         if terms.log_prior is not None:
-            weighed.append((self.kl_weight * decoder, terms.log_prior))
-        return applied(WeightedTerms)(value, ratio, messenger, *(part for pair in weighed for part in pair))
+            scaled.append((self.kl_weight * decoder, terms.log_prior))
+        return _weighted(value, ratio, messenger, scaled)
+
+
+def _weighted(value: Tensor, ratio: Tensor, messenger: Tensor, scaled: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the value with the gradient of the sum of scales times terms, for each pair of them."""
+    weighted: Tensor = applied(WeightedTerms)(value, ratio, messenger, *(part for pair in scaled for part in pair))
+    return weighted
+
+
+def _chunks(first: int, count: int, step: int) -> Iterator[tuple[int, int]]:
+    """Yield the first sample and the number of samples of each chunk of at most ``step`` samples."""
+    for start in range(0, count, step):
+        yield first + start, min(step, count - start)
 
 
 def _concatenated(parts: list[Terms]) -> Terms:

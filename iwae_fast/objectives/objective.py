@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,16 @@ from ..models import VAE, LatentVariableModel
 from ..models.base import check_model
 from ..models.draw import Draw
 from ..models.terms import LogQGradient
-from ..ops.samples import seed_tensor
+from ..ops.losses import reduced
 from . import estimators
 from .bound_objective import BoundObjective, DictObjective
 from .call import Call
+from .ranks import ONE_PROCESS, MeshRanks, Ranks
 from .record import Diagnostics, StepRecord
 from .schedules import Schedule
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 CHANGING = (_DropoutNd, _BatchNorm, nn.RReLU)
 """Layers that are stochastic in training mode, or change in it."""
@@ -134,8 +138,9 @@ class Objective:
         context: Sequence[Tensor] = (),
         mask: Tensor | None = None,
         seed: int | Tensor | None = None,
-        observation_offset: int = 0,
+        observation_offset: int | None = None,
         step: int | None = None,
+        ranks: Ranks = ONE_PROCESS,
     ) -> Tensor:
         """Return minus the bound in nats, a scalar (with reduction "none": (B,)).
 
@@ -147,21 +152,26 @@ class Objective:
                 log p(x_observed) (Mattei & Frellsen 2019); the encoder gets zeros in place of masked features.
             seed: seed of the noise, an int or an int64 scalar tensor; drawn from torch's generator if None.
             observation_offset: index of the first observation if x is a shard of a batch: with the same seed, shards
-                draw the same noise as the whole batch.
+                draw the same noise as the whole batch. 0 if None, or the number of observations on the data ranks
+                before this one.
             step: argument of the schedule if ``kl_weight`` is one.
+            ranks: the processes that compute the loss together: see :meth:`bind`.
         """
         context = context_of(positional, context)
         self.check_model(model)
         model.check_batch(x, context)
         model.check_first_observations(x, mask)
-        draw = Draw(seed_tensor(seed, x.device), self.num_samples, observation_offset=observation_offset)
-        bound, k = self.bound.for_call(self.num_samples, seed)
-        call = Call(self, model, bound, x, context, mask, draw._replace(num_samples=k), self._kl_weight(step))
-        if (loss := call.plain_loss()) is not None:
-            return loss
-        value, log_weights, ran = call.run()
-        self.record = StepRecord(value.detach(), ran, call.kl_weight, log_weights.detach(), normalized=False)
-        return self._reduced(-value)
+        shared_seed = ranks.seed(seed, x.device)
+        bound, k = self.bound.for_call(self.num_samples, seed if ranks is ONE_PROCESS else shared_seed)
+        draw = Draw(
+            shared_seed, k, observation_offset=ranks.first_observation(observation_offset, x.shape[0], x.device)
+        )
+        call = Call(self, model, bound, x, context, mask, draw, self._kl_weight(step), ranks)
+        if (loss := call.plain_loss()) is None:
+            value, log_weights, ran = call.run()
+            self.record = StepRecord(value.detach(), ran, call.kl_weight, log_weights.detach(), normalized=False)
+            loss = reduced(-value, ranks.shard_reduction(self.reduction))
+        return ranks.finish(loss, x.shape[0], self.reduction, self.dataset_size)
 
     @property
     def last(self) -> Diagnostics | None:
@@ -173,12 +183,18 @@ class Objective:
         return self._last[1]
 
     @overload
-    def bind(self, model: LatentVariableModel, *, as_dict: Literal[False] = False) -> BoundObjective: ...
+    def bind(
+        self, model: LatentVariableModel, *, as_dict: Literal[False] = False, mesh: DeviceMesh | None = None
+    ) -> BoundObjective: ...
 
     @overload
-    def bind(self, model: LatentVariableModel, *, as_dict: Literal[True]) -> DictObjective: ...
+    def bind(
+        self, model: LatentVariableModel, *, as_dict: Literal[True], mesh: DeviceMesh | None = None
+    ) -> DictObjective: ...
 
-    def bind(self, model: LatentVariableModel, *, as_dict: bool = False) -> BoundObjective | DictObjective:
+    def bind(
+        self, model: LatentVariableModel, *, as_dict: bool = False, mesh: DeviceMesh | None = None
+    ) -> BoundObjective | DictObjective:
         """Return one module of the objective and a model, for tools that wrap or train modules.
 
         Args:
@@ -186,9 +202,15 @@ class Objective:
             as_dict: False for a module whose ``forward(x, context=..., ...)`` returns the loss, for DDP, torch.compile
                 and Lightning; True for one whose ``forward(x=..., context=..., ...)`` returns ``{"loss": loss}``, for
                 trainers that call ``model(**batch)``, such as Hugging Face's.
+            mesh: a torch DeviceMesh whose dimensions are named "data" and "sample", or one of them. Every rank of
+                "data" is called with its own observations, and the ranks of "sample" divide the samples of the same
+                observations. The loss is that of the whole batch, on every rank; the average of the gradients over all
+                ranks, which DistributedDataParallel computes, is the gradient of one process. Without a ``seed`` the
+                first rank's is broadcast.
         """
         self.check_model(model)
-        return DictObjective(self, model) if as_dict else BoundObjective(self, model)
+        ranks = ONE_PROCESS if mesh is None else MeshRanks(mesh)
+        return DictObjective(self, model, ranks) if as_dict else BoundObjective(self, model, ranks)
 
     def check_model(self, model: LatentVariableModel) -> None:
         """Raise TypeError or ValueError if the objective is invalid for the model."""
@@ -210,14 +232,6 @@ class Objective:
         if step is None:
             raise ValueError("kl_weight is a schedule: call the objective with step=")
         return _not_negative("the schedule's kl_weight", self.kl_weight(step))
-
-    def _reduced(self, loss: Tensor) -> Tensor:
-        if self.reduction == "none":
-            return loss
-        return loss.mean() if self.reduction == "mean" else self._for_the_data_set(loss.sum(), loss.shape[0])
-
-    def _for_the_data_set(self, loss: Tensor, observations: int) -> Tensor:
-        return loss if self.dataset_size is None else loss * (self.dataset_size / max(observations, 1))
 
     def __repr__(self) -> str:
         settings = {

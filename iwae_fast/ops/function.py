@@ -132,8 +132,9 @@ def product_without_nan(gradient: Tensor, grad: Tensor, weights: Tensor) -> Tens
 def once(gradients: tuple[Tensor | None, ...], anchor: Tensor) -> tuple[Tensor | None, ...]:
     """Wrap gradients so that differentiating them again raises.
 
-    ``anchor`` is an output of the Function that is not returned to the user. The result itself cannot be used, since
-    users may change it in place, as in ``loss /= 4``.
+    The gradients of a Function that computed them in its forward pass do not depend on its inputs, so differentiating
+    them would silently give zero. ``anchor`` is a differentiable output of that Function, on which they are made to
+    depend. It must not be returned to the user: users may change a result in place, as in ``loss /= 4``.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return gradients

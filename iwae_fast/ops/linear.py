@@ -289,8 +289,7 @@ class LinearIWAELoss(Fused):
     """Minus the IWAE bound with a linear layer and a Bernoulli likelihood, reduced over observations.
 
     The forward pass overwrites the logits by their gradient, which is returned with the bounds and the normalized
-    weights. The caller must detach the weights: they are part of the graph as its anchor, but no gradient flows through
-    them.
+    weights. The caller must detach the weights, which stay in the graph as those of :class:`IWAELossWithGradients` do.
     """
 
     @staticmethod

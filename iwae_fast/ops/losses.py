@@ -273,8 +273,9 @@ class IWAELossWithGradients(Fused):
     """:class:`IWAELoss` whose forward pass also computes the gradients, so that each exponential is computed once.
 
     ``needs_grad`` selects the parameters, which must have the shape of the whole call.
-    Bounds, weights and gradients are also returned. The caller must detach the weights: they are part of the graph as
-    its anchor, but no gradient flows through them.
+    Bounds, weights and gradients are also returned. The weights stay in the graph, so that the gradients can depend on
+    them and a second derivative raises (:func:`iwae_fast.ops.function.once`). No gradient flows through them, so the
+    caller must detach them before it returns them.
     """
 
     @staticmethod

@@ -63,9 +63,9 @@ def test_what_cannot_be_registered_or_removed() -> None:
     for name in ("doubled", "cpu", "reference"):
         with pytest.raises(ValueError, match=f"backend name '{name}' is taken: expected none of cpu, "):
             iw.backends.register(name, Doubled())
-    with pytest.raises(TypeError, match="got object without device, optional_ops, missing, .* density, "):
+    with pytest.raises(TypeError, match="got object without device, optional_ops, .*missing, .* density, "):
         iw.backends.register("object", object())
-    for name in ("cpu", "reference", "unheard of"):
+    for name in ("cpu", "reference", "unknown"):
         with pytest.raises(ValueError, match=f"name must be that of a registered backend, got '{name}'"):
             iw.backends.unregister(name)
 

@@ -1,10 +1,10 @@
 // CUDA's words for a CPU's compiler, so that the kernels of csrc/cuda run on a machine without a GPU.
 //
-// Blocks run one after another; the blocks of a cluster run together. Threads are fibers: each runs until it waits, at a
-// barrier or in an exchange between lanes. A warp runs as far ahead of the others as it can, and their order changes, so
-// that a missing barrier has an effect; a barrier that some threads do not reach is an error. Dynamic shared memory is
-// filled with NaN before each block. An asynchronous copy fills its destination with NaN, and is made when its thread
-// waits for it: a read without the wait, or without a barrier after another thread's wait, gets NaN.
+// Blocks run one after another; the blocks of a cluster run together. Threads are fibers: each runs until it waits, at
+// a barrier or in an exchange between lanes. A warp runs as far ahead of the others as it can, and their order changes,
+// so that a missing barrier has an effect; a barrier that some threads do not reach is an error. Dynamic shared memory
+// is filled with NaN before each block. An asynchronous copy fills its destination with NaN, and is made when its
+// thread waits for it: a read without the wait, or without a barrier after another thread's wait, gets NaN.
 #pragma once
 
 #include <setjmp.h>
@@ -81,6 +81,7 @@ struct Machine {
   Barrier cluster;
   int threads = kThreads;  // of a block
   int64_t shared_bytes = 0;
+  bool has_clusters = true;  // as GPUs from sm_90 on
   jmp_buf scheduler;
   const std::function<void()>* body = nullptr;
   std::exception_ptr error;
@@ -282,7 +283,7 @@ T* dynamic_shared() {
 
 // Clusters and asynchronous copies: see csrc/cuda/cluster.h and csrc/cuda/async.h.
 
-inline bool has_clusters() { return true; }
+inline bool has_clusters() { return emulator::machine().has_clusters; }
 
 template <class... Parameters, class... Arguments>
 void launch_clusters(void (*kernel)(Parameters...), int threads, int64_t most, int blocks, int64_t shared_bytes, void*,

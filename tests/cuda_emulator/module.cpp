@@ -5,6 +5,8 @@
 PYBIND11_MODULE(emulated_cuda, module) {
   iwae::kernels_of<iwae::OnGPU> = &iwae::cuda::kKernels;
   iwae::define_ops<iwae::OnGPU>(module);
+  module.def("set_clusters", [](bool available) { emulator::machine().has_clusters = available; },
+             "Emulate a GPU that has clusters of blocks, the default, or one that does not.");
   module.def("launches", [] {
     std::vector<std::tuple<int64_t, int, int64_t>> made;
     for (const emulator::Launch& launch : std::exchange(emulator::machine().launches, {})) {

@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
+import density_ops
 import pytest
 import tolerances
 import torch
+from density_ops import DensityOp
 from every_kernel import drawn
 from torch import Tensor
 
@@ -73,23 +75,34 @@ def linear(k: int, batch: int, hidden: int, features: int) -> list[Tensor]:
     return [pixels(batch, features), activations.tanh(), weight / hidden**0.5, bias]
 
 
+def density_calls(op: DensityOp, k: int, batch: int, features: int, *log_ratio: tuple[int, int]) -> list[Call]:
+    """Return a call of an op of a density with gradients of all tensors but the observations, and one with all."""
+    whole, count = (k, batch, features), len(op.parameters)
+    if count == 1:
+        return [Call(op.function, lambda: normal(whole), [0])]
+
+    def inputs() -> list[Tensor]:
+        return [pixels(batch, features), *normal(*[whole] * (count - 1), *log_ratio)]
+
+    every = range(count + len(log_ratio))
+    return [Call(op.function, inputs, every[1:]), Call(op.function, inputs, every)]
+
+
 def calls(k: int, batch: int, features: int) -> dict[str, Call]:
     """Return a call of every op that has a backward pass, at these sizes."""
     whole, some = (k, batch, features), (batch, features)
+    densities = {name: density_calls(op, k, batch, features) for name, op in density_ops.LOG_PROBS.items()}
+    losses = {name: density_calls(op, k, batch, features, (k, batch)) for name, op in density_ops.LOSSES.items()}
     return {
-        "bernoulli_log_prob": Call(iw.bernoulli_log_prob, lambda: [pixels(*some), *normal(whole)], [1]),
-        "bernoulli_log_prob, all": Call(iw.bernoulli_log_prob, lambda: [pixels(*some), *normal(whole)], [0, 1]),
-        "gaussian_log_prob": Call(iw.gaussian_log_prob, lambda: normal(some, whole, whole), [1, 2]),
-        "gaussian_log_prob, all": Call(iw.gaussian_log_prob, lambda: normal(some, whole, (features,)), [0, 1, 2]),
-        "standard_gaussian_log_prob": Call(iw.standard_gaussian_log_prob, lambda: normal(whole), [0]),
+        **{
+            name + suffix: call
+            for name, both in {**densities, **losses}.items()
+            for suffix, call in zip(("", ", all"), both, strict=False)
+        },
+        "gaussian_log_prob, a scale of each feature": Call(
+            iw.gaussian_log_prob, lambda: normal(some, whole, (features,)), [0, 1, 2]
+        ),
         "log_mean_exp": Call(iw.log_mean_exp, lambda: normal((k, batch)), [0]),
-        "bernoulli_iwae_loss": Call(
-            iw.bernoulli_iwae_loss, lambda: [pixels(*some), *normal(whole, (k, batch))], [1, 2]
-        ),
-        "bernoulli_iwae_loss, all": Call(
-            iw.bernoulli_iwae_loss, lambda: [pixels(*some), *normal(whole, (k, batch))], [0, 1, 2]
-        ),
-        "gaussian_iwae_loss": Call(iw.gaussian_iwae_loss, lambda: normal(some, whole, whole, (k, batch)), [1, 2, 3]),
         "gaussian_iwae_loss, a scale of each feature": Call(
             iw.gaussian_iwae_loss, lambda: normal(some, whole, (features,), (k, batch)), [1, 2, 3]
         ),
@@ -284,7 +297,7 @@ def test_same_bits_again(backend: str, name: str, ops: dict[str, Call]) -> None:
         torch.testing.assert_close(call.step(tensors, backend), first, rtol=0, atol=0)
 
 
-DENSITIES = [name for name in SMALL if name.split(",")[0] in ("bernoulli_log_prob", "gaussian_log_prob")]
+DENSITIES = [name for name in SMALL if name.split(",")[0] in density_ops.LOG_PROBS]
 
 
 @each_op

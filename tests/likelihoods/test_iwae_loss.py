@@ -11,28 +11,32 @@ from torch import Tensor, nn
 import iwae_fast as iw
 from iwae_fast.backends import BEST, NATIVE, REFERENCE
 from iwae_fast.bounds import IWAE
+from iwae_fast.likelihoods import LIKELIHOODS
 from iwae_fast.likelihoods.base import Likelihood
+from iwae_fast.reference import DENSITIES
 
 K, B, D = 5, 3, 7
-LIKELIHOODS = {"bernoulli": iw.likelihoods.Bernoulli, "gaussian": iw.likelihoods.Gaussian}
+FUSED = {name: density for name in LIKELIHOODS if (density := name.replace("-", "_")) in DENSITIES}
+"""The likelihoods that are a density of the package, with its name."""
 
 
 def arguments(name: str) -> tuple[Tensor, Any, Tensor]:
     """Return observations, a decoder's output for K B rows and a log-ratio; the last two require gradients."""
     value = torch.rand(B, D, dtype=torch.float64).round()
-    parts = [torch.randn(K * B, D, dtype=torch.float64).requires_grad_() for _ in range(1 + (name == "gaussian"))]
+    sizes = LIKELIHOODS[name]().output_sizes(D).values()
+    parts = [torch.randn(K * B, size, dtype=torch.float64).requires_grad_() for size in sizes]
     log_ratio = torch.randn(K, B, dtype=torch.float64).requires_grad_()
-    return value, parts[0] if name == "bernoulli" else tuple(parts), log_ratio
+    return value, parts[0] if len(parts) == 1 else tuple(parts), log_ratio
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", FUSED)
 def test_fused_is_composed(name: str, masked: bool, reduction: str) -> None:
     likelihood = LIKELIHOODS[name]()
     value, output, log_ratio = arguments(name)
     mask = torch.rand(B, D) < 0.7 if masked else None
-    leaves = [output, log_ratio] if name == "bernoulli" else [*output, log_ratio]
+    leaves = [*(output if isinstance(output, tuple) else [output]), log_ratio]
     results, gradients = [], []
     for method in (type(likelihood).iwae_loss, Likelihood.iwae_loss):
         result = method(likelihood, value, output, log_ratio, mask, reduction)
@@ -47,7 +51,7 @@ def test_fused_is_composed(name: str, masked: bool, reduction: str) -> None:
 
 
 @pytest.mark.skipif(BEST["cpu"] == REFERENCE, reason="the C++ extension is not there")
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", FUSED)
 def test_objectives_with_any_decoder_run_the_fused_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Network(nn.Module):
         def __init__(self, inputs: int, outputs: int, parts: int) -> None:
@@ -58,16 +62,17 @@ def test_objectives_with_any_decoder_run_the_fused_loss(name: str, monkeypatch: 
             output = self.linear(x)
             return output if self.parts == 1 else output.chunk(self.parts, -1)
 
-    model = iw.models.VAE(Network(D, 2, 2), Network(2, D, 1 + (name == "gaussian")), name, latent_dim=2)
+    decoder = Network(2, D, len(LIKELIHOODS[name]().outputs))
+    model = iw.models.VAE(Network(D, 2, 2), decoder, name, latent_dim=2)
     used: list[str] = []
     original = NATIVE["cpu"].iwae_loss_and_gradients
     monkeypatch.setattr(NATIVE["cpu"], "iwae_loss_and_gradients", lambda n, *a: used.append(n) or original(n, *a))
     x = torch.rand(B, D).round()
     iw.Objective(IWAE(), num_samples=K)(model, x).backward()
-    assert used == [name]
+    assert used == [FUSED[name]]
     with torch.no_grad():  # no gradient is made where none is wanted
         iw.Objective(IWAE(), num_samples=K)(model, x)
-    assert used == [name]
+    assert used == [FUSED[name]]
 
 
 def test_a_log_prob_of_a_subclass_is_what_counts() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import seeds
 from torch import Tensor, nn
-from torch.distributions import Beta, ContinuousBernoulli, Dirichlet, Distribution, Normal, Poisson
+from torch.distributions import Beta, ContinuousBernoulli, Dirichlet, Distribution, Normal, Poisson, constraints
 
 import iwae_fast as iw
 from iwae_fast.likelihoods import LIKELIHOODS, Categorical, FromDistribution, Gaussian, Likelihood
@@ -60,12 +60,16 @@ every = pytest.mark.parametrize("name", BUILD)
 
 
 def observations(name: str, generator: torch.Generator) -> Tensor:
+    """Return observations (B, D) in the support of the likelihood."""
+    # The support of a FromDistribution is that of the distribution that it builds.
+    support = constraints.nonnegative_integer if name == "Poisson" else BUILD[name]().support
     uniform = torch.rand(B, D, generator=generator, dtype=torch.float64)
-    if "bernoulli" in name:
-        return uniform
-    if "gaussian" in name:
+    if support.is_discrete:
+        return torch.floor(CLASSES * uniform**2)
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if low is None:
         return 4 * uniform - 2
-    return torch.floor(CLASSES * uniform**2)
+    return low + uniform * (4 if high is None else high - low)
 
 
 def outputs(likelihood: Likelihood, generator: torch.Generator, scale: float = 1.0) -> tuple[Tensor, ...]:

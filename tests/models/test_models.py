@@ -41,6 +41,30 @@ def test_log_weights_are_the_densities_written_out() -> None:
     torch.testing.assert_close(model.log_weights(x, 3, 9), expected)
 
 
+class HeavyTailed(nn.Module):
+    def forward(self, x: Tensor) -> torch.distributions.Distribution:
+        return torch.distributions.Cauchy(x[:, :2], torch.ones(len(x), 2))
+
+
+def test_encode_returns_posteriors_of_public_classes() -> None:
+    """Check the table in docs/models.md."""
+    x = torch.rand(3, 6)
+    gaussian = iw.models.DenseVAE(6, (2,), (5,)).encode(x)
+    assert isinstance(gaussian, iw.models.DiagonalGaussian)
+    mean, log_std = gaussian
+    assert mean.shape == log_std.shape == (3, 2)
+    sampled = iw.models.VAE(HeavyTailed(), nn.Linear(2, 6)).encode(x)
+    assert isinstance(sampled, iw.models.SampledPosterior)
+    assert isinstance(sampled.distribution, torch.distributions.Cauchy)
+    binary = iw.models.BernoulliVAE(nn.Linear(6, 2), nn.Linear(2, 6), latent_dim=2).encode(x)
+    assert isinstance(binary, iw.models.BernoulliPosterior)
+    (logits,) = binary
+    torch.testing.assert_close(binary.mean, logits.sigmoid())
+    random = iw.models.RandomWeightsVAE(6, 2, (5,))
+    torch.testing.assert_close(random.encode(x).x, x)
+    assert random.posterior_mean(x).shape == (3, 2)
+
+
 def test_paper_network() -> None:
     model = iw.models.DenseVAE(784)
     sizes = [tuple(m.weight.shape) for m in model.modules() if isinstance(m, nn.Linear)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import density_ops
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,20 +20,21 @@ def shapes(*parameters: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 DENSITIES: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
-    "bernoulli": (iw.bernoulli_log_prob, shapes(EVENT)),
-    "gaussian": (iw.gaussian_log_prob, shapes(EVENT, EVENT)),
+    **{name: (op.function, shapes(*[EVENT] * (len(op.parameters) - 1))) for name, op in density_ops.LOG_PROBS.items()},
     "a scale for each channel": (iw.gaussian_log_prob, [*shapes(EVENT), (2, 1, 1)]),
     "a scale for each row of each sample": (iw.gaussian_log_prob, [*shapes(EVENT), (K, BATCH, 1, 5, 1)]),
     "one scale": (iw.gaussian_log_prob, [*shapes(EVENT), (1,)]),
     "a mean image": (iw.gaussian_log_prob, [(BATCH, 1, *EVENT[1:]), EVENT[1:], (K, 1, *EVENT)]),
-    "standard": (iw.standard_gaussian_log_prob, [(K, BATCH, *EVENT)]),
 }
 LOSSES: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
-    "bernoulli": (iw.bernoulli_iwae_loss, [*shapes(EVENT), (K, BATCH)]),
-    "gaussian": (iw.gaussian_iwae_loss, [*shapes(EVENT, (2, 1, 1)), (K, BATCH)]),
-    "a scalar log-ratio": (iw.bernoulli_iwae_loss, [*shapes(EVENT), ()]),
+    **{
+        name: (op.function, [*shapes(*[EVENT] * (len(op.parameters) - 1)), (K, BATCH)])
+        for name, op in density_ops.LOSSES.items()
+    },
+    "loss, a scale for each channel": (iw.gaussian_iwae_loss, [*shapes(EVENT, (2, 1, 1)), (K, BATCH)]),
+    "loss, a scalar log-ratio": (iw.bernoulli_iwae_loss, [*shapes(EVENT), ()]),
 }
-CASES = {**DENSITIES, **{f"loss, {name}": case for name, case in LOSSES.items()}}
+CASES = {**DENSITIES, **LOSSES}
 
 
 def leaves(shapes: list[tuple[int, ...]], dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -53,7 +55,7 @@ def test_values_and_gradients_are_those_of_one_axis(name: str, masked: bool, bac
     call, inputs = CASES[name]
     tensors = leaves(inputs)
     mask = torch.rand(BATCH, 1, *EVENT[1:]) > 0.3 if masked else None
-    parameters = len(inputs) - (call in (iw.bernoulli_iwae_loss, iw.gaussian_iwae_loss))
+    parameters = len(inputs) - (name in LOSSES)
     flat = [*(in_one_axis(t, EVENT) for t in tensors[:parameters]), *tensors[parameters:]]
     flat_mask = None if mask is None else in_one_axis(mask, EVENT)
     ours = call(*tensors, mask=mask, event_dims=3, backend=backend)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import density_ops
 import pytest
 import torch
+from density_ops import DensityOp
 from devices import ALL, device_of
 from torch import Tensor
 
@@ -33,8 +36,19 @@ def observations(logits: Tensor) -> Tensor:
     return (logits[0].detach() > 0.3).double()
 
 
-def bernoulli_log_prob(backend: str, logits: Tensor, *_: Tensor) -> Tensor:
-    return iw.bernoulli_log_prob(observations(logits), logits, backend=backend)
+def tensors_of(op: DensityOp, logits: Tensor) -> list[Tensor]:
+    """Return the tensors of a density, of which all but observations depend on the logits."""
+    count = len(op.parameters)
+    value = observations(logits) if count > 1 else logits
+    return [value, *(0.1**index * logits for index in range(count - 1))]
+
+
+def log_prob(op: DensityOp, backend: str, logits: Tensor, *_: Tensor) -> Tensor:
+    return op.function(*tensors_of(op, logits), backend=backend)
+
+
+def loss(op: DensityOp, reduction: str, backend: str, logits: Tensor, log_ratio: Tensor, *_: Tensor) -> Tensor:
+    return op.function(*tensors_of(op, logits), log_ratio, reduction=reduction, backend=backend)
 
 
 def residual(backend: str, logits: Tensor, _: Tensor, *layer: Tensor) -> Tensor:
@@ -54,39 +68,26 @@ def sample_gaussian(backend: str, logits: Tensor, *_: Tensor) -> Tensor:
     return z
 
 
-def bernoulli_iwae_loss(backend: str, logits: Tensor, log_ratio: Tensor, *_: Tensor) -> Tensor:
-    return iw.bernoulli_iwae_loss(observations(logits), logits, log_ratio, backend=backend)
-
-
-def bernoulli_iwae_losses(backend: str, logits: Tensor, log_ratio: Tensor, *_: Tensor) -> Tensor:
-    return iw.bernoulli_iwae_loss(observations(logits), logits, log_ratio, reduction="none", backend=backend)
-
-
-def gaussian_iwae_loss(backend: str, logits: Tensor, log_ratio: Tensor, *_: Tensor) -> Tensor:
-    return iw.gaussian_iwae_loss(observations(logits), logits, 0.1 * logits, log_ratio, backend=backend)
-
-
 def linear_bernoulli_iwae_loss(backend: str, logits: Tensor, log_ratio: Tensor, *layer: Tensor) -> Tensor:
     return iw.linear_bernoulli_iwae_loss(observations(logits), *layer, log_ratio, backend=backend)
 
 
-OPS = [
-    bernoulli_log_prob,
-    residual,
-    recomputed,
-    log_mean_exp,
-    sample_gaussian,
-    bernoulli_iwae_loss,
-    bernoulli_iwae_losses,
-    gaussian_iwae_loss,
-    linear_bernoulli_iwae_loss,
-]
+OPS: dict[str, Callable[..., Tensor]] = {
+    **{name: partial(log_prob, op) for name, op in density_ops.LOG_PROBS.items()},
+    **{name: partial(loss, op, "mean") for name, op in density_ops.LOSSES.items()},
+    **{f"{name}, none": partial(loss, op, "none") for name, op in density_ops.LOSSES.items()},
+    "residual": residual,
+    "recomputed": recomputed,
+    "log_mean_exp": log_mean_exp,
+    "sample_gaussian": sample_gaussian,
+    "linear_bernoulli_iwae_loss": linear_bernoulli_iwae_loss,
+}
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("backend", ALL)
-def test_ops(backend: str, op: Callable[..., Tensor]) -> None:
-    inputs = leaves(backend)
+def test_ops(backend: str, name: str) -> None:
+    op, inputs = OPS[name], leaves(backend)
     plain = op(backend, *inputs)
     gradients = torch.autograd.grad(plain.sum(), inputs, allow_unused=True)
     for factor, in_place in CHANGES.values():

@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import pytest
 import torch
+from density_ops import PARAMETERS
 from devices import BACKENDS, device_of, place
 
 from iwae_fast.backends import NATIVE
 from iwae_fast.ops import function, registry
-from iwae_fast.reference import DENSITIES
 
 OPTIONAL = frozenset[str]().union(*(backend.optional_ops for backend in NATIVE.values()))
 
 
-def samples() -> dict[str, list[tuple]]:
-    def r(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return torch.randn(*shape, dtype=dtype)
+def r(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, dtype=dtype)
 
+
+def density_samples(name: str) -> dict[str, list[tuple]]:
+    """Return arguments of the ops of a density: (3, 4, 7), with observations (4, 7) and a parameter per feature."""
+    mask, log_ratio, weights = torch.rand(7) > 0.5, r(3, 4), r(3, 4).softmax(0)
+    count = len(PARAMETERS[name])
+    plain = [r(4, 7), r(3, 4, 7), *(r(7) for _ in range(count - 2))] if count > 1 else [r(3, 4, 7)]
+    mixed = [r(7, 4).T, r(3, 4, 7).bfloat16(), *plain[2:]] if count > 1 else [r(4, 7, 3).permute(2, 0, 1)]
+    whole = [plain[0], *(r(3, 4, 7) for _ in plain[1:])]
+    every, second = [True] * count, [count == 1, *(index == 1 for index in range(1, count))]
+    ops: dict[str, list[tuple]] = {
+        "log_prob": [(*plain, None), (*mixed, mask)],
+        "log_prob_backward": [
+            (r(()).expand(3, 4), *plain, None, every),
+            (log_ratio, *mixed, mask, second),
+        ],
+    }
+    if count > 1:
+        ops |= {
+            "iwae_loss": [(*plain, log_ratio, mask, "mean"), (*mixed, log_ratio, None, "none")],
+            "iwae_loss_backward": [
+                (r(4), weights, *plain, mask, "none", every),
+                (r(()), weights, *mixed, None, "mean", second),
+            ],
+            "iwae_loss_and_gradients": [
+                (*whole, log_ratio, mask, "mean", [False, *every[1:]]),
+                (*whole, log_ratio, None, "none", [False, *every[1:]]),
+            ],
+        }
+    return {f"{name}_{kind}": arguments for kind, arguments in ops.items()}
+
+
+def samples() -> dict[str, list[tuple]]:
     mask = torch.rand(7) > 0.5
-    value, logits, mean, log_std = r(4, 7), r(3, 4, 7), r(3, 4, 7), r(7)
-    strided, half = r(7, 4).T, r(3, 4, 7).bfloat16()
-    log_ratio, weights = r(3, 4), r(3, 4).softmax(0)
+    value, strided, log_ratio = r(4, 7), r(7, 4).T, r(3, 4)
     scalar, seed, chosen = r(()).expand(3, 4), torch.tensor(3), torch.randint(2**32, (4, 5)).T
     return {
-        "gaussian_log_prob": [(value, mean, log_std, None), (strided, half, log_std, mask)],
-        "gaussian_log_prob_backward": [
-            (scalar, value, mean, log_std, None, [True, True, True]),
-            (log_ratio, strided, half, log_std, mask, [False, True, False]),
-        ],
-        "standard_gaussian_log_prob": [(mean, None), (strided, mask)],
-        "standard_gaussian_log_prob_backward": [(log_ratio, mean, mask, [True])],
-        "bernoulli_log_prob": [(value, logits, None), (strided, half, mask)],
-        "bernoulli_log_prob_backward": [(scalar, value, logits, mask, [False, True])],
+        **{op: arguments for name in PARAMETERS for op, arguments in density_samples(name).items()},
         "linear_bernoulli_log_prob": [
             (value, r(3, 4, 5), r(7, 5), r(7), mask),
             (strided, r(4, 5), r(5, 7).T, None, None),
@@ -54,16 +74,10 @@ def samples() -> dict[str, list[tuple]]:
         ],
         "log_mean_exp": [(log_ratio, 0), (log_ratio, 1), (log_ratio.double().T, 0)],
         "log_mean_exp_backward": [(r(4), log_ratio, 0), (r(3), log_ratio, 1)],
-        "bernoulli_iwae_loss": [(value, logits, log_ratio, mask, "mean"), (strided, half, log_ratio, None, "none")],
-        "bernoulli_iwae_loss_backward": [(r(4), weights, value, logits, mask, "none", [True, True])],
-        "bernoulli_iwae_loss_and_gradients": [(value, logits, log_ratio, mask, "mean", [False, True])],
-        "gaussian_iwae_loss_and_gradients": [(value, mean, mean, log_ratio, None, "none", [False, True, True])],
         "linear_bernoulli_iwae_loss": [
             (value, r(3, 4, 5), r(7, 5), r(7), log_ratio, mask, "mean"),
             (strided, r(3, 4, 5), r(5, 7).T, None, log_ratio, None, "none"),
         ],
-        "gaussian_iwae_loss": [(value, mean, log_std, log_ratio, None, "sum")],
-        "gaussian_iwae_loss_backward": [(r(()), weights, value, mean, log_std, None, "mean", [False, True, True])],
         "standard_normal": [
             (seed, None, [2, 4, 5], 1, 0, 0, torch.float64),
             (seed, chosen, [5, 4, 7], 0, 1, 2, torch.float32),
@@ -84,7 +98,7 @@ def samples() -> dict[str, list[tuple]]:
 
 def skip_what_is_not_offered(name: str, backend: str) -> None:
     op = name.removesuffix("_backward")
-    for density in DENSITIES:
+    for density in PARAMETERS:
         op = op.removeprefix(f"{density}_") if op.endswith("_and_gradients") else op
     if op in OPTIONAL and not function.supports(op, backend):
         pytest.skip(f"{backend} does without {name}")
@@ -92,12 +106,12 @@ def skip_what_is_not_offered(name: str, backend: str) -> None:
 
 def eager(name: str, backend: str, arguments: tuple[Any, ...]) -> Any:
     """Call the backend's method for an op, without the dispatcher."""
-    for density in sorted(DENSITIES, key=len, reverse=True):
+    for density in sorted(PARAMETERS, key=len, reverse=True):
         kind = name.removeprefix(f"{density}_")
         if kind == name or not kind.startswith(("log_prob", "iwae_loss")):
             continue
         first = {"log_prob_backward": 1, "iwae_loss_backward": 2}.get(kind, 0)
-        count = len(inspect.signature(DENSITIES[density]).parameters) - 1
+        count = len(PARAMETERS[density])
         parameters, rest = arguments[first : first + count], arguments[first + count :]
         method = getattr(NATIVE[backend], kind.replace("log_prob", "density"))
         return method(density, *arguments[:first], parameters, *rest)

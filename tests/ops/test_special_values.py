@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+import density_ops
 import pytest
 import torch
 from devices import ALL, run
@@ -52,10 +53,8 @@ class Rows(NamedTuple):
 
 
 ROWS: dict[str, Rows] = {
-    "gaussian_log_prob": Rows(iw.gaussian_log_prob, ("value", "mean", "log_std")),
+    **{name: Rows(op.function, op.parameters) for name, op in density_ops.LOG_PROBS.items()},
     "gaussian_log_prob, scale of all": Rows(iw.gaussian_log_prob, ("value", "mean"), 1),
-    "standard_gaussian_log_prob": Rows(iw.standard_gaussian_log_prob, ("value",)),
-    "bernoulli_log_prob": Rows(iw.bernoulli_log_prob, ("value", "logits")),
     "bernoulli_log_prob, logits of all": Rows(iw.bernoulli_log_prob, ("value",), 1),
     "linear_bernoulli_log_prob": Rows(iw.linear_bernoulli_log_prob, ("value", "hidden"), 2, True),
     "linear_bernoulli_log_prob, kept": Rows(
@@ -96,19 +95,14 @@ def test_a_row_whose_coefficient_is_zero(name: str, dtype: torch.dtype, backend:
         assert (ours[len(exact) :] == 0).all()
 
 
-LOSSES: dict[str, tuple[Callable[..., Tensor], int]] = {
-    "bernoulli_iwae_loss": (iw.bernoulli_iwae_loss, 1),
-    "gaussian_iwae_loss": (iw.gaussian_iwae_loss, 2),
-}
-
-
 @on_every_backend
 @pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", density_ops.LOSSES)
 def test_an_observation_whose_coefficient_is_zero(name: str, dtype: torch.dtype, at_once: bool, backend: str) -> None:
     """Give losses that are not finite a coefficient of zero, with gradients from either pass."""
-    loss, parameters = LOSSES[name]
+    loss, names = density_ops.LOSSES[name]
+    parameters = len(names) - 1  # besides the observations
     numbers = wild(dtype)
     observations = 2 + (parameters + 1) * len(numbers)
     value = torch.rand(observations, FEATURES, dtype=dtype)
@@ -146,12 +140,12 @@ def test_a_loss_whose_coefficient_is_zero(reduction: str, backend: str) -> None:
     layer = [torch.randn(FEATURES, FEATURES), torch.randn(FEATURES)]
     value = torch.rand(2, FEATURES)
     value[0, 0] = math.nan
-    tensors = [torch.rand(SAMPLES, 2, FEATURES), torch.rand(SAMPLES, 2, FEATURES), torch.rand(SAMPLES, 2)]
-    for loss, given in (
-        (iw.bernoulli_iwae_loss, [tensors[0], tensors[2]]),
-        (iw.gaussian_iwae_loss, tensors),
-        (iw.linear_bernoulli_iwae_loss, [tensors[0], *layer, tensors[2]]),
-    ):
+    hidden, log_ratio = torch.rand(SAMPLES, 2, FEATURES), torch.rand(SAMPLES, 2)
+    calls: list[tuple[Callable[..., Tensor], list[Tensor]]] = [
+        (op.function, [*torch.rand(len(op.parameters) - 1, SAMPLES, 2, FEATURES), log_ratio])
+        for op in density_ops.LOSSES.values()
+    ]
+    for loss, given in (*calls, (iw.linear_bernoulli_iwae_loss, [hidden, *layer, log_ratio])):
         function = partial(loss, value, reduction=reduction)
         for gradient in gradients(function, given, backend, torch.tensor(0.0)):
             assert (gradient == 0).all()

@@ -81,12 +81,12 @@ def recipe() -> list[tuple[str, bool, str]]:
     return blocks
 
 
-def changed(text: str, diff: str) -> str:
+def changed(text: str, diff: str, path: str) -> str:
     """Apply a diff whose hunks are found by their lines: a last line of context may be the beginning of a line."""
     for hunk in diff.split("@@\n"):
         lines = hunk.splitlines()
         old, new = ("\n".join(line[1:] for line in lines if line[0] != other) for other in "+-")
-        assert text.count(old) == 1, f"not once in the file:\n{old}"
+        assert text.count(old) == 1, f"docs/extending.md quotes lines that {path} has not once: renew them:\n{old}"
         text = text.replace(old, new)
     return text
 
@@ -103,7 +103,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path, new, text in recipe():
         file = folder / path
         assert file.exists() != new, path
-        file.write_text(text if new else changed(file.read_text(), text))
+        file.write_text(text if new else changed(file.read_text(), text, path))
     return folder
 
 
@@ -125,6 +125,20 @@ def test_a_density_takes_eight_files() -> None:
     paths = [path for path, *_ in recipe()]
     assert len(paths) == len(set(paths)) == 8
     assert "takes eight files" in PAGE.read_text()
+
+
+def test_the_table_of_functions_is_that_of_the_code() -> None:
+    """Check that every function in the table exists for the CPU, for CUDA and for Triton, and that none is left out."""
+    table = PAGE.read_text().split("| C++: `Math::` | | Triton |\n| --- | --- | --- |\n")[1].split("\n\n")[0]
+    rows = [re.split(r" *\| *", line.strip("| ")) for line in table.splitlines()]
+    simd, cuda, triton = (
+        (ROOT / path).read_text() for path in ("csrc/cpu/simd.h", "csrc/cuda/math.h", "kernels/elementary.py")
+    )
+    listed = {name for row in rows for name in re.findall(r"`(\w+)\(", row[0])}
+    functions = re.findall(r"^  static (?:Value|Factors<Value>) (\w+)\(", simd.split("private:")[0], re.MULTILINE)
+    assert listed == {name for name in functions if re.search(rf"IWAE_EVERYWHERE static [\w<>]+ {name}\(", cuda)}
+    used = {name for row in rows for name in re.findall(r"`(\w+)`", row[2])}
+    assert used == {*re.findall(r"^def (\w+)\(", triton, re.MULTILINE)} - {"exp2_float32"}
 
 
 def test_the_reference_and_triton(package: Path) -> None:

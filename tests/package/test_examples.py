@@ -61,11 +61,11 @@ def run(code, **names):
     exec(code, names := {{"iw": iw, "nn": nn, "torch": torch, **names}})
     return names
 
-functions, convolutions, models = {python_in("docs/models.md")!r}
+functions, convolutions, models, posteriors = {python_in("docs/models.md")!r}
 networks = dict(encoder=Encoder(784, 10), decoder=nn.Linear(5, 784), x=torch.rand(4, 784))
 run(functions, **networks)
 assert run(convolutions, images=torch.rand(2, 1, 28, 28))["loss"].shape == ()
-models = models.replace("5000", "50")
+models = models.replace("5000", "50") + posteriors
 run(models, **networks, x_test=networks["x"], loader=[networks["x"]])
 """
     result = fresh.run(script)

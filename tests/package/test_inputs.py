@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import density_ops
 import numpy as np
 import pytest
 import torch
+from density_ops import DensityOp
 from torch import Tensor, nn
 
 import iwae_fast as iw
@@ -179,18 +181,18 @@ def test_no_model() -> None:
         iw.evaluate.log_likelihood(dense("bernoulli"), x, 5, context=None)
 
 
+def with_zeros(op: DensityOp, shape: tuple[int, ...], *others: Tensor) -> tuple[str, Callable[[Any], Any]]:
+    """Return the name of an op's first argument, and the op as a function of it."""
+    first, *rest = op.parameters
+    return first, lambda value: op.function(value, *(torch.zeros(shape) for _ in rest), *others)
+
+
 FUNCTIONAL: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "gaussian_log_prob": ("value", lambda v: iw.gaussian_log_prob(v, torch.zeros(3), torch.zeros(3))),
-    "standard_gaussian_log_prob": ("value", iw.standard_gaussian_log_prob),
-    "bernoulli_log_prob": ("value", lambda v: iw.bernoulli_log_prob(v, torch.zeros(3))),
+    **{name: with_zeros(op, (3,)) for name, op in density_ops.LOG_PROBS.items()},
+    **{name: with_zeros(op, (4, 2, 3), torch.zeros(4, 2)) for name, op in density_ops.LOSSES.items()},
     "linear_bernoulli_log_prob": (
         "value",
         lambda v: iw.linear_bernoulli_log_prob(v, torch.zeros(2, 5), torch.zeros(3, 5)),
-    ),
-    "bernoulli_iwae_loss": ("value", lambda v: iw.bernoulli_iwae_loss(v, torch.zeros(4, 2, 3), torch.zeros(4, 2))),
-    "gaussian_iwae_loss": (
-        "value",
-        lambda v: iw.gaussian_iwae_loss(v, torch.zeros(4, 2, 3), torch.zeros(4, 2, 3), torch.zeros(4, 2)),
     ),
     "sample_gaussian": ("mean", lambda v: iw.sample_gaussian(v, torch.zeros(2, 3), 2)),
     "log_mean_exp": ("log_weights", iw.log_mean_exp),

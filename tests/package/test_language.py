@@ -21,9 +21,16 @@ BRITISH = re.compile(
 CODE = re.compile(r"`[^`]*`|\"[^\"\n]*\"|https?://\S+|\bgrey_\w+|\w+_grey\w*")
 """Code, quoted words and addresses keep their spelling."""
 
+CPP_SUFFIXES = (".h", ".cpp", ".cu")
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 SOURCES = sorted(path for folder in ("iwae_fast", "kernels") for path in (ROOT / folder).rglob("*.py"))
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+CPP = sorted(
+    path
+    for folder in ("csrc", "tests/cuda_emulator")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in CPP_SUFFIXES
+)
 
 
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:
@@ -53,3 +60,9 @@ def test_code_is_spelled_as_in_the_us() -> None:
 def test_pages_are_spelled_as_in_the_us() -> None:
     pages = ((path, re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)) for path in PAGES)
     assert [(path, words) for path, text in pages if (words := british(text))] == []
+
+
+def test_lines_have_at_most_120_characters() -> None:
+    """Check pages, except tables and images, which cannot be wrapped, and C++; ruff checks Python."""
+    lines = ((path, n, line) for path in (*PAGES, *CPP) for n, line in enumerate(path.read_text().splitlines(), 1))
+    assert [(path, n) for path, n, line in lines if len(line) > 120 and not line.startswith(("|", "!["))] == []

@@ -15,7 +15,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -79,6 +80,31 @@ class Kernels:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.module, name)
+
+
+@contextmanager
+def clusters(available: bool) -> Iterator[None]:
+    """Emulate a GPU that has clusters of blocks, as the emulator does by default, or one that does not; forget earlier
+    launches."""
+    kernels: Any = NATIVE["cuda"].kernels  # type: ignore[attr-defined]
+    kernels.launches()
+    kernels.set_clusters(available)
+    try:
+        yield
+    finally:
+        kernels.set_clusters(True)
+
+
+def way_of_losses() -> str:
+    """Return the way in which the losses since the last call were computed: "once", "together" or "apart".
+
+    These are the ways of csrc/cuda/iwae_loss.h. Only the first launches clusters, and only the second launches single
+    blocks with dynamic shared memory.
+    """
+    launches = NATIVE["cuda"].kernels.launches()  # type: ignore[attr-defined]
+    if any(blocks for _, blocks, _ in launches):
+        return "once"
+    return "together" if any(shared_bytes for *_, shared_bytes in launches) else "apart"
 
 
 class Memory:

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
+import density_ops
 import torch
 from torch import Tensor
 
@@ -75,16 +76,16 @@ def observed(*shape: int) -> Tensor:
 
 def densities() -> Iterator[Case]:
     for dtype, size in product(FLOATS, (1, 7, 64)):
-        value, logits, mean, log_std = (torch.rand(5, 3, size).to(dtype) for _ in range(4))
-        shared = value[0]
         for mask in (None, observed(size), observed(5, 3, size)):
             where = f"{dtype} D={size} mask {None if mask is None else tuple(mask.shape)}"
-            yield Case(f"bernoulli_log_prob {where}", iw.bernoulli_log_prob, (value, logits, mask), (0, 1))
-            yield Case(f"shared bernoulli_log_prob {where}", iw.bernoulli_log_prob, (shared, logits, mask), (0, 1))
-            yield Case(
-                f"gaussian_log_prob {where}", iw.gaussian_log_prob, (shared, mean, log_std[:1, :1], mask), (0, 1, 2)
-            )
-            yield Case(f"standard_gaussian_log_prob {where}", iw.standard_gaussian_log_prob, (value, mask), (0,))
+            for name, (function, names) in density_ops.LOG_PROBS.items():
+                value, *others = (torch.rand(5, 3, size).to(dtype) for _ in names)
+                leaves = range(len(names))
+                yield Case(f"{name} {where}", function, (value, *others, mask), leaves)
+                if others:
+                    *whole, last = others
+                    shared = (value[0], *whole, last[:1, :1] if whole else last)
+                    yield Case(f"shared {name} {where}", function, (*shared, mask), leaves)
     rows, one = torch.randn(300, 70), torch.randn(70)
     yield Case("sums over rows in parts", iw.gaussian_log_prob, (rows, one, one / 3, None), (0, 1, 2))
     yield Case("sums, one parameter", iw.bernoulli_log_prob, (one, rows, None), (0,))
@@ -96,16 +97,14 @@ def densities() -> Iterator[Case]:
 
 def losses() -> Iterator[Case]:
     for observations, size, dtype in product((20, 300), (7, 64), FLOATS):
-        value = torch.rand(observations, size).to(dtype)
-        logits, mean, log_std = (torch.randn(3, observations, size).to(dtype) for _ in range(3))
-        log_ratio = torch.randn(3, observations)
+        value, log_ratio = torch.rand(observations, size).to(dtype), torch.randn(3, observations)
         for mask, reduction in ((None, "mean"), (observed(size), "none"), (None, "sum")):
             where = f"{dtype} B={observations} D={size} {reduction}"
-            loss = partial(iw.bernoulli_iwae_loss, reduction=reduction)
-            yield Case(f"bernoulli_iwae_loss {where}", loss, (value, logits, log_ratio, mask), (1, 2), 3.0)
-            loss = partial(iw.gaussian_iwae_loss, reduction=reduction)
-            inputs = (value, mean, log_std / 3, log_ratio, mask)
-            yield Case(f"gaussian_iwae_loss {where}", loss, inputs, (1, 2, 3))
+            for name, (function, names) in density_ops.LOSSES.items():
+                loss, factor = partial(function, reduction=reduction), 3.0 if len(names) == 2 else 1.0
+                first, *others = (torch.randn(3, observations, size).to(dtype) for _ in names[1:])
+                inputs = (value, first, *(other / 3 for other in others), log_ratio, mask)
+                yield Case(f"{name} {where}", loss, inputs, range(1, len(names) + 1), factor)
     # Read once: from one block with one row per warp to a cluster of large blocks, with more observations than fit.
     for k, observations, size, dtype in ((5, 300, 64, FLOATS[0]), (50, 40, 784, FLOATS[0]), (50, 40, 784, FLOATS[2])):
         value, logits = torch.rand(observations, size), torch.randn(k, observations, size).to(dtype)

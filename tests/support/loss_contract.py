@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import strategies
 import tolerances
 import torch
 from contract import Contract, gradients
-from devices import BACKENDS, COMPILED, TRITON
+from devices import BACKENDS, COMPILED, TRITON, device_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+EMULATED = device_of("cuda") == "cpu"
+if EMULATED:
+    import emulated_cuda
+
+DEVICES = [
+    pytest.param(*backend.values, clusters, marks=backend.marks)
+    for backend in COMPILED
+    for clusters in ([True, False] if backend.values[0] == "cuda" and EMULATED else [None])
+]
+"""Pairs of a backend and True for a GPU with clusters of blocks, which the emulator may have or not; None elsewhere."""
 
 
 class FusedLossContract(Contract):
@@ -108,14 +120,18 @@ class FusedLossContract(Contract):
         exact = gradients(lambda *t: self.call(*t, reduction=reduction, backend="reference"), inputs, 1)
         torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize("backend", COMPILED)
+    @pytest.mark.parametrize(("backend", "clusters"), DEVICES)
+    @pytest.mark.parametrize("observations", [2, 260])
     @pytest.mark.parametrize(("reduction", "masked"), [("mean", False), ("none", True)])
-    def test_an_observation_a_block(self, backend: str, reduction: str, masked: bool) -> None:
-        """Test sizes for which one GPU block computes everything for an observation: many observations, wide loads."""
+    def test_gradients_from_the_forward_pass(
+        self, backend: str, clusters: bool | None, observations: int, reduction: str, masked: bool
+    ) -> None:
+        """Test few and many observations, on GPUs with clusters of blocks and without, for which CUDA has different
+        kernels; check on the emulator that these ran."""
         value, *others = (
-            torch.randn(260, 12),
-            *(torch.randn(7, 260, 12) for _ in self.names[1:-1]),
-            torch.randn(7, 260),
+            torch.randn(observations, 12),
+            *(torch.randn(7, observations, 12) for _ in self.names[1:-1]),
+            torch.randn(7, observations),
         )
         others[-1][3, :] = -math.inf
         mask = torch.rand(12) > 0.3 if masked else None
@@ -124,9 +140,13 @@ class FusedLossContract(Contract):
             [t.double() for t in others],
             1,
         )
-        ours, grads = gradients(
-            lambda *t: self.call(value, *t, mask=mask, reduction=reduction, backend=backend), others, 1
-        )
+        with nullcontext() if clusters is None else emulated_cuda.clusters(clusters):
+            ours, grads = gradients(
+                lambda *t: self.call(value, *t, mask=mask, reduction=reduction, backend=backend), others, 1
+            )
+        if clusters is not None:
+            expected = "once" if clusters else "together" if observations > 2 else "apart"
+            assert emulated_cuda.way_of_losses() == expected
         torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
         for grad, exact_grad in zip(grads, exact_grads, strict=True):
             allowed = 1e-5 * float(exact_grad.abs().max())
@@ -166,7 +186,8 @@ class FusedLossContract(Contract):
 
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     def test_log_ratio_of_another_dtype(self, backend: str) -> None:
-        inputs = [torch.full((993,), value) for value in (1.0, -200.0, 0.0)[: len(self.names) - 1]]
+        parameters = len(self.names) - 1
+        inputs = [torch.full((993,), value) for value in (1.0, -200.0, *[0.0] * parameters)[:parameters]]
         loss = self.call(*inputs, torch.zeros(5, dtype=torch.float16), reduction="none", backend=backend)
         exact = self.composed(*(t.double().expand(5, 993) for t in inputs), torch.zeros(5, dtype=torch.float64))
         torch.testing.assert_close(loss.double(), exact)

@@ -1,0 +1,166 @@
+"""The code of each process in the tests of device meshes, in a module that a spawned process can import."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+
+import iwae_fast as iw
+from iwae_fast.bounds import CIWAE, CUBO, ELBO, IWAE, JVI, MIWAE, PIWAE, SUMO, TVO, VRIWAE
+
+SIZE, BATCH, SEED = 16, 5, 3
+
+OBJECTIVES = {
+    "IWAE": iw.Objective(IWAE(), num_samples=7),
+    "IWAE in chunks": iw.Objective(IWAE(), "stl", num_samples=7, chunk_size=2),
+    "DReG": iw.Objective(IWAE(), "dreg", num_samples=7, kl_weight=0.5),
+    "DReG, budget": iw.Objective(IWAE(), "dreg", num_samples=7, budget=3),
+    "RWS, budget of 1": iw.Objective(IWAE(), "rws", num_samples=7, budget=1),
+    "VIMCO, tolerance": iw.Objective(IWAE(), "vimco", num_samples=7, tolerance=1e-2),
+    "ELBO, fewer samples than ranks": iw.Objective(ELBO(), num_samples=1),
+    "ELBO, free bits": iw.Objective(ELBO(), num_samples=3, free_bits=0.05, kl_weight=0.7),
+    "VR-IWAE": iw.Objective(VRIWAE(0.3), "dreg", num_samples=7, reduction="sum", dataset_size=100),
+    "CUBO": iw.Objective(CUBO(), num_samples=6),
+    "SUMO": iw.Objective(SUMO(), num_samples=12),
+    "JVI": iw.Objective(JVI(1), "stl", num_samples=7, budget=4),
+    "MIWAE": iw.Objective(MIWAE(2), num_samples=8, reduction="sum"),
+    "PIWAE": iw.Objective(PIWAE(2), "dreg", num_samples=8),
+    "CIWAE": iw.Objective(CIWAE(0.4), num_samples=7),
+    "TVO": iw.Objective(TVO(), num_samples=7),
+}
+SHAPES = {2: [(2, 1), (1, 2)], 3: [(3, 1), (1, 3)], 4: [(2, 2), (4, 1), (1, 4)]}
+"""The shapes of meshes, (data, sample), by the number of processes."""
+
+SHARDS = {1: (5,), 2: (3, 2), 3: (4, 0, 1), 4: (2, 1, 1, 1)}
+"""Numbers of observations on the data ranks."""
+
+EVALUATIONS = ((40, 50), (5, 1), (300, 30))
+"""Numbers of observations and of samples."""
+
+
+class Result(NamedTuple):
+    """The loss of a rank, and the gradients after DistributedDataParallel has averaged them."""
+
+    loss: float
+    gradients: list[Tensor]
+
+
+def build(layers: int = 1) -> iw.models.DenseVAE:
+    torch.manual_seed(0)
+    return iw.models.DenseVAE(SIZE, (4, 2)[:layers], ((8,), (4,))[:layers]).double()
+
+
+def observations(count: int = BATCH) -> Tensor:
+    return (torch.rand(count, SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64) < 0.5).double()
+
+
+def shard(mesh: DeviceMesh, x: Tensor) -> Tensor:
+    """Return the observations of this data rank."""
+    counts = SHARDS[mesh["data"].size()]
+    return x.split(counts)[mesh.get_local_rank("data")]
+
+
+def trained(objective: iw.Objective, mesh: DeviceMesh, x: Tensor, **options: Any) -> Result:
+    """Run one step's gradients of a module on a mesh, wrapped in DistributedDataParallel."""
+    wrapped = DistributedDataParallel(objective.bind(build(), mesh=mesh))
+    loss = wrapped(shard(mesh, x), seed=SEED, **options)
+    loss.backward()
+    return Result(loss.item(), [p.grad for p in wrapped.parameters()])
+
+
+def run(rank: int, world: int, folder: str, name: str) -> None:
+    """Run the function ``name`` of this module on every mesh of so many processes; each rank saves its results."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    results = {}
+    for shape in SHAPES[world]:
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=("data", "sample"))
+        results[shape] = globals()[name](mesh, folder)
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def gradients(mesh: DeviceMesh, _: str) -> dict[str, Result]:
+    return {name: trained(objective, mesh, observations()) for name, objective in OBJECTIVES.items()}
+
+
+def with_special_weights(value: float) -> tuple[iw.models.DenseVAE, Tensor]:
+    """Return a model and observations, the second of which has only weights of zero, or is not a number."""
+    model, x = build(), torch.ones(BATCH, SIZE, dtype=torch.float64)
+    model._met_observations = True  # the check of the support would refuse a NaN
+    with torch.no_grad():
+        model.decoder.output.bias.fill_(1.7e308)  # the sum of two such terms of log p overflows
+    x[1] = value
+    return model, x
+
+
+def special_weights(mesh: DeviceMesh, _: str) -> dict[float, Tensor]:
+    """Return the loss of each observation of this rank."""
+    results = {}
+    for value in (0.0, math.nan):
+        model, x = with_special_weights(value)
+        module = iw.Objective(IWAE(), num_samples=5, reduction="none").bind(model, mesh=mesh)
+        results[value] = module(shard(mesh, x), seed=SEED).detach()
+    return results
+
+
+def without_seed(mesh: DeviceMesh, _: str) -> Result:
+    """Return a step without a seed: that of the first rank is used."""
+    torch.manual_seed(dist.get_rank())
+    wrapped = DistributedDataParallel(OBJECTIVES["SUMO"].bind(build(), mesh=mesh))
+    loss = wrapped(shard(mesh, observations()))
+    loss.backward()
+    return Result(loss.item(), [p.grad for p in wrapped.parameters()])
+
+
+@contextmanager
+def counted(calls: list[tuple[str, int]]) -> Iterator[None]:
+    """Record the name and the bytes of every collective that this rank starts."""
+    originals = {name: getattr(dist, name) for name in ("all_gather", "all_reduce", "broadcast")}
+
+    def recording(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            tensor = arguments[1] if name == "all_gather" else arguments[0]
+            calls.append((name, tensor.numel() * tensor.element_size()))
+            return original(*arguments, **options)
+
+        return call
+
+    for name, original in originals.items():
+        setattr(dist, name, recording(name, original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(dist, name, original)
+
+
+def communication(mesh: DeviceMesh, _: str) -> list[tuple[str, int]]:
+    """Return the collectives of one forward and backward pass without a wrapper."""
+    module = OBJECTIVES["DReG"].bind(build(), mesh=mesh)
+    calls: list[tuple[str, int]] = []
+    with counted(calls):
+        module(shard(mesh, observations()), seed=SEED, observation_offset=0).backward()
+    return calls
+
+
+def evaluations(mesh: DeviceMesh, folder: str) -> list[Tensor]:
+    """Return the results of evaluations, with a journal and again from it."""
+    results = []
+    for count, num_samples in EVALUATIONS:
+        journal = f"{folder}/{mesh.shape}-{count}.npz"
+        for seed, path in ((SEED, None), (SEED, journal), (None, journal)):
+            found = iw.evaluate.log_likelihood(
+                build(), observations(count), num_samples, seed=seed, journal=path, mesh=mesh
+            )
+            results.append(torch.stack([found.value, found.std_error, found.ess, found.pareto_k]))
+    return results
