@@ -3,13 +3,11 @@
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from runs_here import run_here
 
-import iwae_fast.experiments.cli.train
-from iwae_fast import data
 from iwae_fast.experiments.cli import main
 from iwae_fast.experiments.config import TrainConfig
 from iwae_fast.experiments.many.runner import RunError, Runner
@@ -84,34 +82,10 @@ def test_settings_as_flags() -> None:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Run the runner's processes in this one, on few digits; return a list of their arguments."""
-    called: list[list[str]] = []
-    load = data.load
-
-    def few(name: str, **options: bool) -> data.ImageData:
-        images = load(name, **options)
-        return replace(images, train=images.train[:40], test=images.test[:20])
-
-    def call(self: Runner, work: TableWork, slot: object, *arguments: str) -> bool:
-        called.append(list(arguments))
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        if ended.value.code:
-            raise RunError(f"{work.name} failed")
-        return True
-
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """Run the runner's commands in this process, on few digits; return a list of their arguments."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("iwae_fast.experiments.config.load", few)
-    monkeypatch.setattr(iwae_fast.experiments.cli.train, "stop_on_signals", never)
-    monkeypatch.setattr(Runner, "_call", call)
-    return called
-
-
-def never():
-    from contextlib import nullcontext
-
-    return nullcontext(lambda: False)  # signals are the main thread's
+    return run_here(monkeypatch)
 
 
 def small(name: str, after: RunOfTable | None = None, **settings: object) -> RunOfTable:

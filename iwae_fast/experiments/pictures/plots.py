@@ -141,6 +141,8 @@ def by_setting(
         axes.set_xlim(-0.5, len(names) - 0.5)
     elif logarithmic:
         axes.set_xscale("log")
+    elif all(float(x).is_integer() for points in series for x in points.x):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _label(axes, "", name, unit, theme)
     return _png(figure, theme)
 
