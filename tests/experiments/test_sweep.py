@@ -330,3 +330,20 @@ def test_two_processes_share_a_sweep(sweep: Command, called: list, tmp_path: Pat
     assert list(one.trials()) == list(other.trials()) == other.known()
     one.tell(one.trial("k=1", 0), 3.0)
     other.tell(one.trial("k=1", 0), 4.0)  # the first one counts
+
+
+def test_the_validation_set_of_a_run_is_evaluated(sweep: Command, called: list, capsys: pytest.CaptureFixture) -> None:
+    def command(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        return ended.value.code, *capsys.readouterr()
+
+    options = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", value)]
+    assert command("train", *options, "--validation", "8", "-o", "held")[0] == 0
+    assert command("train", *options, "-o", "none")[0] == 0
+    code, printed, _ = command("evaluate", "held", "--validation", "--k", "4")
+    assert code == 0
+    assert "k = 4, 8 of 8 observations of the run's validation set" in " ".join(printed.split())
+    code, _, error = command("evaluate", "none", "--validation", "--k", "4")
+    assert code == 2
+    assert "none does not have a validation set: train with --validation N" in error
