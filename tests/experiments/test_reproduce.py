@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,3 +213,11 @@ def test_a_process_is_interrupted_once_and_its_failure_told(tmp_path: Path, monk
         assert stopping._call(small("run"), 0, "go", code) is False
     with pytest.raises(RunError, match="run failed: no such thing"):
         Runner(folder, TINY, 3)._call(small("run"), 0, "fail")
+
+
+def test_the_command_of_a_run_starts() -> None:
+    """Run the command itself, which other tests replace."""
+    command = [sys.executable, *runner_module.COMMAND, "--version"]
+    started = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert started.returncode == 0, started.stderr
+    assert "iwae" in started.stdout

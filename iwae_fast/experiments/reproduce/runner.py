@@ -22,7 +22,7 @@ from .tables import RunOfTable, Settings
 
 POLL_SECONDS = 0.2
 INTERRUPTED = 130
-COMMAND = ("-m", "iwae_fast.experiments.cli")
+COMMAND = ("-m", "iwae_fast")
 UNEVALUATED = ("--eval-k", "0")
 FREE = ("device", "backend", "capture", "chunk_size", *CLOSING)
 """Settings that may differ without making it a different run."""
