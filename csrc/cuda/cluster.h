@@ -18,6 +18,7 @@ namespace IWAE_ISA {
 // itself.
 constexpr int64_t kSmallBlockBytes = 74 << 10, kLargeBlockBytes = 227 << 10;
 constexpr int kSmallBlocks = 3;
+constexpr int kManyClusters = 1024;     // more than any GPU runs at once
 constexpr int kMostBlocksACluster = 8;  // the most that every GPU with clusters allows
 
 __device__ __forceinline__ int cluster_rank() {
@@ -148,7 +149,7 @@ void launch_clusters(void (*kernel)(Parameters...), int threads, int64_t most, i
   size.val.clusterDim.y = size.val.clusterDim.z = 1;
   cudaLaunchConfig_t config = {};
   config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.gridDim = dim3(static_cast<unsigned>(blocks) * kManyClusters);  // of the question below
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = &size;

@@ -21,6 +21,12 @@ IWAE_INLINE uint32_t float_to_bits(float x) {
   return bits;
 }
 
+// Two numbers, rounded to Half, in a word: the first in its low half.
+template <class Half>
+IWAE_INLINE uint32_t both(float low, float high) {
+  return Half::from(low).bits | uint32_t{Half::from(high).bits} << 16;
+}
+
 struct BFloat16 {
   uint16_t bits;
 
@@ -49,7 +55,7 @@ struct BFloat16 {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
     return word;
 #else
-    return from(low).bits | uint32_t{from(high).bits} << 16;
+    return both<BFloat16>(low, high);
 #endif
   }
 };
@@ -110,7 +116,7 @@ struct Float16 {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
     return word;
 #else
-    return from(low).bits | uint32_t{from(high).bits} << 16;
+    return both<Float16>(low, high);
 #endif
   }
 };

@@ -87,7 +87,7 @@ class VAE(LatentVariableModel):
         log_q_gradient: LogQGradient = LogQGradient.FULL,
         route: RouteZ | None = None,
     ) -> Latents:
-        has_standard_prior = not self.upper and self.prior is None
+        has_standard_prior = self.prior is None and not self.has_conditional_priors
         if not has_standard_prior or (fused := posterior.fused_draw(draw, log_q_gradient, self.backend)) is None:
             return self._in_parts(posterior, draw, log_q_gradient, route)
         z, log_ratio = fused

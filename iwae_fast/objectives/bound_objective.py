@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -15,14 +15,21 @@ if TYPE_CHECKING:
     from .objective import Objective
 
 
-class BoundObjective(nn.Module):
-    """An objective and its model as one module whose ``forward`` returns the loss."""
+class _Bound(nn.Module):
+    """An objective and its model as one module."""
 
     def __init__(self, objective: Objective, model: LatentVariableModel, ranks: Ranks = ONE_PROCESS) -> None:
         super().__init__()
         self.objective = objective
         self.model = model
         self.ranks = ranks
+
+    def _loss(self, x: Tensor, context: Sequence[Tensor], **options: Any) -> Tensor:
+        return self.objective(self.model, x, context=context, ranks=self.ranks, **options)
+
+
+class BoundObjective(_Bound):
+    """An objective and its model as one module whose ``forward`` returns the loss."""
 
     def forward(
         self,
@@ -35,26 +42,11 @@ class BoundObjective(nn.Module):
         step: int | None = None,
     ) -> Tensor:
         context = context_of(positional, context)
-        return self.objective(
-            self.model,
-            x,
-            context=context,
-            mask=mask,
-            seed=seed,
-            observation_offset=observation_offset,
-            step=step,
-            ranks=self.ranks,
-        )
+        return self._loss(x, context, mask=mask, seed=seed, observation_offset=observation_offset, step=step)
 
 
-class DictObjective(nn.Module):
+class DictObjective(_Bound):
     """An objective and its model as one module, for trainers that pass batches by keyword and read ``loss`` by name."""
-
-    def __init__(self, objective: Objective, model: LatentVariableModel, ranks: Ranks = ONE_PROCESS) -> None:
-        super().__init__()
-        self.objective = objective
-        self.model = model
-        self.ranks = ranks
 
     def forward(
         self,
@@ -77,14 +69,5 @@ class DictObjective(nn.Module):
         if not return_loss:
             raise ValueError("return_loss must be True: the module returns nothing but the loss")
         context = (context,) if isinstance(context, Tensor) else tuple(context)
-        loss = self.objective(
-            self.model,
-            x,
-            context=context,
-            mask=mask,
-            seed=seed,
-            observation_offset=observation_offset,
-            step=step,
-            ranks=self.ranks,
-        )
+        loss = self._loss(x, context, mask=mask, seed=seed, observation_offset=observation_offset, step=step)
         return {"loss": loss}
