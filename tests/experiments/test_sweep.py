@@ -236,7 +236,7 @@ def test_a_search(sampler: str, sweep: Command, called: list) -> None:
     assert len(first) == 4
     rates = {trial["settings"]["learning_rate"] for trial in first}
     assert len(rates) == 2  # the same ones at each point of the grid
-    assert all(1e-4 <= float(rate) <= 1e-2 for rate in rates)
+    assert all(1e-4 <= float(rate) <= 1e-2 and float(f"{float(rate):.4g}") == float(rate) for rate in rates)
     assert {trial["settings"]["hidden"] for trial in first} <= {"4", "6"}
     called.clear()
     assert sweep(*SEARCH, *LESS, "-o", "out", "--trials", "3", "--sampler", sampler)[0] == 0
@@ -347,3 +347,8 @@ def test_the_validation_set_of_a_run_is_evaluated(sweep: Command, called: list, 
     code, _, error = command("evaluate", "none", "--validation", "--k", "4")
     assert code == 2
     assert "none does not have a validation set: train with --validation N" in error
+
+
+def test_rounded_numbers_stay_in_their_range() -> None:
+    assert Range(0.12344, 0.2, log=False, whole=False).value(0.1234412) == 0.12344
+    assert Range(1, 10**6, log=False, whole=True).value(123456) == 123456

@@ -165,8 +165,8 @@ def train(
     from ..train import training
     from ..train.run_data import stored_name
     from ..train.runs import check_empty, check_is_run, continue_elsewhere, create_run, default_folder, sole_trainer
+    from ..unused import check_training
     from .progress import console
-    from .unused import check_training
 
     if data_file is not None and dataset is not None:
         raise ValueError("--data and --dataset exclude each other: give one of them")
@@ -258,7 +258,7 @@ def _reopen(
     from ..train import training
     from ..train.run_data import load_own_data
     from ..train.runs import open_run
-    from .unused import check_training
+    from ..unused import check_training
 
     run, checkpoint = open_run(folder)
     earlier = checkpoint.config

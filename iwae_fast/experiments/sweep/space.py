@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ...files import read_json, write_json
-from ..cli.unused import check_training
 from ..config import usable_device
 from ..many.training import FREE, config_of
 from ..setting_text import TYPES, parse_setting, setting_name, setting_text
 from ..train import training
 from ..train.fixed_pixels import validation_data
+from ..unused import check_training
 
 SHARED = ("validation", "eval_k", "eval_observations")
 """Settings of the NLL by which trials are compared, which must be the same for all of them."""
+
+
+DIGITS = 4
+"""Significant digits of sampled numbers."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,10 @@ class Range:
         return (self.low, self.high)
 
     def value(self, sampled: Any) -> Any:
-        """Return the value of the setting for what the sampler returned."""
-        return sampled
+        """Return the value of the setting for what the sampler returned: a number that people can read and type."""
+        if self.whole:
+            return sampled
+        return min(max(float(f"{sampled:.{DIGITS}g}"), self.low), self.high)
 
     def __str__(self) -> str:
         return f"{self.low}..{self.high}" + (":log" if self.log else "")
