@@ -1,7 +1,7 @@
 """Importance-weighted bounds and estimators for Pyro's models and guides: :class:`IWAE_ELBO`.
 
-``elbo.py`` has the class, ``plates.py`` the layout of sites along particles and data, ``log_probs.py`` the log-densities
-of sites, and ``guides.py`` the treatment of log q that the estimators need.
+``elbo.py`` has the class, ``plates.py`` the layout of sites along particles and data, ``log_probs.py`` their
+log-densities, and ``guides.py`` the treatment of log q that the estimators need.
 """
 
 from __future__ import annotations
