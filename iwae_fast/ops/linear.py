@@ -66,7 +66,7 @@ def linear_bernoulli_log_prob(
         Log-probability in nats, shape (...), float32 or float64.
     """
     leading, hidden, weight, bias = _linear_bernoulli(value, hidden, weight, bias, mask)
-    chosen = choose(backend, (value, hidden, weight, bias, mask), axes=len(leading) + 1)
+    chosen = choose(backend, (value, hidden, weight, bias, mask), "linear_bernoulli_log_prob", (*leading, len(weight)))
     if chosen == REFERENCE:
         return reference.linear_bernoulli_log_prob(value, hidden, weight, bias, mask)
     if recompute or not (torch.is_grad_enabled() and _any_requires_grad(hidden, weight, bias, value)):
@@ -126,7 +126,12 @@ def linear_bernoulli_iwae(
     leading, hidden, weight, bias = _linear_bernoulli(value, hidden, weight, bias, mask, log_ratio=log_ratio)
     if tuple(log_ratio.shape) != leading or not leading or leading[0] == 0:
         raise ValueError(f"log_ratio must be (k, ...) = {leading} with k >= 1, got {tuple(log_ratio.shape)}")
-    chosen = choose(backend, (value, hidden, weight, bias, log_ratio, mask), axes=len(leading) + 1)
+    chosen = choose(
+        backend,
+        (value, hidden, weight, bias, log_ratio, mask),
+        "linear_bernoulli_iwae_loss",
+        (*leading, len(weight)),
+    )
     if (
         chosen != REFERENCE
         and supports("linear_bernoulli_iwae_loss", chosen)
@@ -164,7 +169,7 @@ def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, b
         (..., M), with the dtype of ``hidden``.
     """
     _linear_layer(hidden, weight, bias)
-    chosen = choose(backend, (hidden, weight, bias))
+    chosen = choose(backend, (hidden, weight, bias), "linear_tanh")
     plain = autocast_dtype(hidden.device) is not None or not _one_wide_dtype(hidden, weight, bias)
     if plain or chosen == REFERENCE or not supports("linear_tanh", chosen):
         return torch.tanh(F.linear(hidden, weight, bias))
