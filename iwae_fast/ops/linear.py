@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import checks, reference
-from ..backends import REFERENCE, choose
+from ..backends import NATIVE, REFERENCE, choose
 from ..checks import WIDE, accumulation_dtype, autocast_dtype
 from .densities import bernoulli_log_prob
 from .function import (
@@ -32,7 +32,7 @@ from .function import (
     times_upstream,
     with_memory,
 )
-from .losses import IWAELoss, IWAEResult, reduced
+from .losses import IWAELoss, IWAEResult, composed_iwae, reduced
 
 
 def linear_bernoulli_log_prob(
@@ -48,8 +48,8 @@ def linear_bernoulli_log_prob(
     """Compute :func:`bernoulli_log_prob` for the output of a linear layer, without storing the logits.
 
     log p(value | hidden @ weight.T + bias) is computed a tile of rows at a time. The backward pass recomputes the
-    logits: a fourth matrix product (on a GPU also a fifth) in exchange for memory that does not grow with k B D. On a
-    GPU the precision of float32 products follows ``torch.set_float32_matmul_precision``. Without ``recompute`` the
+    logits: a fourth matrix product in exchange for memory that does not grow with k B D. On a GPU the precision of
+    float32 products follows ``torch.set_float32_matmul_precision``. Without ``recompute`` the
     forward pass overwrites the logits by the residuals value - sigmoid(logits), which are all that the backward pass
     needs: three matrix products, and one array of k B D.
 
@@ -71,8 +71,7 @@ def linear_bernoulli_log_prob(
         return reference.linear_bernoulli_log_prob(value, hidden, weight, bias, mask)
     if recompute or not (torch.is_grad_enabled() and _any_requires_grad(hidden, weight, bias, value)):
         return applied(LinearBernoulliRecomputed)(chosen, value, hidden, weight, bias, mask)
-    in_place = hidden.shape[:-1] == leading and accumulation_dtype(value, hidden) == hidden.dtype
-    if value.requires_grad or not in_place or not supports("linear_bernoulli_log_prob_and_residual", chosen):
+    if not _stores_residuals(chosen, leading, value, hidden, weight, bias):
         return bernoulli_log_prob(value, F.linear(hidden, weight, bias), mask, backend=backend)
     log_prob, *_ = applied(LinearBernoulliFunction)(chosen, value, mask, hidden, weight, bias)
     return log_prob
@@ -143,6 +142,9 @@ def linear_bernoulli_iwae(
             chosen, reduction, value, mask, log_ratio, hidden, weight, bias
         )
         return IWAEResult(loss, bound, weights.detach(), normalized=True)
+    if chosen != REFERENCE and _stores_residuals(chosen, leading, value, hidden, weight, bias):
+        log_prob, *_ = applied(LinearBernoulliFunction)(chosen, value, mask, hidden, weight, bias)
+        return composed_iwae(log_prob + log_ratio, reduction, backend)
     logits = F.linear(hidden, weight, bias)
     if chosen != REFERENCE:
         losses, weights = applied(IWAELoss)("bernoulli", chosen, "none", mask, log_ratio, value, logits)
@@ -200,6 +202,21 @@ def _linear_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None, **others:
         raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (..., H) and (D, H)")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be ({weight.shape[0]},) as weight {tuple(weight.shape)}, got {tuple(bias.shape)}")
+
+
+def _stores_residuals(
+    backend: str, leading: tuple[int, ...], value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> bool:
+    """Return True if a forward pass that needs gradients can store residuals in place of logits: no gradient is summed
+    over a broadcast axis, and residuals are not rounded more than sums are."""
+    return (
+        torch.is_grad_enabled()
+        and _any_requires_grad(hidden, weight, bias)
+        and not value.requires_grad
+        and hidden.shape[:-1] == leading
+        and accumulation_dtype(value, hidden) == hidden.dtype
+        and supports("linear_bernoulli_log_prob_and_residual", backend)
+    )
 
 
 def _any_requires_grad(*tensors: Tensor | None) -> bool:
@@ -263,7 +280,7 @@ class LinearBernoulliFunction(Fused):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        _, _, _, hidden, weight, _ = inputs
+        ctx.backend, _, _, hidden, weight, _ = inputs
         _, residual, log_prob = output
         ctx.mark_non_differentiable(residual)
         ctx.set_materialize_grads(False)
@@ -279,8 +296,12 @@ class LinearBernoulliFunction(Fused):
         residual, inputs = residual.view(rows, residual.shape[-1]), hidden.reshape(rows, hidden.shape[-1])
         # A coefficient of zero must give zero, also if the residual is NaN; the log-probability is then NaN too.
         if not is_host_readable(log_prob) or math.isnan(log_prob.sum().item()):
-            stopped = (scale == 0) & log_prob.isnan().reshape(rows, 1)
-            residual, inputs = residual.masked_fill(stopped, 0.0), inputs.masked_fill(stopped, 0.0)
+            undefined = log_prob.isnan().reshape(rows, 1)
+            if getattr(NATIVE[ctx.backend], "residuals_without_nan", False):  # spares two passes over the residuals
+                scale = torch.where(undefined & (scale != 0), math.nan, scale)
+            else:
+                residual = residual.masked_fill(undefined & (scale == 0), 0.0)
+            inputs = inputs.masked_fill(undefined & (scale == 0), 0.0)
         _, _, _, hidden_needed, weight_needed, bias_needed = ctx.needs_input_grad
         gradients = (
             torch.mm(residual, weight).mul_(scale).view(hidden.shape) if hidden_needed else None,
