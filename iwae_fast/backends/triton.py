@@ -31,6 +31,8 @@ class TritonBackend(WithoutOptionalOps):
 
     device = "cpu" if INTERPRETED else "cuda"
     optional_ops = frozenset({"linear_bernoulli_log_prob_and_residual"})
+    rounded_residuals = frozenset({torch.bfloat16})
+    """The dtypes, besides that of accumulation, in which residuals of a linear layer are stored."""
     residuals_without_nan = True
     """True: the residuals of a linear layer are 0 where they would be NaN, which the log-probability shows."""
 

@@ -208,13 +208,14 @@ def _stores_residuals(
     backend: str, leading: tuple[int, ...], value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None
 ) -> bool:
     """Return True if a forward pass that needs gradients can store residuals in place of logits: no gradient is summed
-    over a broadcast axis, and residuals are not rounded more than sums are."""
+    over a broadcast axis, and the backend stores residuals in the dtype of ``hidden``."""
+    dtypes = {accumulation_dtype(value, hidden), *getattr(NATIVE[backend], "rounded_residuals", ())}
     return (
         torch.is_grad_enabled()
         and _any_requires_grad(hidden, weight, bias)
         and not value.requires_grad
         and hidden.shape[:-1] == leading
-        and accumulation_dtype(value, hidden) == hidden.dtype
+        and hidden.dtype in dtypes
         and supports("linear_bernoulli_log_prob_and_residual", backend)
     )
 
@@ -292,7 +293,7 @@ class LinearBernoulliFunction(Fused):
             return (None,) * 6
         log_prob, residual, hidden, weight = saved(ctx)
         rows = log_prob.numel()
-        scale = with_memory(grad).to(hidden.dtype).reshape(rows, 1)
+        scale = with_memory(grad).reshape(rows, 1)
         residual, inputs = residual.view(rows, residual.shape[-1]), hidden.reshape(rows, hidden.shape[-1])
         # A coefficient of zero must give zero, also if the residual is NaN; the log-probability is then NaN too.
         if not is_host_readable(log_prob) or math.isnan(log_prob.sum().item()):
@@ -305,8 +306,8 @@ class LinearBernoulliFunction(Fused):
         _, _, _, hidden_needed, weight_needed, bias_needed = ctx.needs_input_grad
         gradients = (
             torch.mm(residual, weight).mul_(scale).view(hidden.shape) if hidden_needed else None,
-            torch.mm(residual.t(), inputs * scale) if weight_needed else None,
-            torch.mv(residual.t(), scale.squeeze(1)) if bias_needed else None,
+            torch.mm(residual.t(), inputs * scale.to(inputs.dtype)) if weight_needed else None,
+            torch.mv(residual.t(), scale.squeeze(1).to(inputs.dtype)) if bias_needed else None,
         )
         return None, None, None, *once(gradients, log_prob)
 

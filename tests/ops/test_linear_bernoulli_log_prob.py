@@ -316,6 +316,25 @@ def test_stored_residuals_on_every_backend(backend: str, dtype: torch.dtype, mas
     torch.testing.assert_close(ours, exact, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("backend", TRITON)
+def test_residuals_of_bfloat16_are_stored_in_it(backend: str) -> None:
+    """Compare with float64, up to the roundings of residuals, weights and products; small coefficients stay nonzero."""
+    value, *layer = torch.rand(5, 130), torch.randn(3, 5, 20), torch.randn(130, 20) / 5, torch.randn(130)
+    layer = [t.bfloat16().requires_grad_() for t in layer]
+    stored = partial(iw.linear_bernoulli_log_prob, value, recompute=False)
+    ours = stored(*layer, backend=backend)
+    incoming = 1e-6 * torch.rand(3, 5)
+    found = torch.autograd.grad(ours, layer, incoming)
+    doubles = [t.detach().double().requires_grad_() for t in layer]
+    exact = stored(*doubles, backend="reference")
+    torch.testing.assert_close(ours.double(), exact.detach(), rtol=1e-5, atol=1e-4)
+    for gradient, expected in zip(found, torch.autograd.grad(exact, doubles, incoming.double()), strict=True):
+        assert gradient.dtype == torch.bfloat16
+        assert (gradient.double() - expected).abs().max() < 0.02 * expected.abs().max()
+    kept = saved_bytes(backend, False, value, *layer)
+    assert kept == 15 * (2 * 130 + 4)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("where", ["hidden", "value"])
 def test_stored_residuals_of_nan(backend: str, where: str) -> None:
