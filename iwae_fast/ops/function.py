@@ -118,8 +118,12 @@ def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor, number: float) -
     if math.isfinite(number):
         gradient = weights * (-share * number)
         return gradient if gradient.dtype is ctx.log_ratio_dtype else gradient.to(ctx.log_ratio_dtype)
-    (gradient,) = times_upstream(ctx, [(weights * -share).unsqueeze(-1)], grad, number, weights)
-    return gradient.squeeze(-1).to(ctx.log_ratio_dtype)
+    gradient = weights * -share
+    if not is_tracing() and supports("rescale", ctx.backend):
+        NATIVE[ctx.backend].rescale(gradient.unsqueeze(-1), grad, weights)
+    else:
+        gradient = product_without_nan(gradient, grad, weights)
+    return gradient if gradient.dtype is ctx.log_ratio_dtype else gradient.to(ctx.log_ratio_dtype)
 
 
 def product_without_nan(gradient: Tensor, grad: Tensor, weights: Tensor) -> Tensor:
