@@ -104,8 +104,8 @@ class StreamingWeights:
         self.count = num_samples
         self.tail = torch.cat(tails).topk(min(self.tail_size, self.count), dim=0).values
 
-    def log_likelihood(self) -> LogLikelihood:
-        """Compute the results of the samples so far."""
+    def log_likelihood(self, pareto_k: Callable[[Tensor], Tensor] = pareto_k_of_largest) -> LogLikelihood:
+        """Compute the results of the samples so far; ``pareto_k`` may be a captured :func:`pareto_k_of_largest`."""
         k = self.count
         mean_square_ratio = k * self.total_square / self.total.square()
         return LogLikelihood(
@@ -114,9 +114,7 @@ class StreamingWeights:
             if k > 1
             else torch.full_like(self.total, math.nan),
             ess=torch.where(self.total == 0, 0.0, self.total.square() / self.total_square),
-            pareto_k=pareto_k_of_largest(self.tail)
-            if self.tail_size > FEWEST_IN_TAIL
-            else torch.full_like(self.total, math.nan),
+            pareto_k=pareto_k(self.tail) if self.tail_size > FEWEST_IN_TAIL else torch.full_like(self.total, math.nan),
         )
 
 
@@ -301,4 +299,4 @@ def _observations(
             progress(count * len(x))
         return_free_memory(x.device)
     weights.merge(ranks, num_samples)
-    return weights.log_likelihood(), rows
+    return weights.log_likelihood(replays.pareto_k), rows

@@ -1,4 +1,5 @@
-"""Chunks of samples as replays of a CUDA graph, where launching their kernels takes longer than running them."""
+"""Chunks of samples, and the fit of their weights' tails, as replays of a CUDA graph, where launching kernels takes
+longer than running them."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from ..capture.obstacles import of_model
 from ..models import LatentVariableModel
 from ..models.draw import Draw
 from ..models.posteriors import AnyPosterior, DiagonalGaussian
+from .diagnostics import pareto_k_of_largest
 from .observations import Chunk
 
 MOST_ROWS = 2**17
@@ -35,6 +37,24 @@ class Replays:
         self.model = model
         self.reason: str | None = None
         self._recorder: Recorder | None = None
+        self._tail: Tensor | None = None
+        self._pareto_k: Program | None = None
+
+    def pareto_k(self, tail: Tensor) -> Tensor:
+        """Return :func:`pareto_k_of_largest`, replayed for all chunks of as many observations: it is some 900 launches
+        of small kernels, more than all others of a chunk of observations."""
+        if unavailable(tail.device) is not None:
+            return pareto_k_of_largest(tail)
+        if self._pareto_k is None or self._tail is None or self._tail.shape != tail.shape:
+            self._tail = own = torch.empty_like(tail)
+            self._pareto_k = Program(lambda: pareto_k_of_largest(own), self._recorder_of(tail.device))
+        self._tail.copy_(tail)
+        return self._pareto_k().clone()  # the next call overwrites it
+
+    def _recorder_of(self, device: torch.device) -> Recorder:
+        if self._recorder is None:
+            self._recorder = CudaGraphs(device)
+        return self._recorder
 
     def of(
         self, chunk: Chunk, posterior: AnyPosterior, seed: Tensor, count: int, num_chunks: int
@@ -46,10 +66,9 @@ class Replays:
         self.reason = self.reason or self._obstacle(chunk.x.device, posterior)
         if self.reason is not None:
             return None
-        if self._recorder is None:
-            self._recorder = CudaGraphs(chunk.x.device)
-        self._recorder.forget()  # the graph of earlier observations is not replayed again
-        return CapturedChunk(self, self._recorder, chunk, posterior, seed, count)
+        recorder = self._recorder_of(chunk.x.device)
+        recorder.forget()  # the graph of earlier observations is not replayed again
+        return CapturedChunk(self, recorder, chunk, posterior, seed, count)
 
     def _obstacle(self, device: torch.device, posterior: AnyPosterior) -> str | None:
         if not isinstance(posterior, DiagonalGaussian):

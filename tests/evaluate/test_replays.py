@@ -94,8 +94,20 @@ def test_replays_give_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) 
     found = iw.evaluate.log_likelihood(model, x, 50, **settings)
     for field in ("value", "std_error", "ess", "pareto_k"):
         assert torch.equal(getattr(found, field), getattr(plain, field))
-    # 12 chunks of 4 samples and one of 2, for each of two chunks of observations.
-    assert (recorder.rehearsed, recorder.recorded, recorder.replayed) == (4, 2, 20)
+    # 12 chunks of 4 samples and one of 2, for each of two chunks of observations. The fits of their tails have two
+    # shapes, and are called once each.
+    assert (recorder.rehearsed, recorder.recorded, recorder.replayed) == (4 + 2, 2, 20)
+
+
+def test_the_fit_of_the_tails_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluate seven chunks of two observations; the chunks of samples are too few for a graph."""
+    model, x = models()["one layer"], torch.rand(14, 30).round()
+    monkeypatch.setattr(likelihood, "OBSERVATIONS_A_CHUNK", 2)
+    plain = iw.evaluate.log_likelihood(model, x, 200, seed=3).pareto_k
+    recorder = recorder_in_place_of_a_gpu(monkeypatch)
+    assert torch.equal(iw.evaluate.log_likelihood(model, x, 200, seed=3).pareto_k, plain)
+    assert len(plain.unique()) == 14
+    assert (recorder.rehearsed, recorder.recorded, recorder.replayed) == (2, 1, 5)
 
 
 def test_what_is_large_or_short_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +116,7 @@ def test_what_is_large_or_short_is_not_captured(monkeypatch: pytest.MonkeyPatch)
     iw.evaluate.log_likelihood(model, x, 4 * (replays.FEWEST_CHUNKS - 1), chunk_size=4)
     monkeypatch.setattr(replays, "MOST_ROWS", 4 * len(x) - 1)
     iw.evaluate.log_likelihood(model, x, 100, chunk_size=4)
-    assert recorder.rehearsed == 0
+    assert recorder.recorded == recorder.forgotten == 0
     monkeypatch.setattr(replays, "MOST_ROWS", 4 * len(x))
     iw.evaluate.log_likelihood(model, x, 100, chunk_size=4)
     assert recorder.recorded == 1
@@ -124,7 +136,7 @@ def test_what_cannot_be_captured_is_evaluated_all_the_same(monkeypatch: pytest.M
     refusing = Refusing()
     monkeypatch.setattr(replays, "CudaGraphs", lambda _: refusing)
     assert torch.equal(iw.evaluate.log_likelihood(model, x, 50, chunk_size=4, seed=3).value, plain)
-    assert (refusing.rehearsed, refusing.recorded) == (2, 0)
+    assert (refusing.rehearsed, refusing.recorded) == (3, 0)  # and the fit of the tails once
 
 
 @pytest.mark.parametrize("obstacle", ["hooks", "shared weights", "distribution"])
@@ -139,4 +151,4 @@ def test_obstacles(obstacle: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(replays, "DiagonalGaussian", str)
     recorder = recorder_in_place_of_a_gpu(monkeypatch)
     iw.evaluate.log_likelihood(model, x, 50, chunk_size=4, seed=3)
-    assert recorder.rehearsed == 0
+    assert recorder.recorded == recorder.forgotten == 0
