@@ -41,7 +41,7 @@ class Replays:
         self._pareto_k: Program | None = None
 
     def pareto_k(self, tail: Tensor) -> Tensor:
-        """Return :func:`pareto_k_of_largest`, replayed for all chunks of as many observations: it is some 900 launches
+        """Return :func:`pareto_k_of_largest`, replayed for all chunks of as many observations: it is some 1500 launches
         of small kernels, more than all others of a chunk of observations."""
         if unavailable(tail.device) is not None:
             return pareto_k_of_largest(tail)
