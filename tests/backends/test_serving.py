@@ -131,6 +131,28 @@ def test_a_symbolic_size_is_not_compared() -> None:
     assert serving.number_of_elements(()) == 1
 
 
+def test_the_choice_is_traced_once_for_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile a choice for CUDA tensors with symbolic sizes, small and large: one graph, that of large calls."""
+    for order in list(iw.backends._SERVES):
+        monkeypatch.setitem(iw.backends._SERVES, order, order[0])
+    device = torch.device("cuda", 0)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    def by_name(x: torch.Tensor) -> torch.Tensor:
+        chosen = iw.backends.best(device, "bernoulli_iwae_loss", (x.shape[0], x.shape[1]))
+        return x + 1 if chosen == serving.BERNOULLI_LOSS.order[0] else x - 1
+
+    compiled = torch.compile(by_name, fullgraph=True, dynamic=True, backend=backend)
+    for size in (3, 4, 1000, 1200):
+        x = torch.zeros(size, size + 1)
+        assert torch.equal(compiled(x), x + 1)
+    assert len(graphs) == 1
+
+
 def test_info_says_which_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert iw.backends.info()["serving"] == {} or torch.cuda.is_available()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
