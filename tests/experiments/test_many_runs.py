@@ -110,6 +110,29 @@ def test_the_end_of_a_failed_runs_log_is_kept(program: Callable, tmp_path: Path)
     assert error.last_lines() == [*map(str, range(14, 21)), "no such thing"]
 
 
+def test_a_run_does_not_read_what_is_piped_to_its_runner(program: Callable, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, b"typed\n")
+    os.close(write)
+    earlier = os.dup(0)
+    os.dup2(read, 0)
+    try:
+        program('mkdir -p "$1"; cat > "$1/done"\n')
+        assert finish(tmp_path, [FileWork("a", tmp_path)], launcher=Launcher.parse("env")) == (["a"], [])
+        assert os.read(0, 10) == b"typed\n"
+    finally:
+        os.dup2(earlier, 0)
+        os.close(earlier)
+        os.close(read)
+    assert (tmp_path / "a" / "done").read_text() == ""
+
+
+def test_a_failure_without_output_has_its_exit_status(program: Callable, tmp_path: Path) -> None:
+    program("exit 7\n")
+    (error,) = finish(tmp_path, [FileWork("a", tmp_path)])[1]
+    assert "a failed: it printed nothing, exit status 7" in str(error)
+
+
 def test_success_without_a_result_is_a_failure(program: Callable, tmp_path: Path) -> None:
     program("exit 0\n")
     _, (error,) = finish(tmp_path / "runs", [FileWork("run", tmp_path / "runs")])

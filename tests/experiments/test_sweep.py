@@ -305,6 +305,17 @@ def test_what_fails_is_shown_and_tried_again(sweep: Command, called: list, monke
 
 
 @needs_optuna
+def test_a_damaged_run_leaves_the_others_in_the_table(sweep: Command, called: list) -> None:
+    arguments = (*SET, "--grid", "k=1,2", "-o", "damaged")
+    assert sweep(*arguments)[0] == 0
+    Path("damaged", "runs", "k=1-seed0", "config.json").write_text("")
+    code, _, error = sweep(*arguments)
+    assert code == 2
+    assert "config.json is not JSON" in error
+    assert [(trial["point"], trial["nll"] is None) for trial in trials("damaged")] == [("k=2", False), ("k=1", True)]
+
+
+@needs_optuna
 def test_commands_go_through_the_launcher(sweep: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run one real process by a launcher."""
     script = tmp_path / "queue"

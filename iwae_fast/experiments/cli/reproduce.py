@@ -110,17 +110,17 @@ def reproduce(
     console.print(_printed(spec.title, outcomes))
     write_json(folder / f"{table}.json", content(table, spec, name, chosen, k, outcomes))
     write_page(folder / f"{table}.html", spec, name, chosen, k, entries, outcomes, folder, command_line())
-    console.print(str(folder / f"{table}.html"))
+    console.print(str(folder / f"{table}.html"), markup=False)
     end(failures, stop, launch)
 
 
 def _is_done(work: TableWork) -> bool:
     """Return whether a run is done; False if its files are damaged, which is reported when it is continued."""
-    from ..train.checkpoint import CheckpointError
+    from ..many.training import DAMAGED
 
     try:
         return work.is_done()
-    except (ValueError, KeyError, OSError, CheckpointError):
+    except DAMAGED:
         return False
 
 

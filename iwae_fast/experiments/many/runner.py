@@ -14,10 +14,10 @@ from typing import Generic, Protocol, TypeVar
 
 import filelock
 
-from ..train.checkpoint import CheckpointError
 from ..train.runs import in_use
 from .launcher import Launcher
 from .slots import Slot, Slots
+from .training import DAMAGED
 
 POLL_SECONDS = 0.2
 SETTLE_SECONDS = 60.0
@@ -51,7 +51,7 @@ class Work(Protocol):
     def next_command(self) -> list[str] | None:
         """Return the arguments of the next command of ``iwae-fast``; None once the run is done.
 
-        Raises ValueError, KeyError, OSError or CheckpointError if the folder cannot be continued.
+        Raises one of DAMAGED if the folder cannot be continued.
         """
 
 
@@ -125,7 +125,7 @@ class Runner(Generic[W]):
                         continue
                     except RunError as error:
                         failures.append(error)
-                    except (ValueError, KeyError, OSError, CheckpointError) as error:  # damaged files of one run
+                    except DAMAGED as error:  # of one run
                         failures.append(RunError(f"{work.name} failed: {error}"))
                     failed(failures[-1])
 
@@ -185,8 +185,9 @@ class Runner(Generic[W]):
                 now = time.monotonic()
                 deadline = deadline or now + (0.0 if self.launcher is None else SETTLE_SECONDS)
                 if now >= deadline:
-                    hint = "" if self.launcher is None else ": a launcher must wait for it, as sbatch --wait does"
-                    raise RunError(f"{work.name} is not done although its command ended{hint}", self._log(work))
+                    hint = ": a launcher must wait for it, as sbatch --wait does, and run all of its words"
+                    shown = "" if self.launcher is None else hint
+                    raise RunError(f"{work.name} is not done although its command ended{shown}", self._log(work))
             time.sleep(POLL_SECONDS)
         return []
 
@@ -205,7 +206,12 @@ class Runner(Generic[W]):
         with log.open("a") as output:
             # In a session of its own, so that Ctrl-C reaches only this process, which forwards it once.
             process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,  # ssh, for one, would take what is typed or piped for this process
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
             )
             handed_on = False
             while True:
@@ -221,8 +227,8 @@ class Runner(Generic[W]):
         if code == INTERRUPTED:
             return False
         if code:
-            lines = _lines(log)
-            raise RunError(f"{work.name} failed: {lines[-1] if lines else 'it printed nothing'} (see {log})", log)
+            last = (_lines(log) or [f"it printed nothing, exit status {code}"])[-1]
+            raise RunError(f"{work.name} failed: {last} (see {log})", log)
         return True
 
     def _interrupt(self, process: subprocess.Popen[bytes]) -> None:

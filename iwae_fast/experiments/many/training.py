@@ -11,7 +11,7 @@ from ...files import read_json
 from ..config import TrainConfig
 from ..protocols import passes
 from ..setting_text import flags
-from ..train.checkpoint import step_of
+from ..train.checkpoint import CheckpointError, step_of
 from ..train.metrics import read_metrics
 from ..train.runs import Run, sole_trainer
 
@@ -20,6 +20,10 @@ Settings = Mapping[str, Any]
 
 FREE = ("device", "backend", "capture", "chunk_size")
 """Settings that may differ without making it a different run."""
+
+
+DAMAGED = (ValueError, KeyError, OSError, CheckpointError)
+"""What reading the folder of a run raises if its files are damaged, or if they are those of another run."""
 
 
 def config_of(settings: Settings) -> TrainConfig:

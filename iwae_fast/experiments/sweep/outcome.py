@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..._version import __version__
+from ..many.training import DAMAGED
 from ..setting_text import setting_text
 from ..train.metrics import read_metrics
 from ..train.runs import Run
@@ -126,8 +127,11 @@ def table(space: Space, objective: str, outcomes: Sequence[TrialOutcome]) -> byt
 
 
 def _run_outcome(work: SweepWork) -> RunOutcome:
-    nll = work.nll()
-    test = None if nll is None else work.test
+    try:
+        nll = work.nll()
+        test = None if nll is None else work.test
+    except DAMAGED:  # reported when the run was to be continued; the results of the others are shown
+        test = None
     if test is None:
         return RunOutcome(work.name, work.seed, None, None, None, None, None)
     units = test.content["active_units"]
