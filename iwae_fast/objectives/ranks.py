@@ -9,7 +9,7 @@ module, such as DistributedDataParallel, whose average over ranks is the gradien
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -135,6 +135,16 @@ class MeshRanks(Ranks):
             self.num_data_ranks, self.data_rank = self.data.size(), self.data.rank()
         if self.samples is not None:
             self.num_sample_ranks, self.sample_rank = self.samples.size(), self.samples.rank()
+
+    def __deepcopy__(self, _: object) -> MeshRanks:
+        """Return this object itself: a copy of a module, such as one of averaged parameters, has the same processes."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a module on a mesh cannot be pickled, since its process groups exist in this process only: save its "
+            "state_dict(), and bind a model again where it is loaded"
+        )
 
     def seed(self, seed: int | Tensor | None, device: torch.device) -> Tensor:
         """Return the seed, drawn by the first rank and broadcast if it is not given."""

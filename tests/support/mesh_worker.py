@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import iwae_fast as iw
@@ -42,15 +43,21 @@ SHAPES = {2: [(2, 1), (1, 2)], 3: [(3, 1), (1, 3)], 4: [(2, 2), (4, 1), (1, 4)]}
 SHARDS = {1: (5,), 2: (3, 2), 3: (4, 0, 1), 4: (2, 1, 1, 1)}
 """Numbers of observations on the data ranks."""
 
+SHARDED_IN_PARTS = ("IWAE", "IWAE in chunks", "DReG, budget", "JVI")
+"""The objectives whose encoder and decoder are sharded on their own."""
+
+RATE = 0.5
+"""The learning rate of steps that are compared."""
+
 EVALUATIONS = ((40, 50), (5, 1), (300, 30))
 """Numbers of observations and of samples."""
 
 
 class Result(NamedTuple):
-    """The loss of a rank, and the gradients after DistributedDataParallel has averaged them."""
+    """The loss of a rank, and the gradients after a wrapper has averaged them, or the parameters after a step."""
 
     loss: float
-    gradients: list[Tensor]
+    tensors: list[Tensor]
 
 
 def build(layers: int = 1) -> iw.models.DenseVAE:
@@ -91,6 +98,26 @@ def run(rank: int, world: int, folder: str, name: str) -> None:
 
 def gradients(mesh: DeviceMesh, _: str) -> dict[str, Result]:
     return {name: trained(objective, mesh, observations()) for name, objective in OBJECTIVES.items()}
+
+
+def sharded_updates(mesh: DeviceMesh, _: str) -> dict[str, Result]:
+    """Return the loss of one step, and the parameters after it, of modules whose parameters FSDP2 shards.
+
+    The module is one unit that is gathered as a whole, or encoder and decoder are units of their own.
+    """
+    results = {}
+    for name, objective in OBJECTIVES.items():
+        module = objective.bind(build(), mesh=mesh)
+        if name in SHARDED_IN_PARTS:
+            fully_shard(module.model.encoder)
+            fully_shard(module.model.decoder)
+        fully_shard(module)
+        optimizer = torch.optim.SGD(module.parameters(), lr=RATE)
+        loss = module(shard(mesh, observations()), seed=SEED)
+        loss.backward()
+        optimizer.step()
+        results[name] = Result(loss.item(), [p.full_tensor() for p in module.parameters()])
+    return results
 
 
 def with_special_weights(value: float) -> tuple[iw.models.DenseVAE, Tensor]:
