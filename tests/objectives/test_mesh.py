@@ -8,15 +8,12 @@ import math
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import forkserver
 import mesh_worker
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from mesh_worker import EVALUATIONS, OBJECTIVES, SEED, SHAPES, Result, build, observations
+from mesh_worker import EVALUATIONS, OBJECTIVES, SEED, SHAPES, Result, build, observations, on_ranks
 from torch.distributed.device_mesh import init_device_mesh
 
 import iwae_fast as iw
@@ -26,14 +23,6 @@ pytestmark = [
     pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo"),
     pytest.mark.xdist_group("mesh"),
 ]
-
-
-def on_ranks(world: int, name: str, folder: Path) -> list[dict[tuple[int, int], Any]]:
-    """Run a function of mesh_worker on so many processes; return the results of each rank by the mesh's shape."""
-    folder.mkdir(exist_ok=True)
-    forkserver.context()
-    mp.start_processes(mesh_worker.run, (world, str(folder), name), nprocs=world, start_method="forkserver")
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import forkserver
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
+from host_recorder import TapeRecorder
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -58,6 +62,14 @@ class Result(NamedTuple):
 
     loss: float
     tensors: list[Tensor]
+
+
+def on_ranks(world: int, name: str, folder: Path) -> list[dict[tuple[int, int], Any]]:
+    """Run a function of this module on so many processes; return the results of each rank by the mesh's shape."""
+    folder.mkdir(exist_ok=True)
+    forkserver.context()
+    mp.start_processes(run, (world, str(folder), name), nprocs=world, start_method="forkserver")
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
 def build(layers: int = 1) -> iw.models.DenseVAE:
@@ -178,6 +190,54 @@ def communication(mesh: DeviceMesh, _: str) -> list[tuple[str, int]]:
     with counted(calls):
         module(shard(mesh, observations()), seed=SEED, observation_offset=0).backward()
     return calls
+
+
+CAPTURED = ("IWAE", "IWAE in chunks", "DReG, budget", "VR-IWAE", "JVI", "ELBO, free bits", "CIWAE")
+STEPS = (5, 5, 5, 5, 4, 5, 4)
+"""Numbers of observations of the batches: those of 5 are replayed from the third on, and those of 4 are rehearsed."""
+
+
+class Steps(NamedTuple):
+    """Losses, the parameters after all steps, the gradients of the last one, and what the recorder has counted."""
+
+    losses: list[float]
+    parameters: list[Tensor]
+    gradients: list[Tensor]
+    counts: tuple[int, int, int]
+    calls: list[tuple[str, int]]
+    """The collectives of one step."""
+
+
+def sgd(model: iw.models.DenseVAE) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=2.0**-10, momentum=0.5, fused=True)
+
+
+def batches() -> list[Tensor]:
+    return [observations(count).roll(index, 1) for index, count in enumerate(STEPS)]
+
+
+def captured_steps(mesh: DeviceMesh, _: str) -> dict[str, Steps]:
+    """Train by steps recorded on a tape. All ranks but the first begin with other parameters and another seed."""
+    results = {}
+    data_ranks, data_rank = mesh["data"].size(), mesh.get_local_rank("data")
+    for index, name in enumerate(CAPTURED):
+        model, recorder = build(), TapeRecorder()
+        with torch.no_grad():
+            model.decoder.output.bias += dist.get_rank()
+        seed = SEED + dist.get_rank()
+        step = iw.CapturedStep(OBJECTIVES[name], model, sgd(model), seed=seed, mesh=mesh, recorder=recorder)
+        losses, calls = [], []
+        for x in batches():
+            own = x.tensor_split(data_ranks)
+            offset = sum(map(len, own[:data_rank])) if index % 2 else None
+            calls.clear()
+            with counted(calls):
+                losses.append(step(own[data_rank], observation_offset=offset).item())
+        assert step.reason is None, step.reason
+        counts = recorder.rehearsed, recorder.recorded, recorder.replayed
+        parameters = [p.detach() for p in model.parameters()]
+        results[name] = Steps(losses, parameters, [p.grad for p in model.parameters()], counts, calls)
+    return results
 
 
 def evaluations(mesh: DeviceMesh, folder: str) -> list[Tensor]:
