@@ -266,7 +266,8 @@ namespace iwae {
 namespace IWAE_ISA {
 
 // Small numbers, so that small tests reach every path.
-constexpr int64_t kManyThreads = 128, kManyObservations = 3;
+constexpr int64_t kManyThreads = 128, kManyObservations = 3, kFewBlocks = 4;
+constexpr int kHeld = 2;
 constexpr int kSmallBlocks = 3, kMostBlocksACluster = 4;
 constexpr int64_t kSmallBlockBytes = 4 << 10, kLargeBlockBytes = 16 << 10;
 
