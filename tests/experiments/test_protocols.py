@@ -68,7 +68,7 @@ def test_published_adam_written_out() -> None:
 
 
 def test_published_adam_goes_on_from_a_loaded_state_and_where_a_gradient_is_missing() -> None:
-    """Count steps once for all parameters, unless they took different numbers of them."""
+    """Count the steps of each parameter, also after its state was loaded."""
     gradients = torch.randn(6, 2, 3)
 
     def run(loaded: bool, together: bool) -> list[torch.Tensor]:
