@@ -30,9 +30,9 @@ class Adam(Optimizer):
     capture a step. A ``GradScaler`` works as with torch's fused Adam: the step divides the gradients by the loss scale,
     and is skipped if one of them is not finite.
 
-    The C++ kernels of the CPU take float32, float64 and bfloat16, and so do the CUDA C++ kernels, where the package was
-    built with them. Other parameters, such as those of other devices, and tensor subclasses, are updated in plain
-    torch.
+    Parameters are float32, float64 or bfloat16, and the state has their dtype. On the CPU and on GPUs a step is one
+    launch of the package's kernels: CUDA C++ where it was built, else Triton, with a second launch to count steps.
+    Clipping adds a launch. Parameters on other devices, and tensor subclasses, are updated in plain torch.
 
     Args:
         params: parameters, or dicts of parameters and settings, as in torch.
@@ -161,17 +161,17 @@ class Adam(Optimizer):
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     def _batches(self) -> list[_Batch]:
-        """Return the parameters that have gradients, by group, device and dtype."""
+        """Return the parameters that have gradients, by group, device, dtype and type."""
         batches: list[_Batch] = []
         for group in self.param_groups:
-            found: dict[tuple[torch.device, torch.dtype], _Batch] = {}
+            found: dict[Any, _Batch] = {}
             for parameter in group["params"]:
                 gradient = parameter.grad
                 if gradient is None:
                     continue
-                key = parameter.device, parameter.dtype
+                key = parameter.device, parameter.dtype, type(parameter)
                 if (batch := found.get(key)) is None:
-                    found[key] = batch = _Batch(group, serving(parameter), *key)
+                    found[key] = batch = _Batch(group, serving(parameter), parameter.device)
                     batches.append(batch)
                 if not (state := self.state[parameter]):
                     self.allocate([parameter])
@@ -226,8 +226,8 @@ class AdamW(Adam):
 class _Batch:
     """Parameters of one group, device and dtype, with their gradients and state in blocks of memory of one layout."""
 
-    def __init__(self, group: dict[str, Any], backend: str, device: torch.device, dtype: torch.dtype) -> None:
-        self.group, self.backend, self.device, self.dtype = group, backend, device, dtype
+    def __init__(self, group: dict[str, Any], backend: str, device: torch.device) -> None:
+        self.group, self.backend, self.device = group, backend, device
         self.parameters: list[Tensor] = []
         self._lists: tuple[list[Tensor], ...] = ([], [], [], [], [])
         self.tensors = AdamTensors(*self._lists)

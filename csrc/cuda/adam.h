@@ -68,9 +68,7 @@ struct ChunkPart {
 // Returns true in the last block that calls it; all blocks have then read what they read before the call.
 __device__ __forceinline__ bool takes_last_turn(unsigned* turns) {
   __threadfence();
-  const bool last = atomicAdd(turns, 1u) + 1u == gridDim.x;
-  __threadfence();
-  return last;
+  return atomicAdd(turns, 1u) + 1u == gridDim.x;
 }
 
 template <class T, class Storage>
@@ -106,8 +104,10 @@ IWAE_KERNEL adam_kernel(const AdamTable table, const AdamPlan plan) {
   }
   if (threadIdx.x == 0) {
     const double rate = plan.rate != nullptr ? load_one<double>(plan.rate, plan.rate_dtype, 0) : plan.settings.rate;
-    shared = adam_coefficients<T>(plan.settings, static_cast<double>(*tensor.step), rate, scale, squares);
-    last = takes_last_turn(plan.turns);
+    const double taken = *tensor.step;
+    const bool turn = takes_last_turn(plan.turns);  // on its way while the coefficients are computed
+    shared = adam_coefficients<T>(plan.settings, taken, rate, scale, squares);
+    last = turn;
   }
   __syncthreads();
 
@@ -143,6 +143,7 @@ IWAE_KERNEL adam_kernel(const AdamTable table, const AdamPlan plan) {
 
   // Every block has read the steps: they can be counted without another launch.
   if (!last) return;
+  __threadfence();
   for (int i = static_cast<int>(threadIdx.x); i < table.count; i += kThreads) *table.entries[i].tensor.step += 1.0f;
   if (threadIdx.x == 0) *plan.turns = 0;
 }

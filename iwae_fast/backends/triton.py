@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 from . import tiled
 from .base import WithoutOptionalOps
+from .marshal import empty_squares
 
 OLDEST = (3, 6)
 
@@ -30,6 +32,7 @@ class TritonBackend(WithoutOptionalOps):
     """Triton's kernels for GPUs."""
 
     device = "cpu" if INTERPRETED else "cuda"
+    optional_ops = frozenset({"adam", "sum_squares"})
 
     @cached_property
     def kernels(self) -> Any:
@@ -120,6 +123,14 @@ class TritonBackend(WithoutOptionalOps):
         if value_needed:  # rarely needed, and summed over the samples
             gradients = tiled.log_prob_backward(self._tile_likelihood, *operands, [True, False, False, False])
         return [*gradients, *self.kernels.linear_bernoulli_log_prob_backward(*operands, others)]
+
+    def adam(self, tensors: AdamTensors, settings: AdamSettings, extras: AdamExtras, turns: Tensor) -> None:
+        self.kernels.adam(tensors, settings, extras)
+
+    def sum_squares(self, gradients: Sequence[Tensor]) -> Tensor:
+        squares = empty_squares(gradients)
+        self.kernels.sum_squares(gradients, squares)
+        return squares
 
     @cached_property
     def _tile_likelihood(self) -> tiled.TileLikelihood:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..backends import MISSING, NATIVE, REFERENCE, choose
+from ..backends import BUILT_IN, ENVIRONMENT, MISSING, NATIVE, REFERENCE, choose
 from ..reference import adam as reference_adam
 from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 from .function import implementation, supports
@@ -17,12 +18,16 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def serving(parameter: Tensor) -> str:
-    """Return the backend for steps on this parameter: the one of the other ops, or if that does not have the op another
-    one for the device that does, or the reference."""
+    """Return the backend for steps on this parameter: a forced one that has the op, else the first that has it for the
+    device, else the reference.
+
+    CUDA C++ precedes Triton, which needs a second launch to count the steps, and more time on the host.
+    """
     chosen = choose(None, (parameter,))
     if chosen == REFERENCE or parameter.dtype not in DTYPES:
         return REFERENCE
-    for name in (chosen, *NATIVE):
+    forced = os.environ.get(ENVIRONMENT) or None
+    for name in BUILT_IN if forced is None else (chosen, *BUILT_IN):
         if supports("adam", name) and MISSING[name] is None and NATIVE[name].device == parameter.device.type:
             return name
     return REFERENCE

@@ -339,8 +339,8 @@ def test_parameters_without_gradients_are_left_alone(backend: str) -> None:
     states_agree(*optimizers, 1e-12)
 
 
-def test_more_parameters_than_a_launch_takes(compiled: str) -> None:
-    ours = parameters(device_of(compiled), shapes=[(1 + index % 5,) for index in range(150)])
+def test_more_parameters_than_a_launch_takes(backend: str) -> None:
+    ours = parameters(device_of(backend), shapes=[(1 + index % 5,) for index in range(150)])
     theirs = copies(ours)
     optimizers = iw.optim.Adam(ours, 0.01, max_norm=1.0), torch.optim.Adam(theirs, 0.01)
     for step in range(3):
