@@ -108,10 +108,7 @@ def adam_kernel(
     # In float64: 1 - beta^t loses precision for small t.
     t = tl.load(of_program(steps, first_programs, program)).to(tl.float64)
     beta1, beta2, decay = double(beta1), double(beta2), double(weight_decay)
-    if rate is not None:
-        lr = tl.load(rate).to(tl.float64)
-    else:
-        lr = double(lr)
+    lr = tl.load(rate).to(tl.float64) if rate is not None else double(lr)
     deviation = tl.sqrt(1.0 - tl.exp(t * tl.log(beta2)))
     step = lr / (1.0 - tl.exp(t * tl.log(beta1)))
     eps = double(eps)

@@ -343,7 +343,8 @@ def _(
     return _contiguous_like(mean), _contiguous_like(log_std)
 
 
-def _adam(backend: Ops, *arguments: Any) -> None:
+def adam(backend: Ops, *arguments: Any) -> None:
+    """Call a backend's method with the flat arguments of the op's schema."""
     tensors, (rate, *rest) = AdamTensors(*arguments[:5]), arguments[5:]
     settings = AdamSettings(*rest[:-4])
     if rate is not None:
@@ -356,7 +357,7 @@ _define(
     "Tensor(e!)[] steps, Tensor? rate, float lr, float beta1, float beta2, float eps, float weight_decay, "
     "bool decoupled, bool maximize, bool corrects_eps, float? max_norm, Tensor? scale, Tensor? found_inf, "
     "Tensor? squares, Tensor(f!) turns, str backend) -> ()",
-    _adam,
+    adam,
     lambda *_: None,
 )
 
