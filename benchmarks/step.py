@@ -70,26 +70,26 @@ def prepare(make: Callable[[Setting], Step], setting: Setting) -> Task:
 def figures(step: Step) -> Evidence:
     """Measure loss and derivatives of repeated steps.
 
-    Gradients are recorded by hooks, since a step may clear them, and again after the step, since replays do not run
-    hooks.
+    Gradients are recorded by hooks, since a step may clear them afterwards. Replays do not run hooks, so after them the
+    gradients are read from the weights.
     """
     found: dict[str, list[float]] = defaultdict(list)
-    along = [0.0] * len(step.weights)
+    along: dict[int, float] = {}
 
     def catch(index: int, weight: Tensor) -> None:
         gradient = weight.grad
-        if gradient is not None:
-            along[index] = (gradient * weight.detach()).sum().item() / step.gradient_factor
+        along[index] = 0.0 if gradient is None else (gradient * weight.detach()).sum().item() / step.gradient_factor
 
     hooks = [
         weight.register_post_accumulate_grad_hook(partial(catch, index)) for index, weight in enumerate(step.weights)
     ]
     for _ in range(EVALUATIONS):
+        along.clear()
         found[step.value].append(float(step.take()))
         for index, weight in enumerate(step.weights):
-            catch(index, weight)
-        for index, derivative in enumerate(along):
-            found[along_name(index)].append(derivative)
+            if index not in along:
+                catch(index, weight)
+            found[along_name(index)].append(along[index])
     for hook in hooks:
         hook.remove()
     return {name: np.array(values) for name, values in found.items()}

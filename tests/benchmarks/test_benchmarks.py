@@ -51,6 +51,7 @@ from benchmarks import (
     run,
     sample_gaussian,
     standard_gaussian_log_prob,
+    step,
     targets,
     training,
     training_step,
@@ -585,6 +586,21 @@ def test_a_captured_step_is_looked_at_from_outside(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(TakenOneByOne, "reason", "there is no GPU")
     with pytest.raises(ours.NotCapturedError, match="one by one: there is no GPU"):
         agrees(work, "iwae_fast cpu captured")
+
+
+def test_a_step_may_set_its_gradients_to_zero_at_its_end() -> None:
+    """Test a step that ends as those of pyro.infer.SVI do."""
+    setting = Setting(k=12, batch=20, features=200, hidden=50, latents=20)
+    plain = eager.step(setting)
+
+    def take() -> float:
+        loss = float(plain.take())
+        for weight in plain.weights:
+            weight.grad = torch.zeros_like(weight)
+        return loss
+
+    found, expected = step.figures(plain._replace(take=take)), step.truth(setting)
+    assert agreement.differing_means(found, expected) == ""
 
 
 def test_seconds_of_training_are_those_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ pytest.importorskip("typer")
 from iwae_fast import bounds
 from iwae_fast.experiments.bound_settings import BOUNDS, SETTINGS, BoundSettings, bounds_with
 from iwae_fast.experiments.cli.train import train
-from iwae_fast.experiments.cli.unused import check_training
 from iwae_fast.experiments.config import OBJECTIVE, TrainConfig
+from iwae_fast.experiments.unused import check_training
 
 
 def test_every_bound_has_a_name_on_the_command_line() -> None:

@@ -20,11 +20,12 @@ from iwae_fast.experiments import networks, protocols
 from iwae_fast.experiments.cli import choices, main
 from iwae_fast.experiments.reproduce.scales import SCALES
 from iwae_fast.experiments.reproduce.tables import TABLES
+from iwae_fast.experiments.sweep.search import SAMPLERS
 from iwae_fast.likelihoods import LIKELIHOODS
 from iwae_fast.objectives.estimators import ESTIMATORS
 
 PACKAGE = ROOT
-COMMANDS = ("train", "evaluate", "compare", "sample", "reproduce", "info")
+COMMANDS = ("train", "evaluate", "compare", "sample", "reproduce", "sweep", "info")
 ASKED = """
 import contextlib, io, json, os, sys
 from iwae_fast.experiments.cli import main
@@ -101,6 +102,7 @@ def test_completion(answers: dict[str, tuple[int, str, str]]) -> None:
         (choices.BACKENDS, (*backends.NATIVE, backends.REFERENCE)),
         (choices.TABLES, TABLES),
         (choices.SCALES, SCALES),
+        (choices.SAMPLERS, SAMPLERS),
     ],
 )
 def test_the_names_are_those_of_the_library(copied: tuple[str, ...], registered: dict[str, object]) -> None:

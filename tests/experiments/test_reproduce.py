@@ -2,24 +2,22 @@
 
 import json
 import re
-import subprocess
-import sys
-from dataclasses import replace
+import shutil
 from pathlib import Path
 
 import pytest
+from runs_here import run_here
 
-import iwae_fast.experiments.cli.train
-from iwae_fast import data
 from iwae_fast.experiments.cli import main
 from iwae_fast.experiments.config import TrainConfig
+from iwae_fast.experiments.many.runner import RunError, Runner
 from iwae_fast.experiments.protocols import passes
-from iwae_fast.experiments.reproduce import runner as runner_module
 from iwae_fast.experiments.reproduce.outcome import outcome
 from iwae_fast.experiments.reproduce.published import IWAE, VAE, Figure
-from iwae_fast.experiments.reproduce.runner import RunError, Runner, flags
 from iwae_fast.experiments.reproduce.scales import SCALES, Scale
 from iwae_fast.experiments.reproduce.tables import TABLES, Entry, RunOfTable, run_of
+from iwae_fast.experiments.reproduce.work import TableWork, when_ready, with_ancestors
+from iwae_fast.experiments.setting_text import flags
 
 TINY = Scale(stages=1, epochs=1, trials=1, ks=(1,), k=3, observations=10, further=5)
 
@@ -75,42 +73,19 @@ def test_settings_as_flags() -> None:
     assert flags({"dataset": "mnist", "batch_size": 20, "latent": (100, 50)}) == [
         "--dataset", "mnist", "--batch-size", "20", "--latent", "100,50"
     ]  # fmt: skip
+    assert flags({"dataset": "/my/data.npz", "hidden": ((200, 200), (100,)), "capture": False, "budget": None}) == [
+        "--data", "/my/data.npz", "--hidden", "200,200/100", "--no-capture"
+    ]  # fmt: skip
 
 
 # --- Running, in this process --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Run the runner's processes in this one, on few digits; return a list of their arguments."""
-    called: list[list[str]] = []
-    load = data.load
-
-    def few(name: str, **options: bool) -> data.ImageData:
-        images = load(name, **options)
-        return replace(images, train=images.train[:40], test=images.test[:20])
-
-    def call(self: Runner, run: RunOfTable, slot: int, *arguments: str) -> bool:
-        if self.stop():
-            return False
-        called.append(list(arguments))
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        if ended.value.code:
-            raise RunError(f"{run.name} failed")
-        return True
-
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """Run the runner's commands in this process, on few digits; return a list of their arguments."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("iwae_fast.experiments.config.load", few)
-    monkeypatch.setattr(iwae_fast.experiments.cli.train, "stop_on_signals", never)
-    monkeypatch.setattr(Runner, "_call", call)
-    return called
-
-
-def never():
-    from contextlib import nullcontext
-
-    return nullcontext(lambda: False)  # signals are the main thread's
+    return run_here(monkeypatch)
 
 
 def small(name: str, after: RunOfTable | None = None, **settings: object) -> RunOfTable:
@@ -118,51 +93,66 @@ def small(name: str, after: RunOfTable | None = None, **settings: object) -> Run
     return RunOfTable(name, {**base, **settings}, after)
 
 
+def finish(folder: Path, *runs: RunOfTable, k: int = 3, **options: object) -> tuple[list[str], list[RunError]]:
+    """Return the names of the runs that ended, and the errors of those that failed."""
+    works, ended = [TableWork(run, folder, TINY, k) for run in with_ancestors(runs)], []
+    failures = Runner(folder, **options).run_all(when_ready(works, ended), lambda work: ended.append(work.name))
+    return ended, failures
+
+
 def test_runs_are_done_once_and_go_on_from_each_other(here: list, tmp_path: Path) -> None:
     first = small("first", bound="elbo")
     second = small("second", first, bound="iwae", epochs=2)
-    runner = Runner(tmp_path / "runs", TINY, 3, jobs=2)
-    ended: list[str] = []
-    assert runner.run_all([second], lambda run: ended.append(run.name)) == []
-    assert ended == ["first", "second"]
+    folder = tmp_path / "runs"
+    assert finish(folder, second, jobs=2) == (["first", "second"], [])
     assert [arguments[0] for arguments in here] == ["train", "evaluate"] * 2
-    assert runner.is_done(first)
-    assert runner.is_done(second)
+    assert TableWork(first, folder, TINY, 3).is_done()
+    assert TableWork(second, folder, TINY, 3).is_done()
     here.clear()
-    assert runner.run_all([second, first], print) == []
+    assert finish(folder, second, first) == (["first", "second"], [])
     assert here == []
-    assert not Runner(tmp_path / "runs", TINY, 4).is_done(first)  # evaluated by other samples
-    seen = outcome(Entry("row", "column", "digits", (first, second), Figure(20.0)), tmp_path / "runs")
+    assert not TableWork(first, folder, TINY, 4).is_done()  # evaluated by other samples
+    seen = outcome(Entry("row", "column", "digits", (first, second), Figure(20.0)), folder)
     assert seen.trials == 2
     assert seen.difference == pytest.approx(seen.nll - 20.0)
     assert seen.std_error > 0
-    with pytest.raises(RunError, match=r"holds another run \(epochs, k differ\)"):
-        runner.is_done(small("first", bound="elbo", k=5, epochs=3))
+    _, (error,) = finish(folder, small("first", bound="elbo", k=5, epochs=3))
+    assert re.search(r"first failed: .* holds another run \(epochs, k differ\)", str(error))
 
 
 def test_what_fails_does_not_stop_the_others(here: list, tmp_path: Path) -> None:
     bad, good = small("bad", learning_rate=-1.0), small("good")
-    runner = Runner(tmp_path / "runs", TINY, 3)
-    ended: list[str] = []
-    failures = runner.run_all([bad, small("later", bad, epochs=2), good], lambda run: ended.append(run.name))
+    ended, failures = finish(tmp_path / "runs", bad, small("later", bad, epochs=2), good)
     assert [str(failure) for failure in failures] == ["bad failed"]
     assert ended == ["good"]
 
 
 def test_what_is_stopped_is_left_for_the_next_time(here: list, tmp_path: Path) -> None:
-    run, ended = small("run"), []
-    assert Runner(tmp_path / "runs", TINY, 3, stop=lambda: True).run_all([run], ended.append) == []
-    assert (here, ended) == ([], [])
+    run = small("run")
+    assert finish(tmp_path / "runs", run, stop=lambda: True) == ([], [])
+    assert here == []
     (tmp_path / "runs" / "run").mkdir(parents=True)  # killed before its first checkpoint
     (tmp_path / "runs" / "run" / "config.json").write_text("{")
     (tmp_path / "runs" / "run" / ".checkpoint.safetensors.tmp").write_text("half")
-    assert Runner(tmp_path / "runs", TINY, 3).run_all([run], ended.append) == []
-    assert ended == [run]
+    assert finish(tmp_path / "runs", run) == (["run"], [])
     (kept,) = (tmp_path / "runs" / "run" / "evaluations").glob("*.json")
     kept.write_text("{")
-    (failure,) = Runner(tmp_path / "runs", TINY, 3).run_all([run], ended.append)
+    _, (failure,) = finish(tmp_path / "runs", run)
     assert "run failed" in str(failure)
     assert "is not JSON" in str(failure)
+
+
+def test_a_kill_before_the_last_checkpoint_is_not_the_end(here: list, tmp_path: Path) -> None:
+    run, folder = small("run", epochs=2), tmp_path / "runs" / "run"
+    assert finish(tmp_path / "runs", small("run")) == (["run"], [])
+    shutil.rmtree(folder / "evaluations")
+    (folder / "evaluation.json").unlink()
+    rows = (folder / "metrics.csv").read_text()
+    (folder / "metrics.csv").write_text(rows + "2,2,-20.0,1.0,0.5,1.0,1.0,\r\n")
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace('"epochs": 1', '"epochs": 2'))
+    here.clear()
+    assert finish(tmp_path / "runs", run) == (["run"], [])
+    assert [arguments[:2] for arguments in here] == [["train", "--resume"], ["evaluate", str(folder)]]
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, here: list, tmp_path: Path, capsys) -> None:
@@ -188,6 +178,8 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, here: list, tmp_path: Path
         (("digits", "--scale", "huge"), "unknown scale 'huge'"),
         (("digits", "--only", "k7"), "no run matches 'k7': the runs are digits-iwae-1-k1"),
         (("digits", "--only", "("), "--only must be a regular expression"),
+        (("digits", "--part", "3/2"), "--part must be I/N with I from 1 to N, such as 1/4, got '3/2'"),
+        (("digits", "--launcher", "no-such-queue"), "--launcher must begin with a program of this machine"),
         (("digits", "--jobs", "0"), "jobs must be at least 1"),
         (("digits", "--jobs", "2", "--device", "cuda:1"), "device must be cpu or cuda"),
         (("digits", "--stages", "9"), "stages must be at most 8"),
@@ -195,29 +187,3 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, here: list, tmp_path: Path
         capsys.readouterr()
         assert run(*arguments) == 2
         assert message in capsys.readouterr().err
-
-
-def test_a_process_is_interrupted_once_and_its_failure_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a real process, a script in place of the command line."""
-    program = tmp_path / "program.sh"
-    program.write_text('trap "exit $3" INT\necho started\nif [ "$2" = fail ]; then echo no such thing; exit 2; fi\n'
-                       "while true; do sleep 0.05; done\n")  # fmt: skip
-    monkeypatch.setattr(runner_module.sys, "executable", "/bin/sh")
-    monkeypatch.setattr(runner_module, "COMMAND", (str(program), "x"))
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    log = folder / "run.log"
-    stopping = Runner(folder, TINY, 3, stop=lambda: log.exists() and "started" in log.read_text())
-    for code in ("130", "1"):  # the latter of a process that was still beginning
-        log.unlink(missing_ok=True)
-        assert stopping._call(small("run"), 0, "go", code) is False
-    with pytest.raises(RunError, match="run failed: no such thing"):
-        Runner(folder, TINY, 3)._call(small("run"), 0, "fail")
-
-
-def test_the_command_of_a_run_starts() -> None:
-    """Run the command itself, which other tests replace."""
-    command = [sys.executable, *runner_module.COMMAND, "--version"]
-    started = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert started.returncode == 0, started.stderr
-    assert "iwae" in started.stdout

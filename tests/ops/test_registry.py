@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -135,10 +136,13 @@ def eager(name: str, backend: str, arguments: tuple[Any, ...]) -> Any:
 def on_device(arguments: tuple, backend: str) -> tuple[Any, ...]:
     """Return copies of the arguments, which some ops change, on the backend's device."""
     device = device_of(backend)
-    arguments = tuple(
-        [t.clone() for t in a] if isinstance(a, list) and isinstance(a[0], torch.Tensor) else a for a in arguments
-    )
-    return (*([place(t, device) for t in a] if isinstance(a, list) else place(a, device) for a in arguments), backend)
+
+    def own(argument: Any) -> Any:
+        if isinstance(argument, list):
+            return [own(each) for each in argument]
+        return place(copy.deepcopy(argument), device)
+
+    return (*map(own, arguments), backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

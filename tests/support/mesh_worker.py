@@ -115,8 +115,8 @@ def special_weights(mesh: DeviceMesh, _: str) -> dict[float, Tensor]:
 
 def without_seed(mesh: DeviceMesh, _: str) -> Result:
     """Return a step without a seed: that of the first rank is used."""
-    torch.manual_seed(dist.get_rank())
     wrapped = DistributedDataParallel(OBJECTIVES["SUMO"].bind(build(), mesh=mesh))
+    torch.manual_seed(dist.get_rank())
     loss = wrapped(shard(mesh, observations()))
     loss.backward()
     return Result(loss.item(), [p.grad for p in wrapped.parameters()])

@@ -19,6 +19,7 @@ from .info import info
 from .invocation import invoked_with
 from .reproduce import reproduce
 from .sample import sample
+from .sweep import sweep
 from .train import train
 
 # Click's base class of errors about arguments; recent versions of typer vendor click.
@@ -42,7 +43,7 @@ def _program(
     """Train and evaluate importance-weighted autoencoders."""
 
 
-for command in (train, evaluate, compare, sample, reproduce, info):
+for command in (train, evaluate, compare, sample, reproduce, sweep, info):
     app.command()(command)
 
 

@@ -27,6 +27,7 @@ BOUNDS = tuple(bound_settings.BOUNDS)
 ESTIMATORS = ("reparameterized", "stl", "dreg", "gdreg", "aisle-kl", "aisle-chi2", "rws", "rws-dreg", "vimco")
 BACKENDS = ("cpu", "cuda", "triton", "reference")
 TABLES = ("burda-table-1", "burda-table-2", "burda-table-3", "dd2434-table-1", "iwaer-table-1", "digits")
+SAMPLERS = ("tpe", "random")
 SCALES = ("smoke", "small", "medium", "full")
 
 

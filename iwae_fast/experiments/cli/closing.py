@@ -15,6 +15,7 @@ from ..pictures import pictures
 from ..report import write_run_report
 from ..report.verdict import judge
 from ..train.checkpoint import Checkpoint
+from ..train.fixed_pixels import VALIDATION
 from ..train.position import Position
 from ..train.runs import Run, sole_evaluator
 from .invocation import command_line
@@ -90,7 +91,7 @@ def evaluate_other_and_print(
     observations: int | None = None,
     chunk_size: int | None = None,
 ) -> None:
-    """Evaluate a run on data other than its own, and print the path of the results per row."""
+    """Evaluate a run on data other than its test set, and print the path of the results per row."""
     _check(k, observations)
     tested = len(data.test) if observations is None else min(observations, len(data.test))
     with (
@@ -108,10 +109,13 @@ def evaluate_other_and_print(
             progress=progress,
             command=command_line(),
         )
+    where = f"{data.source.rstrip('.')}; not the run's own data"
+    if data.name == VALIDATION:
+        where = "the run's validation set"
     console.print(
         f"NLL {_with_error(result['nll'], result['std_error'])} nats (standard error; step {result['step']}, "
         f"k = {k}, {result['observations']} of {result['test_observations']} observations of "
-        f"{data.source.rstrip('.')}; not the run's own data), mean ESS {result['ess']:.1f}"
+        f"{where}), mean ESS {result['ess']:.1f}"
     )
     console.print(f"results per row in {rows}")
 

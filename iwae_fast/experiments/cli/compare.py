@@ -27,9 +27,9 @@ def compare(
     from ...files import write_json
     from ..evaluate.comparison import compare_runs
     from ..report import write_comparison
+    from ..unused import check_suffix
     from .comparison_table import print_comparison
     from .progress import console
-    from .unused import check_suffix
 
     if len(runs) < 2:
         raise ValueError(f"compare needs at least 2 runs, got {len(runs)}")

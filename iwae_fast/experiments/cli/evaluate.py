@@ -33,6 +33,9 @@ def evaluate(
             show_default="the run's",
         ),
     ] = None,
+    validation: Annotated[
+        bool, typer.Option("--validation", help="Evaluate the validation set of the run in place of its test set.")
+    ] = False,
     chunk_size: ChunkSize = None,
     device: Device = None,
     backend: Backend = None,
@@ -42,6 +45,7 @@ def evaluate(
     Earlier evaluations are kept; evaluation.json and report.html show the best one. An interrupted evaluation resumes
     when the command is run again.
     """
+    from ..train.fixed_pixels import validation_data
     from ..train.run_data import find_data
     from ..train.runs import open_run, trained_model
     from .closing import evaluate_and_print, evaluate_other_and_print
@@ -49,10 +53,15 @@ def evaluate(
     run, checkpoint = open_run(run_folder)
     model = trained_model(checkpoint, device, backend)
     found = find_data(checkpoint, run.checkpoint, data)
-    if not found.is_own:
-        evaluate_other_and_print(
-            run, checkpoint, model, found.data, k=k, observations=observations, chunk_size=chunk_size
-        )
+    other = None if found.is_own else found.data
+    if validation:
+        if not found.is_own:
+            raise ValueError(f"--validation is for the run's own data, got other data: {data}")
+        other = validation_data(found.data, checkpoint.config.validation)
+        if other is None:
+            raise ValueError(f"{run.folder} does not have a validation set: train with --validation N")
+    if other is not None:
+        evaluate_other_and_print(run, checkpoint, model, other, k=k, observations=observations, chunk_size=chunk_size)
         return
     evaluate_and_print(
         run,

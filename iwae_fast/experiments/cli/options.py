@@ -22,3 +22,13 @@ Backend = Annotated[
 ChunkSize = Annotated[
     int | None, typer.Option(help="Samples evaluated at once; fewer take less memory.", show_default="automatic")
 ]
+Jobs = Annotated[int, typer.Option(help="Number of concurrent runs, which share the cores or the GPUs.")]
+LauncherTemplate = Annotated[
+    str | None,
+    typer.Option(
+        "--launcher",
+        help="Command line that starts the command of a run, such as 'srun --gres=gpu:1', or "
+        "'sbatch --wait --job-name {name} --output {log} --wrap {command}', with {command} in one word.",
+        show_default="none",
+    ),
+]

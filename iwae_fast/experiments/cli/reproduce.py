@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import Interrupted, choices
+from . import choices
 from .interrupt import stop_on_signals
 from .invocation import command_line
-from .options import Device
+from .many import checked_launcher, end, run_works
+from .options import Device, Jobs, LauncherTemplate
 
 if TYPE_CHECKING:
     from rich.table import Table as Printed
 
     from ..reproduce.outcome import Outcome
     from ..reproduce.tables import Entry, RunOfTable
+    from ..reproduce.work import TableWork
 
 
 def reproduce(
@@ -47,7 +49,14 @@ def reproduce(
     only: Annotated[
         str | None, typer.Option(help="Only runs whose name matches this regular expression.", show_default="all")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Number of concurrent runs, which share the cores or the GPUs.")] = 1,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Only every N-th run, from the I-th: the part of one of N machines.", show_default="all"
+        ),
+    ] = None,
+    jobs: Jobs = 1,
+    launcher: LauncherTemplate = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of all tables, with one subfolder per scale.")
     ] = Path("reproductions"),
@@ -62,15 +71,14 @@ def reproduce(
     from ..protocols import STAGES
     from ..reproduce.outcome import content, outcome
     from ..reproduce.page import write_page
-    from ..reproduce.runner import Runner, evaluation_of
     from ..reproduce.scales import SCALES
     from ..reproduce.tables import TABLES
+    from ..reproduce.work import TableWork, evaluation_of, when_ready, with_ancestors
     from .progress import console
 
     for what, name, known in (("table", table, TABLES), ("scale", scale, SCALES)):
         checks.one_of(what, name, known)
-    if checks.positive("jobs", jobs) > 1 and device is not None and ":" in device:
-        raise ValueError(f"device must be cpu or cuda with several jobs, which take the GPUs in turn, got {device!r}")
+    launch = checked_launcher(launcher, jobs, device)
     chosen = SCALES[scale]
     given = {"stages": stages, "epochs": epochs, "trials": trials}
     changed = {name: checks.positive(name, value) for name, value in given.items() if value is not None}
@@ -85,22 +93,35 @@ def reproduce(
             raise ValueError(f"--{setting} has no effect on table {table!r}")
     k = chosen.k if spec.k is None else min(chosen.k, spec.k)
     entries = spec.entries(chosen)
-    runs = _chosen(entries, only)
+    runs = _part(_chosen(entries, only), part)
     folder = output / name
+    parent = folder if launch is None else folder.absolute()  # the command may start elsewhere
+    options = {} if device is None else {"device": device}
+    works = [TableWork(run, parent, chosen, k, options) for run in with_ancestors(runs)]
+    done: set[str] = set()
+
+    def ended(work: TableWork) -> None:
+        done.add(work.name)
+
     with stop_on_signals() as stop:
-        options = {} if device is None else {"device": device}
-        runner = Runner(folder, chosen, k, jobs, options, stop)
-        console.print(f"{len(runs)} runs in {folder}, {sum(runner.is_done(r) for r in runs)} of them done")
-        failures = runner.run_all(runs, lambda run: console.print(f"done: {run.name}"))
+        console.print(f"{len(works)} runs in {folder}, {sum(map(_is_done, works))} of them done")
+        failures = run_works(when_ready(works, done), folder, jobs, launch, stop, ended)
     outcomes = [outcome(entry, folder, lambda run: evaluation_of(run, chosen, k)) for entry in entries]
     console.print(_printed(spec.title, outcomes))
     write_json(folder / f"{table}.json", content(table, spec, name, chosen, k, outcomes))
     write_page(folder / f"{table}.html", spec, name, chosen, k, entries, outcomes, folder, command_line())
     console.print(str(folder / f"{table}.html"))
-    if failures:
-        raise ValueError("; ".join(map(str, failures)))
-    if stop():
-        raise Interrupted(f"interrupted, everything is saved; resume with: {command_line()}", stop.number)
+    end(failures, stop, launch)
+
+
+def _is_done(work: TableWork) -> bool:
+    """Return whether a run is done; False if its files are damaged, which is reported when it is continued."""
+    from ..train.checkpoint import CheckpointError
+
+    try:
+        return work.is_done()
+    except (ValueError, KeyError, OSError, CheckpointError):
+        return False
 
 
 def _chosen(entries: list[Entry], only: str | None) -> list[RunOfTable]:
@@ -112,6 +133,16 @@ def _chosen(entries: list[Entry], only: str | None) -> list[RunOfTable]:
     if not chosen:
         raise ValueError(f"no run matches {only!r}: the runs are {', '.join(runs)}")
     return chosen
+
+
+def _part(runs: list[RunOfTable], part: str | None) -> list[RunOfTable]:
+    """Return every n-th of the runs, from the i-th, for ``part`` "i/n"."""
+    if part is None:
+        return runs
+    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"--part must be I/N with I from 1 to N, such as 1/4, got {part!r}")
+    return runs[int(match[1]) - 1 :: int(match[2])]
 
 
 def _printed(title: str, outcomes: list[Outcome]) -> Printed:

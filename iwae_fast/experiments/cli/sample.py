@@ -26,8 +26,8 @@ def sample(
     from ..evaluate.results import draw_samples
     from ..pictures import pictures
     from ..train.runs import open_run, trained_model
+    from ..unused import check_suffix
     from .progress import console
-    from .unused import check_suffix
 
     checks.positive("rows", rows)
     checks.positive("columns", columns)

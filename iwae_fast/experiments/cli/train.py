@@ -161,11 +161,12 @@ def train(
     from ... import checks
     from ..config import TrainConfig, usable_device
     from ..protocols import passes
+    from ..setting_text import parse_setting
     from ..train import training
     from ..train.run_data import stored_name
     from ..train.runs import check_empty, check_is_run, continue_elsewhere, create_run, default_folder, sole_trainer
+    from ..unused import check_training
     from .progress import console
-    from .unused import check_training
 
     if data_file is not None and dataset is not None:
         raise ValueError("--data and --dataset exclude each other: give one of them")
@@ -188,8 +189,8 @@ def train(
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "hidden": None if hidden is None else tuple(_sizes("hidden", layer, "200,200") for layer in hidden.split("/")),
-        "latent": None if latent is None else _sizes("latent", latent, "100,50"),
+        "hidden": None if hidden is None else parse_setting("hidden", hidden),
+        "latent": None if latent is None else parse_setting("latent", latent),
         "seed": seed,
         "device": device,
         "backend": backend,
@@ -257,7 +258,7 @@ def _reopen(
     from ..train import training
     from ..train.run_data import load_own_data
     from ..train.runs import open_run
-    from .unused import check_training
+    from ..unused import check_training
 
     run, checkpoint = open_run(folder)
     earlier = checkpoint.config
@@ -307,10 +308,3 @@ def _close(run: Run, config: TrainConfig, images: ImageData) -> None:
                 f"to evaluate on all {len(images.test)} test observations: "
                 f"iwae-fast evaluate {shlex.quote(str(run.folder))}"
             )
-
-
-def _sizes(name: str, text: str, example: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(size) for size in text.split(","))
-    except ValueError:
-        raise ValueError(f"{name} must be comma-separated sizes such as {example}, got {text!r}") from None

@@ -19,7 +19,8 @@ def run_without_extra(arguments: Sequence[str]) -> int | None:
     parser = argparse.ArgumentParser(
         prog="iwae-fast",
         description="Train and evaluate importance-weighted autoencoders.",
-        epilog="The other commands (train, evaluate, compare, sample, reproduce) need pip install 'iwae_fast[cli]'.",
+        epilog="The other commands (train, evaluate, compare, sample, reproduce, sweep) need "
+        "pip install 'iwae_fast[cli]'.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     told = "Print installed versions and available backends, and why others are not available."

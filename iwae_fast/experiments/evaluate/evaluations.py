@@ -79,6 +79,25 @@ def best_evaluation(found: Sequence[Evaluation]) -> Evaluation | None:
     return max((one for one in found if one.is_own), key=Evaluation.rank, default=None)
 
 
+def find_evaluation(run: Run, k: int, observations: int | None, of: str | None = None) -> Evaluation | None:
+    """Return the best evaluation of a run with these settings; None if there is none.
+
+    Args:
+        run: the run.
+        k: samples per observation.
+        observations: the most observations, of which there may be fewer; None for all.
+        of: name of observations other than the run's own test set.
+    """
+    for found in all_evaluations(run):
+        content = found.content
+        all_of_them = content.get("test_observations", 0)
+        wanted = min(observations or all_of_them, all_of_them)
+        is_meant = found.is_own if of is None else not found.is_own and content.get("dataset") == of
+        if is_meant and (content.get("k"), content.get("observations")) == (k, wanted):
+            return found
+    return None
+
+
 def _adopt(run: Run) -> None:
     """Move the evaluation of an earlier version into the folder of evaluations, before it is overwritten."""
     if run.evaluations.is_dir() or not run.evaluation.is_file():

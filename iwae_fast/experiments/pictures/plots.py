@@ -100,6 +100,53 @@ def bounds_by_epoch(runs: Mapping[str, Sequence[EpochMetrics]], title: str, them
     return _png(figure, theme)
 
 
+@dataclass(frozen=True)
+class Points:
+    """Points of a diagram with standard errors."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    std_error: Sequence[float | None]
+    label: str = ""
+    joined: bool = True
+    """True to join the points by lines."""
+
+
+def by_setting(
+    name: str,
+    series: Sequence[Points],
+    unit: str,
+    theme: Theme = LIGHT,
+    *,
+    names: Sequence[str] = (),
+    logarithmic: bool = False,
+) -> bytes:
+    """Draw results over the values of a setting, or over the ``names`` of its values at the positions 0, 1, ..."""
+    figure, (axes,) = _panels(1)
+    for points in series:
+        axes.errorbar(
+            points.x,
+            points.y,
+            [math.nan if error is None else error for error in points.std_error],
+            fmt="o-" if points.joined else "o",
+            markersize=4,
+            linewidth=1.4,
+            color=theme.first if len(series) == 1 else None,
+            label=points.label,
+        )
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=8, labelcolor=theme.ink)
+    if names:
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+    elif logarithmic:
+        axes.set_xscale("log")
+    elif all(float(x).is_integer() for points in series for x in points.x):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _label(axes, "", name, unit, theme)
+    return _png(figure, theme)
+
+
 def histogram(
     values: NDArray[np.floating], title: str, unit: str, line: float | None = None, theme: Theme = LIGHT
 ) -> bytes:

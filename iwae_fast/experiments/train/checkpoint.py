@@ -102,6 +102,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is not a complete checkpoint: {error}") from error
 
 
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint without reading its tensors; raises CheckpointError if it is not a valid one."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return json.loads(file.metadata()["progress"])["step"]
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged or not a checkpoint: {reason(error)}") from error
+
+
 def _assemble(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Checkpoint:
     model: dict[str, Tensor] = {}
     optimizer: dict[str, dict[str, Tensor]] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from ...data import ImageData
@@ -12,6 +14,8 @@ from .training import split
 
 TEST_PIXELS_SEED = 0
 """Seed of the test pixels, the same for every run."""
+VALIDATION = "validation"
+"""Name of the validation set of a run among its evaluations."""
 
 
 def fixed_test_images(data: ImageData, observations: int | None = None) -> Tensor:
@@ -32,6 +36,18 @@ def fixed_training_images(data: ImageData, validation: int, observations: int | 
     """Draw the training set as :func:`fixed_test_images` draws the test set, without the held-out observations."""
     train, _ = split(data, validation)
     return _first(train, observations, data.grey_levels, 1)
+
+
+def validation_data(data: ImageData, validation: int) -> ImageData | None:
+    """Return data whose test part is the validation set of a run, under the name VALIDATION; None if it has none.
+
+    Args:
+        data: the data of the run.
+        validation: number of training observations that the run holds out, in place of the data's own validation set.
+    """
+    _, held_out = split(data, validation)
+    observations = data.valid if held_out is None else held_out
+    return None if observations is None else replace(data, name=VALIDATION, test=observations)
 
 
 def _first(images: Observations, observations: int | None, grey_levels: bool, *indices: int) -> Tensor:

@@ -19,6 +19,9 @@ from ..networks import build
 from .checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from .metrics import start_metrics
 
+TRAINING, EVALUATION = ".training.lock", ".evaluation.lock"
+"""Names of the locks in the folder of a run."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -113,7 +116,7 @@ def sole_trainer(folder: Path) -> Iterator[None]:
 
     Code that writes the run's configuration, metrics or checkpoint must hold this lock, and read them while it does.
     """
-    with _lock(folder / ".training.lock", f"another process is training in {folder}"):
+    with _lock(folder / TRAINING, f"another process is training in {folder}"):
         run = Run(folder)
         written = (run.config, run.metrics, run.checkpoint, run.loss_curve, run.reconstructions)
         remove_leftovers(folder, *(path.name for path in written))
@@ -127,11 +130,23 @@ def sole_evaluator(folder: Path, wait: bool = False) -> Iterator[None]:
     Code that writes evaluations or the report must hold this lock. If another process holds it, wait for it if
     ``wait``, else raise ValueError.
     """
-    with _lock(folder / ".evaluation.lock", f"another process is evaluating {folder}", -1 if wait else 0):
+    with _lock(folder / EVALUATION, f"another process is evaluating {folder}", -1 if wait else 0):
         run = Run(folder)
         remove_leftovers(folder, run.evaluation.name, run.per_observation.name, run.report.name, "*.partial.npz")
         remove_leftovers(run.evaluations, "*")
         yield
+
+
+def in_use(folder: Path) -> bool:
+    """Return whether a process is training or evaluating the run in a folder, which need not exist."""
+    for name in (TRAINING, EVALUATION):
+        if (folder / name).exists():
+            try:
+                with filelock.FileLock(folder / name).acquire(timeout=0):
+                    pass
+            except filelock.Timeout:
+                return True
+    return False
 
 
 @contextmanager

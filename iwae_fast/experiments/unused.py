@@ -6,15 +6,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bound_settings import SETTINGS, bounds_with
+from .bound_settings import SETTINGS, bounds_with
 
 if TYPE_CHECKING:
-    from ..config import TrainConfig
+    from .config import TrainConfig
 
 
 def check_training(given: Collection[str], config: TrainConfig) -> None:
     """Raise ValueError if one of the given settings has no effect on the run."""
-    from ..protocols import PROTOCOLS
+    from .protocols import PROTOCOLS
 
     for name in SETTINGS:
         if name in given and config.bound not in (owners := bounds_with(name)):
