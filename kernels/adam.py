@@ -202,7 +202,7 @@ def sum_squares(gradients: Sequence[Tensor], squares: Tensor) -> None:
 
 
 class _Launch(NamedTuple):
-    """As many tensors as a launch takes."""
+    """The tensors of one launch."""
 
     tensors: list[tuple[Tensor, ...]]
     """Tuples of tensors of the same sizes: parameters, gradients, ..."""

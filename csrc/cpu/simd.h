@@ -141,7 +141,9 @@ struct Simd {
     if constexpr (kFloat && IWAE_VECTOR_BYTES == 16) return (Value)_mm_sqrt_ps((__m128)x);
     if constexpr (!kFloat && IWAE_VECTOR_BYTES == 16) return (Value)_mm_sqrt_pd((__m128d)x);
 #endif
-    for (int lane = 0; lane < kLanes; ++lane) x[lane] = kFloat ? static_cast<T>(__builtin_sqrtf(static_cast<float>(x[lane]))) : static_cast<T>(__builtin_sqrt(x[lane]));
+    for (int lane = 0; lane < kLanes; ++lane) {
+      x[lane] = kFloat ? __builtin_sqrtf(static_cast<float>(x[lane])) : static_cast<T>(__builtin_sqrt(x[lane]));
+    }
     return x;
   }
 

@@ -93,7 +93,9 @@ IWAE_KERNEL adam_kernel(const AdamTable table, const AdamPlan plan) {
     const int64_t at = begin + Part::offset(part);
     if (!entry.aligned || at + Part::kWidth > tensor.size) continue;
 #pragma unroll
-    for (int which = 0; which < 4; ++which) raw[part][which] = Layout::load_from(views[which].data, views[which], 0, at);
+    for (int which = 0; which < 4; ++which) {
+      raw[part][which] = Layout::load_from(views[which].data, views[which], 0, at);
+    }
   }
 
   const double scale = plan.scale != nullptr ? static_cast<double>(*plan.scale) : 1.0;

@@ -23,11 +23,11 @@ struct AdamCoefficients {
   T eps;
 };
 
-// `taken` steps were taken before this one; `squares` is the sum of the squares of all gradients before they are divided
+// `taken` steps were taken before this one; `squares` is the sum of the squares of all gradients before their division
 // by `scale`. In double: 1 - beta^t loses precision for small t.
 template <class T>
-IWAE_INLINE AdamCoefficients<T> adam_coefficients(const AdamSettings& settings, double taken, double rate, double scale,
-                                                  double squares) {
+IWAE_INLINE AdamCoefficients<T> adam_coefficients(const AdamSettings& settings, double taken, double rate,
+                                                  double scale, double squares) {
   const double t = taken + 1.0;
   const double deviation = sqrt(-expm1(t * settings.log_beta2));
   double gradient = (settings.maximize ? -1.0 : 1.0) / scale;
