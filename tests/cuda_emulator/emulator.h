@@ -260,6 +260,10 @@ T __shfl_xor_sync(unsigned, T x, int distance) {
   return x;
 }
 
+// Blocks do not run at the same time.
+inline void __threadfence() {}
+inline unsigned atomicAdd(unsigned* address, unsigned added) { return std::exchange(*address, *address + added); }
+
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
 namespace iwae {
