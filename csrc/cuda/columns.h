@@ -1,7 +1,7 @@
 // Columns of log-weights (k, columns): their largest log-weight, the sum of their weights, and what follows from both.
 //
 // The threads of a block are divided among columns, of which neighboring lanes take neighboring ones, and samples. A
-// thread holds kHeld samples in registers, of one column or of 4 at a time (16 bytes), so that their loads are under way
+// thread holds kHeld samples in registers, of one column or of 4 at a time (16 bytes): their loads are under way
 // together, and a column that fits is read only once. Few columns with many samples are divided among blocks along the
 // samples too: a first launch computes the totals of each part, and the next one merges them, always in the same order.
 #pragma once

@@ -82,8 +82,8 @@ IWAE_KERNEL iwae_loss_kernel(const Rows plan, const LossOutputs out, const unsig
   }
 }
 
-// Replaces contiguous log-weights (samples, observations) by normalized weights, and computes the bounds; the sum of the
-// negated bounds of a block's columns is written to out.reduced.
+// Replaces contiguous log-weights (samples, observations) by normalized weights, and computes the bounds; the sum of
+// the negated bounds of a block's columns is written to out.reduced.
 template <class T, int kWide>
 IWAE_KERNEL weights_kernel(const Columns<1> columns, const Parts<T> parts, const LossOutputs out) {
   __shared__ double place[kThreads / kWarp];
