@@ -1,11 +1,12 @@
 """The launch functions of all kernels, and the densities by name, for the Triton backend."""
 
+from .adam import adam, sum_squares
 from .bernoulli_log_prob import BERNOULLI
 from .density_backward import log_prob_backward
 from .density_forward import log_prob
 from .gaussian_log_prob import GAUSSIAN
 from .iwae_loss import iwae_loss, iwae_loss_backward
-from .linear_bernoulli_log_prob import linear_bernoulli_log_prob, linear_bernoulli_log_prob_backward
+from .linear_bernoulli_log_prob import linear_bernoulli_log_prob, linear_bernoulli_log_prob_and_residual
 from .log_mean_exp import log_mean_exp, log_mean_exp_backward
 from .sample_gaussian import sample_gaussian, sample_gaussian_backward
 from .standard_gaussian_log_prob import STANDARD_GAUSSIAN
@@ -13,10 +14,11 @@ from .standard_normal import standard_normal
 
 __all__ = [
     "DENSITIES",
+    "adam",
     "iwae_loss",
     "iwae_loss_backward",
     "linear_bernoulli_log_prob",
-    "linear_bernoulli_log_prob_backward",
+    "linear_bernoulli_log_prob_and_residual",
     "log_mean_exp",
     "log_mean_exp_backward",
     "log_prob",
@@ -24,6 +26,7 @@ __all__ = [
     "sample_gaussian",
     "sample_gaussian_backward",
     "standard_normal",
+    "sum_squares",
 ]
 
 DENSITIES = {"bernoulli": BERNOULLI, "gaussian": GAUSSIAN, "standard_gaussian": STANDARD_GAUSSIAN}
