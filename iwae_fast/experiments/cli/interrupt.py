@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 
 from . import Terminated
 
-TERMINATION = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Signals to terminate; SIGHUP, sent by a terminal that closes, does not exist on every system."""
+TERMINATION = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+"""Signals to terminate: SIGHUP is sent by a terminal that closes, SIGUSR1 by SLURM before the end of a job's time. Not
+every system has the last two."""
 SIGNALS = (signal.SIGINT, *TERMINATION)
 
 
