@@ -29,6 +29,9 @@ T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 """The longest wait for another process: longer than a download, a checkpoint or a report of the first one takes."""
 
+FAILURE_TIMEOUT = timedelta(seconds=20)
+"""The longest wait for the others when this process fails."""
+
 
 class Processes:
     """A single process, which does everything by itself."""
@@ -165,7 +168,12 @@ def fails_first() -> bool:
 
     The failure of the others is a consequence, and is not shown.
     """
-    return number_of_processes() == 1 or _store().add("failures", 1) == 1
+    if number_of_processes() == 1:
+        return True
+    try:
+        return _store(FAILURE_TIMEOUT).add("failures", 1) == 1
+    except dist.DistError:  # the store ended with the first process, if a launcher other than torchrun started that
+        return False
 
 
 def is_loss_of_another(error: BaseException) -> bool:
@@ -176,7 +184,7 @@ def is_loss_of_another(error: BaseException) -> bool:
 
 
 @cache
-def _store() -> dist.Store:
+def _store(timeout: timedelta = TIMEOUT) -> dist.Store:
     """Return the store that all processes share, which outlives each of them under torchrun."""
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = dist.TCPStore(
@@ -184,8 +192,9 @@ def _store() -> dist.Store:
         number("MASTER_PORT"),
         number("WORLD_SIZE"),
         is_master=not hosted and number("RANK") == 0,
-        timeout=TIMEOUT,
+        timeout=timeout,
         wait_for_workers=False,
+        multi_tenant=True,
     )
     # After a restart by torchrun the store still has the entries of the processes before.
     return dist.PrefixStore(f"iwae_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
@@ -195,5 +204,5 @@ def _outcome(function: Callable[[], T]) -> tuple[T | None, Exception | None]:
     """Call a function; return its result or its exception."""
     try:
         return function(), None
-    except Exception as error:  # noqa: BLE001: the caller raises it, on all processes
+    except Exception as error:
         return None, error

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # beside one busy process training took five to ten times as long. Threads that sleep cost about 5 %.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if rank():  # the first of several processes prints for all of them
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115: until the process ends
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
     try:
         with raise_on_termination():
             code = _run(arguments)
@@ -75,29 +75,34 @@ def _run(arguments: Sequence[str] | None) -> int:
 
     try:
         return run_app(arguments)
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, Interrupted):
         raise
     except Exception as error:
-        if os.environ.get(DEBUG) or not _is_expected(error):
-            if number_of_processes() > 1:
-                return _fail_of_several(error)
+        expected = _is_expected(error) and not os.environ.get(DEBUG)
+        if number_of_processes() > 1:
+            return _fail_of_several(error, expected)
+        if not expected:
             raise
-        _say(f"error: {' '.join(_explain(error).split())}")
+        _say(_one_line(error))
         return USAGE
 
 
-def _fail_of_several(error: Exception) -> int:
-    """Show an unexpected error of one of several processes, unless it is a consequence of another one's."""
+def _fail_of_several(error: Exception, expected: bool) -> int:
+    """Show the error of one of several processes, unless it is a consequence of another one's."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     from ..processes import is_loss_of_another
 
-    if not is_loss_of_another(error):
-        get_error_handler().record_exception(error)  # for the summary of torchrun
-        _say(f"process {rank()} failed:\n{traceback.format_exc()}")
-    else:
-        _say(f"process {rank()} lost another one, which has ended ({error})")
-    return 1
+    if not expected and is_loss_of_another(error):
+        _say(f"process {rank()} ends because another one has ended ({error})")
+        return 1
+    get_error_handler().record_exception(error)  # for the summary of torchrun
+    _say(_one_line(error) if expected else f"process {rank()} failed:\n{traceback.format_exc()}")
+    return USAGE if expected else 1
+
+
+def _one_line(error: Exception) -> str:
+    return f"error: {' '.join(_explain(error).split())}"
 
 
 def _is_expected(error: Exception) -> bool:

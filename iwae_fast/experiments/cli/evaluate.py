@@ -65,7 +65,16 @@ def evaluate(
             if other is None:
                 raise ValueError(f"{run.folder} does not have a validation set: train with --validation N")
         if other is not None:
-            evaluate_other_and_print(run, checkpoint, model, other, k=k, observations=observations, chunk_size=chunk_size, processes=processes)
+            evaluate_other_and_print(
+                run,
+                checkpoint,
+                model,
+                other,
+                k=k,
+                observations=observations,
+                chunk_size=chunk_size,
+                processes=processes,
+            )
             return
         evaluate_and_print(
             run,

@@ -262,14 +262,22 @@ def _train(
     run: Run, config: TrainConfig, images: ImageData, checkpoint: Checkpoint | None, processes: Processes
 ) -> None:
     """Train to the end, evaluate and draw pictures; the caller holds :func:`.runs.sole_trainer`."""
+    from ..processes import is_loss_of_another
     from ..train import training
     from .progress import console, training_progress
 
     command = f"iwae-fast train --resume {shlex.quote(str(run.folder))}"
     with stop_on_signals() as stop, training_progress(config.epochs) as reporter:
-        training.train(
-            config, run, images, resume_from=checkpoint, reporter=reporter, stop=stop, processes=processes
-        )
+        try:
+            training.train(
+                config, run, images, resume_from=checkpoint, reporter=reporter, stop=stop, processes=processes
+            )
+        except RuntimeError as error:
+            if processes.size > 1 and is_loss_of_another(error):
+                raise training.TrainingError(
+                    f"another process has ended ({error}); resume from the last checkpoint with: {command}"
+                ) from error
+            raise
         # The signal of any process stops all of them, once the first one has saved the run.
         number = processes.largest(stop.number if stop() else 0)
     if number:

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from ...capture import CudaGraphs, Program, Rates, Recorder, obstacle, unavailable
 from ...models import LatentVariableModel
 from ...objectives import Objective
-from ...objectives.record import StepRecord
 from ...objectives.ranks import part
+from ...objectives.record import StepRecord
 from ...ops.samples import seed_tensor
 from ...seeds import Purpose, derive_seed, first_seed
 from ..config import TrainConfig
