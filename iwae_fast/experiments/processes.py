@@ -23,6 +23,7 @@ from .launched import number, number_of_processes
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 
@@ -153,11 +154,11 @@ def started(sample_ranks: int = 1) -> Iterator[Processes]:
     if size == 1:
         yield ALONE
         return
+    from torch.distributed.distributed_c10d import PrefixStore
+
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     rank = number("RANK")
-    dist.init_process_group(
-        backend, store=dist.PrefixStore("group", _store()), rank=rank, world_size=size, timeout=TIMEOUT
-    )
+    dist.init_process_group(backend, store=PrefixStore("group", _store()), rank=rank, world_size=size, timeout=TIMEOUT)
     yield Group(sample_ranks)
     # Only after success: a process that fails must not wait here for others, which fail because it does.
     dist.destroy_process_group()
@@ -184,10 +185,12 @@ def is_loss_of_another(error: BaseException) -> bool:
 
 
 @cache
-def _store(timeout: timedelta = TIMEOUT) -> dist.Store:
+def _store(timeout: timedelta = TIMEOUT) -> Store:
     """Return the store that all processes share, which outlives each of them under torchrun."""
+    from torch.distributed.distributed_c10d import PrefixStore, TCPStore
+
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(
+    store = TCPStore(
         os.environ["MASTER_ADDR"],
         number("MASTER_PORT"),
         number("WORLD_SIZE"),
@@ -197,7 +200,7 @@ def _store(timeout: timedelta = TIMEOUT) -> dist.Store:
         multi_tenant=True,
     )
     # After a restart by torchrun the store still has the entries of the processes before.
-    return dist.PrefixStore(f"iwae_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return PrefixStore(f"iwae_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def _outcome(function: Callable[[], T]) -> tuple[T | None, Exception | None]:

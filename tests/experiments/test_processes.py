@@ -227,7 +227,7 @@ def torchrun(
     *arguments: object, size: int, folder: Path, program: Sequence[str] = ("-m", "iwae_fast")
 ) -> subprocess.Popen[bytes]:
     """Start a command by torchrun, with its output in a file, so that no pipe fills up."""
-    command = (sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}", "--master-port=0")
+    command = (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}")
     with (folder / "torchrun.log").open("w") as log:
         return subprocess.Popen(
             [*command, *program, *map(str, arguments)],
@@ -240,7 +240,12 @@ def torchrun(
 
 def await_rows(metrics: Path, rows: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until a run has so many rows of metrics, or its process has ended."""
-    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > rows):
+    deadline = time.monotonic() + 120.0
+    while (
+        process.poll() is None
+        and time.monotonic() < deadline
+        and not (metrics.exists() and metrics.read_text().count("\n") > rows)
+    ):
         time.sleep(0.02)
 
 
