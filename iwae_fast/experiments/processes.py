@@ -187,10 +187,10 @@ def is_loss_of_another(error: BaseException) -> bool:
 @cache
 def _store(timeout: timedelta = TIMEOUT) -> Store:
     """Return the store that all processes share, which outlives each of them under torchrun."""
-    from torch.distributed.distributed_c10d import PrefixStore, TCPStore
+    from torch.distributed.distributed_c10d import PrefixStore
 
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = TCPStore(
+    store = dist.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         number("MASTER_PORT"),
         number("WORLD_SIZE"),
