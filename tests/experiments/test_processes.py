@@ -205,7 +205,7 @@ def test_the_traceback_of_a_process_that_fails_is_shown(rank: int, several: Comm
 def test_ten_kills_leave_no_trace(several: Command, tmp_path: Path) -> None:
     """Kill a random process at a random line of training ten times; compare with a run that is not interrupted, bitwise
     on the same number of processes."""
-    settings = ("--hidden", 8, "--latent", 2, "--k", 2, "--batch-size", 800, "--epochs", 6, "--eval-k", 0)
+    settings = ("--hidden", 8, "--latent", 2, "--k", 2, "--batch-size", 800, "--epochs", 40, "--eval-k", 0)
     whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
     assert several("train", *settings, "-o", "whole", size=2).codes == [0, 0]
     moments = random.Random(2)
@@ -279,7 +279,7 @@ def test_ten_kills_of_a_process_of_torchrun(tmp_path: Path) -> None:
     for kill in range(10):
         process = start(*command)
         done = len(read_metrics(killed.metrics)) if killed.metrics.exists() else 0
-        await_rows(killed.metrics, done, process)
+        await_rows(killed.metrics, done + 1, process)
         time.sleep(moments.random())
         ranks = children(process.pid)
         os.kill(ranks[moments.randrange(2)], signal.SIGKILL)
