@@ -47,10 +47,15 @@ def floating(**tensors: Any) -> None:
 
 def features(**tensors: Tensor) -> tuple[int, ...]:
     """Raise unless every argument has a last (feature) axis and all shapes broadcast; return the common shape."""
-    for name, tensor in tensors.items():
-        if tensor.dim() == 0:
+    return broadcast_features({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+
+
+def broadcast_features(shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Raise unless all named shapes have a last (feature) axis and broadcast; return the common shape."""
+    for name, shape in shapes.items():
+        if not shape:
             raise ValueError(f"{name} must have a last axis of features, got a scalar of shape ()")
-    return broadcast({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    return broadcast(shapes)
 
 
 def broadcast(shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
@@ -83,7 +88,7 @@ def event(event_dims: Any, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tup
 
 
 def log_ratio(
-    log_ratio: Tensor, likelihood: tuple[int, ...], event_dims: int, tensors: Iterable[str]
+    shape: tuple[int, ...], likelihood: tuple[int, ...], event_dims: int, tensors: Iterable[str]
 ) -> tuple[int, ...]:
     """Raise unless the log-ratio has the axes of the likelihood (k, ...), or one of them is a scalar; return the common
     shape.
@@ -91,7 +96,6 @@ def log_ratio(
     A missing axis is not broadcast: otherwise images whose rows are mistaken for observations would be accepted if
     their sizes happen to agree.
     """
-    shape = tuple(log_ratio.shape)
     if len(shape) == len(likelihood) or not shape or not likelihood:
         return broadcast({"log_ratio": shape, "likelihood (k, ...)": likelihood})
     message = f"log_ratio {shape} must have the axes of the likelihood (k, ...) {likelihood}, each of its size or 1"

@@ -5,7 +5,7 @@ from .density_backward import log_prob_backward
 from .density_forward import log_prob
 from .gaussian_log_prob import GAUSSIAN
 from .iwae_loss import iwae_loss, iwae_loss_backward
-from .linear_bernoulli_log_prob import linear_bernoulli_log_prob, linear_bernoulli_log_prob_backward
+from .linear_bernoulli_log_prob import linear_bernoulli_log_prob, linear_bernoulli_log_prob_and_residual
 from .log_mean_exp import log_mean_exp, log_mean_exp_backward
 from .sample_gaussian import sample_gaussian, sample_gaussian_backward
 from .standard_gaussian_log_prob import STANDARD_GAUSSIAN
@@ -16,7 +16,7 @@ __all__ = [
     "iwae_loss",
     "iwae_loss_backward",
     "linear_bernoulli_log_prob",
-    "linear_bernoulli_log_prob_backward",
+    "linear_bernoulli_log_prob_and_residual",
     "log_mean_exp",
     "log_mean_exp_backward",
     "log_prob",

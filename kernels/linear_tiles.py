@@ -104,22 +104,8 @@ FORWARD = {
     "tf32": Tiling(128, 64, 32, num_warps=8, num_stages=3),
     "tf32x3": Tiling(128, 64, 16, num_warps=8, num_stages=3),
 }
-# A gradient's program also holds the sums of `kept` rows and COLUMNS columns, 64 registers per thread for 64 rows.
-HIDDEN_GRADIENT = {
-    "half": Tiling(64, 64, 32, num_warps=8, num_stages=3),
-    "tf32": Tiling(64, 32, 32, num_warps=8, num_stages=2),
-    "tf32x3": Tiling(64, 16, 16, num_warps=8, num_stages=2),
-}
-# The program of the weight's gradient also holds the offsets of the rows, which change with each tile.
-WEIGHT_GRADIENT = HIDDEN_GRADIENT | {"tf32x3": Tiling(32, 16, 32, num_warps=8, num_stages=2)}
-COLUMNS = 256
-"""Maximum number of columns of the layer's input per program of a gradient. More columns are divided among programs,
-each of which recomputes the logits."""
-
 if INTERPRETED:  # few, large programs; and float64, which most tests use
-    FORWARD = HIDDEN_GRADIENT = WEIGHT_GRADIENT = dict.fromkeys(
-        (*FORWARD, "ieee"), Tiling(64, 64, 64, num_warps=4, num_stages=1)
-    )
+    FORWARD = dict.fromkeys((*FORWARD, "ieee"), Tiling(64, 64, 64, num_warps=4, num_stages=1))
 
 
 def precision_of(dtype: torch.dtype) -> str:

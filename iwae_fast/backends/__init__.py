@@ -1,4 +1,4 @@
-"""The choice of the implementation for a call.
+"""The choice of the implementation for a call. :mod:`iwae_fast.backends.serving` has the table for CUDA tensors.
 
 A backend is an object of the protocol :class:`iwae_fast.backends.base.Backend`. ``reference`` is not one of them: it
 is plain torch, always available, differentiated by autograd, and used for calls that no backend supports.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from . import serving
 from .base import Backend, members
 from .cpu import CPUBackend
 from .cuda import CUDABackend
@@ -28,6 +29,7 @@ __all__ = [
     "NATIVE",
     "REFERENCE",
     "BackendError",
+    "best",
     "choose",
     "info",
     "register",
@@ -35,7 +37,8 @@ __all__ = [
 ]
 
 REFERENCE = "reference"
-NATIVE: dict[str, Backend] = {"cpu": CPUBackend(), "cuda": CUDABackend(), "triton": TritonBackend()}
+CUDA = CUDABackend()
+NATIVE: dict[str, Backend] = {"cpu": CPUBackend(), "cuda": CUDA, "triton": TritonBackend()}
 """Backends with kernels: those of the package, then those that :func:`register` added."""
 
 BUILT_IN = tuple(NATIVE)
@@ -44,13 +47,20 @@ MISSING = {name: backend.missing() for name, backend in NATIVE.items()}
 """The software that each backend lacks, or None. Determined once, because ``torch.compile`` may trace a call: the
 choice of a backend depends only on this table and the tensors, without queries to the machine."""
 
-PREFERRED = {"cpu": ("cpu",), "cuda": ("triton",)}
-"""Backends that may be chosen per device type, best first."""
+CUDA_BACKENDS = serving.OTHERS.order(None)
+"""The backends that may be chosen for CUDA tensors, in the order for large calls of ops without figures."""
 
-BEST = {
-    device: next((name for name in names if MISSING[name] is None), REFERENCE) for device, names in PREFERRED.items()
-}
-"""The backend for ordinary tensors of a device type if none is forced. Computed without accessing a device."""
+
+def _first(names: tuple[str, ...]) -> str:
+    return next((name for name in names if MISSING[name] is None), REFERENCE)
+
+
+BEST = {"cpu": _first(("cpu",)), "cuda": _first(CUDA_BACKENDS)}
+"""The backend for large calls on ordinary tensors of a device type if none is forced and the op has no figures of its
+own. Computed without accessing a device."""
+
+_SERVES = {order: _first(order) for order in (CUDA_BACKENDS, CUDA_BACKENDS[::-1])}
+"""The first backend of each order that is not missing."""
 
 ENVIRONMENT = "IWAE_FAST_BACKEND"
 
@@ -87,27 +97,46 @@ def unregister(name: str) -> None:
     del NATIVE[name], MISSING[name]
 
 
-def choose(forced: str | None, tensors: tuple[Tensor | None, ...], axes: int = 0) -> str:
+def choose(
+    forced: str | None, tensors: tuple[Tensor | None, ...], op: str | None = None, shape: tuple[int, ...] = ()
+) -> str:
     """Return the backend for a call on these tensors: the forced one, else the best that supports them, else the
     reference.
 
-    ``axes`` is the number of axes of the call, if it may be larger than that of any tensor.
+    Args:
+        forced: the backend that the caller named, or None.
+        tensors: the operands; the first decides about the device.
+        op: the name of the op, by which :mod:`iwae_fast.backends.serving` chooses a backend for CUDA tensors.
+        shape: the shape to which the operands are broadcast, features included.
 
     Raises ValueError for an unknown backend and BackendError if a forced one does not support the call.
     """
     forced = forced or os.environ.get(ENVIRONMENT) or None
     if forced is None:
-        device = tensors[0].device.type  # type: ignore[union-attr]
-        candidate = BEST.get(device, REFERENCE)
-        if candidate == REFERENCE and device == "cpu" and not torch.compiler.is_compiling():
-            warn_once(MISSING["cpu"])
-        return candidate if candidate == REFERENCE or refusal(tensors, axes) is None else REFERENCE
+        candidate = best(tensors[0].device, op, shape)  # type: ignore[union-attr]
+        return candidate if candidate == REFERENCE or refusal(tensors, len(shape)) is None else REFERENCE
     if _known(forced) == REFERENCE:
         return REFERENCE
-    reason = MISSING[forced] or _wrong_device(forced, tensors) or refusal(tensors, axes)
+    reason = MISSING[forced] or _wrong_device(forced, tensors) or refusal(tensors, len(shape))
     if reason is not None:
         raise BackendError(f"backend {forced!r} is forced but does not support this call: {reason}")
     return forced
+
+
+def best(device: torch.device, op: str | None, shape: tuple[int, ...] = ()) -> str:
+    """Return the backend for ordinary tensors of a device, whatever the environment says.
+
+    While torch traces, the choice depends on the device type and the op alone.
+    """
+    if device.type != "cuda":
+        candidate = BEST.get(device.type, REFERENCE)
+        if candidate == REFERENCE and device.type == "cpu" and not torch.compiler.is_compiling():
+            warn_once(MISSING["cpu"])
+        return candidate
+    candidate = _SERVES[serving.rule_of(op).order(serving.number_of_elements(shape))]
+    if candidate == "cuda" and not torch.compiler.is_compiling() and not CUDA.suits(device):
+        return "triton" if MISSING["triton"] is None else REFERENCE
+    return candidate
 
 
 def _known(name: str) -> str:
@@ -124,15 +153,15 @@ def _wrong_device(name: str, tensors: tuple[Tensor | None, ...]) -> str | None:
 
 
 def info() -> dict[str, Any]:
-    """Return the availability of each backend, with the reason if unavailable, and the choice for each device.
+    """Return the availability of each backend, with the reason if unavailable, the choice for each device, and where
+    there is a GPU the choice for each op on it, with the figures that decided.
 
     Raises ValueError if the environment forces an unknown backend.
     """
     available = {name: backend.unavailable() for name, backend in NATIVE.items()}
     forced = os.environ.get(ENVIRONMENT)
-    chosen = {}
-    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        chosen[device] = _known(forced) if forced else BEST.get(device, REFERENCE)
+    on_gpu = torch.cuda.is_available()
+    chosen = {device: _known(forced) if forced else BEST[device] for device in (["cpu", "cuda"] if on_gpu else ["cpu"])}
     native = {
         name: {"available": reason is None, "reason": reason, **NATIVE[name].details()}
         for name, reason in available.items()
@@ -140,5 +169,24 @@ def info() -> dict[str, Any]:
     return {
         "backends": {**native, REFERENCE: {"available": True, "reason": None}},
         "chosen": chosen,
+        "serving": {op: _served(op) for op in serving.RULES} if on_gpu and not forced else {},
         "forced": forced or None,
     }
+
+
+def _served(op: str) -> list[dict[str, Any]]:
+    """Return who serves an op on CUDA tensors, by the size of the call."""
+    return [
+        {
+            "calls": choice.calls,
+            "backend": _SERVES[choice.figure.order],
+            "why": _why(choice.figure),
+        }
+        for choice in serving.rule_of(op).choices()
+    ]
+
+
+def _why(figure: serving.Figure) -> str:
+    first, _ = figure.order
+    missing = f"; {first} is missing: {MISSING[first]}" if MISSING[first] else ""
+    return f"{figure} ({serving.SOURCE}){missing}"

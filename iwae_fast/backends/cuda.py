@@ -1,7 +1,6 @@
 """The CUDA C++ backend: kernels for NVIDIA GPUs, compiled when the package was built.
 
-It is used only if forced by name (IWAE_FAST_BACKEND=cuda or backend="cuda"): on an H100 Triton was the faster of the
-two in most rows (docs/performance.md), so Triton is the default for CUDA tensors.
+:mod:`iwae_fast.backends.serving` says which calls it serves.
 """
 
 from __future__ import annotations
@@ -37,19 +36,27 @@ class CUDABackend(NativeBackend):
     kernels: Any = getattr(MODULE, "cuda", None)
 
     def __init__(self) -> None:
-        self._suitable: set[int] = set()
-        """Indices of the GPUs that have been found to be new enough."""
+        self._too_old: dict[int, str | None] = {}
+        """The reason why the kernels cannot run on a GPU, or None, by the GPU's index."""
+
+    def suits(self, device: torch.device) -> bool:
+        """Return True if the GPU is new enough. A GPU is asked once, and never while torch traces."""
+        return self._reason(device.index) is None
+
+    def _reason(self, index: int | None) -> str | None:
+        index = torch.cuda.current_device() if index is None else index
+        if index not in self._too_old:
+            self._too_old[index] = _too_old(index)
+        return self._too_old[index]
 
     def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:
         """Call a kernel with the tensor's device as the current one.
 
-        Raises BackendError if that GPU is too old. This is checked once per GPU, here because this is never traced.
+        Raises BackendError if that GPU is too old, which is checked here because this is never traced.
         """
         device = tensor.device
-        if device.index not in self._suitable:
-            if (reason := _too_old(device.index)) is not None:
-                raise BackendError(f"backend 'cuda' is forced but does not support this call: {reason}")
-            self._suitable.add(device.index)
+        if not self.suits(device):
+            raise BackendError(f"backend 'cuda' does not support this call: {self._reason(device.index)}")
         if device.index == torch.cuda.current_device():
             kernel(*arguments, _stream_and_memory(device))
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 DTYPE_CODES = {
     torch.float32: 0,
@@ -18,6 +19,8 @@ DTYPE_CODES = {
 MAX_DIMS = 8
 """Maximum number of axes; must match ``kMaxDims`` in csrc/operand.h."""
 
+STRIDED = torch.strided
+
 PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 Operand = tuple[int, int, tuple[int, ...], tuple[int, ...]]
@@ -26,15 +29,16 @@ Operand = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 def refusal(tensors: tuple[Tensor | None, ...], axes: int = 0) -> str | None:
     """Return the reason why native ops do not support these tensors, or None; the reference supports all."""
     tracing = torch.compiler.is_compiling()
-    if not tracing and torch.autograd.forward_ad._current_level >= 0:
+    if not tracing and forward_ad._current_level >= 0:
         return "forward-mode differentiation is not supported"
     transformed = not tracing and torch._C._are_functorch_transforms_active()
     for tensor in tensors:
         if tensor is None:
             continue
-        if tensor.layout is not torch.strided:
+        if tensor.layout is not STRIDED:
             return f"a tensor is {tensor.layout}, not strided"
-        axes = max(axes, tensor.dim())
+        if (dim := tensor.dim()) > axes:
+            axes = dim
         if tracing:
             continue  # tracing uses fake tensors; the dispatcher passes plain tensors to the registered op
         if type(tensor) not in PLAIN:
@@ -86,5 +90,16 @@ def pointer(tensor: Tensor | None) -> int:
 
 
 def gradient_like(tensor: Tensor) -> Tensor:
-    # Contiguous for any strides of the input: the strides of an expanded input cannot be used for its gradient.
-    return tensor.new_empty(tensor.shape)
+    """Return memory for the gradient of a tensor."""
+    return empty_like(tensor, tensor.dtype)
+
+
+def empty_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return new memory of a tensor's shape and device.
+
+    It is contiguous for any strides: those of an expanded tensor cannot be used. ``new_empty`` with a shape takes half
+    as long again (3.7 us instead of 2.4).
+    """
+    if tensor.dtype is dtype:
+        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    return torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)

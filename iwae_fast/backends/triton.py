@@ -30,6 +30,11 @@ class TritonBackend(WithoutOptionalOps):
     """Triton's kernels for GPUs."""
 
     device = "cpu" if INTERPRETED else "cuda"
+    optional_ops = frozenset({"linear_bernoulli_log_prob_and_residual"})
+    rounded_residuals = frozenset({torch.bfloat16})
+    """The dtypes, besides that of accumulation, in which residuals of a linear layer are stored."""
+    residuals_without_nan = True
+    """True: the residuals of a linear layer are 0 where they would be NaN, which the log-probability shows."""
 
     @cached_property
     def kernels(self) -> Any:
@@ -102,6 +107,17 @@ class TritonBackend(WithoutOptionalOps):
             return tiled.log_prob(self._tile_likelihood, value, hidden, weight, bias, mask)
         return self.kernels.linear_bernoulli_log_prob(value, hidden, weight, bias, mask)
 
+    def linear_bernoulli_log_prob_and_residual(
+        self, value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if not _by_tiles(value, hidden):
+            return self.kernels.linear_bernoulli_log_prob_and_residual(value, hidden, weight, bias, mask)
+        logits = torch.nn.functional.linear(hidden, weight, bias)
+        log_prob = self.density("bernoulli", (value, logits), mask)
+        ones = log_prob.new_ones(()).expand(log_prob.shape)
+        (residual,) = self.density_backward("bernoulli", ones, (value, logits), mask, [False, True])
+        return log_prob, residual.masked_fill_(residual.isnan(), 0.0)
+
     def linear_bernoulli_log_prob_backward(
         self,
         grad: Tensor,
@@ -112,14 +128,7 @@ class TritonBackend(WithoutOptionalOps):
         mask: Tensor | None,
         needs_grad: Sequence[bool],
     ) -> list[Tensor]:
-        operands = (grad, value, hidden, weight, bias, mask)
-        if _by_tiles(value, hidden):
-            return tiled.log_prob_backward(self._tile_likelihood, *operands, needs_grad)
-        value_needed, *others = needs_grad
-        gradients = []
-        if value_needed:  # rarely needed, and summed over the samples
-            gradients = tiled.log_prob_backward(self._tile_likelihood, *operands, [True, False, False, False])
-        return [*gradients, *self.kernels.linear_bernoulli_log_prob_backward(*operands, others)]
+        return tiled.log_prob_backward(self._tile_likelihood, grad, value, hidden, weight, bias, mask, needs_grad)
 
     @cached_property
     def _tile_likelihood(self) -> tiled.TileLikelihood:

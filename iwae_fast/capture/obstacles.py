@@ -14,7 +14,7 @@ from ..objectives.objective import Objective
 
 def obstacle(objective: Objective, model: nn.Module, optimizer: Optimizer) -> str | None:
     """Return the reason why a step cannot be captured, as far as can be told without running it, or None."""
-    return _of_objective(objective) or _of_model(model) or _of_optimizer(optimizer)
+    return _of_objective(objective) or of_model(model) or _of_optimizer(optimizer)
 
 
 def _of_objective(objective: Objective) -> str | None:
@@ -27,7 +27,8 @@ def _of_objective(objective: Objective) -> str | None:
     return None
 
 
-def _of_model(model: nn.Module) -> str | None:
+def of_model(model: nn.Module) -> str | None:
+    """Return the reason why calls of a model cannot be captured, or None."""
     devices = {str(parameter.device) for parameter in model.parameters()}
     if len(devices) > 1:
         return f"the model is on several devices: {', '.join(sorted(devices))}"

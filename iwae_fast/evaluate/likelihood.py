@@ -14,12 +14,14 @@ from torch import Tensor
 from .. import checks
 from ..backends.heap import keep_large_blocks, return_free_memory
 from ..models import LatentVariableModel
+from ..models.encoding import observed_features
 from ..modes import evaluation_mode
 from ..objectives.ranks import ONE_PROCESS, MeshRanks, Ranks
-from ..ops.samples import seed_number
+from ..ops.samples import seed_number, seed_tensor
 from .diagnostics import FEWEST_IN_TAIL, pareto_k_of_largest, tail_size
 from .journal import FIELDS, Journal
 from .observations import Chunk, chunks
+from .replays import Replays
 from .rows import device_rows
 from .shards import in_order, own_file, own_part
 
@@ -102,8 +104,8 @@ class StreamingWeights:
         self.count = num_samples
         self.tail = torch.cat(tails).topk(min(self.tail_size, self.count), dim=0).values
 
-    def log_likelihood(self) -> LogLikelihood:
-        """Compute the results of the samples so far."""
+    def log_likelihood(self, pareto_k: Callable[[Tensor], Tensor] = pareto_k_of_largest) -> LogLikelihood:
+        """Compute the results of the samples so far; ``pareto_k`` may be a captured :func:`pareto_k_of_largest`."""
         k = self.count
         mean_square_ratio = k * self.total_square / self.total.square()
         return LogLikelihood(
@@ -112,9 +114,7 @@ class StreamingWeights:
             if k > 1
             else torch.full_like(self.total, math.nan),
             ess=torch.where(self.total == 0, 0.0, self.total.square() / self.total_square),
-            pareto_k=pareto_k_of_largest(self.tail)
-            if self.tail_size > FEWEST_IN_TAIL
-            else torch.full_like(self.total, math.nan),
+            pareto_k=pareto_k(self.tail) if self.tail_size > FEWEST_IN_TAIL else torch.full_like(self.total, math.nan),
         )
 
 
@@ -179,7 +179,10 @@ def log_likelihood(
     parts: list[Tensor] = []
     sizes: list[int] = []
     every = chunks(model, x, context, mask, OBSERVATIONS_A_CHUNK * ranks.num_data_ranks)
+    if isinstance(x, Tensor):  # all at once: every check makes the host wait for the device
+        model.likelihood.check_support(x, None if mask is None else observed_features(mask, x))
     keep_large_blocks()
+    replays = Replays(model)
     with evaluation_mode(model):
         path = None if journal is None else own_file(Path(journal), ranks)
         kept = None if path is None else Journal(path, model, num_samples, observation_offset)
@@ -190,10 +193,11 @@ def log_likelihood(
             chunk = own_part(whole, ranks)
             result = _kept(kept, chunk, ranks)
             if result is None:
-                model.likelihood.check_support(chunk.x, chunk.mask)
+                if not isinstance(x, Tensor):
+                    model.likelihood.check_support(chunk.x, chunk.mask)
                 rows = rows or device_rows(model, chunk.x)
                 chunk = chunk._replace(first=observation_offset + chunk.first)
-                done, rows = _observations(model, chunk, num_samples, chunk_size, rows, seed, progress, ranks)
+                done, rows = _observations(model, chunk, num_samples, chunk_size, rows, seed, progress, ranks, replays)
                 result = torch.stack([getattr(done, name) for name in FIELDS])
                 if kept is not None:
                     kept.add(seed, result)
@@ -246,6 +250,7 @@ def _observations(
     seed: int,
     progress: Callable[[int], None] | None,
     ranks: Ranks,
+    replays: Replays,
 ) -> tuple[LogLikelihood, int]:
     """Evaluate this rank's samples of a chunk of observations, ``chunk_size`` at a time, or at most ``rows`` (sample,
     observation) pairs at a time if ``chunk_size`` is None.
@@ -261,20 +266,25 @@ def _observations(
     taken_in = min(own, -(-SAMPLES_TAKEN_IN // step) * step)
     # One block for all chunks: separate small results that stay alive would fragment the heap.
     waiting = torch.empty((taken_in, len(x)), dtype=torch.float64, device=x.device)
+    key = seed_tensor(seed, x.device)
+    captured = replays.of(chunk, posterior, key, step, own // step)
     filled = start = 0
     while start < own:
         count = min(step, own - start, taken_in - filled)
         try:
-            waiting[filled : filled + count] = model.log_weights(
-                x,
-                count,
-                seed,
-                context=context,
-                mask=mask,
-                posterior=posterior,
-                sample_offset=offset + start,
-                observation_offset=chunk.first,
-            )
+            if captured is not None and captured.count == count and replays.reason is None:
+                waiting[filled : filled + count] = captured(offset + start)
+            else:
+                waiting[filled : filled + count] = model.log_weights(
+                    x,
+                    count,
+                    key,
+                    context=context,
+                    mask=mask,
+                    posterior=posterior,
+                    sample_offset=offset + start,
+                    observation_offset=chunk.first,
+                )
         except torch.OutOfMemoryError:
             if chunk_size is not None or step == 1:
                 raise
@@ -289,4 +299,4 @@ def _observations(
             progress(count * len(x))
         return_free_memory(x.device)
     weights.merge(ranks, num_samples)
-    return weights.log_likelihood(), rows
+    return weights.log_likelihood(replays.pareto_k), rows

@@ -67,6 +67,11 @@ class LatentVariableModel(nn.Module, ABC):
         self._met_observations = True
 
     @property
+    def takes_sample_indices(self) -> bool:
+        """True if samples of z can be drawn by indices that differ between observations: ``Draw.samples``."""
+        return True
+
+    @property
     def linear_decoder(self) -> LinearOutput | None:
         """The decoder if its last layer and the likelihood can be fused; else None."""
         fused = self.likelihood.takes_linear_output and has_plain_linear_output(self.decoder)

@@ -145,6 +145,10 @@ class RandomWeightsVAE(LatentVariableModel):
         observed = None if mask is None else observed_features(mask, x).flatten(1)
         return self.likelihood.log_prob(x, logits.flatten(0, 1), draw.num_samples, observed, self.backend)
 
+    @property
+    def takes_sample_indices(self) -> bool:
+        return self.local
+
     def _weight_noise(self, like: Tensor, draw: Draw, stream: int) -> Noise:
         """Return the noise with which the layers of a network draw their weights, or their outputs."""
         if self.local:

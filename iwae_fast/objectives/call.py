@@ -25,7 +25,7 @@ from .budgets import to_tolerance, within_budget
 from .estimators import Scales
 from .ranks import ONE_PROCESS, Ranks
 from .record import StepRecord
-from .routing import GradientRouter, WeightedTerms
+from .routing import GradientRouter, WeightedTerms, with_ratio
 
 if TYPE_CHECKING:
     from .objective import Objective
@@ -220,12 +220,7 @@ class Call:
 
     def _with_gradient(self, value: Tensor, scales: Scales, messenger: Tensor, terms: Terms) -> Tensor:
         """Return the value with the gradient of the sum of the samples' terms times their scales."""
-        decoder, encoder = scales
-        if encoder is decoder:
-            ratio = torch.ones_like(decoder)
-        else:
-            decoder = _at_least(decoder, encoder, self._rounding())
-            ratio = torch.where(decoder == 0, 0.0, encoder / torch.where(decoder == 0, 1.0, decoder))
+        (decoder, encoder), ratio = with_ratio(scales, self._rounding())
         scaled = [(decoder, terms.log_likelihood), (self.kl_weight * encoder, terms.log_ratio)]
         if terms.log_prior is not None:
             scaled.append((self.kl_weight * decoder, terms.log_prior))
@@ -251,13 +246,3 @@ def _concatenated(parts: list[Terms]) -> Terms:
         torch.cat(log_priors) if log_priors else None,
         torch.cat([part.log_ratio for part in parts]),
     )
-
-
-def _at_least(decoder: Tensor, encoder: Tensor, rounding: float) -> Tensor:
-    """Raise the decoder's scales in absolute value to at least ``rounding`` times the encoder's.
-
-    The ratio of the two must be finite, and the gradients that it multiplies must not underflow; the change is within
-    rounding.
-    """
-    least = rounding * encoder.abs()
-    return torch.where(decoder.abs() < least, torch.copysign(least, decoder), decoder)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..ops.function import NotTwiceDifferentiable, applied
+from .estimators import Scales
 
 
 class GradientRouter:
@@ -39,6 +40,10 @@ class GradientRouter:
             return z, z, z
         *passed, self._messenger = applied(_Route)(z, from_prior, self._messenger)
         return tuple(passed)
+
+    def restart(self) -> None:
+        """Forget the z routed so far, whose graph is not used."""
+        self._messenger = None
 
     def messenger(self, like: Tensor) -> Tensor:
         """Return the tensor whose gradient is the ratio for every z routed so far; its own values are not used."""
@@ -105,3 +110,18 @@ class WeightedTerms(Function):
                     gradient = applied(NotTwiceDifferentiable)(gradient, *saved[1::2])
             gradients += [None, gradient]
         return tuple(gradients)
+
+
+def with_ratio(scales: Scales, rounding: float) -> tuple[Scales, Tensor]:
+    """Return scales, and the encoder's divided by the decoder's, for the messenger of a :class:`GradientRouter`.
+
+    The ratio must be finite, and the gradients that it multiplies must not underflow: the decoder's scales are raised
+    in absolute value to at least ``rounding`` times the encoder's, a change within rounding.
+    """
+    decoder, encoder = scales
+    if encoder is decoder:
+        return scales, torch.ones_like(decoder)
+    least = rounding * encoder.abs()
+    decoder = torch.where(decoder.abs() < least, torch.copysign(least, decoder), decoder)
+    ratio = torch.where(decoder == 0, 0.0, encoder / torch.where(decoder == 0, 1.0, decoder))
+    return Scales(decoder, encoder), ratio

@@ -84,10 +84,10 @@ def _density(name: str, mask: Tensor | None, event_dims: int, backend: str | Non
     shape = checks.features(**parameters)
     checks.mask(mask, shape, parameters["value"].device)
     if event_dims != 1:
-        _, event = checks.event(event_dims, shape)
+        leading, event = checks.event(event_dims, shape)
         parameters, mask = flattened(event, parameters, mask)
-        shape = (math.prod(event),)
-    chosen = choose(backend, (*parameters.values(), mask))
+        shape = (*leading, math.prod(event))
+    chosen = choose(backend, (*parameters.values(), mask), f"{name}_log_prob", shape)
     if chosen == REFERENCE:
         return reference.DENSITIES[name](*parameters.values(), mask)
     return applied(DensityFunction)(name, chosen, mask, *same_features(shape[-1], parameters))

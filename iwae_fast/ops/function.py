@@ -81,7 +81,7 @@ def is_host_readable(tensor: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    return type(tensor) in PLAIN and tensor.device.type == "cpu"
+    return type(tensor) in PLAIN and tensor.is_cpu
 
 
 def host_value(grad: Tensor) -> float:
@@ -114,11 +114,16 @@ def log_ratio_gradient(ctx: Any, weights: Tensor, grad: Tensor, number: float) -
     """Return minus the normalized weights (divided by their number for a mean), times the upstream gradient."""
     if number == 0.0:
         return torch.zeros_like(weights, dtype=ctx.log_ratio_dtype)
-    share = 1.0 / max(weights[0].numel(), 1) if ctx.reduction == "mean" else 1.0
+    share = 1.0 / max(weights.numel() // len(weights), 1) if ctx.reduction == "mean" else 1.0
     if math.isfinite(number):
-        return (weights * (-share * number)).to(ctx.log_ratio_dtype)
-    (gradient,) = times_upstream(ctx, [(weights * -share).unsqueeze(-1)], grad, number, weights)
-    return gradient.squeeze(-1).to(ctx.log_ratio_dtype)
+        gradient = weights * (-share * number)
+        return gradient if gradient.dtype is ctx.log_ratio_dtype else gradient.to(ctx.log_ratio_dtype)
+    gradient = weights * -share
+    if not is_tracing() and supports("rescale", ctx.backend):
+        NATIVE[ctx.backend].rescale(gradient.unsqueeze(-1), grad, weights)
+    else:
+        gradient = product_without_nan(gradient, grad, weights)
+    return gradient if gradient.dtype is ctx.log_ratio_dtype else gradient.to(ctx.log_ratio_dtype)
 
 
 def product_without_nan(gradient: Tensor, grad: Tensor, weights: Tensor) -> Tensor:

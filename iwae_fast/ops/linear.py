@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import checks, reference
-from ..backends import REFERENCE, choose
+from ..backends import NATIVE, REFERENCE, choose
 from ..checks import WIDE, accumulation_dtype, autocast_dtype
 from .densities import bernoulli_log_prob
 from .function import (
@@ -32,7 +32,7 @@ from .function import (
     times_upstream,
     with_memory,
 )
-from .losses import IWAELoss, IWAEResult, reduced
+from .losses import IWAELoss, IWAEResult, composed_iwae, reduced
 
 
 def linear_bernoulli_log_prob(
@@ -48,8 +48,8 @@ def linear_bernoulli_log_prob(
     """Compute :func:`bernoulli_log_prob` for the output of a linear layer, without storing the logits.
 
     log p(value | hidden @ weight.T + bias) is computed a tile of rows at a time. The backward pass recomputes the
-    logits: a fourth matrix product (on a GPU also a fifth) in exchange for memory that does not grow with k B D. On a
-    GPU the precision of float32 products follows ``torch.set_float32_matmul_precision``. Without ``recompute`` the
+    logits: a fourth matrix product in exchange for memory that does not grow with k B D. On a GPU the precision of
+    float32 products follows ``torch.set_float32_matmul_precision``. Without ``recompute`` the
     forward pass overwrites the logits by the residuals value - sigmoid(logits), which are all that the backward pass
     needs: three matrix products, and one array of k B D.
 
@@ -66,13 +66,12 @@ def linear_bernoulli_log_prob(
         Log-probability in nats, shape (...), float32 or float64.
     """
     leading, hidden, weight, bias = _linear_bernoulli(value, hidden, weight, bias, mask)
-    chosen = choose(backend, (value, hidden, weight, bias, mask), axes=len(leading) + 1)
+    chosen = choose(backend, (value, hidden, weight, bias, mask), "linear_bernoulli_log_prob", (*leading, len(weight)))
     if chosen == REFERENCE:
         return reference.linear_bernoulli_log_prob(value, hidden, weight, bias, mask)
     if recompute or not (torch.is_grad_enabled() and _any_requires_grad(hidden, weight, bias, value)):
         return applied(LinearBernoulliRecomputed)(chosen, value, hidden, weight, bias, mask)
-    in_place = hidden.shape[:-1] == leading and accumulation_dtype(value, hidden) == hidden.dtype
-    if value.requires_grad or not in_place or not supports("linear_bernoulli_log_prob_and_residual", chosen):
+    if not _stores_residuals(chosen, leading, value, hidden, weight, bias):
         return bernoulli_log_prob(value, F.linear(hidden, weight, bias), mask, backend=backend)
     log_prob, *_ = applied(LinearBernoulliFunction)(chosen, value, mask, hidden, weight, bias)
     return log_prob
@@ -126,7 +125,12 @@ def linear_bernoulli_iwae(
     leading, hidden, weight, bias = _linear_bernoulli(value, hidden, weight, bias, mask, log_ratio=log_ratio)
     if tuple(log_ratio.shape) != leading or not leading or leading[0] == 0:
         raise ValueError(f"log_ratio must be (k, ...) = {leading} with k >= 1, got {tuple(log_ratio.shape)}")
-    chosen = choose(backend, (value, hidden, weight, bias, log_ratio, mask), axes=len(leading) + 1)
+    chosen = choose(
+        backend,
+        (value, hidden, weight, bias, log_ratio, mask),
+        "linear_bernoulli_iwae_loss",
+        (*leading, len(weight)),
+    )
     if (
         chosen != REFERENCE
         and supports("linear_bernoulli_iwae_loss", chosen)
@@ -138,6 +142,9 @@ def linear_bernoulli_iwae(
             chosen, reduction, value, mask, log_ratio, hidden, weight, bias
         )
         return IWAEResult(loss, bound, weights.detach(), normalized=True)
+    if chosen != REFERENCE and _stores_residuals(chosen, leading, value, hidden, weight, bias):
+        log_prob, *_ = applied(LinearBernoulliFunction)(chosen, value, mask, hidden, weight, bias)
+        return composed_iwae(log_prob + log_ratio, reduction, backend)
     logits = F.linear(hidden, weight, bias)
     if chosen != REFERENCE:
         losses, weights = applied(IWAELoss)("bernoulli", chosen, "none", mask, log_ratio, value, logits)
@@ -164,7 +171,7 @@ def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, b
         (..., M), with the dtype of ``hidden``.
     """
     _linear_layer(hidden, weight, bias)
-    chosen = choose(backend, (hidden, weight, bias))
+    chosen = choose(backend, (hidden, weight, bias), "linear_tanh")
     plain = autocast_dtype(hidden.device) is not None or not _one_wide_dtype(hidden, weight, bias)
     if plain or chosen == REFERENCE or not supports("linear_tanh", chosen):
         return torch.tanh(F.linear(hidden, weight, bias))
@@ -195,6 +202,22 @@ def _linear_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None, **others:
         raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (..., H) and (D, H)")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be ({weight.shape[0]},) as weight {tuple(weight.shape)}, got {tuple(bias.shape)}")
+
+
+def _stores_residuals(
+    backend: str, leading: tuple[int, ...], value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> bool:
+    """Return True if a forward pass that needs gradients can store residuals in place of logits: no gradient is summed
+    over a broadcast axis, and the backend stores residuals in the dtype of ``hidden``."""
+    dtypes = {accumulation_dtype(value, hidden), *getattr(NATIVE[backend], "rounded_residuals", ())}
+    return (
+        torch.is_grad_enabled()
+        and _any_requires_grad(hidden, weight, bias)
+        and not value.requires_grad
+        and hidden.shape[:-1] == leading
+        and hidden.dtype in dtypes
+        and supports("linear_bernoulli_log_prob_and_residual", backend)
+    )
 
 
 def _any_requires_grad(*tensors: Tensor | None) -> bool:
@@ -258,7 +281,7 @@ class LinearBernoulliFunction(Fused):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        _, _, _, hidden, weight, _ = inputs
+        ctx.backend, _, _, hidden, weight, _ = inputs
         _, residual, log_prob = output
         ctx.mark_non_differentiable(residual)
         ctx.set_materialize_grads(False)
@@ -270,17 +293,21 @@ class LinearBernoulliFunction(Fused):
             return (None,) * 6
         log_prob, residual, hidden, weight = saved(ctx)
         rows = log_prob.numel()
-        scale = with_memory(grad).to(hidden.dtype).reshape(rows, 1)
+        scale = with_memory(grad).reshape(rows, 1)
         residual, inputs = residual.view(rows, residual.shape[-1]), hidden.reshape(rows, hidden.shape[-1])
         # A coefficient of zero must give zero, also if the residual is NaN; the log-probability is then NaN too.
         if not is_host_readable(log_prob) or math.isnan(log_prob.sum().item()):
-            stopped = (scale == 0) & log_prob.isnan().reshape(rows, 1)
-            residual, inputs = residual.masked_fill(stopped, 0.0), inputs.masked_fill(stopped, 0.0)
+            undefined = log_prob.isnan().reshape(rows, 1)
+            if getattr(NATIVE[ctx.backend], "residuals_without_nan", False):  # spares two passes over the residuals
+                scale = torch.where(undefined & (scale != 0), math.nan, scale)
+            else:
+                residual = residual.masked_fill(undefined & (scale == 0), 0.0)
+            inputs = inputs.masked_fill(undefined & (scale == 0), 0.0)
         _, _, _, hidden_needed, weight_needed, bias_needed = ctx.needs_input_grad
         gradients = (
             torch.mm(residual, weight).mul_(scale).view(hidden.shape) if hidden_needed else None,
-            torch.mm(residual.t(), inputs * scale) if weight_needed else None,
-            torch.mv(residual.t(), scale.squeeze(1)) if bias_needed else None,
+            torch.mm(residual.t(), inputs * scale.to(inputs.dtype)) if weight_needed else None,
+            torch.mv(residual.t(), scale.squeeze(1).to(inputs.dtype)) if bias_needed else None,
         )
         return None, None, None, *once(gradients, log_prob)
 

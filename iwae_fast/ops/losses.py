@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from .function import (
     expand,
     host_value,
     implementation,
+    is_tracing,
     log_ratio_gradient,
     once,
     same_features,
@@ -120,18 +122,15 @@ def _iwae_loss(
     **parameters: Tensor,
 ) -> Tensor:
     checks.reduction(reduction)
-    shape = checks.features(**parameters)
-    likelihood, event = checks.event(event_dims, shape)
-    leading = checks.log_ratio(log_ratio, likelihood, event_dims, parameters)
-    if not leading:
-        raise ValueError(f"the likelihood {shape} has no axis of samples: expected (k, ..., D)")
-    if leading[0] == 0:
-        raise ValueError(f"log-weights {leading} hold k = 0 samples: need k >= 1")
-    checks.mask(mask, (*leading, *event), log_ratio.device)
+    shapes = tuple([tuple(parameter.shape) for parameter in parameters.values()])
+    axes = _axes if is_tracing() else _known_axes  # a symbolic size has no hash
+    leading, event = axes(event_dims, tuple(log_ratio.shape), tuple(parameters), shapes)
+    if mask is not None:
+        checks.mask(mask, (*leading, *event), log_ratio.device)
     if event_dims != 1:
         parameters, mask = flattened(event, parameters, mask)
         event = (math.prod(event),)
-    chosen = choose(backend, (*parameters.values(), log_ratio, mask), axes=len(leading) + 1)
+    chosen = choose(backend, (*parameters.values(), log_ratio, mask), f"{name}_iwae_loss", (*leading, event[-1]))
     if tuple(log_ratio.shape) != leading:
         log_ratio = expand(log_ratio, leading)
     if chosen == REFERENCE:
@@ -143,6 +142,25 @@ def _iwae_loss(
     else:
         loss, *_ = applied(IWAELossWithGradients)(name, chosen, reduction, mask, needs_grad, log_ratio, *tensors)
     return loss
+
+
+def _axes(
+    event_dims: int, log_ratio: tuple[int, ...], names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the leading axes (k, ...) of a loss and its axes of features, from the shapes of the log-ratio and of the
+    named parameters."""
+    shape = checks.broadcast_features(dict(zip(names, shapes, strict=True)))
+    likelihood, event = checks.event(event_dims, shape)
+    leading = checks.log_ratio(log_ratio, likelihood, event_dims, names)
+    if not leading:
+        raise ValueError(f"the likelihood {shape} has no axis of samples: expected (k, ..., D)")
+    if leading[0] == 0:
+        raise ValueError(f"log-weights {leading} hold k = 0 samples: need k >= 1")
+    return leading, event
+
+
+_known_axes = lru_cache(maxsize=1024, typed=True)(_axes)
+"""The same, remembered: shapes repeat, and comparing them takes a tenth of the Python of a small call."""
 
 
 class IWAEResult(NamedTuple):
@@ -172,7 +190,7 @@ def fused_iwae(
     if shape[:-1] != log_ratio.shape or not len(log_ratio):
         return None
     checks.mask(mask, shape, log_ratio.device)
-    chosen = choose(backend, (*parameters.values(), log_ratio, mask), axes=len(shape))
+    chosen = choose(backend, (*parameters.values(), log_ratio, mask), f"{name}_iwae_loss", shape)
     if chosen == REFERENCE:
         return None
     tensors = same_features(shape[-1], parameters)
@@ -196,16 +214,18 @@ def _gradients_in_forward(backend: str, parameters: list[Tensor], log_ratio: Ten
     Such gradients must not need a sum over broadcast axes. They are rounded to the dtype of their parameter before they
     are scaled, which the backend must allow.
     """
-    needs_grad = [torch.is_grad_enabled() and p.requires_grad for p in parameters]
-    if not any(needs_grad) or not supports("iwae_loss_and_gradients", backend):
+    if not torch.is_grad_enabled():
         return None
-    dtypes = {accumulation_dtype(log_ratio, *parameters), *NATIVE[backend].rounded_gradients}
-    fits = all(
-        p.shape[:-1] == log_ratio.shape and p.dtype in dtypes
-        for p, needed in zip(parameters, needs_grad, strict=True)
-        if needed
-    )
-    return needs_grad if fits else None
+    needs_grad = [p.requires_grad for p in parameters]
+    if True not in needs_grad or not supports("iwae_loss_and_gradients", backend):
+        return None
+    whole, dtype = log_ratio.shape, accumulation_dtype(log_ratio, *parameters)
+    for p, needed in zip(parameters, needs_grad, strict=True):
+        if needed and (
+            p.shape[:-1] != whole or (p.dtype != dtype and p.dtype not in NATIVE[backend].rounded_gradients)
+        ):
+            return None
+    return needs_grad
 
 
 def reduced(loss: Tensor, reduction: str) -> Tensor:

@@ -66,7 +66,7 @@ def sample_gaussian(
     checks.sample_indices(sample_indices, (num_samples, mean.shape[0]), mean.device, sample_offset)
     seed = seed_tensor(seed, mean.device)
     indices = (sample_offset, observation_offset, stream)
-    chosen = choose(backend, (mean, log_std, seed, sample_indices))
+    chosen = choose(backend, (mean, log_std, seed, sample_indices), "sample_gaussian")
     if chosen == REFERENCE:
         return reference.sample_gaussian(mean, log_std, num_samples, seed, *indices, path_only, sample_indices)
     return applied(SampleGaussian)(chosen, mean, log_std, seed, sample_indices, num_samples, indices, path_only)
@@ -99,7 +99,7 @@ def standard_normal(
     _check_index("stream", stream, 1)
     seed = seed_tensor(seed, torch.device(device))
     checks.sample_indices(sample_indices, (shape[0], shape[1]), seed.device, sample_offset)
-    chosen = choose(backend, (seed, sample_indices))
+    chosen = choose(backend, (seed, sample_indices), "standard_normal")
     indices = (sample_offset, observation_offset, stream)
     if chosen == REFERENCE:
         return reference.standard_normal(seed, shape, *indices, dtype, sample_indices)

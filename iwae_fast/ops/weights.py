@@ -28,7 +28,7 @@ def log_mean_exp(log_weights: Tensor, dim: int = 0, *, backend: str | None = Non
     """
     checks.floating(log_weights=log_weights)
     dim = checks.dimension(log_weights, dim)
-    chosen = choose(backend, (log_weights,))
+    chosen = choose(backend, (log_weights,), "log_mean_exp", log_weights.shape)
     if chosen == REFERENCE:
         return reference.log_mean_exp(log_weights, dim)
     return applied(LogMeanExp)(chosen, log_weights, dim)
@@ -55,7 +55,7 @@ def normalized_weights(log_weights: Tensor, dim: int = 0, *, backend: str | None
     elif backend is None and log_weights.dtype not in WIDE:
         chosen = REFERENCE
     else:
-        chosen = choose(backend, (log_weights,))
+        chosen = choose(backend, (log_weights,), "log_mean_exp", log_weights.shape)
     if chosen == REFERENCE:
         return reference.normalized_weights(log_weights, dim)
     # They are the gradient of log_mean_exp.

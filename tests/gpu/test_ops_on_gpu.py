@@ -19,7 +19,7 @@ from every_kernel import drawn
 from torch import Tensor
 
 import iwae_fast as iw
-from iwae_fast.backends import NATIVE, PREFERRED
+from iwae_fast.backends import MISSING, NATIVE, serving
 
 pytestmark = [
     pytest.mark.gpu,
@@ -148,9 +148,11 @@ def synchronization_is_an_error() -> Iterator[Callable[[], None]]:
 
 
 def test_who_serves_cuda_tensors() -> None:
-    best = next(name for name in PREFERRED["cuda"] if NATIVE[name].unavailable() is None)
-    assert iw.backends.info()["chosen"]["cuda"] == best
-    assert iw.backends.choose(None, (torch.ones(3, device="cuda"),)) == best
+    content = iw.backends.info()["serving"]
+    for op, rule in serving.RULES.items():
+        for elements, told in zip((1, 2**40), (content[op][0], content[op][-1]), strict=True):
+            best = next(name for name in rule.order(elements) if MISSING[name] is None)
+            assert iw.backends.choose(None, (torch.ones(3, device="cuda"),), op, (elements,)) == told["backend"] == best
 
 
 def test_importing_initialises_nothing() -> None:

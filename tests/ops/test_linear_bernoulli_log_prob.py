@@ -175,8 +175,7 @@ class TestLinearBernoulliLogProb(Contract):
         assert (grad_hidden[1:] == 0).all()
         assert (grad_value[1:] == 0).all()
         assert grad_bias.isfinite().all()
-        # torch's matrix products, which the others call, multiply zeros and NaN.
-        if size == size or backend == "triton":
+        if size == size:  # torch's matrix products multiply zeros and NaN
             assert grad_weight.isfinite().all()
 
     @pytest.mark.parametrize("backend", BACKENDS)
@@ -300,6 +299,98 @@ class TestResidualsKept(Contract):
             iw.linear_bernoulli_log_prob(value, hidden, weight, recompute=False).sum().backward()
         logits = 4 * 20 * 5 * 4096
         assert logits <= memory.peak < 1.5 * logits
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("masked", [False, True])
+def test_stored_residuals_on_every_backend(backend: str, dtype: torch.dtype, masked: bool) -> None:
+    """Compare with the reference, on several blocks of features, the last of which is incomplete."""
+    torch.manual_seed(0)
+    inputs = [torch.rand(5, 130), torch.randn(3, 5, 20), torch.randn(130, 20), torch.randn(130)]
+    inputs = [t.to(dtype) for t in inputs]
+    mask = torch.rand(5, 130) < 0.7 if masked else None
+    stored = partial(iw.linear_bernoulli_log_prob, mask=mask, recompute=False)
+    exact = gradients(lambda *t: stored(inputs[0], *t, backend="reference"), inputs[1:], 1)
+    ours = gradients(lambda *t: stored(inputs[0], *t, backend=backend), inputs[1:], 1)
+    torch.testing.assert_close(ours, exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", TRITON)
+def test_residuals_of_bfloat16_are_stored_in_it(backend: str) -> None:
+    """Compare with float64, up to the roundings of residuals, weights and products; small coefficients stay nonzero."""
+    value, *layer = torch.rand(5, 130), torch.randn(3, 5, 20), torch.randn(130, 20) / 5, torch.randn(130)
+    layer = [t.bfloat16().requires_grad_() for t in layer]
+    stored = partial(iw.linear_bernoulli_log_prob, value, recompute=False)
+    ours = stored(*layer, backend=backend)
+    incoming = 1e-6 * torch.rand(3, 5)
+    found = torch.autograd.grad(ours, layer, incoming)
+    doubles = [t.detach().double().requires_grad_() for t in layer]
+    exact = stored(*doubles, backend="reference")
+    torch.testing.assert_close(ours.double(), exact.detach(), rtol=1e-5, atol=1e-4)
+    for gradient, expected in zip(found, torch.autograd.grad(exact, doubles, incoming.double()), strict=True):
+        assert gradient.dtype == torch.bfloat16
+        assert (gradient.double() - expected).abs().max() < 0.02 * expected.abs().max()
+    kept = saved_bytes(backend, False, value, *layer)
+    assert kept == 15 * (2 * 130 + 4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("where", ["hidden", "value"])
+def test_stored_residuals_of_nan(backend: str, where: str) -> None:
+    """Check that NaN reaches the gradients of its row, unless the row's coefficient is zero."""
+    value, hidden, weight = torch.rand(4, 6), torch.randn(2, 4, 3), torch.randn(6, 3)
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    with torch.no_grad():
+        (hidden[1, 2] if where == "hidden" else value[2])[0] = torch.nan
+    result = iw.linear_bernoulli_log_prob(value, hidden, weight, recompute=False, backend=backend)
+    assert result[1, 2].isnan()
+    of_hidden, of_weight = torch.autograd.grad(result, leaves, torch.ones(2, 4), retain_graph=True)
+    assert of_hidden[1, 2].isnan().all()
+    assert of_weight.isnan().any(0).all()
+    assert of_hidden[:, [0, 1, 3]].isfinite().all()
+    without = torch.ones(2, 4)
+    without[:, 2] = 0.0
+    of_hidden, of_weight = torch.autograd.grad(result, leaves, without)
+    assert (of_hidden[:, 2] == 0).all()
+    assert of_weight.isfinite().all()
+
+
+def saved_bytes(backend: str, recompute: bool, *inputs: Tensor) -> int:
+    """Return the bytes that a call keeps for its backward pass, beside its inputs."""
+    own = {t.untyped_storage().data_ptr() for t in inputs}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        iw.linear_bernoulli_log_prob(*inputs, recompute=recompute, backend=backend).sum()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bytes_kept_for_the_backward_pass(backend: str) -> None:
+    """Recompute from the inputs alone, or keep residuals in the dtype of the call and a log-probability per row."""
+    value, hidden, weight = torch.rand(5, 300), torch.randn(20, 5, 8), torch.randn(300, 8, requires_grad=True)
+    assert saved_bytes(backend, True, value, hidden, weight) == 0
+    assert saved_bytes(backend, False, value, hidden, weight) == 4 * 20 * 5 * (300 + 1)
+
+
+def test_recomputing_takes_a_tenth_of_the_memory() -> None:
+    """Compare the peak of a backward pass with the logits, where a tile is the share of the rows that it is for the
+    papers' shape on a GPU; and that share itself."""
+    rows = 50 * 1024
+    assert 2 * linear.ROWS_A_TILE["cuda"] <= rows // 10  # a tile of logits and of their gradient
+    value, hidden, weight = torch.rand(64, 2048), torch.randn(8, 64, 2), torch.randn(2048, 2, requires_grad=True)
+    logits = 4 * 8 * 64 * 2048
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(linear.ROWS_A_TILE, "cpu", 8 * 64 * linear.ROWS_A_TILE["cuda"] // rows)
+        with PeakMemory() as memory:
+            iw.linear_bernoulli_log_prob(value, hidden, weight, recompute=True).sum().backward()
+    assert memory.peak < logits / 10
 
 
 @pytest.mark.parametrize("leading", [(), (3,), (5, 4), (2, 3, 4), (0, 3), (3, 0)])

@@ -140,7 +140,7 @@ def cases() -> dict[str, Callable[[], Any]]:
 def linear_cases() -> dict[str, Callable[[], Any]]:
     """Return calls of a linear layer and its likelihood, for 50 samples of 1024 observations."""
     k, b, h, d = 50, 1024, 200, 784
-    grad, mask = random(k, b), torch.ones(d, dtype=torch.bool)
+    mask = torch.ones(d, dtype=torch.bool)
     result: dict[str, Callable[[], Any]] = {}
 
     def add(name: str, dtype: torch.dtype, precision: str = "ieee", mask: Tensor | None = None) -> None:
@@ -154,10 +154,9 @@ def linear_cases() -> dict[str, Callable[[], Any]]:
             finally:
                 torch.backends.cuda.matmul.fp32_precision = "ieee"
 
-        needs = [False, True, True, True]
         result[f"linear_bernoulli_log_prob {name}"] = lambda: at(precision, ops.linear_bernoulli_log_prob, *operands)
-        result[f"linear_bernoulli_log_prob_backward {name}"] = lambda: at(
-            precision, ops.linear_bernoulli_log_prob_backward, grad, *operands, needs
+        result[f"linear_bernoulli_log_prob_and_residual {name}"] = lambda: at(
+            precision, ops.linear_bernoulli_log_prob_and_residual, *operands
         )
 
     add("float32", torch.float32)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...checks import accumulation_dtype
-from ..marshal import DTYPE_CODES, gradient_like, operand, optional_operand, pointer
+from ..marshal import DTYPE_CODES, empty_like, gradient_like, operand, optional_operand, pointer
 from .base import Native
 
 
@@ -32,7 +32,7 @@ class Losses(Native):
         """
         leading = tuple(log_ratio.shape)
         dtype = accumulation_dtype(*parameters, log_ratio)
-        weights = log_ratio.new_empty(leading, dtype=dtype)
+        weights = empty_like(log_ratio, dtype)
         loss = log_ratio.new_empty(leading[1:] if reduction == "none" else (), dtype=dtype)
         self.run(
             self.kernels.iwae_loss,
@@ -61,7 +61,7 @@ class Losses(Native):
         needs_grad: Sequence[bool],
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         gradients = [gradient_like(p) if needed else None for p, needed in zip(parameters, needs_grad, strict=True)]
-        bound = log_ratio.new_empty(log_ratio.shape[1:], dtype=accumulation_dtype(*parameters, log_ratio))
+        bound = log_ratio.new_empty(log_ratio.shape[1:], dtype=accumulation_dtype(log_ratio, *parameters))
         loss, weights = self.iwae_loss(name, parameters, log_ratio, mask, reduction, gradients, bound)
         return loss, bound, weights, [gradient for gradient in gradients if gradient is not None]
 
@@ -78,7 +78,7 @@ class Losses(Native):
         leading = tuple(weights.shape)
         gradients = [gradient_like(p) if needed else None for p, needed in zip(parameters, needs_grad, strict=True)]
         weights = weights.contiguous()  # the forward pass returns them contiguous, but vmap passes slices
-        grad_log_ratio = weights.new_empty(leading)
+        grad_log_ratio = gradient_like(weights)
         self.run(
             self.kernels.iwae_loss_backward,
             weights,

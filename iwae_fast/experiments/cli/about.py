@@ -38,7 +38,11 @@ def sections(content: dict[str, Any]) -> list[list[tuple[str, str]]]:
     found = [(f"backend {name}", _described(backend)) for name, backend in content["backends"].items()]
     forced = f" (forced by {backends.ENVIRONMENT})" if content["forced"] else ""
     chosen = [(f"{device} tensors use", f"{name}{forced}") for device, name in content["chosen"].items()]
-    return [versions, found, chosen]
+    serving = [
+        (f"{op} on CUDA", "\n".join(f"{choice['calls']}: {choice['backend']}. {choice['why']}" for choice in choices))
+        for op, choices in content["serving"].items()
+    ]
+    return [versions, found, chosen, *([serving] if serving else [])]
 
 
 def _version(package: str) -> str | None:

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from ...backends import BEST, REFERENCE
+from ...backends import best
 from ...data.rows import Observations, Rows
 from ...ops.samples import seed_tensor, standard_normal
 from ...seeds import Purpose, derive_seed, generator
@@ -88,7 +88,7 @@ def _drawn(grey_levels: Tensor, seed: Tensor, *, samples: Tensor | None = None, 
         observation_offset=observation_offset,
         stream=PIXEL_STREAM,
         device=grey_levels.device,
-        backend=BEST.get(grey_levels.device.type, REFERENCE),  # regardless of the backend forced for the model
+        backend=best(grey_levels.device, "standard_normal"),  # regardless of the backend forced for the model
     )
     # erfc(-noise / sqrt(2)) is twice the normal CDF of the noise. Unlike 1 + erf it stays above 0 in the lower tail, so
     # that levels of 0 and 1 are certain despite rounding.

@@ -1,0 +1,1 @@
+"""Adapters for other libraries, which are imported only by the adapter that needs them."""

@@ -1,0 +1,19 @@
+"""Importance-weighted bounds and estimators for Pyro's models and guides: :class:`IWAE_ELBO`.
+
+``elbo.py`` has the class, ``plates.py`` the layout of sites along particles and data, ``log_probs.py`` their
+log-densities, and ``guides.py`` the treatment of log q that the estimators need.
+"""
+
+from __future__ import annotations
+
+try:
+    import pyro  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"iwae_fast.contrib.pyro needs {error.name}, which is not installed: pip install 'iwae_fast[pyro]'",
+        name=error.name,
+    ) from error
+
+from .elbo import IWAE_ELBO
+
+__all__ = ["IWAE_ELBO"]
