@@ -18,6 +18,12 @@ def rank() -> int:
     return number("RANK") if number_of_processes() > 1 else 0
 
 
+def command() -> str:
+    """Return the beginning of a command line that starts as many processes of this program on one machine."""
+    processes = number_of_processes()
+    return "iwae-fast" if processes == 1 else f"torchrun --nproc-per-node {processes} -m iwae_fast"
+
+
 def number(name: str) -> int:
     """Return an environment variable as a number; raises ValueError if it is not one."""
     text = os.environ[name]

@@ -6,9 +6,12 @@ not depend on their number.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -29,6 +32,9 @@ T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
 """The longest wait for another process: longer than a download, a checkpoint or a report of the first one takes."""
+
+PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux's prctl."""
 
 FAILURE_TIMEOUT = timedelta(seconds=20)
 """The longest wait for the others when this process fails."""
@@ -156,6 +162,7 @@ def started(sample_ranks: int = 1) -> Iterator[Processes]:
         return
     from torch.distributed.distributed_c10d import PrefixStore
 
+    _end_with_parent()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     rank = number("RANK")
     dist.init_process_group(backend, store=PrefixStore("group", _store()), rank=rank, world_size=size, timeout=TIMEOUT)
@@ -201,6 +208,16 @@ def _store(timeout: timedelta = TIMEOUT) -> Store:
     )
     # After a restart by torchrun the store still has the entries of the processes before.
     return PrefixStore(f"iwae_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def _end_with_parent() -> None:
+    """Let Linux send SIGTERM to this process when torchrun ends, so that it does not go on alone.
+
+    torchrun ends its processes itself, unless it is killed, or gets a signal that it does not handle.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _outcome(function: Callable[[], T]) -> tuple[T | None, Exception | None]:

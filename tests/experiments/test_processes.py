@@ -38,6 +38,7 @@ pytestmark = [
 SMALL = ("--hidden", 8, "--latent", 2, "--k", 5, "--batch-size", 200, "--seed", 3)
 """8 steps per epoch; the last batch has 37 images."""
 LONG = (*SMALL, "--epochs", 2000, "--eval-k", 0)
+RESUME = "torchrun --nproc-per-node {} -m iwae_fast train --resume run"
 CLOSE = 2e-5
 """Relative tolerance of numbers in float32 that several processes sum up in another order."""
 
@@ -164,10 +165,11 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(
 ) -> None:
     training = Several("train", *LONG, "-o", "run", size=3, folder=tmp_path)
     training.await_epoch("run", 2)
-    os.kill(training.processes[1].pid, number)
+    for _ in range(3):  # as if SLURM and torchrun both sent it
+        os.kill(training.processes[1].pid, number)
     ended = training.end()
     assert ended.codes == [128 + number] * 3
-    assert ended.error == "iwae-fast: interrupted, everything is saved; resume with: iwae-fast train --resume run\n"
+    assert ended.error == f"iwae-fast: interrupted, everything is saved; resume with: {RESUME.format(3)}\n"
     run = Run(tmp_path / "run")
     step = load_checkpoint(run.checkpoint).step
     assert read_metrics(run.metrics)[-1].epoch == step // 8
@@ -187,7 +189,7 @@ def test_a_process_that_is_killed_ends_all(several: Command, tmp_path: Path) -> 
     assert ended.codes == [2, 2, -signal.SIGKILL]
     assert max(ended.seconds) < 10.0
     assert ended.error.startswith("iwae-fast: error: another process has ended (")
-    assert ended.error.endswith("resume from the last checkpoint with: iwae-fast train --resume run\n")
+    assert ended.error.endswith(f"resume from the last checkpoint with: {RESUME.format(3)}\n")
     assert ended.error.count("\n") == 1
 
 
@@ -261,20 +263,37 @@ def test_torchrun_that_is_terminated_leaves_a_checkpoint(tmp_path: Path) -> None
     process.terminate()
     process.wait(60)
     log = (tmp_path / "torchrun.log").read_text()
-    assert log.count("iwae-fast: interrupted, everything is saved; resume with: iwae-fast train --resume run\n") == 1
+    assert log.count(f"iwae-fast: interrupted, everything is saved; resume with: {RESUME.format(2)}\n") == 1
+    assert read_metrics(run.metrics)[-1].epoch == load_checkpoint(run.checkpoint).step // 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not end a process with its parent")
+def test_processes_end_when_torchrun_is_killed(tmp_path: Path) -> None:
+    """Check SIGUSR1 to torchrun, which ends at it by default without a word to its processes."""
+    run = Run(tmp_path / "run")
+    process = torchrun("train", *LONG, "-o", "run", size=2, folder=tmp_path)
+    await_rows(run.metrics, 2, process)
+    ranks = children(process.pid)
+    assert len(ranks) == 2
+    process.send_signal(signal.SIGUSR1)
+    process.wait(60)
+    deadline = time.monotonic() + 30.0
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     assert read_metrics(run.metrics)[-1].epoch == load_checkpoint(run.checkpoint).step // 8
 
 
 @pytest.mark.slow
 def test_ten_kills_of_a_process_of_torchrun(tmp_path: Path) -> None:
-    """Kill a random process at a random moment ten times; each time torchrun ends within 10 seconds, and the run then
+    """Kill a random process at a random moment ten times; each time torchrun ends within seconds, and the run then
     resumes. The end is compared bitwise with a run that was not interrupted."""
-    settings = ("train", *SMALL, "--epochs", 250, "--eval-k", 30)
+    settings = ("train", *SMALL, "--epochs", 100, "--eval-k", 30)
     whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
     program = (str(TESTS / "support" / "killed_training.py"),)
     start = partial(torchrun, size=2, folder=tmp_path, program=program)
     assert start(*settings, "-o", "whole").wait(300) == 0
-    moments = random.Random(4)
+    moments, seconds = random.Random(4), list[float]()
     command = (*settings, "-o", "killed")
     for kill in range(10):
         process = start(*command)
@@ -285,12 +304,14 @@ def test_ten_kills_of_a_process_of_torchrun(tmp_path: Path) -> None:
         os.kill(ranks[moments.randrange(2)], signal.SIGKILL)
         since = time.monotonic()
         assert process.wait(60) == 1, f"kill {kill}"
-        assert time.monotonic() - since < 10.0
+        seconds.append(time.monotonic() - since)
         command = ("train", "--resume", "killed")
     assert start(*command).wait(300) == 0
     assert_same_run(whole, killed)
     found, exact = (json.loads(run.evaluation.read_text())["nll"] for run in (killed, whole))
     assert found == exact
+    print("seconds until torchrun ended:", [round(each, 1) for each in seconds])
+    assert max(seconds) < 30.0  # mostly those of Python and torchrun on a busy machine
 
 
 # --- wrong use --------------------------------------------------------------------------------------------------

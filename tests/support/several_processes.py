@@ -17,7 +17,7 @@ PATIENCE = 60.0
 
 
 class Ended(NamedTuple):
-    """How the processes of a command ended."""
+    """Exit codes and output of the processes of a command."""
 
     codes: list[int]
     """Exit codes by rank."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from ..launched import number_of_processes
 from . import Terminated
 
 TERMINATION = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
@@ -30,12 +31,18 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Set the flag at the first signal inside the context; a second one acts as usual. For the main thread only."""
+    """Set the flag at the first signal inside the context. A second one acts as usual in a single process. For the main
+    thread only.
+
+    Several processes ignore further signals: a terminal or SLURM may send the first one to torchrun and to its
+    processes, to which torchrun passes it on. It kills those that do not stop.
+    """
     flag = StopFlag()
 
     def stop(number: int, restore: Callable[[], None]) -> None:
         flag.set, flag.number = True, number
-        restore()
+        if number_of_processes() == 1:
+            restore()
 
     with _handled(SIGNALS, stop):
         yield flag

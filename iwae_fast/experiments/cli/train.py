@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import launched
 from ..defaults import EVALUATION_K, OBSERVATIONS
 from . import Interrupted, Terminated, choices
 from .bound_options import with_bound_options
@@ -266,7 +267,7 @@ def _train(
     from ..train import training
     from .progress import console, training_progress
 
-    command = f"iwae-fast train --resume {shlex.quote(str(run.folder))}"
+    command = f"{launched.command()} train --resume {shlex.quote(str(run.folder))}"
     with stop_on_signals() as stop, training_progress(config.epochs) as reporter:
         try:
             training.train(

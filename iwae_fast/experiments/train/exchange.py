@@ -1,6 +1,6 @@
-"""What the processes of a run exchange per step: one all-reduce of gradients, diagnostics and the wish to stop.
+"""The exchange of a step between the processes of a run: gradients, diagnostics and the wish to stop.
 
-The three travel in one flat tensor. DistributedDataParallel would reduce the gradients alone, and the diagnostics and
+The three travel in one all-reduce of a flat tensor. DistributedDataParallel would reduce the gradients alone, and the diagnostics and
 the wish to stop would each cost another message per step. It also reduces large gradients while the backward pass still
 runs, which does not help the networks here: theirs fit into its first bucket or two.
 """
