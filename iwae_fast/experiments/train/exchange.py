@@ -1,8 +1,8 @@
 """The exchange of a step between the processes of a run: gradients, diagnostics and the wish to stop.
 
-The three travel in one all-reduce of a flat tensor. DistributedDataParallel would reduce the gradients alone, and the diagnostics and
-the wish to stop would each cost another message per step. It also reduces large gradients while the backward pass still
-runs, which does not help the networks here: theirs fit into its first bucket or two.
+The three travel in one all-reduce of a flat tensor. DistributedDataParallel would reduce the gradients alone, and the
+rest would cost another message per step. It also reduces large gradients while the backward pass still runs, which does
+not help the networks here: theirs fit into its first bucket or two.
 """
 
 from __future__ import annotations
