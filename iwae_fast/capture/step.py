@@ -31,7 +31,7 @@ class CapturedStep:
 
         model = iw.models.DenseVAE(784).cuda()
         objective = iw.Objective(iw.bounds.IWAE(), "dreg", num_samples=50)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=True)
+        optimizer = iw.optim.Adam(model.parameters(), lr=1e-3)
         step = iw.CapturedStep(objective, model, optimizer, seed=0)
         for x in batches:          # on the model's device
             loss = step(x)         # detached, on the device; no host-device synchronization
@@ -45,9 +45,9 @@ class CapturedStep:
 
     Changes of the learning rates take effect, in float32: set ``optimizer.param_groups[i]["lr"]`` or use a scheduler.
     All other Python code runs only in the first calls of each kind. Hooks of the optimizer must therefore work on
-    tensors only (as ``clip_grad_norm_`` in ``optimizer.register_step_pre_hook`` does), and a ``GradScaler`` cannot be
-    used: train half precision in bfloat16. Gradients of a step stay available until the next one, in the graph's
-    memory.
+    tensors only (as ``clip_grad_norm_`` in ``optimizer.register_step_pre_hook`` does; ``iw.optim.Adam`` clips by itself
+    with ``max_norm``), and a ``GradScaler`` cannot be used: train half precision in bfloat16. Gradients
+    of a step stay available until the next one, in the graph's memory.
 
     Steps that cannot be captured run without a graph, with a warning and the same results: see :attr:`reason`. Detected
     at construction are a model that is not on a CUDA device, a tolerance, SUMO, a schedule of kl_weight, hooks of
