@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 import iwae_fast as iw
 
 from .networks import LEARNING_RATE, Setting, observations, vae, weight_matrices
@@ -50,7 +48,7 @@ def captured(setting: Setting, backend: str) -> Step:
     """Return a step captured as a CUDA graph."""
     model, x = vae(setting, backend), observations(setting)
     objective = iw.Objective(iw.bounds.IWAE(), num_samples=setting.k)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True, capturable=True)
+    optimizer = iw.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     step = iw.CapturedStep(objective, model, optimizer, seed=0)
     for _ in range(CALLS_TO_CAPTURE):
         step(x)

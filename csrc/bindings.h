@@ -8,6 +8,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -321,8 +322,66 @@ void tanh_layer_backward(bool float64, int64_t rows, int64_t columns, uintptr_t 
   kernels_of<On>->tanh_layer_backward(call);
 }
 
+using AdamTuple = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t>;
+
+// Pointers of a parameter, its gradient, the state and the step, and the number of elements.
+inline std::vector<AdamTensor> adam_tensors(const std::vector<AdamTuple>& tuples) {
+  std::vector<AdamTensor> tensors;
+  tensors.reserve(tuples.size());
+  for (const auto& [parameter, gradient, first, second, step, size] : tuples) {
+    tensors.push_back({reinterpret_cast<void*>(parameter), reinterpret_cast<void*>(gradient),
+                       reinterpret_cast<void*>(first), reinterpret_cast<void*>(second), reinterpret_cast<float*>(step),
+                       size});
+  }
+  return tensors;
+}
+
+// `numbers` are lr, beta1, beta2, eps, weight_decay and the norm to which gradients are clipped, if there is one.
+template <class On>
+void adam(int dtype, const std::vector<AdamTuple>& tensors, const std::vector<double>& numbers, bool decoupled,
+          bool maximize, bool corrects_eps, const std::optional<OperandTuple>& rate, uintptr_t scale,
+          uintptr_t found_inf, uintptr_t squares, int64_t squares_count, uintptr_t turns, const Where<On>& where) {
+  if (numbers.size() != 5 && numbers.size() != 6) throw py::value_error("expected 5 or 6 numbers");
+  const std::vector<AdamTensor> table = adam_tensors(tensors);
+  AdamCall call;
+  call.dtype = static_cast<DType>(dtype);
+  call.tensors = table.data();
+  call.count = static_cast<int64_t>(table.size());
+  call.settings = {numbers[0], numbers[1], numbers[2], std::log(numbers[1]), std::log(numbers[2]), numbers[3],
+                   numbers[4], numbers.size() == 6 ? numbers[5] : 0.0, numbers.size() == 6, decoupled, maximize,
+                   corrects_eps};
+  call.rate = operand_from(rate, Shape{});
+  call.scale = reinterpret_cast<const float*>(scale);
+  call.found_inf = reinterpret_cast<const float*>(found_inf);
+  call.squares = reinterpret_cast<const double*>(squares);
+  call.squares_count = squares_count;
+  call.turns = reinterpret_cast<void*>(turns);
+  On::take(call, where);
+  typename On::Release release;
+  kernels_of<On>->adam(call);
+}
+
+template <class On>
+void sum_squares(int dtype, const std::vector<std::tuple<uintptr_t, int64_t>>& gradients, uintptr_t squares,
+                 const Where<On>& where) {
+  std::vector<AdamTensor> table;
+  for (const auto& [gradient, size] : gradients) {
+    table.push_back({nullptr, reinterpret_cast<void*>(gradient), nullptr, nullptr, nullptr, size});
+  }
+  SquaresCall call;
+  call.dtype = static_cast<DType>(dtype);
+  call.tensors = table.data();
+  call.count = static_cast<int64_t>(table.size());
+  call.squares = reinterpret_cast<double*>(squares);
+  On::take(call, where);
+  typename On::Release release;
+  kernels_of<On>->sum_squares(call);
+}
+
 template <class On>
 void define_ops(py::module_& module) {
+  module.def("adam", adam<On>);
+  module.def("sum_squares", sum_squares<On>);
   module.def("density", density<On>);
   module.def("density_backward", density_backward<On>);
   module.def("iwae_loss", iwae_loss<On>);

@@ -132,6 +132,54 @@ struct TanhLayerBackwardCall : Place {
   void* bias_gradient = nullptr;  // (columns)
 };
 
+// Elements of a tensor that an optimizer's kernels handle together; as CHUNK in iwae_fast/backends/marshal.py.
+constexpr int64_t kChunk = 2048;
+
+// An empty tensor has one chunk: its steps are counted too.
+IWAE_SHARED int64_t chunks_of(int64_t size) { return size < kChunk ? 1 : (size + kChunk - 1) / kChunk; }
+
+// A parameter with its gradient and Adam's state: contiguous memory of one layout and dtype, and the number of steps
+// taken.
+struct AdamTensor {
+  void* parameter;
+  void* gradient;
+  void* first;
+  void* second;
+  float* step;
+  int64_t size;
+};
+
+struct AdamSettings {
+  double rate, beta1, beta2, log_beta1, log_beta2, eps, weight_decay;
+  double max_norm;    // of all gradients, if `clips`
+  bool clips;
+  bool decoupled;     // weight decay, as in AdamW
+  bool maximize;
+  bool corrects_eps;  // eps is added to the square root before the bias correction divides it
+};
+
+// A step of Adam. The gradients are divided by `scale`, in memory too; nothing happens if `found_inf` is not 0.
+struct AdamCall : Place {
+  DType dtype = DType::kFloat32;
+  const AdamTensor* tensors = nullptr;
+  int64_t count = 0;
+  AdamSettings settings;
+  Operand rate;                      // a number in place of that of the settings; null if not given
+  const float* scale = nullptr;      // null if not given
+  const float* found_inf = nullptr;  // null if not given
+  const double* squares = nullptr;   // whose sum is that of all squared gradients, if the settings clip
+  int64_t squares_count = 0;
+  void* turns = nullptr;             // 32 bits that are 0, on the GPU; 0 again after the call
+};
+
+// Sums of squared gradients, one per chunk.
+struct SquaresCall : Place {
+  DType dtype = DType::kFloat32;
+  const AdamTensor* tensors = nullptr;  // only gradients and sizes
+  int64_t count = 0;
+  double* squares = nullptr;
+};
+
 // The kernels of one instruction set or of CUDA. tanh_layer* exist only on the CPU, rescale only on the GPU; null
 // otherwise.
 struct Kernels {
@@ -148,6 +196,8 @@ struct Kernels {
   void (*rescale)(const RescaleCall&);
   void (*tanh_layer)(const TanhLayerCall&);
   void (*tanh_layer_backward)(const TanhLayerBackwardCall&);
+  void (*adam)(const AdamCall&);
+  void (*sum_squares)(const SquaresCall&);
 };
 
 }  // namespace iwae

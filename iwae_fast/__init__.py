@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import backends, bounds, data, evaluate, likelihoods, models
+    from . import backends, bounds, data, evaluate, likelihoods, models, optim
     from .capture import CapturedStep
     from .evaluate import activity, diagnostics, pruning
     from .evaluate.check_estimator import check_estimator
@@ -53,6 +53,7 @@ __all__ = [
     "log_mean_exp",
     "models",
     "normalized_weights",
+    "optim",
     "pruning",
     "sample_gaussian",
     "schedules",

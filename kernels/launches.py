@@ -1,5 +1,6 @@
 """The launch functions of all kernels, and the densities by name, for the Triton backend."""
 
+from .adam import adam, sum_squares
 from .bernoulli_log_prob import BERNOULLI
 from .density_backward import log_prob_backward
 from .density_forward import log_prob
@@ -13,6 +14,7 @@ from .standard_normal import standard_normal
 
 __all__ = [
     "DENSITIES",
+    "adam",
     "iwae_loss",
     "iwae_loss_backward",
     "linear_bernoulli_log_prob",
@@ -24,6 +26,7 @@ __all__ = [
     "sample_gaussian",
     "sample_gaussian_backward",
     "standard_normal",
+    "sum_squares",
 ]
 
 DENSITIES = {"bernoulli": BERNOULLI, "gaussian": GAUSSIAN, "standard_gaussian": STANDARD_GAUSSIAN}

@@ -3,6 +3,7 @@
 // merge functions of different instruction sets.
 #include "../calls.h"
 #include "../with_density.h"
+#include "adam.h"
 #include "iwae_loss.h"
 #include "log_mean_exp.h"
 #include "sample_gaussian.h"
@@ -59,6 +60,23 @@ static void run_tanh_layer_backward(const TanhLayerBackwardCall& call) {
   call.float64 ? tanh_layer_gradient<double>(call) : tanh_layer_gradient<float>(call);
 }
 
+template <class Call, class Run>
+static void with_storage(const Call& call, const Run& run) {
+  switch (call.dtype) {
+    case DType::kFloat64: return run(double{}, double{});
+    case DType::kBFloat16: return run(float{}, BFloat16{});
+    default: return run(float{}, float{});
+  }
+}
+
+static void run_adam(const AdamCall& call) {
+  with_storage(call, [&](auto number, auto storage) { adam<decltype(number), decltype(storage)>(call); });
+}
+
+static void run_sum_squares(const SquaresCall& call) {
+  with_storage(call, [&](auto number, auto storage) { sum_squares<decltype(number), decltype(storage)>(call); });
+}
+
 extern const Kernels kKernels;
 const Kernels kKernels = {
     IWAE_STRING(IWAE_ISA),
@@ -74,6 +92,8 @@ const Kernels kKernels = {
     nullptr,
     run_tanh_layer,
     run_tanh_layer_backward,
+    run_adam,
+    run_sum_squares,
 };
 
 }  // namespace IWAE_ISA

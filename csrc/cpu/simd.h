@@ -1,8 +1,9 @@
 // Vectors of the widest kind that this translation unit is compiled for. They use the compilers' vector extensions, so
-// that all instruction sets and ARM share one source. Only max and min are intrinsics on x86, since compilers do not
-// generate them from comparisons.
+// that all instruction sets and ARM share one source. Only max, min and sqrt are intrinsics on x86: compilers do not
+// generate the first two from comparisons, and have no operator for the last.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -126,6 +127,25 @@ struct Simd {
   }
 
   static Value divide(Value x, Value y) { return x / y; }
+
+  static Value sqrt(Value x) {
+#ifdef __AVX512F__
+    if constexpr (kFloat && IWAE_VECTOR_BYTES == 64) return (Value)_mm512_mask_sqrt_ps((__m512)x, -1, (__m512)x);
+    if constexpr (!kFloat && IWAE_VECTOR_BYTES == 64) return (Value)_mm512_mask_sqrt_pd((__m512d)x, -1, (__m512d)x);
+#endif
+#ifdef __AVX__
+    if constexpr (kFloat && IWAE_VECTOR_BYTES == 32) return (Value)_mm256_sqrt_ps((__m256)x);
+    if constexpr (!kFloat && IWAE_VECTOR_BYTES == 32) return (Value)_mm256_sqrt_pd((__m256d)x);
+#endif
+#ifdef __SSE2__
+    if constexpr (kFloat && IWAE_VECTOR_BYTES == 16) return (Value)_mm_sqrt_ps((__m128)x);
+    if constexpr (!kFloat && IWAE_VECTOR_BYTES == 16) return (Value)_mm_sqrt_pd((__m128d)x);
+#endif
+    for (int lane = 0; lane < kLanes; ++lane) {
+      x[lane] = kFloat ? __builtin_sqrtf(static_cast<float>(x[lane])) : static_cast<T>(__builtin_sqrt(x[lane]));
+    }
+    return x;
+  }
 
   // value, and 0 where the flag is 0
   static Value zero_where_zero(Value flag, Value value) { return flag != zero() ? value : zero(); }

@@ -11,7 +11,7 @@ namespace iwae {
 namespace IWAE_ISA {
 
 constexpr int kThreads = 256;  // threads of every block
-constexpr int kWarp = 32;
+constexpr int kWarpLog2 = 5, kWarp = 1 << kWarpLog2;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 }  // namespace IWAE_ISA
@@ -30,6 +30,10 @@ namespace IWAE_ISA {
 // The number of threads that fill a large GPU, and the number of observations, one block each, that gives every
 // multiprocessor about two blocks.
 constexpr int64_t kManyThreads = 1 << 17, kManyObservations = 256;
+
+// Two blocks for each multiprocessor: with fewer, the samples of a column are divided among blocks.
+constexpr int64_t kFewBlocks = 264;
+constexpr int kHeld = 8;  // log-weights of a column that a thread loads at once
 
 // With two blocks per multiprocessor, of 128 registers per thread, enough loads are in flight to saturate the memory.
 #define IWAE_KERNEL static __global__ void __launch_bounds__(kThreads, 2)

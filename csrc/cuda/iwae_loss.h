@@ -82,27 +82,34 @@ IWAE_KERNEL iwae_loss_kernel(const Rows plan, const LossOutputs out, const unsig
   }
 }
 
-// Replaces contiguous log-weights (samples, observations) by normalized weights, and computes the bounds; a block's sum
-// of the negated bounds is written to out.reduced.
-template <class T>
-IWAE_KERNEL weights_kernel(T* weights, const int64_t samples, const int64_t observations, const LossOutputs out) {
+// Replaces contiguous log-weights (samples, observations) by normalized weights, and computes the bounds; the sum of
+// the negated bounds of a block's columns is written to out.reduced.
+template <class T, int kWide>
+IWAE_KERNEL weights_kernel(const Columns<1> columns, const Parts<T> parts, const LossOutputs out) {
   __shared__ double place[kThreads / kWarp];
-  const int64_t observation = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x % kWarp;
-  const bool present = observation < observations;
-  const View view = {reinterpret_cast<char*>(weights), dtype_of<T>(), 0, false, false};
-  const Column<T> column(view, present ? observation : 0, observations, samples, present);
-  const bool first = present && column.sample_lane == 0;
-  if (first) write_bound<T>(out, observation, column.bound());
-  if (out.losses == nullptr) {
-    const double sum = over_block(first ? -column.bound() : 0.0, place, [](double x, double y) { return x + y; });
-    if (threadIdx.x == 0 && out.loss != nullptr) *static_cast<T*>(out.loss) = static_cast<T>(sum * out.share);
-    if (threadIdx.x == 0 && out.reduced != nullptr) out.reduced[blockIdx.x] = sum;
+  const Spot<kWide> spot(columns);
+  Held<T, kWide> held(columns, spot);
+  Total<T> total[kWide];
+  const bool is_held = total_of(columns, spot, parts, held, total);
+  if (spot.split == 0) {  // the same for all threads of the block
+    double sum = 0.0;
+    for (int w = 0; w < kWide && spot.present() && spot.sample_lane == 0; ++w) {
+      const double bound = log_mean(finite(total[w].largest), total[w].sum, columns.samples);
+      write_bound<T>(out, spot.column + w, bound);
+      sum -= bound;
+    }
+    if (out.losses == nullptr) {
+      sum = over_block(sum, place, [](double x, double y) { return x + y; });
+      if (threadIdx.x == 0 && out.loss != nullptr) *static_cast<T*>(out.loss) = static_cast<T>(sum * out.share);
+      if (threadIdx.x == 0 && out.reduced != nullptr) out.reduced[spot.block] = sum;
+    }
   }
-  if (!present) return;
-  const double scale = normalizer(column.total);
-  for (int64_t i = column.sample_lane; i < samples; i += kSampleLanes) {
-    weights[i * observations + observation] = static_cast<T>(column.weight(i) * scale);
-  }
+  if (!spot.present()) return;
+  for_weights(columns, spot, held, is_held, total, [&](int64_t sample, T(&weights)[kWide]) {
+#pragma unroll
+    for (int w = 0; w < kWide; ++w) weights[w] = static_cast<T>(weights[w] * normalizer(total[w].sum));
+    store_weights(columns.log_weights, held.offset + sample * held.stride, weights);
+  });
 }
 
 // Computes a loss in one launch, with one block per observation, if there are enough observations and a loader takes
@@ -129,12 +136,21 @@ bool iwae_loss_together(const IWAELossCall& call, const Operand* gradients, unsi
 template <class Density>
 void iwae_loss_apart(const IWAELossCall& call, const DensityBackwardCall& kept, unsigned wanted) {
   using T = typename Density::Scalar;
-  const int64_t observations = observations_of(call), parts = ceil_divide(observations, kWarp);
-  const LossOutputs out = outputs_of(call, parts, parts == 1);
+  Shape shape;
+  shape.dims = 2;
+  shape.sizes[0] = call.shape.sizes[0];
+  shape.sizes[1] = observations_of(call);
+  const Operand log_weights = contiguous(call.log_prob, dtype_of<T>(), shape, shape.dims);
+  const Operand* operands[1] = {&log_weights};
+  const Columns<1> columns = columns_of<T>(shape, operands, 1u);
+  const int64_t blocks = columns.column_blocks();
+  const LossOutputs out = outputs_of(call, blocks, blocks == 1);
   log_prob<Density>(call, call.log_ratio, call.log_prob);
-  launch(weights_kernel<T>, parts, 0, call.cuda_stream, static_cast<T*>(call.log_prob), call.shape.sizes[0],
-         observations, out);
-  add_parts<T>(call, out, parts);
+  const Parts<T> parts = parts_of<T>(columns, call);
+  with_width<T>(columns, [&](auto width) {
+    launch(weights_kernel<T, decltype(width)::value>, columns.blocks(), 0, call.cuda_stream, columns, parts, out);
+  });
+  add_parts<T>(call, out, blocks);
   if (wanted == 0) return;
   RowCoefficients coefficients;
   coefficients.share = out.share;

@@ -1,6 +1,7 @@
 // The table of all CUDA kernels, called by the bindings. setup.py compiles this file if nvcc is available.
 #include "../calls.h"
 #include "../with_density.h"
+#include "adam.h"
 #include "iwae_loss.h"
 #include "log_mean_exp.h"
 #include "rescale.h"
@@ -55,12 +56,25 @@ static void run_sample_gaussian_backward(const SampleGaussianBackwardCall& call)
   call.float64 ? sample_gaussian_backward<double>(call) : sample_gaussian_backward<float>(call);
 }
 
-static void run_rescale(const RescaleCall& call) {
+template <class Call, class Run>
+static void with_storage(const Call& call, const Run& run) {
   switch (call.dtype) {
-    case DType::kFloat64: return rescale<double, double>(call);
-    case DType::kBFloat16: return rescale<float, BFloat16>(call);
-    default: return rescale<float, float>(call);
+    case DType::kFloat64: return run(double{}, double{});
+    case DType::kBFloat16: return run(float{}, BFloat16{});
+    default: return run(float{}, float{});
   }
+}
+
+static void run_rescale(const RescaleCall& call) {
+  with_storage(call, [&](auto number, auto storage) { rescale<decltype(number), decltype(storage)>(call); });
+}
+
+static void run_adam(const AdamCall& call) {
+  with_storage(call, [&](auto number, auto storage) { adam<decltype(number), decltype(storage)>(call); });
+}
+
+static void run_sum_squares(const SquaresCall& call) {
+  with_storage(call, [&](auto number, auto storage) { sum_squares<decltype(number), decltype(storage)>(call); });
 }
 
 extern const Kernels kKernels;
@@ -78,6 +92,8 @@ const Kernels kKernels = {
     run_rescale,
     nullptr,
     nullptr,
+    run_adam,
+    run_sum_squares,
 };
 
 }  // namespace IWAE_ISA

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
+
 
 class Ops(Protocol):
     """The fused operations, forward and backward, on the tensors of one type of device.
@@ -153,6 +155,17 @@ class Ops(Protocol):
         Entries whose weight is 0 become 0. Whether the factor is 1 is checked on the device, without a synchronization.
         """
 
+    def adam(self, tensors: AdamTensors, settings: AdamSettings, extras: AdamExtras, turns: Tensor) -> None:
+        """Take a step of Adam, in place.
+
+        Each parameter, its gradient and its state are one block of memory with the same layout. ``extras`` are float32,
+        its squares float64. ``turns`` is an int32 scalar on the device, 0 before and after, which no other step may use
+        at the same time.
+        """
+
+    def sum_squares(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Return float64 numbers, (n,), whose sum is that of the squares of all gradients, which have one dtype."""
+
 
 class Backend(Ops, Protocol):
     """Operations on one type of device, and their availability on this machine."""
@@ -207,6 +220,12 @@ class WithoutOptionalOps:
 
     def rescale(self, *arguments: Any, **options: Any) -> None:
         raise _not_offered(self, "rescale")
+
+    def adam(self, *arguments: Any, **options: Any) -> None:
+        raise _not_offered(self, "adam")
+
+    def sum_squares(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "sum_squares")
 
 
 def _not_offered(backend: object, op: str) -> NotImplementedError:

@@ -18,10 +18,12 @@ class CPUBackend(NativeBackend):
     device = "cpu"
     optional_ops = frozenset(
         {
+            "adam",
             "iwae_loss_and_gradients",
             "linear_bernoulli_iwae_loss",
             "linear_bernoulli_log_prob_and_residual",
             "linear_tanh",
+            "sum_squares",
         }
     )
     kernels: Any = getattr(MODULE, "cpu", None)

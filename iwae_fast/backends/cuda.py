@@ -26,10 +26,12 @@ class CUDABackend(NativeBackend):
     device = "cuda"
     optional_ops = frozenset(
         {
+            "adam",
             "iwae_loss_and_gradients",
             "linear_bernoulli_iwae_loss",
             "linear_bernoulli_log_prob_and_residual",
             "rescale",
+            "sum_squares",
         }
     )
     rounded_gradients = frozenset({torch.bfloat16})  # float16 could underflow before a loss scale is applied

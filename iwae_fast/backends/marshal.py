@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -18,6 +20,9 @@ DTYPE_CODES = {
 
 MAX_DIMS = 8
 """Maximum number of axes; must match ``kMaxDims`` in csrc/operand.h."""
+
+CHUNK = 2048
+"""The elements of a tensor that an optimizer's kernels handle together; must match ``kChunk`` in csrc/calls.h."""
 
 STRIDED = torch.strided
 
@@ -82,6 +87,11 @@ def operand(tensor: Tensor) -> Operand:
 def optional_operand(tensor: Tensor | None) -> Operand | None:
     """Return :func:`operand` of a tensor, or None for None."""
     return None if tensor is None else operand(tensor)
+
+
+def empty_squares(gradients: Sequence[Tensor]) -> Tensor:
+    """Allocate a number for each chunk of each gradient; an empty tensor has one chunk."""
+    return gradients[0].new_empty(sum(max(1, -(-g.numel() // CHUNK)) for g in gradients), dtype=torch.float64)
 
 
 def pointer(tensor: Tensor | None) -> int:

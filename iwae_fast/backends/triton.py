@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 from . import tiled
 from .base import WithoutOptionalOps
+from .marshal import empty_squares
 
 OLDEST = (3, 6)
 
@@ -30,7 +32,7 @@ class TritonBackend(WithoutOptionalOps):
     """Triton's kernels for GPUs."""
 
     device = "cpu" if INTERPRETED else "cuda"
-    optional_ops = frozenset({"linear_bernoulli_log_prob_and_residual"})
+    optional_ops = frozenset({"adam", "linear_bernoulli_log_prob_and_residual", "sum_squares"})
     rounded_residuals = frozenset({torch.bfloat16})
     """The dtypes, besides that of accumulation, in which residuals of a linear layer are stored."""
     residuals_without_nan = True
@@ -129,6 +131,14 @@ class TritonBackend(WithoutOptionalOps):
         needs_grad: Sequence[bool],
     ) -> list[Tensor]:
         return tiled.log_prob_backward(self._tile_likelihood, grad, value, hidden, weight, bias, mask, needs_grad)
+
+    def adam(self, tensors: AdamTensors, settings: AdamSettings, extras: AdamExtras, turns: Tensor) -> None:
+        self.kernels.adam(tensors, settings, extras)
+
+    def sum_squares(self, gradients: Sequence[Tensor]) -> Tensor:
+        squares = empty_squares(gradients)
+        self.kernels.sum_squares(gradients, squares)
+        return squares
 
     @cached_property
     def _tile_likelihood(self) -> tiled.TileLikelihood:

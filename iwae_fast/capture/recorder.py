@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from ..objectives.ranks import ONE_PROCESS, Ranks
+
 Function = Callable[[], Any]
 
 FAILED: list[Any] = []
@@ -40,9 +42,13 @@ class Recorder(Protocol):
         """Discard the recordings made so far; their results may still be referenced."""
 
 
-def unavailable(device: torch.device) -> str | None:
-    """Return the reason why a device does not support graphs, or None if it does."""
-    return None if device.type == "cuda" else f"the model is on {device}, but CUDA graphs require a CUDA device"
+def unavailable(device: torch.device, ranks: Ranks = ONE_PROCESS) -> str | None:
+    """Return the reason why a device, or the exchange between ranks, does not support graphs, or None if both do."""
+    if device.type != "cuda":
+        return f"the model is on {device}, but CUDA graphs require a CUDA device"
+    if others := sorted(ranks.backends(device) - {"nccl"}):
+        return f"the ranks of the mesh communicate by {', '.join(others)}, but CUDA graphs require nccl"
+    return None
 
 
 class CudaGraphs:

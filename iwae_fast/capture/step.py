@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from .. import checks
 from ..deprecation import context_of
 from ..models import LatentVariableModel
 from ..objectives import Objective
+from ..objectives.ranks import ONE_PROCESS, MeshRanks
 from ..objectives.record import StepRecord
 from ..ops.samples import seed_number, seed_tensor
 from ..seeds import Purpose, first_seed
@@ -21,6 +22,9 @@ from .obstacles import obstacle, settings
 from .program import Program
 from .rates import Rates
 from .recorder import CudaGraphs, Recorder, unavailable
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 MOST_GRAPHS = 16
 """The most graphs of one step, one per kind of batch; further kinds run without a graph."""
@@ -31,7 +35,7 @@ class CapturedStep:
 
         model = iw.models.DenseVAE(784).cuda()
         objective = iw.Objective(iw.bounds.IWAE(), "dreg", num_samples=50)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=True)
+        optimizer = iw.optim.Adam(model.parameters(), lr=1e-3)
         step = iw.CapturedStep(objective, model, optimizer, seed=0)
         for x in batches:          # on the model's device
             loss = step(x)         # detached, on the device; no host-device synchronization
@@ -45,15 +49,20 @@ class CapturedStep:
 
     Changes of the learning rates take effect, in float32: set ``optimizer.param_groups[i]["lr"]`` or use a scheduler.
     All other Python code runs only in the first calls of each kind. Hooks of the optimizer must therefore work on
-    tensors only (as ``clip_grad_norm_`` in ``optimizer.register_step_pre_hook`` does), and a ``GradScaler`` cannot be
-    used: train half precision in bfloat16. Gradients of a step stay available until the next one, in the graph's
-    memory.
+    tensors only (as ``clip_grad_norm_`` in ``optimizer.register_step_pre_hook`` does; ``iw.optim.Adam`` clips by itself
+    with ``max_norm``), and a ``GradScaler`` cannot be used: train half precision in bfloat16. Gradients
+    of a step stay available until the next one, in the graph's memory.
 
     Steps that cannot be captured run without a graph, with a warning and the same results: see :attr:`reason`. Detected
     at construction are a model that is not on a CUDA device, a tolerance, SUMO, a schedule of kl_weight, hooks of
     modules and parameters, and optimizers that are not ``capturable``; SGD requires ``fused=True``. Operations that
     force a device synchronization, as posteriors that are torch.distributions objects do, are detected in the second
     call.
+
+    On a ``mesh`` every rank makes the step of its own observations and samples, as with :meth:`Objective.bind`, and one
+    all-reduce averages all gradients before the update; with NCCL these exchanges are part of the graph. The step
+    begins with the parameters, buffers and the seed of the first rank. Do not wrap the model in
+    DistributedDataParallel.
 
     To resume a run later, save ``step.state_dict()`` together with those of the model and the optimizer.
 
@@ -62,6 +71,7 @@ class CapturedStep:
         model: the model passed to the objective. Move it to its device before creating the optimizer and this step.
         optimizer: an optimizer of the model's parameters. Loading a state into it later discards the graphs.
         seed: an int in [0, 2^63) that determines the noise of all steps; drawn from torch's generator if None.
+        mesh: a torch DeviceMesh, as in :meth:`Objective.bind`; None for one process.
         recorder: the capture mechanism; CUDA graphs if None. For tests.
 
     Raises:
@@ -75,6 +85,7 @@ class CapturedStep:
         optimizer: Optimizer,
         *,
         seed: int | Tensor | None = None,
+        mesh: DeviceMesh | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         if not isinstance(objective, Objective):
@@ -92,6 +103,9 @@ class CapturedStep:
         run_seed = seed_number(seed)
         self.seed = seed_tensor(first_seed(run_seed, Purpose.LATENTS), self.device)
         """The seed of the next call's noise, an int64 scalar on the device; each call increments it."""
+        self.ranks = ONE_PROCESS if mesh is None else MeshRanks(mesh)
+        """The processes that take steps together."""
+        self.ranks.copy_from_first((*self._parameters, *model.buffers(), self.seed))
         self.calls = 0
         """The number of calls so far, which is the step passed to a schedule of kl_weight."""
         self.reason: str | None = None
@@ -101,26 +115,37 @@ class CapturedStep:
         self._kinds: dict[Any, _Kind] = {}
         self._settings = settings(optimizer)
         optimizer.register_load_state_dict_post_hook(self._forget)
-        reason = (unavailable(self.device) if recorder is None else None) or obstacle(objective, model, optimizer)
+        reason = (unavailable(self.device, self.ranks) if recorder is None else None) or obstacle(
+            objective, model, optimizer
+        )
         if reason is not None:
             self._give_up(reason)
         elif recorder is None:
             self._recorder = CudaGraphs(self.device)
 
     def __call__(
-        self, x: Tensor, *positional: Tensor, context: Sequence[Tensor] = (), mask: Tensor | None = None
+        self,
+        x: Tensor,
+        *positional: Tensor,
+        context: Sequence[Tensor] = (),
+        mask: Tensor | None = None,
+        observation_offset: int | None = None,
     ) -> Tensor:
         """Take a training step, without a device synchronization.
 
         Args:
-            x, context, mask: as for :class:`iwae_fast.Objective`, on the model's device.
+            x, context, mask: as for :class:`iwae_fast.Objective`, on the model's device; on a mesh, those of this
+                rank.
+            observation_offset: index of x[0] in the batch. A graph has it baked in. If None on a mesh, ranks exchange
+                their numbers of observations before the step, which forces a device synchronization.
 
         Returns:
             The loss before the update, a detached scalar on the device.
         """
         context = context_of(positional, context)
-        batch = _Batch(x, context, mask)
         self.model.check_batch(x, context)
+        offset = self.ranks.first_observation(observation_offset, x.shape[0], self.device)
+        batch = _Batch(x, context, mask, offset)
         batch.check(self.device)
         self.model.check_first_observations(x, mask)  # here, since it synchronizes, which a rehearsal must not do
         self.calls += 1
@@ -202,9 +227,17 @@ class CapturedStep:
                 cache_enabled=False,
             ):
                 loss = self.objective(
-                    self.model, batch.x, context=batch.context, mask=batch.mask, seed=self.seed, step=self.calls - 1
+                    self.model,
+                    batch.x,
+                    context=batch.context,
+                    mask=batch.mask,
+                    seed=self.seed,
+                    observation_offset=batch.observation_offset,
+                    step=self.calls - 1,
+                    ranks=self.ranks,
                 )
             loss.backward()
+        self.ranks.average_gradients(self._parameters)
         self.optimizer.step()
         self.seed.add_(1)
         return _Result(loss.detach(), cast(StepRecord, self.objective.record), tuple(p.grad for p in self._parameters))
@@ -228,6 +261,7 @@ class _Batch(NamedTuple):
     x: Tensor
     context: tuple[Tensor, ...]
     mask: Tensor | None
+    observation_offset: int
 
     def _tensors(self) -> tuple[Tensor, ...]:
         return (self.x, *self.context) if self.mask is None else (self.x, *self.context, self.mask)
@@ -240,12 +274,13 @@ class _Batch(NamedTuple):
                 raise ValueError(f"x, context and mask must be on the model's device {device}, got {tensor.device}")
 
     def signature(self) -> tuple[Any, ...]:
-        return self.mask is None, *((t.shape, t.stride(), t.dtype) for t in self._tensors())
+        return self.mask is None, self.observation_offset, *((t.shape, t.stride(), t.dtype) for t in self._tensors())
 
     def like(self) -> _Batch:
         """Allocate an uninitialized batch of the same shapes and dtypes."""
         mask = None if self.mask is None else torch.empty_like(self.mask)
-        return _Batch(torch.empty_like(self.x), tuple(map(torch.empty_like, self.context)), mask)
+        context = tuple(map(torch.empty_like, self.context))
+        return _Batch(torch.empty_like(self.x), context, mask, self.observation_offset)
 
     @torch.no_grad()
     def copy_(self, other: _Batch) -> None:

@@ -56,7 +56,7 @@ class Rows:
         # An int index removes the axis of observations.
         lead = stored.shape[: stored.ndim - self.stored.ndim + 1]
         with np.errstate(over="ignore"):  # overflow gives an infinity, which loading rejects
-            values = torch.from_numpy(stored.reshape(*lead, -1).astype(np.float32, order="C"))
+            values = torch.from_numpy(stored.reshape(*lead, self.shape[1]).astype(np.float32, order="C"))
         return values if self.divisor is None else values.div_(self.divisor)
 
     def select(self, indices: Tensor) -> Rows:

@@ -1,23 +1,35 @@
-"""Adam as in the published code of Burda, Grosse & Salakhutdinov (2016)."""
+"""The optimizers of the papers' protocols."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..backends import REFERENCE
+from ..ops.adam import serving
+from ..optim import Adam
+from ..reference.adam import AdamSettings
 
-class PublishedAdam(Optimizer):
-    """Adam with second moments initialized to one and an epsilon that the bias correction does not scale.
+
+def adam(parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], eps: float) -> Optimizer:
+    """Return the package's Adam where a backend has kernels for it, and torch's fused one elsewhere: they make the same
+    updates to rounding, and have the same state."""
+    parameters = list(parameters)
+    if serving(parameters[0]) != REFERENCE:
+        return Adam(parameters, lr, betas, eps)
+    return torch.optim.Adam(parameters, lr, betas, eps, fused=True, capturable=True)
+
+
+class PublishedAdam(Adam):
+    """Adam as in the published code of Burda, Grosse & Salakhutdinov (2016), with second moments initialized to one and
+    an epsilon that the bias correction does not scale.
 
     step = lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps): the rearranged form just before section 2.1 of
     Kingma & Ba (2015), whereas ``torch.optim.Adam`` implements the original one.
-
-    Steps are counted on the device, and the learning rate may be a tensor there, so that CUDA graphs can capture a
-    step.
     """
 
     def __init__(
@@ -27,73 +39,24 @@ class PublishedAdam(Optimizer):
         betas: tuple[float, float] = (0.99, 0.999),
         eps: float = 1e-4,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "capturable": True})
+        super().__init__(params, lr, betas, eps)
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Update every parameter that has a gradient; return the result of ``closure`` if given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            self.allocate([p for p in parameters if not self.state[p]])
-            for step, together in self._by_count(parameters):
-                self._update(step, together, group["lr"], group["betas"], group["eps"])
-        return loss
+    def _first_second_moment(self, parameter: Tensor) -> Tensor:
+        return torch.ones_like(parameter, memory_format=torch.preserve_format)
 
-    def allocate(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Allocate the state before a first step; these parameters share a step count until a state is loaded."""
-        counts: dict[torch.device, Tensor] = {}
-        for parameter in parameters:
-            device = parameter.device
-            self.state[parameter] = {
-                "step": counts.setdefault(device, torch.zeros((), device=device)),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.ones_like(parameter),
-            }
-
-    def _by_count(self, parameters: Sequence[nn.Parameter]) -> Iterable[tuple[Tensor, list[nn.Parameter]]]:
-        found: dict[int, tuple[Tensor, list[nn.Parameter]]] = {}
-        for parameter in parameters:
-            step = self.state[parameter]["step"]
-            found.setdefault(id(step), (step, []))[1].append(parameter)
-        return found.values()
-
-    def _update(
-        self,
-        step: Tensor,
-        parameters: list[nn.Parameter],
-        rate: float | Tensor,
-        betas: tuple[float, float],
-        eps: float,
-    ) -> None:
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        first = [self.state[p]["exp_avg"] for p in parameters]
-        second = [self.state[p]["exp_avg_sq"] for p in parameters]
-        step += 1
-        # In float64: 1 - beta^t loses precision for small t.
-        steps = step.double()
-        corrected = torch.sqrt(1.0 - betas[1] ** steps) / (1.0 - betas[0] ** steps) * rate
-        torch._foreach_lerp_(first, gradients, 1.0 - betas[0])
-        torch._foreach_mul_(second, betas[1])
-        torch._foreach_addcmul_(second, gradients, gradients, 1.0 - betas[1])
-        denominators = torch._foreach_sqrt(second)
-        torch._foreach_add_(denominators, eps)
-        torch._foreach_div_(denominators, -corrected.to(denominators[0].dtype))
-        torch._foreach_addcdiv_(cast(list[Tensor], parameters), first, denominators)
+    def _settings(self, group: dict[str, Any]) -> AdamSettings:
+        return super()._settings(group)._replace(corrects_eps=True)
 
 
 def allocate_state(optimizer: Optimizer) -> None:
     """Allocate the state that Adam allocates at its first step, so that restoring can copy into it."""
+    if isinstance(optimizer, Adam):
+        optimizer.allocate()
+        return
     for group in optimizer.param_groups:
-        if isinstance(optimizer, PublishedAdam):
-            optimizer.allocate(group["params"])
-        else:
-            for parameter in group["params"]:
-                optimizer.state[parameter] = {
-                    "step": torch.zeros((), device=parameter.device),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }

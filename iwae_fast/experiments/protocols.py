@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
-from .optimizers import PublishedAdam
+from .optimizers import PublishedAdam, adam
 
 STAGES = 8
 """Stages of Burda, Grosse & Salakhutdinov (2016): stage i = 0 .. 7 has 3^i passes, 3280 in all."""
@@ -53,7 +53,7 @@ class Protocol:
 
 
 def _adam(eps: float) -> Callable[[Iterable[nn.Parameter], float], Optimizer]:
-    return lambda parameters, rate: Adam(parameters, lr=rate, betas=(0.9, 0.999), eps=eps, fused=True, capturable=True)
+    return lambda parameters, rate: adam(parameters, rate, betas=(0.9, 0.999), eps=eps)
 
 
 @torch.no_grad()

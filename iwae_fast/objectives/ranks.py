@@ -8,8 +8,9 @@ module, such as DistributedDataParallel, whose average over ranks is the gradien
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -68,6 +69,16 @@ class Ranks:
     def first_observation(self, given: int | None, observations: int, device: torch.device) -> int:  # noqa: ARG002
         """Return the index of this rank's first observation in the batch, if it is not given."""
         return given or 0
+
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors of all ranks by those of the first."""
+
+    def backends(self, device: torch.device) -> set[str]:  # noqa: ARG002
+        """Return the names of torch's backends that exchange tensors on a device, such as "nccl"."""
+        return set()
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace the gradients by their average over all ranks."""
 
     def share(self, num_samples: int) -> Share:
         """Return the samples of this rank, of ``num_samples``."""
@@ -131,10 +142,21 @@ class MeshRanks(Ranks):
         self.data: ProcessGroup | None = groups.get("data")
         self.samples: ProcessGroup | None = groups.get("sample")
         self.size = mesh.size()
+        self._all_ranks = mesh.mesh.flatten().tolist()
         if self.data is not None:
             self.num_data_ranks, self.data_rank = self.data.size(), self.data.rank()
         if self.samples is not None:
             self.num_sample_ranks, self.sample_rank = self.samples.size(), self.samples.rank()
+
+    def __deepcopy__(self, _: object) -> MeshRanks:
+        """Return this object itself: a copy of a module, such as one of averaged parameters, has the same processes."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a module on a mesh cannot be pickled, since its process groups exist in this process only: save its "
+            "state_dict(), and bind a model again where it is loaded"
+        )
 
     def seed(self, seed: int | Tensor | None, device: torch.device) -> Tensor:
         """Return the seed, drawn by the first rank and broadcast if it is not given."""
@@ -150,12 +172,42 @@ class MeshRanks(Ranks):
 
         Forces a device synchronization if it is not given.
         """
-        if given is not None or self.data is None:
+        if given is not None or self.data is None or self.num_data_ranks == 1:
             return given or 0
         own = torch.tensor([observations], device=device)
         counts = [torch.empty_like(own) for _ in range(self.data.size())]
         dist.all_gather(counts, own, group=self.data)
         return int(sum(counts[: self.data.rank()], start=torch.zeros_like(own)))
+
+    @cached_property
+    def _everyone(self) -> ProcessGroup | None:
+        """The group of all ranks of the mesh."""
+        if self.size == dist.get_world_size():
+            return dist.group.WORLD
+        return dist.new_group(self._all_ranks, use_local_synchronization=True)
+
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), group=self._everyone, group_src=0)
+
+    def backends(self, device: torch.device) -> set[str]:
+        groups = [group for group in (self.data, self.samples, self._everyone) if group is not None]
+        configs = [dict(each.split(":") for each in dist.get_backend_config(group).split(",")) for group in groups]
+        return {config.get(device.type, "none") for config in configs}
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace the gradients by their average over all ranks, by one all-reduce of all of them.
+
+        Every rank must have gradients of the same parameters.
+        """
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if not gradients:
+            return
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat, group=self._everyone)
+        flat /= self.size
+        for gradient, average in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(average.view(gradient.shape))
 
     def share(self, num_samples: int) -> Share:
         first, end = part(num_samples, self.sample_rank, self.num_sample_ranks)
@@ -207,7 +259,8 @@ class MeshRanks(Ranks):
 
     def _totals(self, own: Tensor, observations: int) -> tuple[Tensor, Tensor]:
         """Return the sum of a tensor, and of the number of observations, over the data ranks, in float64."""
-        both = torch.cat([own.double().flatten(), own.new_tensor([observations], dtype=torch.float64)])
+        # Filled on the device: a copy of a number from the host would synchronize, which a CUDA graph cannot capture.
+        both = torch.cat([own.double().flatten(), own.new_full((1,), observations, dtype=torch.float64)])
         if self.data is not None:
             dist.all_reduce(both, group=self.data)
         return both[:-1].view(own.shape), both[-1]

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from ..backends import NATIVE
-from ..backends.base import WithoutOptionalOps
-from ..backends.marshal import leading_shape
+from ..backends.base import Ops, WithoutOptionalOps
+from ..backends.marshal import empty_squares, leading_shape
 from ..checks import accumulation_dtype
 from ..reference import DENSITIES
+from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 
 LIBRARY = torch.library.Library("iwae_fast", "DEF")
 
@@ -102,6 +103,14 @@ class RegisteredOps(WithoutOptionalOps):
 
     def linear_tanh_backward(self, *arguments: Any, **options: Any) -> list[Tensor]:
         return self._call("linear_tanh_backward", *arguments, **options)
+
+    def adam(self, tensors: AdamTensors, settings: AdamSettings, extras: AdamExtras, turns: Tensor) -> None:
+        rate = settings.lr if isinstance(settings.lr, Tensor) else None
+        settings = settings if rate is None else settings._replace(lr=0.0)
+        self._call("adam", *map(list, tensors), rate, *settings, *extras, turns)
+
+    def sum_squares(self, gradients: Sequence[Tensor]) -> Tensor:
+        return self._call("sum_squares", list(gradients))
 
     def _call(self, op: str, *arguments: Any, **options: Any) -> Any:
         return getattr(torch.ops.iwae_fast, op)(*arguments, **options, backend=self.backend)
@@ -332,6 +341,30 @@ def _(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     return _contiguous_like(mean), _contiguous_like(log_std)
+
+
+def adam(backend: Ops, *arguments: Any) -> None:
+    """Call a backend's method with the flat arguments of the op's schema."""
+    tensors, (rate, *rest) = AdamTensors(*arguments[:5]), arguments[5:]
+    settings = AdamSettings(*rest[:-4])
+    if rate is not None:
+        settings = settings._replace(lr=rate)
+    backend.adam(tensors, settings, AdamExtras(*rest[-4:-1]), rest[-1])
+
+
+_define(
+    "adam(Tensor(a!)[] parameters, Tensor(b!)[] gradients, Tensor(c!)[] first, Tensor(d!)[] second, "
+    "Tensor(e!)[] steps, Tensor? rate, float lr, float beta1, float beta2, float eps, float weight_decay, "
+    "bool decoupled, bool maximize, bool corrects_eps, float? max_norm, Tensor? scale, Tensor? found_inf, "
+    "Tensor? squares, Tensor(f!) turns, str backend) -> ()",
+    adam,
+    lambda *_: None,
+)
+
+
+@_register("sum_squares(Tensor[] gradients, str backend) -> Tensor")
+def _(gradients: list[Tensor], backend: str) -> Tensor:
+    return empty_squares(gradients)
 
 
 for _name in DENSITIES:

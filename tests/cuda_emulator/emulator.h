@@ -260,13 +260,18 @@ T __shfl_xor_sync(unsigned, T x, int distance) {
   return x;
 }
 
+// Blocks do not run at the same time.
+inline void __threadfence() {}
+inline unsigned atomicAdd(unsigned* address, unsigned added) { return std::exchange(*address, *address + added); }
+
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
 namespace iwae {
 namespace IWAE_ISA {
 
 // Small numbers, so that small tests reach every path.
-constexpr int64_t kManyThreads = 128, kManyObservations = 3;
+constexpr int64_t kManyThreads = 128, kManyObservations = 3, kFewBlocks = 4;
+constexpr int kHeld = 2;
 constexpr int kSmallBlocks = 3, kMostBlocksACluster = 4;
 constexpr int64_t kSmallBlockBytes = 4 << 10, kLargeBlockBytes = 16 << 10;
 

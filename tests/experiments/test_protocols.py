@@ -10,8 +10,9 @@ from torch import nn
 
 import iwae_fast as iw
 from iwae_fast import data
+from iwae_fast.backends import ENVIRONMENT, MISSING
 from iwae_fast.experiments.config import TrainConfig
-from iwae_fast.experiments.optimizers import PublishedAdam
+from iwae_fast.experiments.optimizers import PublishedAdam, allocate_state
 from iwae_fast.experiments.protocols import PROTOCOLS, passes, stage, uniform_by_inputs
 from iwae_fast.experiments.train import training
 from iwae_fast.experiments.train.runs import create_run, open_run
@@ -67,8 +68,30 @@ def test_published_adam_written_out() -> None:
     assert optimizer.step(lambda: torch.tensor(3.0)) == 3.0
 
 
+def test_torchs_adam_and_ours_go_on_from_each_others_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copy the state by its names, as a checkpoint does, between the optimizers of two machines."""
+    found = []
+    for names in (("reference", "reference"), ("reference", ""), ("", "reference"), ("", "")):
+        parameter = nn.Parameter(torch.linspace(-1.0, 1.0, 9))
+        state: dict[str, torch.Tensor] = {}
+        for half, name in enumerate(names):
+            monkeypatch.setenv(ENVIRONMENT, name)
+            optimizer = PROTOCOLS["paper"].optimizer([parameter], 0.01)
+            assert type(optimizer) is (torch.optim.Adam if name or MISSING["cpu"] else iw.optim.Adam)
+            allocate_state(optimizer)
+            for key, tensor in state.items():
+                optimizer.state[parameter][key].copy_(tensor)
+            for step in range(3):
+                parameter.grad = torch.sin(torch.arange(9.0) + 3 * half + step)
+                optimizer.step()
+            state = {key: tensor.clone() for key, tensor in optimizer.state[parameter].items()}
+        found.append(parameter.detach())
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-6, atol=1e-7)
+
+
 def test_published_adam_goes_on_from_a_loaded_state_and_where_a_gradient_is_missing() -> None:
-    """Count steps once for all parameters, unless they took different numbers of them."""
+    """Count the steps of each parameter, also after its state was loaded."""
     gradients = torch.randn(6, 2, 3)
 
     def run(loaded: bool, together: bool) -> list[torch.Tensor]:

@@ -156,8 +156,13 @@ def test_a_loaded_state_is_captured_anew() -> None:
 
 @pytest.mark.parametrize(
     "optimizer",
-    [adam, lambda p: torch.optim.SGD(p, lr=RATE, momentum=0.5, fused=True), lambda p: PublishedAdam(p, lr=RATE)],
-    ids=["Adam", "SGD", "PublishedAdam"],
+    [
+        adam,
+        lambda p: torch.optim.SGD(p, lr=RATE, momentum=0.5, fused=True),
+        lambda p: PublishedAdam(p, lr=RATE),
+        lambda p: iw.optim.AdamW(p, lr=RATE, max_norm=1.0),
+    ],
+    ids=["Adam", "SGD", "PublishedAdam", "AdamW of ours"],
 )
 def test_rates_are_followed(optimizer: Any) -> None:
     pair = Pair(objective, optimizer=lambda p: optimizer(p))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import math
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import forkserver
 import mesh_worker
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from mesh_worker import EVALUATIONS, OBJECTIVES, SEED, SHAPES, Result, build, observations
+from mesh_worker import EVALUATIONS, OBJECTIVES, SEED, SHAPES, Result, build, observations, on_ranks
+from torch.distributed.device_mesh import init_device_mesh
 
 import iwae_fast as iw
 from iwae_fast.evaluate.likelihood import StreamingWeights
@@ -22,14 +23,6 @@ pytestmark = [
     pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo"),
     pytest.mark.xdist_group("mesh"),
 ]
-
-
-def on_ranks(world: int, name: str, folder: Path) -> list[dict[tuple[int, int], Any]]:
-    """Run a function of mesh_worker on so many processes; return the results of each rank by the mesh's shape."""
-    folder.mkdir(exist_ok=True)
-    forkserver.context()
-    mp.start_processes(mesh_worker.run, (world, str(folder), name), nprocs=world, start_method="forkserver")
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +38,8 @@ def one_process() -> dict[str, Result]:
 
 def assert_equal(found: Result, exact: Result) -> None:
     assert found.loss == pytest.approx(exact.loss, rel=1e-12)
-    largest = max(float(gradient.abs().max()) for gradient in exact.gradients)
-    torch.testing.assert_close(found.gradients, exact.gradients, rtol=1e-12, atol=1e-12 * max(largest, 1.0))
+    largest = max(float(tensor.abs().max()) for tensor in exact.tensors)
+    torch.testing.assert_close(found.tensors, exact.tensors, rtol=1e-12, atol=1e-12 * max(largest, 1.0))
 
 
 @pytest.mark.parametrize("world", SHAPES)
@@ -59,6 +52,22 @@ def test_a_mesh_is_one_process(world: int, one_process: dict[str, Result], tmp_p
                     assert_equal(found, one_process[name])
                 except AssertionError as error:
                     raise AssertionError(f"{name} on a mesh of {shape}: {error}") from error
+
+
+def test_sharded_parameters(tmp_path: Path) -> None:
+    """Check the parameters after a step of FSDP2 (``fully_shard``), gathered from the ranks."""
+    exact = {}
+    for name, objective in OBJECTIVES.items():
+        model = build()
+        optimizer = torch.optim.SGD(model.parameters(), lr=mesh_worker.RATE)
+        loss = objective(model, observations(), seed=SEED)
+        loss.backward()
+        optimizer.step()
+        exact[name] = Result(loss.item(), [p.detach() for p in model.parameters()])
+    for by_shape in on_ranks(2, "sharded_updates", tmp_path):
+        for results in by_shape.values():
+            for name, found in results.items():
+                assert_equal(found, exact[name])
 
 
 def test_special_weights(tmp_path: Path) -> None:
@@ -137,3 +146,22 @@ def test_other_meshes_are_refused() -> None:
         mesh = SimpleNamespace(mesh_dim_names=names, get_group=lambda name: name)
         with pytest.raises(ValueError, match="mesh must have the dimensions 'data' and 'sample'"):
             objective.bind(model, mesh=mesh)  # type: ignore[call-overload]
+
+
+def test_copies_of_a_module_on_a_mesh() -> None:
+    """Check that a deep copy trains on its own, and that pickling names what to save instead."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("data", "sample"))
+        module = OBJECTIVES["DReG"].bind(build(), mesh=mesh)
+        copied = copy.deepcopy(module)
+        losses = [each(observations(), seed=SEED) for each in (module, copied)]
+        assert torch.equal(*losses)
+        losses[1].backward()
+        assert all(p.grad is None for p in module.parameters())
+        assert all(p.grad is not None for p in copied.parameters())
+        for save in (pickle.dumps, lambda each: torch.save(each, io.BytesIO())):
+            with pytest.raises(TypeError, match=r"a module on a mesh cannot be pickled.* save its state_dict\(\)"):
+                save(module)
+    finally:
+        dist.destroy_process_group()

@@ -7,12 +7,13 @@ import strategies
 import tolerances
 import torch
 from contract import Contract, gradients
-from devices import BACKENDS, COMPILED, TRITON, run
+from devices import BACKENDS, COMPILED, TRITON, device_of, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import iwae_fast as iw
+from iwae_fast.backends import NATIVE
 
 
 def stable_float64(log_weights: Tensor, dim: int) -> Tensor:
@@ -110,6 +111,49 @@ class TestLogMeanExp(Contract):
             rtol=0,
             atol=1e-6,
         )
+
+    @pytest.mark.parametrize("backend", COMPILED)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    @pytest.mark.parametrize(
+        ("k", "columns"),
+        [(1, 1), (5000, 1), (1100, 3), (700, 20), (9, 64), (16, 128), (33, 128), (90, 132), (5, 516), (70, 516)],
+    )
+    def test_columns_and_samples(self, backend: str, dtype: torch.dtype, k: int, columns: int) -> None:
+        """Check few and many columns with few and many samples, which are divided differently among threads, with
+        weights of zero, a column of them, and a NaN; also every second column of a tensor."""
+        generator = torch.Generator().manual_seed(0)
+        given = 20 * torch.randn((k, 2 * columns), generator=generator, dtype=torch.float64)
+        given[::7] = -math.inf
+        given[0] += 300.0 * (given[0] > 0)
+        given[:, -1] = -math.inf
+        given[k // 2, 0] = math.nan
+        for log_weights in (given[:, :columns], given[:, columns:], given[:, ::2]):
+            log_weights = log_weights.to(dtype)
+            log_weights = log_weights.contiguous() if columns % 4 == 0 else log_weights
+            incoming = torch.linspace(-1.0, 1.0, columns, dtype=torch.promote_types(dtype, torch.float32))
+
+            def with_gradient(log_weights: Tensor, incoming: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+                leaf = log_weights.detach().requires_grad_()
+                bound = run(iw.log_mean_exp, leaf, 0, backend=backend)
+                (gradient,) = torch.autograd.grad(bound, leaf, incoming)
+                return bound.detach(), gradient
+
+            found = with_gradient(log_weights, incoming, backend)
+            exact = with_gradient(log_weights.double(), incoming.double(), "reference")
+            rounding = 8 * torch.finfo(dtype).eps
+            for mine, true in zip(found, exact, strict=True):
+                size = float(true[true.isfinite()].abs().max()) if bool(true.isfinite().any()) else 1.0
+                torch.testing.assert_close(mine.double(), true, rtol=rounding, atol=rounding * size, equal_nan=True)
+
+    @pytest.mark.skipif(device_of("cuda") != "cpu", reason="a GPU does not say how a kernel was launched")
+    @pytest.mark.parametrize("backend", [backend for backend in COMPILED if backend.values[0] == "cuda"])
+    def test_few_columns_are_divided_along_the_samples(self, backend: str) -> None:
+        kernels = NATIVE[backend].kernels  # type: ignore[attr-defined]
+        for k, columns, launches in ((5000, 1, 2), (700, 20, 2), (50, 4096, 1), (10, 20, 1)):
+            log_weights = torch.randn(k, columns)
+            kernels.launches()
+            iw.log_mean_exp(log_weights, 0, backend=backend)
+            assert len(kernels.launches()) == launches, (k, columns)
 
     @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
     @pytest.mark.parametrize("k", [1, 5000])

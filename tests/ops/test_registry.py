@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from density_ops import PARAMETERS
 from devices import BACKENDS, device_of, place
+from torch.utils._pytree import tree_leaves
 
 from iwae_fast.backends import NATIVE
 from iwae_fast.ops import function, registry
@@ -49,11 +51,23 @@ def density_samples(name: str) -> dict[str, list[tuple]]:
     return {f"{name}_{kind}": arguments for kind, arguments in ops.items()}
 
 
+def adam_sample(clipped: bool = False) -> tuple[Any, ...]:
+    """Return arguments of a step for two parameters, with a rate as a number or as a tensor."""
+    four = [[r(3, 4), r(2050)] for _ in range(4)]
+    four[3] = [tensor.abs() for tensor in four[3]]
+    rate, squares = (torch.tensor(0.1), torch.tensor([3.0, 4.0], dtype=torch.float64)) if clipped else (None, None)
+    numbers = (0.1, 0.9, 0.999, 1e-8, 0.1, clipped, not clipped, clipped, 1.0 if clipped else None)
+    steps = [torch.tensor(3.0), torch.tensor(0.0)]
+    return (*four, steps, rate, *numbers, None, None, squares, torch.zeros((), dtype=torch.int32))
+
+
 def samples() -> dict[str, list[tuple]]:
     mask = torch.rand(7) > 0.5
     value, strided, log_ratio = r(4, 7), r(7, 4).T, r(3, 4)
     scalar, seed, chosen = r(()).expand(3, 4), torch.tensor(3), torch.randint(2**32, (4, 5)).T
     return {
+        "adam": [adam_sample(), adam_sample(clipped=True)],
+        "sum_squares": [([r(3, 4), r(2050)],)],
         **{op: arguments for name in PARAMETERS for op, arguments in density_samples(name).items()},
         "linear_bernoulli_log_prob": [
             (value, r(3, 4, 5), r(7, 5), r(7), mask),
@@ -115,11 +129,21 @@ def eager(name: str, backend: str, arguments: tuple[Any, ...]) -> Any:
         parameters, rest = arguments[first : first + count], arguments[first + count :]
         method = getattr(NATIVE[backend], kind.replace("log_prob", "density"))
         return method(density, *arguments[:first], parameters, *rest)
+    if name == "adam":
+        return registry.adam(NATIVE[backend], *arguments)
     return getattr(NATIVE[backend], name)(*arguments)
 
 
 def on_device(arguments: tuple, backend: str) -> tuple[Any, ...]:
-    return (*(place(a, device_of(backend)) for a in arguments), backend)
+    """Return copies of the arguments, which some ops change, on the backend's device."""
+    device = device_of(backend)
+
+    def own(argument: Any) -> Any:
+        if isinstance(argument, list):
+            return [own(each) for each in argument]
+        return place(copy.deepcopy(argument), device)
+
+    return (*map(own, arguments), backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -137,12 +161,18 @@ def test_every_op_is_checked() -> None:
     assert registered == set(samples())
 
 
+def tensors_of(arguments: list[Any]) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, torch.Tensor)]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", sorted(samples()))
 def test_registered_op_is_the_backends_function(name: str, backend: str) -> None:
     skip_what_is_not_offered(name, backend)
     for arguments in samples()[name]:
         *rest, _ = on_device(arguments, backend)
+        *again, _ = on_device(arguments, backend)
         direct = eager(name, backend, tuple(rest))
-        registered = getattr(torch.ops.iwae_fast, name)(*rest, backend)
+        registered = getattr(torch.ops.iwae_fast, name)(*again, backend)
         torch.testing.assert_close(registered, direct, rtol=0, atol=0, check_stride=True)
+        torch.testing.assert_close(tensors_of(again), tensors_of(rest), rtol=0, atol=0)  # an op may change them

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import fresh
 import pytest
+import torch
+import torch.distributed as dist
 from paths import ROOT
+
+import iwae_fast as iw
 
 EXAMPLES = ROOT / "examples"
 
@@ -94,3 +102,46 @@ def test_counts() -> None:
 def test_conditional() -> None:
     (found,) = re.findall(r"log p\(x \| y\) (-[\d.]+) nats", run("conditional.py"))
     assert float(found) > -36.0
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+@pytest.mark.parametrize(
+    ("library", "launcher", "name"),
+    [
+        ("lightning", (), "with_lightning.py"),
+        ("lightning", (), "with_fabric.py"),
+        ("accelerate", TORCHRUN, "with_accelerate.py"),
+    ],
+)
+def test_trainers(library: str, launcher: tuple[str, ...], name: str) -> None:
+    """Check that two processes print the bounds of one process on whole batches."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed: it is in the extra 'trainers'")
+    if not dist.is_available() or not dist.is_gloo_available():
+        pytest.skip("torch has no gloo")
+    command = [sys.executable, *launcher, str(EXAMPLES / name)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    found = [float(bound) for bound in re.findall(r"bound (-[\d.]+) nats", result.stdout)]
+    assert found == pytest.approx(trained_by_one_process(), abs=2e-4)
+
+
+def trained_by_one_process() -> list[float]:
+    """Return the bound of every fifth step of the examples of trainers, in nats."""
+    torch.manual_seed(0)
+    x = (torch.rand(100, 64) < torch.rand(64)).float()
+    model = iw.models.DenseVAE(64, (8,), (32,))
+    objective = iw.Objective(iw.bounds.IWAE(), "dreg", num_samples=10)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    bounds = []
+    for step, batch in enumerate(x.split(20) * 4):
+        optimizer.zero_grad()
+        loss = objective(model, batch, seed=step)
+        loss.backward()
+        optimizer.step()
+        bounds.append(-loss.item())
+    assert bounds[-1] > bounds[0] + 5.0
+    return bounds[4::5]

@@ -7,11 +7,15 @@ from multiprocessing.context import ForkServerContext
 
 IMPORTED = (
     "iwae_fast.experiments.cli.train",
+    "iwae_fast.experiments.cli.closing",
+    "iwae_fast.experiments.processes",
     "benchmarks.workers",
     "matplotlib.pyplot",
     "sklearn.datasets",
     "torch._dynamo",
     "torch.distributed",
+    "torch.distributed.device_mesh",
+    "torch.distributed.elastic.multiprocessing.errors",
 )
 """The modules imported for all tests: a process has one fork server, whose modules are fixed when it starts."""
 

@@ -40,6 +40,9 @@ class Tape(TorchDispatchMode):
     def replay(self) -> None:
         for func, args, kwargs, result in self.calls:
             again = func(*args, **kwargs)
+            if func.namespace == "c10d":  # a collective, which returns before it has written its results
+                *_, work = again
+                torch.distributed.Work.unbox(work).wait()
             for returned, old, new in zip(func._schema.returns, _several(result), _several(again), strict=True):
                 if returned.alias_info is None:  # otherwise it is memory passed to the operation
                     _overwrite(old, new)

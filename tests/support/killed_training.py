@@ -1,4 +1,4 @@
-"""The code of each process in test_resume_after_kill.py: the command line, killed at a given line during training."""
+"""The command line with a checkpoint after every step, killed at a given line during training if asked to."""
 
 from __future__ import annotations
 
@@ -50,3 +50,7 @@ def kill_after(lines: int) -> Callable[[FrameType, str, Any], Any]:
         return trace
 
     return trace
+
+
+if __name__ == "__main__":  # as torchrun starts it
+    command_line(sys.argv[1:], None)

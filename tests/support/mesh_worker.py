@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import forkserver
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
+from host_recorder import TapeRecorder
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import iwae_fast as iw
@@ -42,15 +47,29 @@ SHAPES = {2: [(2, 1), (1, 2)], 3: [(3, 1), (1, 3)], 4: [(2, 2), (4, 1), (1, 4)]}
 SHARDS = {1: (5,), 2: (3, 2), 3: (4, 0, 1), 4: (2, 1, 1, 1)}
 """Numbers of observations on the data ranks."""
 
+SHARDED_IN_PARTS = ("IWAE", "IWAE in chunks", "DReG, budget", "JVI")
+"""The objectives whose encoder and decoder are sharded on their own."""
+
+RATE = 0.5
+"""The learning rate of steps that are compared."""
+
 EVALUATIONS = ((40, 50), (5, 1), (300, 30))
 """Numbers of observations and of samples."""
 
 
 class Result(NamedTuple):
-    """The loss of a rank, and the gradients after DistributedDataParallel has averaged them."""
+    """The loss of a rank, and the gradients after a wrapper has averaged them, or the parameters after a step."""
 
     loss: float
-    gradients: list[Tensor]
+    tensors: list[Tensor]
+
+
+def on_ranks(world: int, name: str, folder: Path) -> list[dict[tuple[int, int], Any]]:
+    """Run a function of this module on so many processes; return the results of each rank by the mesh's shape."""
+    folder.mkdir(exist_ok=True)
+    forkserver.context()
+    mp.start_processes(run, (world, str(folder), name), nprocs=world, start_method="forkserver")
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
 def build(layers: int = 1) -> iw.models.DenseVAE:
@@ -91,6 +110,26 @@ def run(rank: int, world: int, folder: str, name: str) -> None:
 
 def gradients(mesh: DeviceMesh, _: str) -> dict[str, Result]:
     return {name: trained(objective, mesh, observations()) for name, objective in OBJECTIVES.items()}
+
+
+def sharded_updates(mesh: DeviceMesh, _: str) -> dict[str, Result]:
+    """Return the loss of one step, and the parameters after it, of modules whose parameters FSDP2 shards.
+
+    The module is one unit that is gathered as a whole, or encoder and decoder are units of their own.
+    """
+    results = {}
+    for name, objective in OBJECTIVES.items():
+        module = objective.bind(build(), mesh=mesh)
+        if name in SHARDED_IN_PARTS:
+            fully_shard(module.model.encoder)
+            fully_shard(module.model.decoder)
+        fully_shard(module)
+        optimizer = torch.optim.SGD(module.parameters(), lr=RATE)
+        loss = module(shard(mesh, observations()), seed=SEED)
+        loss.backward()
+        optimizer.step()
+        results[name] = Result(loss.item(), [p.full_tensor() for p in module.parameters()])
+    return results
 
 
 def with_special_weights(value: float) -> tuple[iw.models.DenseVAE, Tensor]:
@@ -151,6 +190,54 @@ def communication(mesh: DeviceMesh, _: str) -> list[tuple[str, int]]:
     with counted(calls):
         module(shard(mesh, observations()), seed=SEED, observation_offset=0).backward()
     return calls
+
+
+CAPTURED = ("IWAE", "IWAE in chunks", "DReG, budget", "VR-IWAE", "JVI", "ELBO, free bits", "CIWAE")
+STEPS = (5, 5, 5, 5, 4, 5, 4)
+"""Numbers of observations of the batches: those of 5 are replayed from the third on, and those of 4 are rehearsed."""
+
+
+class Steps(NamedTuple):
+    """Losses, the parameters after all steps, the gradients of the last one, and what the recorder has counted."""
+
+    losses: list[float]
+    parameters: list[Tensor]
+    gradients: list[Tensor]
+    counts: tuple[int, int, int]
+    calls: list[tuple[str, int]]
+    """The collectives of one step."""
+
+
+def sgd(model: iw.models.DenseVAE) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=2.0**-10, momentum=0.5, fused=True)
+
+
+def batches() -> list[Tensor]:
+    return [observations(count).roll(index, 1) for index, count in enumerate(STEPS)]
+
+
+def captured_steps(mesh: DeviceMesh, _: str) -> dict[str, Steps]:
+    """Train by steps recorded on a tape. All ranks but the first begin with other parameters and another seed."""
+    results = {}
+    data_ranks, data_rank = mesh["data"].size(), mesh.get_local_rank("data")
+    for index, name in enumerate(CAPTURED):
+        model, recorder = build(), TapeRecorder()
+        with torch.no_grad():
+            model.decoder.output.bias += dist.get_rank()
+        seed = SEED + dist.get_rank()
+        step = iw.CapturedStep(OBJECTIVES[name], model, sgd(model), seed=seed, mesh=mesh, recorder=recorder)
+        losses, calls = [], []
+        for x in batches():
+            own = x.tensor_split(data_ranks)
+            offset = sum(map(len, own[:data_rank])) if index % 2 else None
+            calls.clear()
+            with counted(calls):
+                losses.append(step(own[data_rank], observation_offset=offset).item())
+        assert step.reason is None, step.reason
+        counts = recorder.rehearsed, recorder.recorded, recorder.replayed
+        parameters = [p.detach() for p in model.parameters()]
+        results[name] = Steps(losses, parameters, [p.grad for p in model.parameters()], counts, calls)
+    return results
 
 
 def evaluations(mesh: DeviceMesh, folder: str) -> list[Tensor]:

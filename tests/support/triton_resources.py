@@ -134,7 +134,7 @@ def cases() -> dict[str, Callable[[], Any]]:
             random(k, b, z), log_ratio, mean, log_std, seed, chosen, k, 0, 0, 0, False
         ),
     }
-    return result | linear_cases()
+    return result | linear_cases() | adam_cases()
 
 
 def linear_cases() -> dict[str, Callable[[], Any]]:
@@ -163,6 +163,26 @@ def linear_cases() -> dict[str, Callable[[], Any]]:
     add("tf32", torch.float32, "tf32")
     add("bfloat16 masked", torch.bfloat16, mask=mask)
     return result
+
+
+def adam_cases() -> dict[str, Callable[[], Any]]:
+    """Return steps of Adam for the papers' one-layer network."""
+    widths = ((784, 200), (200, 200), (200, 50), (200, 50), (50, 200), (200, 200), (200, 784))
+    shapes = [shape for inputs, outputs in widths for shape in ((outputs, inputs), (outputs,))]
+
+    def step(dtype: torch.dtype, clipped: bool = False) -> None:
+        four = [[torch.empty(shape, dtype=dtype) for shape in shapes] for _ in range(4)]
+        steps = [torch.zeros(()) for _ in shapes]
+        squares = ops.sum_squares(four[1]) if clipped else None
+        numbers = (0.0, 0.9, 0.999, 1e-8, 0.0, False, False, False, 1.0 if clipped else None)
+        ops.adam(*four, steps, torch.zeros(()), *numbers, None, None, squares, torch.zeros((), dtype=torch.int32))
+
+    return {
+        "adam float32": lambda: step(torch.float32),
+        "adam bfloat16": lambda: step(torch.bfloat16),
+        "adam float64": lambda: step(torch.float64),
+        "adam float32 clipped": lambda: step(torch.float32, clipped=True),
+    }
 
 
 def launches(call: Callable[[], Any]) -> list[Any]:

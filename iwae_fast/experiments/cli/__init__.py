@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 from ...files import reason
+from ..launched import number_of_processes, rank
 
 EXTRA = ("filelock", "requests", "jinja2", "matplotlib", "platformdirs", "rich", "safetensors", "sklearn", "typer")
 """Top-level modules of the optional dependencies ``cli``."""
@@ -31,7 +33,7 @@ class Interrupted(Exception):  # noqa: N818
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP arrived outside training; the counterpart of KeyboardInterrupt for SIGINT."""
+    """SIGTERM, SIGHUP or SIGUSR1 arrived outside training; the counterpart of KeyboardInterrupt for SIGINT."""
 
     def __init__(self, number: int) -> None:
         super().__init__("terminated")
@@ -45,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenMP reads this when torch is imported. Threads that spin while waiting occupy cores that other processes need:
     # beside one busy process training took five to ten times as long. Threads that sleep cost about 5 %.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if rank():  # the first of several processes prints for all of them
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
     try:
         with raise_on_termination():
             code = _run(arguments)
@@ -71,13 +75,34 @@ def _run(arguments: Sequence[str] | None) -> int:
 
     try:
         return run_app(arguments)
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, Interrupted):
         raise
     except Exception as error:
-        if os.environ.get(DEBUG) or not _is_expected(error):
+        expected = _is_expected(error) and not os.environ.get(DEBUG)
+        if number_of_processes() > 1:
+            return _fail_of_several(error, expected)
+        if not expected:
             raise
-        _say(f"error: {' '.join(_explain(error).split())}")
+        _say(_one_line(error))
         return USAGE
+
+
+def _fail_of_several(error: Exception, expected: bool) -> int:
+    """Show the error of one of several processes, unless it is a consequence of another one's."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    from ..processes import is_loss_of_another
+
+    if not expected and is_loss_of_another(error):
+        _say(f"process {rank()} ends because another one has ended ({error})")
+        return 1
+    get_error_handler().record_exception(error)  # for the summary of torchrun
+    _say(_one_line(error) if expected else f"process {rank()} failed:\n{traceback.format_exc()}")
+    return USAGE if expected else 1
+
+
+def _one_line(error: Exception) -> str:
+    return f"error: {' '.join(_explain(error).split())}"
 
 
 def _is_expected(error: Exception) -> bool:
@@ -101,4 +126,10 @@ def _explain(error: Exception) -> str:
 
 
 def _say(message: str) -> None:
+    """Print a message on the standard error, unless another process has failed before and this is a consequence."""
+    if number_of_processes() > 1:
+        from ..processes import fails_first
+
+        if not fails_first():
+            return
     print(f"iwae-fast: {message}", file=sys.stderr)

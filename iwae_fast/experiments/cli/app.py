@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from ..._version import __version__
+from ..launched import number_of_processes
 from . import INTERRUPTED, USAGE
 from .compare import compare
 from .evaluate import evaluate
@@ -25,6 +26,9 @@ from .train import train
 # Click's base class of errors about arguments; recent versions of typer vendor click.
 UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
+PARALLEL = ("train", "evaluate")
+"""Commands that several processes run together."""
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -36,11 +40,15 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _program(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 (its callback acts)
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Train and evaluate importance-weighted autoencoders."""
+    command = context.invoked_subcommand
+    if number_of_processes() > 1 and command not in PARALLEL:
+        raise ValueError(f"{command} runs in one process: start it without torchrun, which is for train and evaluate")
 
 
 for command in (train, evaluate, compare, sample, reproduce, sweep, info):

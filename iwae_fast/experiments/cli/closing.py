@@ -12,6 +12,7 @@ from ..evaluate.evaluations import all_evaluations, best_evaluation
 from ..evaluate.other_rows import evaluate_other
 from ..evaluate.results import evaluate_run
 from ..pictures import pictures
+from ..processes import ALONE, Processes
 from ..report import write_run_report
 from ..report.verdict import judge
 from ..train.checkpoint import Checkpoint
@@ -35,12 +36,14 @@ def evaluate_and_print(
     chunk_size: int | None = None,
     wait: bool = False,
     shorter: str = "fewer with --observations, --train-observations and --active-only-observations",
+    processes: Processes = ALONE,
 ) -> None:
     """Evaluate on the test set (or its first ``observations``), write numbers and the report, print the likelihood.
 
     Args:
         shorter: text for long evaluations that names the options that make them shorter.
         wait: wait while another process evaluates the run, instead of raising ValueError.
+        processes: the processes that evaluate together and all call this.
     """
     _check(k, observations)
     for name, value in (
@@ -53,8 +56,8 @@ def evaluate_and_print(
     sizes = (tested, min(train_observations, len(data.train)), min(pruned_observations, tested))
     thing = pictures.thing(data.image_shape)
     with (
-        sole_evaluator(run.folder, wait),
-        evaluation_progress(k * sum(sizes), sum(sizes), k, shorter) as progress,
+        processes.holding(sole_evaluator(run.folder, wait)),
+        evaluation_progress(k * sum(sizes) // processes.size, sum(sizes), k, shorter) as progress,
     ):
         console.print(f"evaluating {Position.of(checkpoint, data).describe()}")
         result = evaluate_run(
@@ -67,9 +70,12 @@ def evaluate_and_print(
             train_observations=train_observations,
             pruned_observations=pruned_observations,
             chunk_size=chunk_size,
-            progress=lambda name, pairs: progress(name.replace("image", thing), pairs),
+            progress=lambda name, pairs: progress(name.replace("image", thing), pairs // processes.size),
             command=command_line(),
+            processes=processes,
         )
+        if not processes.is_first:
+            return
         write_run_report(run, checkpoint, model, data)
         best = best_evaluation(all_evaluations(run))
     for line in _lines(result, thing):
@@ -90,13 +96,14 @@ def evaluate_other_and_print(
     k: int,
     observations: int | None = None,
     chunk_size: int | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Evaluate a run on data other than its test set, and print the path of the results per row."""
     _check(k, observations)
     tested = len(data.test) if observations is None else min(observations, len(data.test))
     with (
-        sole_evaluator(run.folder),
-        evaluation_progress(k * tested, tested, k, "fewer with --observations") as progress,
+        processes.holding(sole_evaluator(run.folder)),
+        evaluation_progress(k * tested // processes.size, tested, k, "fewer with --observations") as progress,
     ):
         result, rows = evaluate_other(
             run,
@@ -106,8 +113,9 @@ def evaluate_other_and_print(
             k=k,
             observations=observations,
             chunk_size=chunk_size,
-            progress=progress,
+            progress=lambda name, pairs: progress(name, pairs // processes.size),
             command=command_line(),
+            processes=processes,
         )
     where = f"{data.source.rstrip('.')}; not the run's own data"
     if data.name == VALIDATION:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..defaults import EVALUATION_K, OBSERVATIONS
-from .options import Backend, ChunkSize, Device, RunFolder
+from .options import Backend, ChunkSize, Device, RunFolder, SampleRanks
 
 
 def evaluate(
@@ -39,38 +39,52 @@ def evaluate(
     chunk_size: ChunkSize = None,
     device: Device = None,
     backend: Backend = None,
+    sample_ranks: SampleRanks = 1,
 ) -> None:
     """Estimate the likelihood of a trained model, count its active units, and write the report.
 
     Earlier evaluations are kept; evaluation.json and report.html show the best one. An interrupted evaluation resumes
     when the command is run again.
     """
+    from ..processes import started
     from ..train.fixed_pixels import validation_data
     from ..train.run_data import find_data
     from ..train.runs import open_run, trained_model
     from .closing import evaluate_and_print, evaluate_other_and_print
 
-    run, checkpoint = open_run(run_folder)
-    model = trained_model(checkpoint, device, backend)
-    found = find_data(checkpoint, run.checkpoint, data)
-    other = None if found.is_own else found.data
-    if validation:
-        if not found.is_own:
-            raise ValueError(f"--validation is for the run's own data, got other data: {data}")
-        other = validation_data(found.data, checkpoint.config.validation)
-        if other is None:
-            raise ValueError(f"{run.folder} does not have a validation set: train with --validation N")
-    if other is not None:
-        evaluate_other_and_print(run, checkpoint, model, other, k=k, observations=observations, chunk_size=chunk_size)
-        return
-    evaluate_and_print(
-        run,
-        checkpoint,
-        model,
-        found.data,
-        k=k,
-        observations=observations,
-        train_observations=train_observations,
-        pruned_observations=active_only_observations,
-        chunk_size=chunk_size,
-    )
+    with started(sample_ranks) as processes:
+        run, checkpoint = processes.from_first(lambda: open_run(run_folder))
+        processes.use(device or checkpoint.config.device)
+        model = trained_model(checkpoint, device, backend)
+        found = processes.leaders_first(lambda: find_data(checkpoint, run.checkpoint, data))
+        other = None if found.is_own else found.data
+        if validation:
+            if not found.is_own:
+                raise ValueError(f"--validation is for the run's own data, got other data: {data}")
+            other = validation_data(found.data, checkpoint.config.validation)
+            if other is None:
+                raise ValueError(f"{run.folder} does not have a validation set: train with --validation N")
+        if other is not None:
+            evaluate_other_and_print(
+                run,
+                checkpoint,
+                model,
+                other,
+                k=k,
+                observations=observations,
+                chunk_size=chunk_size,
+                processes=processes,
+            )
+            return
+        evaluate_and_print(
+            run,
+            checkpoint,
+            model,
+            found.data,
+            k=k,
+            observations=observations,
+            train_observations=train_observations,
+            pruned_observations=active_only_observations,
+            chunk_size=chunk_size,
+            processes=processes,
+        )

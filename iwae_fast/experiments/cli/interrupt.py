@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from ..launched import number_of_processes
 from . import Terminated
 
-TERMINATION = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Signals to terminate; SIGHUP, sent by a terminal that closes, does not exist on every system."""
+TERMINATION = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+"""Signals to terminate: SIGHUP is sent by a terminal that closes, SIGUSR1 by SLURM before the end of a job's time. Not
+every system has the last two."""
 SIGNALS = (signal.SIGINT, *TERMINATION)
 
 
@@ -29,12 +31,18 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Set the flag at the first signal inside the context; a second one acts as usual. For the main thread only."""
+    """Set the flag at the first signal inside the context. A second one acts as usual in a single process. For the main
+    thread only.
+
+    Several processes ignore further signals: a terminal or SLURM may send the first one to torchrun and to its
+    processes, to which torchrun passes it on. It kills those that do not stop.
+    """
     flag = StopFlag()
 
     def stop(number: int, restore: Callable[[], None]) -> None:
         flag.set, flag.number = True, number
-        restore()
+        if number_of_processes() == 1:
+            restore()
 
     with _handled(SIGNALS, stop):
         yield flag

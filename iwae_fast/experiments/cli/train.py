@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import launched
 from ..defaults import EVALUATION_K, OBSERVATIONS
 from . import Interrupted, Terminated, choices
 from .bound_options import with_bound_options
 from .interrupt import stop_on_signals
+from .options import SampleRanks
 
 if TYPE_CHECKING:
     from ...data import ImageData
     from ..config import TrainConfig
+    from ..processes import Processes
     from ..train.checkpoint import Checkpoint
     from ..train.runs import Run
 
@@ -152,6 +155,7 @@ def train(
             show_default=str(OBSERVATIONS),
         ),
     ] = None,
+    sample_ranks: SampleRanks = 1,
     **bound_settings: float | None,
 ) -> None:
     """Train an autoencoder, evaluate it on the test set and draw pictures.
@@ -159,14 +163,10 @@ def train(
     Ctrl-C stops after a complete step with everything saved.
     """
     from ... import checks
-    from ..config import TrainConfig, usable_device
+    from ..processes import started
     from ..protocols import passes
     from ..setting_text import parse_setting
-    from ..train import training
     from ..train.run_data import stored_name
-    from ..train.runs import check_empty, check_is_run, continue_elsewhere, create_run, default_folder, sole_trainer
-    from ..unused import check_training
-    from .progress import console
 
     if data_file is not None and dataset is not None:
         raise ValueError("--data and --dataset exclude each other: give one of them")
@@ -204,43 +204,87 @@ def train(
         given["epochs"] = passes(checks.positive("stages", stages))
     if resume is not None and (output is not None or start_from is not None):
         raise ValueError("--output and --start-from cannot be used with --resume, which keeps the run in its folder")
+    with started(sample_ranks) as processes:
+        _begin_or_resume(given, named_settings, resume, start_from, output, processes)
+
+
+def _begin_or_resume(
+    given: dict[str, Any],
+    named_settings: set[str],
+    resume: Path | None,
+    start_from: Path | None,
+    output: Path | None,
+    processes: Processes,
+) -> None:
+    """Train a new or an earlier run, to the end."""
+    from ..config import TrainConfig, usable_device
+    from ..train import training
+    from ..train.runs import check_is_run, continue_elsewhere, create_run, default_folder, sole_trainer
+    from ..unused import check_training
+    from .progress import console
+
     checkpoint: Checkpoint | None
     if resume is not None:
         folder = check_is_run(resume).folder
-        with sole_trainer(folder):  # before reading: no other process may change the run meanwhile
-            run, checkpoint, config, images = _reopen(folder, given, named_settings)
-            _train(run, config, images, checkpoint)
+        with processes.holding(sole_trainer(folder)):  # before reading: no other process may change the run meanwhile
+            run, checkpoint, config, images = _reopen(folder, given, named_settings, processes)
+            _train(run, config, images, checkpoint, processes)
         return
     if start_from is None:
         earlier, checkpoint = None, None
         config = TrainConfig.preset(given.pop("dataset", "digits"), **given)
         check_training(named_settings, config)
+        processes.use(config.device)
         usable_device(config.device, config.backend)
-        images = config.load_data()
+        images = processes.leaders_first(config.load_data)
         training.check(config, images)
     else:
-        earlier, checkpoint, config, images = _reopen(start_from, given, named_settings)
-    folder = output or default_folder(config)
+        earlier, checkpoint, config, images = _reopen(start_from, given, named_settings, processes)
+    # The name of a default folder has the time, which differs between processes.
+    folder = processes.from_first(lambda: _new_folder(output or default_folder(config)))
+    with processes.holding(sole_trainer(folder)):
+        run = processes.from_first(
+            lambda: create_run(folder, config) if earlier is None else continue_elsewhere(earlier, folder, config)
+        )
+        console.print(f"training in {run.folder}")
+        _train(run, config, images, checkpoint, processes)
+
+
+def _new_folder(folder: Path) -> Path:
+    """Make a new folder; raises FileExistsError if it is there and not empty."""
+    from ..train.runs import check_empty
+
     check_empty(folder)  # every check precedes the folder, so that a refused run does not leave an empty one
     folder.mkdir(parents=True, exist_ok=True)
-    with sole_trainer(folder):
-        run = create_run(folder, config) if earlier is None else continue_elsewhere(earlier, folder, config)
-        console.print(f"training in {run.folder}")
-        _train(run, config, images, checkpoint)
+    return folder
 
 
-def _train(run: Run, config: TrainConfig, images: ImageData, checkpoint: Checkpoint | None) -> None:
+def _train(
+    run: Run, config: TrainConfig, images: ImageData, checkpoint: Checkpoint | None, processes: Processes
+) -> None:
     """Train to the end, evaluate and draw pictures; the caller holds :func:`.runs.sole_trainer`."""
+    from ..processes import is_loss_of_another
     from ..train import training
     from .progress import console, training_progress
 
-    command = f"iwae-fast train --resume {shlex.quote(str(run.folder))}"
+    command = f"{launched.command()} train --resume {shlex.quote(str(run.folder))}"
     with stop_on_signals() as stop, training_progress(config.epochs) as reporter:
-        done = training.train(config, run, images, resume_from=checkpoint, reporter=reporter, stop=stop)
-    if not done:
-        raise Interrupted(f"interrupted, everything is saved; resume with: {command}", stop.number)
+        try:
+            training.train(
+                config, run, images, resume_from=checkpoint, reporter=reporter, stop=stop, processes=processes
+            )
+        except RuntimeError as error:
+            if processes.size > 1 and is_loss_of_another(error):
+                raise training.TrainingError(
+                    f"another process has ended ({error}); resume from the last checkpoint with: {command}"
+                ) from error
+            raise
+        # The signal of any process stops all of them, once the first one has saved the run.
+        number = processes.largest(stop.number if stop() else 0)
+    if number:
+        raise Interrupted(f"interrupted, everything is saved; resume with: {command}", number)
     try:
-        _close(run, config, images)
+        _close(run, config, images, processes)
     except (KeyboardInterrupt, Terminated) as error:
         message = f"training is done but its evaluation is not; resume with: {command}"
         raise Interrupted(message, error.number if isinstance(error, Terminated) else signal.SIGINT) from None
@@ -248,7 +292,7 @@ def _train(run: Run, config: TrainConfig, images: ImageData, checkpoint: Checkpo
 
 
 def _reopen(
-    folder: Path, given: dict[str, Any], named_settings: set[str]
+    folder: Path, given: dict[str, Any], named_settings: set[str], processes: Processes
 ) -> tuple[Run, Checkpoint, TrainConfig, ImageData]:
     """Open an earlier run with its data and with changed settings; raises ValueError for settings that may not change.
 
@@ -260,7 +304,7 @@ def _reopen(
     from ..train.runs import open_run
     from ..unused import check_training
 
-    run, checkpoint = open_run(folder)
+    run, checkpoint = processes.from_first(lambda: open_run(folder))
     earlier = checkpoint.config
     config = replace(earlier, **given)
     fixed = config.differences(earlier)
@@ -271,24 +315,26 @@ def _reopen(
     if config.epochs < earlier.epochs:
         raise ValueError(f"epochs can only be raised: the run has {earlier.epochs}, got {config.epochs}")
     check_training(named_settings, config)
+    processes.use(config.device)
     usable_device(config.device, config.backend)
-    images = load_own_data(replace(checkpoint, config=config), run.checkpoint)
+    images = processes.leaders_first(lambda: load_own_data(replace(checkpoint, config=config), run.checkpoint))
     training.check(config, images)
     return run, checkpoint, config, images
 
 
-def _close(run: Run, config: TrainConfig, images: ImageData) -> None:
+def _close(run: Run, config: TrainConfig, images: ImageData, processes: Processes) -> None:
     """Draw the pictures and evaluate, from the files of the run."""
     from ..evaluate.results import draw_loss_curve, draw_reconstructions, draw_samples
     from ..train.runs import open_run, trained_model
     from .closing import evaluate_and_print
     from .progress import console
 
-    _, checkpoint = open_run(run.folder)
+    _, checkpoint = processes.from_first(lambda: open_run(run.folder))
     model = trained_model(checkpoint)
-    draw_loss_curve(run, checkpoint)
-    draw_reconstructions(run, model, images)
-    draw_samples(run.samples, checkpoint, model, SAMPLE_ROWS, SAMPLE_COLUMNS, checkpoint.config.seed)
+    if processes.is_first:
+        draw_loss_curve(run, checkpoint)
+        draw_reconstructions(run, model, images)
+        draw_samples(run.samples, checkpoint, model, SAMPLE_ROWS, SAMPLE_COLUMNS, checkpoint.config.seed)
     if config.eval_k:
         few = config.eval_observations
         evaluate_and_print(
@@ -302,6 +348,7 @@ def _close(run: Run, config: TrainConfig, images: ImageData) -> None:
             pruned_observations=min(few, OBSERVATIONS),
             wait=True,
             shorter="fewer with --eval-observations, none with --eval-k 0",
+            processes=processes,
         )
         if few < len(images.test):
             console.print(

@@ -9,16 +9,16 @@ from typing import Any
 
 from ...data import ImageData
 from ...data.rows import fingerprint
-from ...evaluate import likelihood as evaluate
 from ...models import LatentVariableModel
 from ...seeds import Purpose, derive_seed
+from ..processes import ALONE, Processes
 from ..train.checkpoint import Checkpoint
 from ..train.fixed_pixels import TEST_PIXELS_SEED
 from ..train.pixels import as_pixels, subset_order
 from ..train.runs import Run
 from .evaluations import keep_evaluation
 from .per_observation import PerObservation
-from .results import Progress, mean_std_error, provenance
+from .results import Estimates, Progress, mean_std_error, provenance
 
 
 def evaluate_other(
@@ -32,6 +32,7 @@ def evaluate_other(
     chunk_size: int | None = None,
     progress: Progress = lambda _name, _pairs: lambda _: None,
     command: str | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[dict[str, Any], Path]:
     """Estimate the likelihood of observations other than a run's, with results per row in the order of their file.
 
@@ -47,6 +48,7 @@ def evaluate_other(
         chunk_size: samples evaluated at once.
         progress: callback for progress.
         command: the current command line, stored with the results.
+        processes: the processes that evaluate together and all call this. The first one stores the results.
 
     Returns the numbers, with likelihoods in nats, and the path of the .npz file with the results per row. Raises
     ValueError if the observations do not have the width of the run's.
@@ -61,10 +63,8 @@ def evaluate_other(
     x = as_pixels(data.test, data.grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS, rows=rows).to(device)
     images, seed = fingerprint(x), derive_seed(checkpoint.config.seed, Purpose.EVALUATION)
     name = "other-" + re.sub(r"[^A-Za-z0-9_.]+", "_", Path(data.name).stem)
-    journal = run.journal(checkpoint.step, k, len(x), f"{name}-{images[:8]}")
-    found = evaluate.log_likelihood(
-        model, x, k, chunk_size, seed, progress=progress("observations", k * len(x)), journal=journal
-    )
+    estimates = Estimates(run, checkpoint.step, k, chunk_size, progress, processes)
+    found = estimates("observations", model, x, seed, f"{name}-{images[:8]}")
     content = {
         "nll": -found.mean,
         "std_error": mean_std_error(found.value),
@@ -81,6 +81,7 @@ def evaluate_other(
         "step": checkpoint.step,
         **provenance(model, x, started, command),
     }
-    path = keep_evaluation(run, content, PerObservation.of(found, images, rows), name)
-    journal.unlink(missing_ok=True)
+    results = PerObservation.of(found, images, rows)
+    path = processes.from_first(lambda: keep_evaluation(run, content, results, name))
+    estimates.forget()
     return content, path.with_suffix(".npz")

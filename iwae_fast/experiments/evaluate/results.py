@@ -28,6 +28,7 @@ from ...models import DenseVAE, LatentVariableModel
 from ...seeds import Purpose, derive_seed
 from ..defaults import OBSERVATIONS
 from ..pictures import pictures
+from ..processes import ALONE, Processes
 from ..train.checkpoint import Checkpoint
 from ..train.fixed_pixels import TEST_PIXELS_SEED, fixed_test_images, fixed_training_images
 from ..train.pixels import subset_order
@@ -60,6 +61,7 @@ def evaluate_run(
     chunk_size: int | None = None,
     progress: Progress = lambda _name, _pairs: lambda _: None,
     command: str | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Evaluate a run on its own data, and store the numbers and the results per test observation.
 
@@ -77,6 +79,7 @@ def evaluate_run(
         chunk_size: samples evaluated at once; changes the result by rounding only.
         progress: callback for progress.
         command: the current command line, stored with the results.
+        processes: the processes that evaluate together and all call this. The first one stores the results.
 
     Returns the numbers, with likelihoods in nats. Raises CheckpointError if the data are not those with which the run
     was trained.
@@ -86,10 +89,10 @@ def evaluate_run(
     device = next(model.parameters()).device
     x = fixed_test_images(data, observations).to(device)
     images = fingerprint(x)
-    estimates = _Estimates(run, checkpoint.step, k, chunk_size, progress)
+    estimates = Estimates(run, checkpoint.step, k, chunk_size, progress, processes)
     seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION)
     left_out: dict[str, str] = {}
-    test = estimates("evaluation", "test images", model, x, seed)
+    test = estimates("test images", model, x, seed)
     content: dict[str, Any] = {
         "nll": -test.mean,
         "std_error": mean_std_error(test.value),
@@ -113,12 +116,12 @@ def evaluate_run(
     parts = decompose(model, x, derive_seed(checkpoint.config.seed, Purpose.EVALUATION, DECOMPOSITION_NOISE))
     content |= {"reconstruction": parts.reconstruction, "divergence": parts.divergence}
     content |= _training(estimates, checkpoint, model, data, train_observations, left_out)
-    found = _activity(checkpoint, model, x, left_out)
+    found = processes.from_first(lambda: _activity(checkpoint, model, x, left_out))
     content |= _activity_numbers(found)
     content |= _active_units_only(estimates, model, x[:pruned_observations], seed, test, found, left_out)
     content |= {"left_out": left_out, **provenance(model, x, started, command)}
     rows = subset_order(len(data.test))[:observations]
-    keep_evaluation(run, content, PerObservation.of(test, images, rows))
+    processes.from_first(lambda: keep_evaluation(run, content, PerObservation.of(test, images, rows)))
     estimates.forget()
     return content
 
@@ -142,7 +145,7 @@ def provenance(model: LatentVariableModel, x: Tensor, started: float, command: s
 
 
 @dataclass
-class _Estimates:
+class Estimates:
     """Estimates of likelihoods, each with a journal that is kept until all are done."""
 
     run: Run
@@ -150,21 +153,38 @@ class _Estimates:
     k: int
     chunk_size: int | None
     progress: Progress
+    processes: Processes
     journals: list[Path] = field(default_factory=list)
 
-    def __call__(self, name: str, shown: str, model: LatentVariableModel, x: Tensor, seed: int) -> LogLikelihood:
+    def __call__(
+        self, shown: str, model: LatentVariableModel, x: Tensor, seed: int, name: str = "evaluation"
+    ) -> LogLikelihood:
+        """Estimate the likelihood of observations, shown under one name and with a journal of another one."""
         journal = self.run.journal(self.step, self.k, len(x), name)
         self.journals.append(journal)
         advance = self.progress(shown, self.k * len(x))
-        return evaluate.log_likelihood(model, x, self.k, self.chunk_size, seed, progress=advance, journal=journal)
+        return evaluate.log_likelihood(
+            model,
+            x,
+            self.k,
+            self.chunk_size,
+            seed,
+            progress=advance,
+            journal=journal,
+            mesh=self.processes.mesh,
+        )
 
     def forget(self) -> None:
-        for journal in self.journals:
-            journal.unlink(missing_ok=True)
+        """Delete the journals, those of an interrupted evaluation by another number of processes included."""
+        self.processes.wait()
+        if self.processes.is_first:
+            for journal in self.journals:
+                for path in (journal, *journal.parent.glob(f"{journal.stem}-*-of-*.npz")):
+                    path.unlink(missing_ok=True)
 
 
 def _training(
-    estimates: _Estimates,
+    estimates: Estimates,
     checkpoint: Checkpoint,
     model: LatentVariableModel,
     data: ImageData,
@@ -177,7 +197,7 @@ def _training(
         x = fixed_training_images(data, checkpoint.config.validation, observations)
         x = x.to(next(model.parameters()).device)
         seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION, TRAINING_NOISE)
-        result = estimates("evaluation-training", "training images", model, x, seed)
+        result = estimates("training images", model, x, seed, "evaluation-training")
     else:
         left_out["train_nll"] = "not requested"
     return {
@@ -209,7 +229,7 @@ def _activity_numbers(found: Activity | None) -> dict[str, Any]:
 
 
 def _active_units_only(
-    estimates: _Estimates,
+    estimates: Estimates,
     model: LatentVariableModel,
     x: Tensor,
     seed: int,
@@ -231,7 +251,7 @@ def _active_units_only(
     else:
         pruned = without_units(cast(DenseVAE, model), found.active)
         units = "_".join(map(str, found.counts))  # the journal must be for the same set of units
-        result = estimates(f"evaluation-active-{units}", "test images, active units only", pruned, x, seed).value
+        result = estimates("test images, active units only", pruned, x, seed, f"evaluation-active-{units}").value
     return {
         "nll_active_units_only": None if result is None else -result.mean().item(),
         "nll_all_units": None if result is None else -with_all.mean().item(),

@@ -28,6 +28,12 @@ class Means(NamedTuple):
     """Largest normalized weight, 1/k to 1."""
 
 
+def summed(records: Sequence[StepRecord]) -> Tensor:
+    """Return the sums over the observations of some steps, in the order of :class:`Means`, in float64."""
+    found = concatenate(records).diagnostics()
+    return torch.stack((found.value, found.ess, found.max_weight)).sum(1, dtype=torch.float64)
+
+
 class RunningMeans:
     """Sums over observations, in float64 on the device, so that adding a step does not synchronize."""
 
@@ -36,10 +42,9 @@ class RunningMeans:
         self.count = 0
         """Number of observations."""
 
-    def add(self, records: Sequence[StepRecord]) -> None:
-        """Add the diagnostics of some steps. The caller updates :attr:`count`, which a replayed graph would not."""
-        found = concatenate(records).diagnostics()
-        self.sums += torch.stack((found.value, found.ess, found.max_weight)).sum(1, dtype=torch.float64)
+    def add(self, sums: Tensor) -> None:
+        """Add the sums of some steps. The caller updates :attr:`count`, which a replayed graph would not."""
+        self.sums += sums
 
     def means(self) -> Means:
         """Return the current means; synchronizes with the device."""

@@ -26,7 +26,7 @@ ROWS_AT_ONCE = 1024
 """Images per chunk when the pixels of a data set are drawn, because the noise takes a few times their memory."""
 
 
-def batches_as_pixels(grey_levels: Tensor, seed: Tensor, steps: Tensor) -> Tensor:
+def batches_as_pixels(grey_levels: Tensor, seed: Tensor, steps: Tensor, first: int = 0) -> Tensor:
     """Draw every pixel of the batches (S, B, D) of S steps as Bernoulli(gray level): zeros and ones in float32.
 
     Each pixel is a function of the seed, the step and its position in the batch, so drawing steps one by one or
@@ -36,8 +36,10 @@ def batches_as_pixels(grey_levels: Tensor, seed: Tensor, steps: Tensor) -> Tenso
         grey_levels: (S, B, D) in [0, 1], float32.
         seed: int64 scalar on their device.
         steps: (S,) int64 on their device, each in [0, 2^32).
+        first: position in the whole batch of the first observation, if these are parts of batches.
     """
-    return _drawn(grey_levels, seed, samples=steps[:, None].expand(grey_levels.shape[:2]))
+    samples = steps[:, None].expand(grey_levels.shape[:2])
+    return _drawn(grey_levels, seed, samples=samples, observation_offset=first)
 
 
 def as_pixels(

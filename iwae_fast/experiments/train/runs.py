@@ -132,7 +132,7 @@ def sole_evaluator(folder: Path, wait: bool = False) -> Iterator[None]:
     """
     with _lock(folder / EVALUATION, f"another process is evaluating {folder}", -1 if wait else 0):
         run = Run(folder)
-        remove_leftovers(folder, run.evaluation.name, run.per_observation.name, run.report.name, "*.partial.npz")
+        remove_leftovers(folder, run.evaluation.name, run.per_observation.name, run.report.name, "*.partial*.npz")
         remove_leftovers(run.evaluations, "*")
         yield
 

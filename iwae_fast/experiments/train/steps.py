@@ -12,10 +12,13 @@ from torch.optim import Optimizer
 from ...capture import CudaGraphs, Program, Rates, Recorder, obstacle, unavailable
 from ...models import LatentVariableModel
 from ...objectives import Objective
+from ...objectives.ranks import part
 from ...objectives.record import StepRecord
 from ...ops.samples import seed_tensor
 from ...seeds import Purpose, derive_seed, first_seed
 from ..config import TrainConfig
+from ..processes import ALONE, Processes
+from .exchange import Exchange, GroupExchange
 from .metrics import RunningMeans
 from .pixels import batches_as_pixels
 from .source import Source
@@ -45,8 +48,13 @@ class Steps:
         images: Source,
         grey_levels: bool,
         recorder: Recorder | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         device = images.device
+        self.ranks = processes.ranks
+        self.exchange = Exchange()
+        if processes.size > 1:
+            self.exchange = GroupExchange(processes, model.parameters(), device)
         self.model, self.optimizer, self.images, self.grey_levels = model, optimizer, images, grey_levels
         self.objective = config.objective()
         self.batch_size = config.batch_size
@@ -65,6 +73,8 @@ class Steps:
         self._step_of_schedule = 0
         self._programs: dict[tuple[int, int], Program] = {}
         self.reason = _reason(config, self.objective, model, optimizer, device, recorder) or images.obstacle
+        if self.reason is None and processes.size > 1:
+            self.reason = f"{processes.size} processes exchange gradients, which a graph cannot repeat"
         """The reason why steps are taken one by one; None if they are captured, or will be."""
         self._recorder = None if self.reason is not None else recorder or CudaGraphs(device)
         self.at_once = max(1, min(MOST_STEPS, MOST_ROWS // config.batch_size, self.whole))
@@ -111,24 +121,37 @@ class Steps:
         records: list[StepRecord] = []
         with self._rates:
             for ahead, x in enumerate(self._batches(steps[:, 0], size)):
-                self.optimizer.zero_grad()
-                step = self._step_of_schedule + ahead
-                self.objective(self.model, x, seed=seeds[ahead, 0], step=step).backward()
-                self.optimizer.step()
+                self.exchange.clear_gradients(self.optimizer)
+                loss = self.objective(
+                    self.model,
+                    x,
+                    seed=seeds[ahead, 0],
+                    observation_offset=self._own(size)[0],
+                    step=self._step_of_schedule + ahead,
+                    ranks=self.ranks,
+                )
+                loss.backward()
                 records.append(cast(StepRecord, self.objective.record))
-        self.means.add(records)
+                self.exchange.average(records[-1])
+                self.optimizer.step()
+        self.means.add(self.exchange.sums(records))
         self._position += count
         return records[-1]
 
+    def _own(self, size: int) -> tuple[int, int]:
+        """Return the first position and the end of this process's part of a batch."""
+        return part(size, self.ranks.data_rank, self.ranks.num_data_ranks)
+
     def _batches(self, steps: Tensor, size: int) -> Tensor:
-        """Return the batches of these steps, (S, B, D)."""
+        """Return this process's part of the batches of these steps, (S, b, D)."""
+        first, end = self._own(size)
         if size == self.batch_size:
             batches = self.order[: self.whole * size].view(self.whole, size)
-            rows = batches.index_select(0, steps % self.in_epoch).flatten()
+            rows = batches.index_select(0, steps % self.in_epoch)[:, first:end].flatten()
         else:
-            rows = self.order[self.whole * self.batch_size :]
-        images = self.images.take(rows).view(len(steps), size, -1)
-        return batches_as_pixels(images, self._pixels, steps) if self.grey_levels else images
+            rows = self.order[self.whole * self.batch_size :][first:end]
+        images = self.images.take(rows).view(len(steps), end - first, self.images.width)
+        return batches_as_pixels(images, self._pixels, steps, first) if self.grey_levels else images
 
 
 def _reason(

@@ -17,6 +17,7 @@ from ...seeds import Purpose, derive_seed, generator
 from ..config import TrainConfig, usable_device
 from ..networks import build
 from ..optimizers import allocate_state
+from ..processes import ALONE, Processes
 from ..protocols import PROTOCOLS
 from .checkpoint import Checkpoint, save_checkpoint
 from .metrics import EpochMetrics, Means, append_metrics, drop_metrics_after
@@ -51,10 +52,19 @@ class Trainer:
     Args:
         config, run, data: as for :func:`train`.
         recorder: records steps; CUDA graphs if None.
+        processes: as for :func:`train`.
     """
 
-    def __init__(self, config: TrainConfig, run: Run, data: ImageData, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run,
+        data: ImageData,
+        recorder: Recorder | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
         self.config = config
+        self.processes = processes
         self.run = run
         self.image_shape = data.image_shape
         self.data = data
@@ -66,7 +76,7 @@ class Trainer:
         self.protocol = PROTOCOLS[config.protocol]
         self.optimizer = self.protocol.optimizer(self.model.parameters(), config.learning_rate)
         allocate_state(self.optimizer)
-        self.steps = Steps(config, self.model, self.optimizer, self.images, data.grey_levels, recorder)
+        self.steps = Steps(config, self.model, self.optimizer, self.images, data.grey_levels, recorder, processes)
         self.means = self.steps.means
         self.steps_per_epoch = self.steps.in_epoch
         self.step = 0
@@ -91,7 +101,8 @@ class Trainer:
         self.segments = extended(checkpoint.segments, self.step, self.config)
         self._begin_epoch()
         self.means.restore(checkpoint.epoch_sums, checkpoint.epoch_count)
-        drop_metrics_after(self.run.metrics, self.step // self.steps_per_epoch)
+        if self.processes.is_first:
+            drop_metrics_after(self.run.metrics, self.step // self.steps_per_epoch)
 
     def fit(self, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> bool:
         """Train to the end of the last epoch, or until ``stop()`` between steps; a checkpoint is written either way.
@@ -102,6 +113,7 @@ class Trainer:
         total_steps = self.config.epochs * self.steps_per_epoch
         first_step, first_second = self.step, self.seconds
         reporter.started(self.step, total_steps)
+        self.steps.exchange.stop = stop
         self.save()
         self._origin = time.perf_counter() - self.seconds
         saved = reported = self.seconds
@@ -120,7 +132,7 @@ class Trainer:
                 rate = (self.step - first_step) / (self.seconds - first_second)
                 reporter.progressed(Live(self.step, self._epoch() + 1, self._finite_means(), rate))
             age = self.seconds - saved
-            stopping = stop()
+            stopping = self.steps.exchange.stopping()
             if stopping or age > (SAVE_SECONDS if epoch_ended else SAVE_WITHIN_EPOCH_SECONDS):
                 self.save()
                 saved = self.seconds
@@ -136,7 +148,10 @@ class Trainer:
         self.step += self.steps.take(self.step)
 
     def save(self) -> None:
-        """Write the checkpoint; raises TrainingError, and writes nothing, if means or parameters are not finite."""
+        """Write the checkpoint, on the first process; raises TrainingError, and writes nothing, if means or parameters
+        are not finite."""
+        if not self.processes.is_first:
+            return
         if self.means.count:
             self._finite_means()
         finite = [parameter.isfinite().all() for parameter in self.model.parameters()]
@@ -178,8 +193,10 @@ class Trainer:
         means = self._finite_means()
         self._read_clock()  # again: reading the means may have synchronized with the device
         rate = self.steps_per_epoch / (self.seconds - self.epoch_started)
-        row = EpochMetrics(self._epoch(), self.step, *means, self.seconds, rate, self.validation.bound(self.model))
-        append_metrics(self.run.metrics, row)
+        validation = self.validation.bound(self.model, self.processes.mesh)
+        row = EpochMetrics(self._epoch(), self.step, *means, self.seconds, rate, validation)
+        if self.processes.is_first:
+            append_metrics(self.run.metrics, row)
         self.epoch_started = self.seconds
         self._begin_epoch()
         return row
@@ -233,6 +250,7 @@ def train(
     resume_from: Checkpoint | None = None,
     reporter: Reporter | None = None,
     stop: Callable[[], bool] = lambda: False,
+    processes: Processes = ALONE,
 ) -> bool:
     """Train or resume a run until its last epoch, or until ``stop()`` between steps.
 
@@ -242,12 +260,15 @@ def train(
         data: from :meth:`TrainConfig.load_data`.
         resume_from: the checkpoint to resume from.
         reporter: callbacks for progress.
-        stop: called after every step or graph of steps; training stops if it returns True.
+        stop: called at every step or graph of steps; training stops if it returns True.
+        processes: the processes that train together and all call this, each with its own ``stop``: all of them stop
+            after the same step. The first one writes the files.
 
     Returns whether the end was reached. Either way the checkpoint holds the current state.
     """
-    trainer = Trainer(config, run, data)
+    trainer = Trainer(config, run, data, processes=processes)
     if resume_from is not None:
         trainer.restore(resume_from)
+    if resume_from is not None and processes.is_first:
         write_json(run.config, config.to_json())  # only after all checks have passed
     return trainer.fit(reporter or Reporter(), stop)

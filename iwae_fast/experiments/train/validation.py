@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from ...data import ImageData
@@ -11,6 +13,9 @@ from ...models import LatentVariableModel
 from ...seeds import Purpose, derive_seed
 from ..config import TrainConfig
 from .pixels import as_pixels, subset_order
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 LARGEST = 1000
 """The most observations of a validation set that are evaluated after each epoch."""
@@ -33,8 +38,11 @@ class Validation:
             few = select(images, subset_order(len(images))[:LARGEST])[:].to(device)
             self.observations = as_pixels(few, data.grey_levels, config.seed, Purpose.VALIDATION_PIXELS)
 
-    def bound(self, model: LatentVariableModel) -> float | None:
-        """Return the mean IWAE bound in nats with the k of training; None without a validation set."""
+    def bound(self, model: LatentVariableModel, mesh: DeviceMesh | None = None) -> float | None:
+        """Return the mean IWAE bound in nats with the k of training; None without a validation set.
+
+        All processes of a mesh must call this together.
+        """
         if self.observations is None:
             return None
-        return evaluate.log_likelihood(model, self.observations, self.k, seed=self.seed).mean
+        return evaluate.log_likelihood(model, self.observations, self.k, seed=self.seed, mesh=mesh).mean
