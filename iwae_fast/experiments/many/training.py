@@ -23,7 +23,7 @@ FREE = ("device", "backend", "capture", "chunk_size")
 
 
 DAMAGED = (ValueError, KeyError, OSError, CheckpointError)
-"""What reading the folder of a run raises if its files are damaged, or if they are those of another run."""
+"""Errors of reading the folder of a run whose files are damaged, or are those of another run."""
 
 
 def config_of(settings: Settings) -> TrainConfig:
