@@ -22,6 +22,8 @@ from .training import DAMAGED
 POLL_SECONDS = 0.2
 SETTLE_SECONDS = 60.0
 """The longest time until files that a launched command wrote on another machine are visible here."""
+SAVING_SECONDS = 30.0
+"""The longest time that an interrupted run takes to save itself."""
 INTERRUPTED = 130
 COMMAND = ("-m", "iwae_fast")
 LAST_LINES = 8
@@ -222,6 +224,8 @@ class Runner(Generic[W]):
                     if self.stop() and not handed_on:
                         self._interrupt(process)
                         handed_on = True
+        if handed_on and self.launcher is not None:
+            _wait_for_group(process.pid)
         if handed_on and code:  # a process interrupted while starting may exit with any code
             return False
         if code == INTERRUPTED:
@@ -236,6 +240,17 @@ class Runner(Generic[W]):
             process.send_signal(signal.SIGINT)
         else:  # SIGTERM to the whole session: srun passes it on, but only counts the first SIGINT
             os.killpg(process.pid, signal.SIGTERM)
+
+
+def _wait_for_group(leader: int) -> None:
+    """Wait until the processes that a launcher started here have ended too: a shell ends before its command does."""
+    deadline = time.monotonic() + SAVING_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(leader, 0)
+        except OSError:  # there are none left
+            return
+        time.sleep(POLL_SECONDS)
 
 
 def _lines(log: Path) -> list[str]:
