@@ -16,7 +16,9 @@ from torch import Tensor
 
 import iwae_fast as iw
 from iwae_fast.backends import NATIVE
+from iwae_fast.ops.adam import adam, sum_squares
 from iwae_fast.ops.samples import standard_normal
+from iwae_fast.reference.adam import AdamExtras, AdamSettings, AdamTensors
 
 ALLOWED = {torch.float64: 1e-10, torch.float32: 5e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 """The allowed error relative to the largest entry of a result, by dtype. The tests of each op are stricter."""
@@ -68,6 +70,7 @@ def cases() -> Iterator[Case]:
     yield from weights()
     yield from noise()
     yield from linear_layers()
+    yield from optimizers()
 
 
 def observed(*shape: int) -> Tensor:
@@ -177,6 +180,27 @@ def linear_layers() -> Iterator[Case]:
                 yield Case(f"linear_bernoulli_log_prob {where} {recompute}", function, (*layer, mask), (1, 2, 3))
             yield Case(f"linear loss {where}", iw.linear_bernoulli_iwae_loss, (*layer, log_ratio, mask), (1, 2, 3, 4))
     yield Case("without bias", iw.linear_bernoulli_log_prob, (value, hidden, weight, None), (1, 2))
+
+
+def optimizers() -> Iterator[Case]:
+    for dtype, max_norm in product((torch.float32, torch.float64, torch.bfloat16), (None, 1.5)):
+        parameters, gradients = ([torch.randn(size).to(dtype) for size in (1, 0, 7, 4099)] for _ in range(2))
+        yield Case(f"adam {dtype} max_norm={max_norm}", partial(steps, max_norm=max_norm), (*parameters, *gradients))
+
+
+def steps(*inputs: Tensor, max_norm: float | None, backend: str) -> tuple[Tensor, ...]:
+    """Take two steps of Adam; the second half of the inputs are the gradients. Return the parameters."""
+    half = len(inputs) // 2
+    parameters, gradients = [t.clone() for t in inputs[:half]], [t.clone() for t in inputs[half:]]
+    first, second = ([torch.zeros_like(t) for t in parameters] for _ in range(2))
+    counts = [torch.zeros((), device=t.device) for t in parameters]
+    turns = torch.zeros((), dtype=torch.int32, device=inputs[0].device)
+    settings = AdamSettings(0.1, 0.9, 0.999, 1e-8, weight_decay=0.01, max_norm=max_norm)
+    for _ in range(2):
+        squares = None if max_norm is None else sum_squares(gradients, backend)
+        extras = AdamExtras(squares=squares)
+        adam(AdamTensors(parameters, gradients, first, second, counts), settings, extras, turns, backend)
+    return tuple(parameters)
 
 
 def wrong(case: Case, backend: str, device: str) -> str | None:
