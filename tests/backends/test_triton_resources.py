@@ -32,6 +32,9 @@ UNALIGNED = {
     "sample_gaussian_backward": "rows of 200 bytes",
     "standard_normal chosen": "rows of 200 bytes",
     "sample_gaussian chosen": "rows of 200 bytes",
+    **dict.fromkeys(
+        ("adam float32", "adam bfloat16", "adam float32 clipped"), "one of the tensors of a launch has 50 numbers"
+    ),
     "sample_gaussian_backward chosen": "rows of 200 bytes",
 }
 """Cases whose loads or stores are not 16 bytes wide, with the reason."""
