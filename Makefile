@@ -25,7 +25,7 @@ train: install  ## train on the digits that come with scikit-learn
 	$(BIN)/iwae-fast train
 
 # OMP_WAIT_POLICY=passive: idle OpenMP threads sleep instead of spinning on cores that other workers need.
-test: install  ## the whole suite, about 8 minutes on 2 cores
+test: install  ## the whole suite, about 11 minutes on 2 cores
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n auto --dist loadgroup
 
 # What runs in the interpreter or the emulator, compiles graphs, or averages many draws is left to `make test`.
