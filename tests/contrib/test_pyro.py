@@ -318,6 +318,34 @@ def test_dreg_of_a_global_variable_is_that_of_the_package() -> None:
     assert_same(found, (expected, list(gradients)))
 
 
+@pytest.mark.parametrize("estimator", ["reparameterized", "dreg"])
+def test_an_observation_outside_the_plate_of_the_guide(estimator: str) -> None:
+    """Check that one observed site of the model outside the plate that contains the whole guide joins all weights."""
+    loc, weight = nn.Parameter(torch.tensor([0.2, -0.4, 0.9])), nn.Parameter(torch.tensor(0.6))
+
+    def model() -> None:
+        with pyro.plate("data", 3):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("total", dist.Normal(weight * z.sum(-1, keepdim=True), 1.0), obs=torch.tensor(1.5))
+
+    def guide() -> None:
+        with pyro.plate("data", 3):
+            pyro.sample("z", dist.Normal(loc, 0.7))
+
+    found = step(IWAE_ELBO(K, estimator=estimator, max_plate_nesting=1), model, guide, [loc, weight])
+    torch.manual_seed(1)
+    normal = torch.distributions.Normal
+    z = loc + 0.7 * torch.normal(torch.zeros(K, 3), torch.ones(K, 3))
+    log_p = normal(0.0, 1.0).log_prob(z).sum(-1) + normal(weight * z.sum(-1), 1.0).log_prob(torch.tensor(1.5))
+    log_w = log_p - normal(loc.detach() if estimator == "dreg" else loc, 0.7).log_prob(z).sum(-1)
+    w = torch.softmax(log_w.detach(), 0)
+    scale = w.square() if estimator == "dreg" else w
+    (by_loc,) = torch.autograd.grad(-(scale * log_w).sum(), [loc], retain_graph=True)
+    (by_weight,) = torch.autograd.grad(-(w * log_p).sum(), [weight])
+    value = (torch.tensor(float(K)).log() - torch.logsumexp(log_w, 0)).item()
+    assert_same(found, (value, [by_loc, by_weight]))
+
+
 def test_plates_in_plates() -> None:
     """Check a plate of groups, which all sites share, around one of members, which is summed."""
     weight = nn.Parameter(torch.tensor(0.7))
