@@ -131,8 +131,8 @@ struct Held {
       if constexpr (kWide == 1) {
         value[h][0] = load_one<T>(view.data, view.dtype, offset + sample * stride);
       } else {
-        const Sixteen raw = *reinterpret_cast<const Sixteen*>(reinterpret_cast<const T*>(view.data) + offset +
-                                                              sample * stride);
+        const T* from = reinterpret_cast<const T*>(view.data) + offset + sample * stride;
+        const Sixteen raw = *aligned_to_16(reinterpret_cast<const Sixteen*>(from));
         memcpy(value[h], &raw, sizeof raw);
       }
     }
@@ -212,7 +212,7 @@ __device__ __forceinline__ void store_weights(const View& view, int64_t offset, 
   } else {
     Sixteen raw;
     memcpy(&raw, weights, sizeof raw);
-    *reinterpret_cast<Sixteen*>(reinterpret_cast<T*>(view.data) + offset) = raw;
+    *aligned_to_16(reinterpret_cast<Sixteen*>(reinterpret_cast<T*>(view.data) + offset)) = raw;
   }
 }
 

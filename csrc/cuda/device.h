@@ -50,6 +50,12 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int64_t shared_bytes,
   if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
 }
 
+// An address of 16 bytes that are read or written together; the emulator checks that it is aligned.
+template <class T>
+__device__ __forceinline__ T* aligned_to_16(T* address) {
+  return address;
+}
+
 // Shared memory whose size is given at the launch.
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {

@@ -99,7 +99,7 @@ struct Vector {
   __device__ __forceinline__ static Raw load_from(const char* data, const View& view, int64_t row, int64_t feature) {
     Raw raw;
     const int64_t bytes = (row + feature) * static_cast<int64_t>(kHalf && view.wide ? sizeof(float) : sizeof(Storage));
-    const Sixteen* from = reinterpret_cast<const Sixteen*>(data + bytes);
+    const Sixteen* from = aligned_to_16(reinterpret_cast<const Sixteen*>(data + bytes));
     raw.part[0] = from[0];
     if (kHalf && view.wide) raw.part[kHalf ? 1 : 0] = from[1];
     return raw;
@@ -134,7 +134,8 @@ struct Vector {
       for (int i = 0; i < kWidth; i += 4) {
         Sixteen part;
         memcpy(&part, &values[i], sizeof part);
-        *reinterpret_cast<Sixteen*>(view.data + (row + feature + i) * static_cast<int64_t>(sizeof(float))) = part;
+        char* to = view.data + (row + feature + i) * static_cast<int64_t>(sizeof(float));
+        *aligned_to_16(reinterpret_cast<Sixteen*>(to)) = part;
       }
       return;
     }
@@ -145,7 +146,8 @@ struct Vector {
     } else {
       memcpy(&part, values, sizeof part);
     }
-    *reinterpret_cast<Sixteen*>(view.data + (row + feature) * static_cast<int64_t>(sizeof(Storage))) = part;
+    char* to = view.data + (row + feature) * static_cast<int64_t>(sizeof(Storage));
+    *aligned_to_16(reinterpret_cast<Sixteen*>(to)) = part;
   }
 };
 

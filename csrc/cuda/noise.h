@@ -74,7 +74,7 @@ __device__ __forceinline__ void store_quad(T* row, int64_t quad, int size, bool 
     for (int i = 0; i < kQuad; i += 16 / sizeof(T)) {
       Sixteen part;
       memcpy(&part, &values[i], sizeof part);
-      *reinterpret_cast<Sixteen*>(to + i) = part;
+      *aligned_to_16(reinterpret_cast<Sixteen*>(to + i)) = part;
     }
     return;
   }

@@ -282,6 +282,12 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int64_t shared_bytes,
 }
 
 template <class T>
+T* aligned_to_16(T* address) {
+  if (reinterpret_cast<uintptr_t>(address) % 16 != 0) throw std::logic_error("16 bytes are not aligned");
+  return address;
+}
+
+template <class T>
 T* dynamic_shared() {
   return reinterpret_cast<T*>(emulator::machine().block().shared());
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import seeds
 from torch import Tensor, nn
@@ -101,6 +101,7 @@ def test_log_prob_is_the_distributions(name: str, seed: int, scale: float, maske
         mask = torch.rand(B, D, generator=generator) < 0.6
         terms = torch.where(mask, terms, 0.0)
         x = torch.where(mask, x, torch.nan)
+    assume(bool(terms.isfinite().all()))  # torch's own densities overflow earlier; others are compared with mpmath
     found = likelihood.log_prob(x, as_output(parts), K, mask)
     assert found.shape == (K, B)
     assert found.dtype == dtype

@@ -120,16 +120,16 @@ class TestLogMeanExp(Contract):
     )
     def test_columns_and_samples(self, backend: str, dtype: torch.dtype, k: int, columns: int) -> None:
         """Check few and many columns with few and many samples, which are divided differently among threads, with
-        weights of zero, a column of them, and a NaN; also every second column of a tensor."""
+        weights of zero, a column of them, and a NaN; also parts of tensors with other strides."""
         generator = torch.Generator().manual_seed(0)
         given = 20 * torch.randn((k, 2 * columns), generator=generator, dtype=torch.float64)
         given[::7] = -math.inf
         given[0] += 300.0 * (given[0] > 0)
         given[:, -1] = -math.inf
         given[k // 2, 0] = math.nan
-        for log_weights in (given[:, :columns], given[:, columns:], given[:, ::2]):
-            log_weights = log_weights.to(dtype)
-            log_weights = log_weights.contiguous() if columns % 4 == 0 else log_weights
+        given = given.to(dtype)  # here, since a conversion of a view is contiguous
+        odd = torch.cat([given, given[:, :1]], 1)  # its rows are not aligned to 16 bytes
+        for log_weights in (given[:, :columns], given[:, columns:], given[:, ::2], odd[:, :columns]):
             incoming = torch.linspace(-1.0, 1.0, columns, dtype=torch.promote_types(dtype, torch.float32))
 
             def with_gradient(log_weights: Tensor, incoming: Tensor, backend: str) -> tuple[Tensor, Tensor]:
