@@ -31,21 +31,20 @@ struct RowCoefficients {
 // The gradients of a thread's elements of one row; 0 where not observed, and where the coefficient is 0 even if the
 // slope overflows: 0 * inf would be NaN.
 template <class Density, class Loader>
-__device__ __forceinline__ void row_gradients(const Elements<Density, Loader>& elements, int row,
+__device__ __forceinline__ void row_gradients(Elements<Density, Loader>& elements, int row,
                                               typename Density::Scalar coefficient,
                                               typename Density::Scalar (&made)[Density::kParameters][Loader::kWidth]) {
   using T = typename Density::Scalar;
-  T values[Density::kParameters][Loader::kWidth];
   const unsigned bits = coefficient == T(0) ? 0 : elements.observed(row);
-  elements.parameters(row, bits, values);
+  elements.take(row, bits);
 #pragma unroll
   for (int i = 0; i < Loader::kWidth; ++i) {
     T parameters[Density::kParameters], slopes[Density::kParameters];
-#pragma unroll
-    for (int p = 0; p < Density::kParameters; ++p) parameters[p] = values[p][i];
+    elements.parameters(i, parameters);
     Density::gradients(parameters, slopes);
+    const bool counts = elements.masked() ? bits >> i & 1 : coefficient != T(0);
 #pragma unroll
-    for (int p = 0; p < Density::kParameters; ++p) made[p][i] = bits >> i & 1 ? coefficient * slopes[p] : T(0);
+    for (int p = 0; p < Density::kParameters; ++p) made[p][i] = counts ? coefficient * slopes[p] : T(0);
   }
 }
 
@@ -58,10 +57,10 @@ __device__ __forceinline__ void write_gradients(
   constexpr int kWidth = Loader::kWidth, kRows = kRowsATeam<Density, Loader>;
   const int64_t features = tile.rows > 0 ? plan.features : 0, step = int64_t{team.lanes} * kWidth;
   for (int64_t feature = int64_t{team.lane} * kWidth; feature < features; feature += step) {
-    const Elements<Density, Loader> elements(plan, tile, feature);
+    Elements<Density, Loader> elements(plan, tile, feature);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if (r >= tile.rows) break;
+      if (r > 0 && r >= tile.rows) break;  // a tile with features to read has a row
       T made[Density::kParameters][kWidth];
       row_gradients(elements, r, coefficient[r], made);
 #pragma unroll
@@ -75,7 +74,8 @@ __device__ __forceinline__ void write_gradients(
 }
 
 template <class Density, class Loader>
-IWAE_KERNEL gradient_kernel(const Rows plan, const RowCoefficients coefficients, const unsigned wanted) {
+IWAE_BOUNDED_KERNEL(kThreads, (kResidentBlocks<Density, Loader>))
+gradient_kernel(const Rows plan, const RowCoefficients coefficients, const unsigned wanted) {
   using T = typename Density::Scalar;
   constexpr int kRows = kRowsATeam<Density, Loader>;
   const Team team(plan.lanes_log2);
@@ -131,7 +131,7 @@ IWAE_KERNEL summed_gradient_kernel(const SumPlan plan, const RowCoefficients coe
           coefficients.template at<T>(plan.rows.view[kRowIn], tile.offset[kRowIn], tile.offset[kRowOut]);
       if (feature == 0) coefficients.write(tile.offset[kRowOut], coefficient);
       if (!inside) continue;
-      const Elements<Density, Loader> elements(plan.rows, tile, feature);
+      Elements<Density, Loader> elements(plan.rows, tile, feature);
       T made[kParameters][kWidth];
       row_gradients(elements, 0, coefficient, made);
 #pragma unroll
@@ -205,8 +205,7 @@ void gradient_pass(const DensityBackwardCall& call, const RowCoefficients& coeff
   if (is_summed == 0) {
     with_loader<Density>(call, outputs, [&](auto loader, const View* views) {
       using Loader = decltype(loader);
-      Rows rows = plan_rows<Density, Loader>(call, leading_axes(call.shape), operands);
-      rows.take(views);
+      const Rows rows = plan_rows<Density, Loader>(call, leading_axes(call.shape), operands, views);
       launch(gradient_kernel<Density, Loader>, rows.blocks(), 0, call.cuda_stream, rows, coefficients, wanted);
     });
     return;
@@ -215,8 +214,7 @@ void gradient_pass(const DensityBackwardCall& call, const RowCoefficients& coeff
   with_loader<Density, false>(call, outputs, [&](auto loader, const View* views) {
     using Loader = decltype(loader);
     SumPlan plan;
-    plan.rows = plan_rows<Density, Loader>(call, 0, operands);
-    plan.rows.take(views);
+    plan.rows = plan_rows<Density, Loader>(call, 0, operands, views);
     plan.kept = walk_over(call.shape, leading_axes(call.shape) & ~axes, operands, 0, kNone);
     plan.summed = walk_over(call.shape, axes, operands, 0, kNone);
     plan.wanted = wanted;
