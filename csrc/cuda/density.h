@@ -45,9 +45,11 @@ constexpr int kRowsATeam = kRowsInReach<Density, Loader> < Loader::kMostRows ? k
 // thread are enough, or 80 for 16-bit numbers, of which a thread computes twice as many at once; 128 for those of three
 // parameters.
 template <class Density, class Loader>
-constexpr int kResidentBlocks = !Loader::kCopies || (Loader::kWidth > 4 && Density::kParameters >= 3) ? 2
-                                : Loader::kWidth > 4                                                ? 3
-                                                                                                    : 4;
+constexpr int resident_blocks() {
+  if (!Loader::kCopies) return 2;
+  if (Loader::kWidth == 4) return 4;
+  return Density::kParameters < 3 ? 3 : 2;
+}
 
 // The arguments of a launch over rows that all kernels share.
 struct Rows {
@@ -105,6 +107,7 @@ struct Elements {
   using T = typename Density::Scalar;
   static constexpr int kParameters = Density::kParameters, kWidth = Loader::kWidth;
   static constexpr int kRows = kRowsATeam<Density, Loader>;
+  static_assert(!Loader::kCopies || kRows > 1, "the first row of float32 beside 16-bit storage takes two places");
 
   const Rows& plan;
   const Tile& tile;
@@ -258,10 +261,11 @@ bool fits(const DensityCall& call, const Operand* outputs, View (&views)[kOperan
   return all;
 }
 
-// Calls body with the loader for a call: 16 bytes at a time, in the dtype of the largest parameter, if all rows allow
-// it; otherwise single elements, as for float64, which is not optimized for speed. Without kHalves, 16-bit elements are
-// read one by one.
-template <class Density, bool kRowsOfTheCall = true, class Body>
+// Calls body with the loader for a call: copies of 16 bytes at a time, in the dtype of the largest parameter, or loads,
+// if all rows allow it; otherwise single elements, as for float64, which is not optimized for speed. Loads are of fewer
+// rows, since masks and numbers per row take registers. For sums over rows, which are rarer, there are no kernels that
+// copy, and none of 16-bit elements, which are read one by one.
+template <class Density, bool kSums, class Body>
 void with_loader(const DensityCall& call, const Operand* outputs, const Body& body) {
   using T = typename Density::Scalar;
   const auto attempt = [&](auto loader) {
@@ -270,12 +274,12 @@ void with_loader(const DensityCall& call, const Operand* outputs, const Body& bo
     body(loader, views);
     return true;
   };
-  const auto vectors = [&](auto vector) {
-    using Loader = decltype(vector);
-    if constexpr (kRowsOfTheCall) {
-      if (attempt(Copying<Loader>{})) return true;
+  const auto sixteen_bytes = [&](auto storage) {
+    using Storage = decltype(storage);
+    if constexpr (!kSums) {
+      if (attempt(Copying<Vector<Storage>>{})) return true;
     }
-    return attempt(vector);
+    return attempt(Vector<Storage, 2>{});
   };
   if constexpr (std::is_same<T, float>::value) {
     bool has_bfloat16 = false, has_float16 = false;
@@ -283,12 +287,12 @@ void with_loader(const DensityCall& call, const Operand* outputs, const Body& bo
       has_bfloat16 = has_bfloat16 || call.parameters[p].dtype == DType::kBFloat16;
       has_float16 = has_float16 || call.parameters[p].dtype == DType::kFloat16;
     }
-    if constexpr (kRowsOfTheCall && Density::kHalves) {
+    if constexpr (!kSums && Density::kHalves) {
       // With 16-bit storage a load has the most elements; float32 operands of the same row need two loads.
-      if (has_bfloat16 && vectors(Vector<BFloat16>{})) return;
-      if (has_float16 && vectors(Vector<Float16>{})) return;
+      if (has_bfloat16 && sixteen_bytes(BFloat16{})) return;
+      if (has_float16 && sixteen_bytes(Float16{})) return;
     }
-    if (!has_bfloat16 && !has_float16 && vectors(Vector<float>{})) return;
+    if (!has_bfloat16 && !has_float16 && sixteen_bytes(float{})) return;
   }
   attempt(Single<T>{});
 }

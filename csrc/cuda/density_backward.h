@@ -74,7 +74,7 @@ __device__ __forceinline__ void write_gradients(
 }
 
 template <class Density, class Loader>
-IWAE_BOUNDED_KERNEL(kThreads, (kResidentBlocks<Density, Loader>))
+IWAE_BOUNDED_KERNEL(kThreads, (resident_blocks<Density, Loader>()))
 gradient_kernel(const Rows plan, const RowCoefficients coefficients, const unsigned wanted) {
   using T = typename Density::Scalar;
   constexpr int kRows = kRowsATeam<Density, Loader>;
@@ -203,15 +203,14 @@ void gradient_pass(const DensityBackwardCall& call, const RowCoefficients& coeff
   Operands operands;
   set_operands(operands, call, call.grad, of_rows, outputs);
   if (is_summed == 0) {
-    with_loader<Density>(call, outputs, [&](auto loader, const View* views) {
+    with_loader<Density, false>(call, outputs, [&](auto loader, const View* views) {
       using Loader = decltype(loader);
       const Rows rows = plan_rows<Density, Loader>(call, leading_axes(call.shape), operands, views);
       launch(gradient_kernel<Density, Loader>, rows.blocks(), 0, call.cuda_stream, rows, coefficients, wanted);
     });
     return;
   }
-  // Sums of 16-bit numbers are rare, and read single elements.
-  with_loader<Density, false>(call, outputs, [&](auto loader, const View* views) {
+  with_loader<Density, true>(call, outputs, [&](auto loader, const View* views) {
     using Loader = decltype(loader);
     SumPlan plan;
     plan.rows = plan_rows<Density, Loader>(call, 0, operands, views);

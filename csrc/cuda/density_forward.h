@@ -62,7 +62,7 @@ __device__ __forceinline__ void sum_rows(const Rows& plan, const Tile& tile, con
 
 // Adds the operand that is read once per row, if there is one.
 template <class Density, class Loader>
-IWAE_BOUNDED_KERNEL(kThreads, (kResidentBlocks<Density, Loader>))
+IWAE_BOUNDED_KERNEL(kThreads, (resident_blocks<Density, Loader>()))
 log_prob_kernel(const Rows plan) {
   constexpr int kRows = kRowsATeam<Density, Loader>;
   const Team team(plan.lanes_log2);
@@ -102,7 +102,7 @@ void log_prob(const DensityCall& call, const Operand& addend, void* log_prob) {
   const Operand result = contiguous(log_prob, accumulation(call), call.shape, call.shape.dims - 1);
   Operands operands;
   set_operands(operands, call, addend, result);
-  with_loader<Density>(call, nullptr, [&](auto loader, const View* views) {
+  with_loader<Density, false>(call, nullptr, [&](auto loader, const View* views) {
     using Loader = decltype(loader);
     const Rows rows = plan_rows<Density, Loader>(call, leading_axes(call.shape), operands, views);
     launch(log_prob_kernel<Density, Loader>, rows.blocks(), 0, call.cuda_stream, rows);

@@ -73,19 +73,17 @@ struct Vector {
   // Returns true if all rows of an operand can be read this way, given the strides between them.
   static bool takes(View& view, int64_t features, const int64_t* strides, int count) {
     if (!view.data) return true;
-    if (features % kWidth != 0) return false;
-    if (view.feature_stride == 0 && features != 1) {
-      view.splat = true;
-      return true;
-    }
     view.wide = kHalf && view.dtype == DType::kFloat32;
+    if (features % kWidth != 0 || (view.dtype != dtype_of<Storage>() && !view.wide)) return false;
+    view.splat = view.feature_stride == 0 && features != 1;
+    if (view.splat) return true;
     const int64_t bytes = size_of(view.dtype);
     bool aligned = view.feature_stride == 1 && reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
     for (int i = 0; i < count; ++i) aligned = aligned && strides[i] * bytes % 16 == 0;
-    return (view.dtype == dtype_of<Storage>() || view.wide) && aligned;
+    return aligned;
   }
 
-  // The number of bytes before a feature of a row: two products, since that of the row is the same in all turns of a loop.
+  // The number of bytes before a feature of a row: two products, since in a loop over features that of the row stays.
   __device__ __forceinline__ static int64_t bytes_before(const View& view, int64_t row, int64_t feature) {
     const int64_t element = static_cast<int64_t>(kHalf && view.wide ? sizeof(float) : sizeof(Storage));
     return row * element + feature * element;
@@ -94,7 +92,9 @@ struct Vector {
   __device__ __forceinline__ static Raw load(const View& view, int64_t row, int64_t feature) {
     Raw raw;
     if (view.splat) {
-      const Scalar one = load_one<Scalar>(view.data, view.dtype, row);
+      const char* from = view.data + bytes_before(view, row, 0);
+      const Scalar one = kHalf && !view.wide ? static_cast<Scalar>(*reinterpret_cast<const Storage*>(from))
+                                             : *reinterpret_cast<const Scalar*>(from);
       memcpy(&raw, &one, sizeof one);
       return raw;
     }
@@ -157,9 +157,9 @@ struct Vector {
   }
 };
 
-// The same by asynchronous copies to shared memory, without masks and without one number per row: most calls are of this
-// kind, whose code has few branches. A load into a register is under way only until an instruction needs the register,
-// and the compiler moves loads towards their uses where it is short of registers; a copy waits for nothing and takes no
+// The same by asynchronous copies to shared memory, without masks and without one number per row: most calls are of
+// this kind, whose code has few branches. A load into a register is under way only until an instruction needs it, and
+// the compiler moves loads towards their uses where it is short of registers; a copy waits for nothing and takes no
 // register. Each thread reads only what it has copied itself, so that no barrier is needed.
 template <class Base>
 struct Copying : Base {
@@ -170,22 +170,23 @@ struct Copying : Base {
   }
 
   // Starts the copy of a thread's elements to its place. The places of a thread are kThreads apart, so that those of
-  // neighboring threads are neighbors. The second half of float32 beside 16 bits goes to the next place, if there is one.
+  // neighboring threads are neighbors. The second half of float32 beside 16 bits goes to the next place, which only the
+  // first row has.
   __device__ __forceinline__ static void start(Sixteen* place, const View& view, int64_t row, int64_t feature,
-                                               bool has_next) {
+                                               bool is_first) {
     const char* from = view.data + Base::bytes_before(view, row, feature);
     copy_sixteen(place, from);
-    if (Base::kHalf && has_next && view.wide) copy_sixteen(place + kThreads, from + sizeof(Sixteen));
+    if (Base::kHalf && is_first && view.wide) copy_sixteen(place + kThreads, from + sizeof(Sixteen));
   }
 
-  __device__ __forceinline__ static void convert(const View& view, const Sixteen* place, bool has_next,
+  __device__ __forceinline__ static void convert(const View& view, const Sixteen* place, bool is_first,
                                                  typename Base::Scalar (&values)[Base::kWidth]) {
     typename Base::Raw raw;
     raw.part[0] = place[0];
     if constexpr (Base::kHalf) {
-      if (has_next && view.wide) raw.part[1] = place[kThreads];
+      if (is_first && view.wide) raw.part[1] = place[kThreads];
     }
-    Base::unpack(has_next && view.wide, raw, values);
+    Base::unpack(is_first && view.wide, raw, values);
   }
 };
 
