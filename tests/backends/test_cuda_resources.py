@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
 from typing import Any, NamedTuple
 
 import cuda_resources
+import density_ops
 import pytest
 
 pytestmark = [
@@ -47,16 +49,16 @@ def test_registers_leave_room_for_other_warps(rows: list[dict[str, Any]]) -> Non
 
 
 def test_shared_memory_leaves_room_for_another_block(rows: list[dict[str, Any]]) -> None:
-    """Check that two blocks fit a multiprocessor of any GPU, with up to 16 KiB of log-weights each."""
-    assert [row for row in rows if int(row["shared_bytes"]) > 32 * 1024] == []
+    """Check that two blocks fit a multiprocessor of any GPU, with up to 16 KiB of log-weights each; sm_90 adds 1."""
+    assert [row for row in rows if int(row["shared_bytes"]) > 33 * 1024] == []
 
 
 def test_copies_under_way_and_instructions(rows: list[dict[str, Any]]) -> None:
     """Count the bytes that the densities' copies have under way per multiprocessor, and their instructions per element.
 
-    At 3 TB/s a multiprocessor of an H100 receives 16 KiB in 700 ns, about the latency of its memory. It issues about 38
-    instructions in the time in which it receives a float32, so fewer than these are allowed for each number that is
-    read, except the observation, or written.
+    At 3 TB/s a multiprocessor of an H100 receives 16 KiB in 700 ns, about the latency of its idle memory: three times
+    as much is required. It issues about 38 instructions in the time in which it receives a float32, so fewer than these
+    are allowed for each number that is read, except the observation, or written.
     """
     seen = set()
     for row in rows:
@@ -71,7 +73,7 @@ def test_copies_under_way_and_instructions(rows: list[dict[str, Any]]) -> None:
 
 
 class Copying(NamedTuple):
-    """What a kernel of a density that copies its rows has at a multiprocessor."""
+    """The resources at a multiprocessor of a kernel of a density that copies its rows."""
 
     blocks: int
     """The blocks that registers, shared memory and threads allow."""
@@ -96,13 +98,14 @@ class Copying(NamedTuple):
         blocks = min(
             65536 // (registers * THREADS), SHARED_BYTES[row["sm"]] // (places + system_bytes), 2048 // THREADS
         )
-        density = name.partition("<")[2].partition("<")[0]
+        density = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.partition("<")[2].partition("Density<")[0]).lower()
         return cls(blocks, places, PARAMETERS[density], 4 if "float, 4" in name else 2)
 
 
 THREADS = 256
 SHARED_BYTES = {"80": 164 * 1024, "90": 228 * 1024}
-PARAMETERS = {"BernoulliDensity": 2, "BiasedBernoulliDensity": 3, "GaussianDensity": 3, "StandardGaussianDensity": 1}
+PARAMETERS = {name: len(parameters) for name, parameters in density_ops.PARAMETERS.items()}
+PARAMETERS["biased_bernoulli"] = PARAMETERS["bernoulli"] + 1
 
 
 def test_loads_and_stores_are_wide(rows: list[dict[str, Any]]) -> None:

@@ -79,7 +79,7 @@ def rows() -> list[dict[str, Any]]:
                 "loads": widths(code[sm, mangled], "LDG"),
                 "stores": widths(code[sm, mangled], "STG"),
                 "copies": widths(code[sm, mangled], "LDGSTS"),
-                "loop": loop_with(code[sm, mangled], "LDGSTS"),
+                "loop": loop_with(code[sm, mangled], "LDGSTS") or "",
             }
         )
     return sorted(made, key=lambda row: (row["sm"], row["kernel"]))
