@@ -61,7 +61,7 @@ struct Rows {
   int rows = 1;         // rows that a team processes together, along the inner axis
   int64_t tiles = 0;    // tiles of `rows` rows along the inner axis
 
-  int64_t teams() const { return walk.outer_count * tiles; }
+  IWAE_EVERYWHERE int64_t teams() const { return walk.outer_count * tiles; }
   int64_t blocks() const { return ceil_divide(teams(), kThreads >> lanes_log2); }
 };
 
@@ -74,7 +74,7 @@ struct Tile {
 
   // The tile of team `number` of a launch; without rows past the last team.
   __device__ __forceinline__ Tile(const Rows& plan, int64_t number) {
-    const bool exists = number < plan.walk.outer_count * plan.tiles;
+    const bool exists = number < plan.teams();
     const Division at = divide(exists ? number : 0, plan.tiles);
     take(plan, at.quotient, at.remainder * plan.rows, exists ? plan.rows : 0);
   }
@@ -215,10 +215,10 @@ inline int lanes_for(int64_t loads) {
 }
 
 // The plan for a density's rows over `axes` of the call; `operands` in the order of the walk, `views` of parameters and
-// gradients as a loader takes them.
+// gradients as a loader takes them. As many rows again are processed at the same time for each of `groups`.
 template <class Density, class Loader>
 Rows plan_rows(const DensityCall& call, unsigned axes, const Operand* const (&operands)[kOperands], const View* views,
-               int inner_axis = -1) {
+               int inner_axis = -1, int64_t groups = 1) {
   Rows plan;
   const int last = call.shape.dims - 1;
   plan.walk = walk_over(call.shape, axes, operands, kMaxParameters, inner_axis);
@@ -238,7 +238,7 @@ Rows plan_rows(const DensityCall& call, unsigned axes, const Operand* const (&op
   // With few rows, prefer more teams over more rows per team.
   const auto threads = [&] {
     plan.tiles = ceil_divide(plan.walk.inner_count, plan.rows);
-    return plan.teams() << plan.lanes_log2;
+    return (plan.teams() << plan.lanes_log2) * groups;
   };
   while (threads() < kManyThreads && plan.rows > 1) plan.rows /= 2;
   return plan;
@@ -262,9 +262,9 @@ bool fits(const DensityCall& call, const Operand* outputs, View (&views)[kOperan
 }
 
 // Calls body with the loader for a call: copies of 16 bytes at a time, in the dtype of the largest parameter, or loads,
-// if all rows allow it; otherwise single elements, as for float64, which is not optimized for speed. Loads are of fewer
-// rows, since masks and numbers per row take registers. For sums over rows, which are rarer, there are no kernels that
-// copy, and none of 16-bit elements, which are read one by one.
+// if all rows allow it; otherwise single elements, as for float64, which is not optimized for speed. Loads are of two
+// rows, since masks and numbers per row take registers, or of one for sums, which take more. For sums, 16-bit elements
+// are rare, and read one by one.
 template <class Density, bool kSums, class Body>
 void with_loader(const DensityCall& call, const Operand* outputs, const Body& body) {
   using T = typename Density::Scalar;
@@ -276,10 +276,7 @@ void with_loader(const DensityCall& call, const Operand* outputs, const Body& bo
   };
   const auto sixteen_bytes = [&](auto storage) {
     using Storage = decltype(storage);
-    if constexpr (!kSums) {
-      if (attempt(Copying<Vector<Storage>>{})) return true;
-    }
-    return attempt(Vector<Storage, 2>{});
+    return attempt(Copying<Vector<Storage>>{}) || attempt(Vector<Storage, kSums ? 1 : 2>{});
   };
   if constexpr (std::is_same<T, float>::value) {
     bool has_bfloat16 = false, has_float16 = false;
