@@ -31,21 +31,20 @@ struct RowCoefficients {
 // The gradients of a thread's elements of one row; 0 where not observed, and where the coefficient is 0 even if the
 // slope overflows: 0 * inf would be NaN.
 template <class Density, class Loader>
-__device__ __forceinline__ void row_gradients(const Elements<Density, Loader>& elements, int row,
+__device__ __forceinline__ void row_gradients(Elements<Density, Loader>& elements, int row,
                                               typename Density::Scalar coefficient,
                                               typename Density::Scalar (&made)[Density::kParameters][Loader::kWidth]) {
   using T = typename Density::Scalar;
-  T values[Density::kParameters][Loader::kWidth];
   const unsigned bits = coefficient == T(0) ? 0 : elements.observed(row);
-  elements.parameters(row, bits, values);
+  elements.take(row, bits);
 #pragma unroll
   for (int i = 0; i < Loader::kWidth; ++i) {
     T parameters[Density::kParameters], slopes[Density::kParameters];
-#pragma unroll
-    for (int p = 0; p < Density::kParameters; ++p) parameters[p] = values[p][i];
+    elements.parameters(i, parameters);
     Density::gradients(parameters, slopes);
+    const bool counts = elements.masked() ? bits >> i & 1 : coefficient != T(0);
 #pragma unroll
-    for (int p = 0; p < Density::kParameters; ++p) made[p][i] = bits >> i & 1 ? coefficient * slopes[p] : T(0);
+    for (int p = 0; p < Density::kParameters; ++p) made[p][i] = counts ? coefficient * slopes[p] : T(0);
   }
 }
 
@@ -58,10 +57,10 @@ __device__ __forceinline__ void write_gradients(
   constexpr int kWidth = Loader::kWidth, kRows = kRowsATeam<Density, Loader>;
   const int64_t features = tile.rows > 0 ? plan.features : 0, step = int64_t{team.lanes} * kWidth;
   for (int64_t feature = int64_t{team.lane} * kWidth; feature < features; feature += step) {
-    const Elements<Density, Loader> elements(plan, tile, feature);
+    Elements<Density, Loader> elements(plan, tile, feature);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if (r >= tile.rows) break;
+      if (r > 0 && r >= tile.rows) break;  // a tile with features to read has a row
       T made[Density::kParameters][kWidth];
       row_gradients(elements, r, coefficient[r], made);
 #pragma unroll
@@ -75,7 +74,8 @@ __device__ __forceinline__ void write_gradients(
 }
 
 template <class Density, class Loader>
-IWAE_KERNEL gradient_kernel(const Rows plan, const RowCoefficients coefficients, const unsigned wanted) {
+IWAE_BOUNDED_KERNEL(kThreads, (resident_blocks<Density, Loader>()))
+gradient_kernel(const Rows plan, const RowCoefficients coefficients, const unsigned wanted) {
   using T = typename Density::Scalar;
   constexpr int kRows = kRowsATeam<Density, Loader>;
   const Team team(plan.lanes_log2);
@@ -93,9 +93,9 @@ IWAE_KERNEL gradient_kernel(const Rows plan, const RowCoefficients coefficients,
 
 // Sums over rows: a block handles one row of the kept axes, kWarp loads of features, and one split of the summed rows.
 struct SumPlan {
-  Walk<kOperands> kept, summed;
-  Rows rows;  // its views and features
-  int64_t feature_blocks = 1, splits = 1, rows_a_split = 0;
+  Walk<kOperands> kept;
+  Rows rows;  // that are summed
+  int64_t feature_blocks = 1, splits = 1, tiles_a_split = 0;
   unsigned wanted = 0, is_summed = 0;
   double* partial[kMaxParameters] = {};  // (splits, kept, features), if there is more than one split
 };
@@ -105,42 +105,52 @@ constexpr int kRowLanes = kThreads / kWarp;
 template <class Density, class Loader>
 IWAE_KERNEL summed_gradient_kernel(const SumPlan plan, const RowCoefficients coefficients) {
   using T = typename Density::Scalar;
-  constexpr int kParameters = Density::kParameters, kWidth = Loader::kWidth, kRowsASum = 16;
+  constexpr int kParameters = Density::kParameters, kWidth = Loader::kWidth;
+  constexpr int kRows = kRowsATeam<Density, Loader>, kTilesASum = 16 / kRows;
   __shared__ double place[kRowLanes][kWarp * kWidth];
   const int lane = threadIdx.x % kWarp, row_lane = threadIdx.x / kWarp;
   const Division by_block = divide(blockIdx.x, plan.feature_blocks), by_split = divide(by_block.quotient, plan.splits);
   const int64_t kept_row = by_split.quotient, split = by_split.remainder;
   const int64_t feature = (by_block.remainder * kWarp + lane) * kWidth;
   const bool inside = feature < plan.rows.features;
-  int64_t kept[kOperands];
-  plan.kept.offsets(kept_row, kept);
-  const int64_t end = (split + 1) * plan.rows_a_split, count = plan.summed.outer_count;
+  __shared__ int64_t kept[kOperands];  // the same for all threads, whose registers are scarce
+  if (threadIdx.x == 0) plan.kept.offsets(kept_row, kept);
+  __syncthreads();
+  const int64_t end = (split + 1) * plan.tiles_a_split, count = plan.rows.teams();
   const int64_t stop = end < count ? end : count;
   double total[kParameters][kWidth] = {};
-  for (int64_t first = split * plan.rows_a_split + row_lane; first < stop; first += kRowsASum * kRowLanes) {
+  for (int64_t first = split * plan.tiles_a_split + row_lane; first < stop; first += kTilesASum * kRowLanes) {
     T part[kParameters][kWidth] = {};
-    for (int turn = 0; turn < kRowsASum; ++turn) {
-      const int64_t row = first + turn * kRowLanes;
-      if (row >= stop) break;
-      Tile tile;
-      tile.rows = 1;
-      plan.summed.offsets(row, tile.offset);
+#pragma unroll 1
+    for (int turn = 0; turn < kTilesASum; ++turn) {
+      const int64_t number = first + turn * kRowLanes;
+      if (number >= stop) break;
+      Tile tile(plan.rows, number);
 #pragma unroll
       for (int o = 0; o < kOperands; ++o) tile.offset[o] += kept[o];
-      const T coefficient =
-          coefficients.template at<T>(plan.rows.view[kRowIn], tile.offset[kRowIn], tile.offset[kRowOut]);
-      if (feature == 0) coefficients.write(tile.offset[kRowOut], coefficient);
+      T coefficient[kRows] = {};
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        if (r >= tile.rows) break;
+        const int64_t out = tile.row(plan.rows, kRowOut, r);
+        coefficient[r] = coefficients.template at<T>(plan.rows.view[kRowIn], tile.row(plan.rows, kRowIn, r), out);
+        if (feature == 0) coefficients.write(out, coefficient[r]);
+      }
       if (!inside) continue;
-      const Elements<Density, Loader> elements(plan.rows, tile, feature);
-      T made[kParameters][kWidth];
-      row_gradients(elements, 0, coefficient, made);
+      Elements<Density, Loader> elements(plan.rows, tile, feature);
 #pragma unroll
-      for (int p = 0; p < kParameters; ++p) {
-        if (plan.is_summed >> p & 1) {
+      for (int r = 0; r < kRows; ++r) {
+        if (r > 0 && r >= tile.rows) break;
+        T made[kParameters][kWidth];
+        row_gradients(elements, r, coefficient[r], made);
 #pragma unroll
-          for (int i = 0; i < kWidth; ++i) part[p][i] += made[p][i];
-        } else if (plan.wanted >> p & 1) {
-          Loader::store(plan.rows.view[kGradients + p], tile.offset[kGradients + p], feature, made[p]);
+        for (int p = 0; p < kParameters; ++p) {
+          if (plan.is_summed >> p & 1) {
+#pragma unroll
+            for (int i = 0; i < kWidth; ++i) part[p][i] += made[p][i];
+          } else if (plan.wanted >> p & 1) {
+            Loader::store(plan.rows.view[kGradients + p], tile.row(plan.rows, kGradients + p, r), feature, made[p]);
+          }
         }
       }
     }
@@ -203,31 +213,28 @@ void gradient_pass(const DensityBackwardCall& call, const RowCoefficients& coeff
   Operands operands;
   set_operands(operands, call, call.grad, of_rows, outputs);
   if (is_summed == 0) {
-    with_loader<Density>(call, outputs, [&](auto loader, const View* views) {
+    with_loader<Density, false>(call, outputs, [&](auto loader, const View* views) {
       using Loader = decltype(loader);
-      Rows rows = plan_rows<Density, Loader>(call, leading_axes(call.shape), operands);
-      rows.take(views);
+      const Rows rows = plan_rows<Density, Loader>(call, leading_axes(call.shape), operands, views);
       launch(gradient_kernel<Density, Loader>, rows.blocks(), 0, call.cuda_stream, rows, coefficients, wanted);
     });
     return;
   }
-  // Sums of 16-bit numbers are rare, and read single elements.
-  with_loader<Density, false>(call, outputs, [&](auto loader, const View* views) {
+  with_loader<Density, true>(call, outputs, [&](auto loader, const View* views) {
     using Loader = decltype(loader);
     SumPlan plan;
-    plan.rows = plan_rows<Density, Loader>(call, 0, operands);
-    plan.rows.take(views);
     plan.kept = walk_over(call.shape, leading_axes(call.shape) & ~axes, operands, 0, kNone);
-    plan.summed = walk_over(call.shape, axes, operands, 0, kNone);
+    plan.feature_blocks = ceil_divide(call.shape.sizes[call.shape.dims - 1], int64_t{kWarp} * Loader::kWidth);
+    const int64_t together = plan.kept.outer_count * plan.feature_blocks;
+    if (together == 0) return;
+    plan.rows = plan_rows<Density, Loader>(call, axes, operands, views, -1, together);
     plan.wanted = wanted;
     plan.is_summed = is_summed;
-    plan.feature_blocks = ceil_divide(plan.rows.features, int64_t{kWarp} * Loader::kWidth);
-    constexpr int64_t kEnoughBlocks = 1024, kFewestRows = 8 * kRowLanes;
-    const int64_t together = plan.kept.outer_count * plan.feature_blocks, rows = plan.summed.outer_count;
-    if (together == 0) return;
-    plan.rows_a_split = ceil_divide(rows, ceil_divide(kEnoughBlocks, together));
-    if (plan.rows_a_split < kFewestRows) plan.rows_a_split = kFewestRows;
-    plan.splits = rows > plan.rows_a_split ? ceil_divide(rows, plan.rows_a_split) : 1;
+    constexpr int64_t kEnoughBlocks = 1024, kFewestTiles = 8 * kRowLanes;
+    const int64_t tiles = plan.rows.teams();
+    plan.tiles_a_split = ceil_divide(tiles, ceil_divide(kEnoughBlocks, together));
+    if (plan.tiles_a_split < kFewestTiles) plan.tiles_a_split = kFewestTiles;
+    plan.splits = tiles > plan.tiles_a_split ? ceil_divide(tiles, plan.tiles_a_split) : 1;
     const int64_t sums = plan.kept.outer_count * plan.rows.features;
     for (int p = 0; p < Density::kParameters && plan.splits > 1; ++p) {
       if (!(is_summed >> p & 1)) continue;

@@ -15,67 +15,69 @@ __device__ __forceinline__ void sum_rows(const Rows& plan, const Tile& tile, con
   // Short sums are in the dtype of the call, their totals in double; the product of as many factors, each at most 2,
   // fits into a float.
   constexpr int kLoadsASum = 64 / kWidth;
-  T sum[kRows], factors[kRows];
-  int observed[kRows];
+  int unobserved[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     total[r] = 0.0;
-    sum[r] = T(0);
-    factors[r] = T(1);
-    observed[r] = 0;
+    unobserved[r] = 0;
   }
-  const auto flush = [&] {
+  const int64_t features = tile.rows > 0 ? plan.features : 0, step = int64_t{team.lanes} * kWidth;
+  for (int64_t feature = int64_t{team.lane} * kWidth; feature < features;) {
+    T sum[kRows], factors[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      sum[r] = T(0);
+      factors[r] = T(1);
+    }
+#pragma unroll 1
+    for (int load = 0; load < kLoadsASum && feature < features; ++load, feature += step) {
+      Elements<Density, Loader> elements(plan, tile, feature);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        if (r > 0 && r >= tile.rows) break;  // a tile with features to read has a row
+        const unsigned bits = elements.observed(r);
+        elements.take(r, bits);
+        if (elements.masked()) unobserved[r] += kWidth - __popc(bits);
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) {
+          T parameters[Density::kParameters];
+          elements.parameters(i, parameters);
+          Density::add(parameters, sum[r], factors[r]);
+        }
+      }
+    }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       total[r] += Density::kScale *
                   static_cast<double>(Density::kHasFactors ? sum[r] - Math<T>::log(factors[r]) : sum[r]);
-      sum[r] = T(0);
-      factors[r] = T(1);
     }
-  };
-  int loads = 0;
-  const int64_t features = tile.rows > 0 ? plan.features : 0, step = int64_t{team.lanes} * kWidth;
-  for (int64_t feature = int64_t{team.lane} * kWidth; feature < features; feature += step) {
-    const Elements<Density, Loader> elements(plan, tile, feature);
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      if (r >= tile.rows) break;
-      T values[Density::kParameters][kWidth];
-      const unsigned bits = elements.observed(r);
-      elements.parameters(r, bits, values);
-      observed[r] += __popc(bits);
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        T parameters[Density::kParameters];
-#pragma unroll
-        for (int p = 0; p < Density::kParameters; ++p) parameters[p] = values[p][i];
-        Density::add(parameters, sum[r], factors[r]);
-      }
-    }
-    if (++loads % kLoadsASum == 0) flush();
   }
-  flush();
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    if (Density::kConstant != 0.0) total[r] += Density::kConstant * observed[r];
-    if (r < plan.rows) total[r] = team.sum(total[r]);  // the same for every lane of the launch
+    if (r >= plan.rows) break;  // the same for every lane of the launch
+    if (Density::kConstant != 0.0) total[r] -= Density::kConstant * unobserved[r];
+    total[r] = team.sum(total[r]) + Density::kConstant * static_cast<double>(plan.features);
   }
 }
 
 // Adds the operand that is read once per row, if there is one.
 template <class Density, class Loader>
-IWAE_KERNEL log_prob_kernel(const Rows plan) {
+IWAE_BOUNDED_KERNEL(kThreads, (resident_blocks<Density, Loader>()))
+log_prob_kernel(const Rows plan) {
   constexpr int kRows = kRowsATeam<Density, Loader>;
   const Team team(plan.lanes_log2);
   const Tile tile(plan, team.index);
   double total[kRows];
   sum_rows<Density, Loader>(plan, tile, team, total);
   const View &addend = plan.view[kRowIn], &result = plan.view[kRowOut];
+  // A lane writes a row; a team of fewer lanes than rows takes several turns.
+#pragma unroll 1
+  for (int r = team.lane; r < tile.rows; r += team.lanes) {
+    double own = total[0];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    if (r >= tile.rows || team.lane != 0) break;
-    if (addend.data) total[r] += load_one<double>(addend.data, addend.dtype, tile.row(plan, kRowIn, r));
-    store_one(result.data, result.dtype, tile.row(plan, kRowOut, r), total[r]);
+    for (int other = 1; other < kRows; ++other) own = r == other ? total[other] : own;
+    if (addend.data) own += load_one<double>(addend.data, addend.dtype, tile.row(plan, kRowIn, r));
+    store_one(result.data, result.dtype, tile.row(plan, kRowOut, r), own);
   }
 }
 
@@ -100,10 +102,9 @@ void log_prob(const DensityCall& call, const Operand& addend, void* log_prob) {
   const Operand result = contiguous(log_prob, accumulation(call), call.shape, call.shape.dims - 1);
   Operands operands;
   set_operands(operands, call, addend, result);
-  with_loader<Density>(call, nullptr, [&](auto loader, const View* views) {
+  with_loader<Density, false>(call, nullptr, [&](auto loader, const View* views) {
     using Loader = decltype(loader);
-    Rows rows = plan_rows<Density, Loader>(call, leading_axes(call.shape), operands);
-    rows.take(views);
+    const Rows rows = plan_rows<Density, Loader>(call, leading_axes(call.shape), operands, views);
     launch(log_prob_kernel<Density, Loader>, rows.blocks(), 0, call.cuda_stream, rows);
   });
 }

@@ -35,7 +35,7 @@ constexpr int64_t kManyThreads = 1 << 17, kManyObservations = 256;
 constexpr int64_t kFewBlocks = 264;
 constexpr int kHeld = 8;  // log-weights of a column that a thread loads at once
 
-// With two blocks per multiprocessor, of 128 registers per thread, enough loads are in flight to saturate the memory.
+// Two blocks per multiprocessor leave 128 registers to a thread.
 #define IWAE_KERNEL static __global__ void __launch_bounds__(kThreads, 2)
 #define IWAE_BOUNDED_KERNEL(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
 

@@ -277,9 +277,7 @@ Rows loss_rows(const IWAELossCall& call, const Operand* gradients, const View* v
   const Operand weights = contiguous(call.log_prob, DType::kFloat32, call.shape, call.shape.dims - 1);
   Operands operands;
   set_operands(operands, call, call.log_ratio, weights, gradients);
-  Rows rows = plan_rows<Density, Loader>(call, leading_axes(call.shape), operands, 0);
-  rows.take(views);
-  return rows;
+  return plan_rows<Density, Loader>(call, leading_axes(call.shape), operands, views, 0);
 }
 
 // Returns the plan of a loss whose rows fit a cluster's shared memory, with `blocks` = 0 if they do not.

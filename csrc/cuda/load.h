@@ -4,6 +4,7 @@
 
 #include "../math/half.h"
 #include "../operand.h"
+#include "async.h"
 #include "device.h"
 
 namespace iwae {
@@ -62,9 +63,9 @@ template <class Storage, int kMost = 4>
 struct Vector {
   using Scalar = typename std::conditional<sizeof(Storage) == 8, double, float>::type;
   static constexpr int kWidth = 16 / sizeof(Storage), kMostRows = kMost, kBytes = sizeof(Storage);
-  static constexpr bool kHalf = sizeof(Storage) == 2;
+  static constexpr bool kHalf = sizeof(Storage) == 2, kCopies = false;
 
-  // The raw bytes as loaded, so that several loads are in flight before the first one is used.
+  // The raw bytes as loaded, so that several loads are under way before the first one is used.
   struct Raw {
     Sixteen part[kHalf ? 2 : 1];
   };
@@ -72,23 +73,28 @@ struct Vector {
   // Returns true if all rows of an operand can be read this way, given the strides between them.
   static bool takes(View& view, int64_t features, const int64_t* strides, int count) {
     if (!view.data) return true;
-    if (features % kWidth != 0) return false;
-    const bool own = view.dtype == dtype_of<Storage>(), wide = kHalf && view.dtype == DType::kFloat32;
-    if (view.feature_stride == 0 && features != 1) {
-      view.splat = true;
-      return true;
-    }
+    view.wide = kHalf && view.dtype == DType::kFloat32;
+    if (features % kWidth != 0 || (view.dtype != dtype_of<Storage>() && !view.wide)) return false;
+    view.splat = view.feature_stride == 0 && features != 1;
+    if (view.splat) return true;
     const int64_t bytes = size_of(view.dtype);
     bool aligned = view.feature_stride == 1 && reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
     for (int i = 0; i < count; ++i) aligned = aligned && strides[i] * bytes % 16 == 0;
-    view.wide = wide;
-    return (own || wide) && aligned;
+    return aligned;
+  }
+
+  // The number of bytes before a feature of a row: two products, since in a loop over features that of the row stays.
+  __device__ __forceinline__ static int64_t bytes_before(const View& view, int64_t row, int64_t feature) {
+    const int64_t element = static_cast<int64_t>(kHalf && view.wide ? sizeof(float) : sizeof(Storage));
+    return row * element + feature * element;
   }
 
   __device__ __forceinline__ static Raw load(const View& view, int64_t row, int64_t feature) {
     Raw raw;
     if (view.splat) {
-      const Scalar one = load_one<Scalar>(view.data, view.dtype, row);
+      const char* from = view.data + bytes_before(view, row, 0);
+      const Scalar one = kHalf && !view.wide ? static_cast<Scalar>(*reinterpret_cast<const Storage*>(from))
+                                             : *reinterpret_cast<const Scalar*>(from);
       memcpy(&raw, &one, sizeof one);
       return raw;
     }
@@ -98,8 +104,7 @@ struct Vector {
   // Loads from other memory than the view's, in its layout.
   __device__ __forceinline__ static Raw load_from(const char* data, const View& view, int64_t row, int64_t feature) {
     Raw raw;
-    const int64_t bytes = (row + feature) * static_cast<int64_t>(kHalf && view.wide ? sizeof(float) : sizeof(Storage));
-    const Sixteen* from = aligned_to_16(reinterpret_cast<const Sixteen*>(data + bytes));
+    const Sixteen* from = aligned_to_16(reinterpret_cast<const Sixteen*>(data + bytes_before(view, row, feature)));
     raw.part[0] = from[0];
     if (kHalf && view.wide) raw.part[kHalf ? 1 : 0] = from[1];
     return raw;
@@ -113,13 +118,16 @@ struct Vector {
       for (int i = 0; i < kWidth; ++i) values[i] = one;
       return;
     }
+    unpack(view.wide, raw, values);
+  }
+
+  // The same for operands that are not one number per row.
+  __device__ __forceinline__ static void unpack(bool wide, const Raw& raw, Scalar (&values)[kWidth]) {
     if constexpr (kHalf) {
-      if (view.wide) {
+      if (wide) {
         memcpy(values, &raw, sizeof values);
         return;
       }
-    }
-    if constexpr (kHalf) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) Storage::unpack(raw.part[0].word[i], values[2 * i], values[2 * i + 1]);
     } else {
@@ -129,25 +137,56 @@ struct Vector {
 
   __device__ __forceinline__ static void store(const View& view, int64_t row, int64_t feature,
                                                const Scalar (&values)[kWidth]) {
-    if (kHalf && view.wide) {
-#pragma unroll
-      for (int i = 0; i < kWidth; i += 4) {
-        Sixteen part;
-        memcpy(&part, &values[i], sizeof part);
-        char* to = view.data + (row + feature + i) * static_cast<int64_t>(sizeof(float));
-        *aligned_to_16(reinterpret_cast<Sixteen*>(to)) = part;
-      }
-      return;
-    }
+    Sixteen* to = aligned_to_16(reinterpret_cast<Sixteen*>(view.data + bytes_before(view, row, feature)));
     Sixteen part;
     if constexpr (kHalf) {
+      if (view.wide) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          memcpy(&part, &values[4 * i], sizeof part);
+          to[i] = part;
+        }
+        return;
+      }
 #pragma unroll
       for (int i = 0; i < 4; ++i) part.word[i] = Storage::pack(values[2 * i], values[2 * i + 1]);
     } else {
       memcpy(&part, values, sizeof part);
     }
-    char* to = view.data + (row + feature) * static_cast<int64_t>(sizeof(Storage));
-    *aligned_to_16(reinterpret_cast<Sixteen*>(to)) = part;
+    *to = part;
+  }
+};
+
+// The same by asynchronous copies to shared memory, without masks and without one number per row: most calls are of
+// this kind, whose code has few branches. A load into a register is under way only until an instruction needs it, and
+// the compiler moves loads towards their uses where it is short of registers; a copy waits for nothing and takes no
+// register. Each thread reads only what it has copied itself, so that no barrier is needed.
+template <class Base>
+struct Copying : Base {
+  static constexpr bool kCopies = true;
+
+  static bool takes(View& view, int64_t features, const int64_t* strides, int count) {
+    return Base::takes(view, features, strides, count) && !view.splat;
+  }
+
+  // Starts the copy of a thread's elements to its place. The places of a thread are kThreads apart, so that those of
+  // neighboring threads are neighbors. The second half of float32 beside 16 bits goes to the next place, which only the
+  // first row has.
+  __device__ __forceinline__ static void start(Sixteen* place, const View& view, int64_t row, int64_t feature,
+                                               bool is_first) {
+    const char* from = view.data + Base::bytes_before(view, row, feature);
+    copy_sixteen(place, from);
+    if (Base::kHalf && is_first && view.wide) copy_sixteen(place + kThreads, from + sizeof(Sixteen));
+  }
+
+  __device__ __forceinline__ static void convert(const View& view, const Sixteen* place, bool is_first,
+                                                 typename Base::Scalar (&values)[Base::kWidth]) {
+    typename Base::Raw raw;
+    raw.part[0] = place[0];
+    if constexpr (Base::kHalf) {
+      if (is_first && view.wide) raw.part[1] = place[kThreads];
+    }
+    Base::unpack(is_first && view.wide, raw, values);
   }
 };
 
@@ -156,6 +195,7 @@ template <class T>
 struct Single {
   using Scalar = T;
   static constexpr int kWidth = 1, kMostRows = 2;
+  static constexpr bool kCopies = false;
   using Raw = T;
 
   static bool takes(View&, int64_t, const int64_t*, int) { return true; }

@@ -96,6 +96,8 @@ struct Math<float> : Numbers<float> {
 #endif
   }
 
+  IWAE_EVERYWHERE static float minus_abs(float x) { return -fabsf(x); }  // part of the instruction that uses it
+
   // exp(x) for x <= 0; the relative error grows as |x| 2^-24, for results that need not be accurate.
   IWAE_EVERYWHERE static float exp_nonpositive(float x) { return exp2_instruction(x * kLog2E); }
 

@@ -30,6 +30,8 @@ def test_wrong_kernels_are_seen(tmp_path: Path) -> None:
         "copies without a wait: wrong",
         "copies without a barrier: wrong",
         "copies at the end: refused",
+        "copies of each block: right",
+        "copies of an earlier block: wrong",
         "mail: right",
         "mail without a wait: wrong",
         "mail that never comes: refused",

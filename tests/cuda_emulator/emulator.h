@@ -4,7 +4,8 @@
 // a barrier or in an exchange between lanes. A warp runs as far ahead of the others as it can, and their order changes,
 // so that a missing barrier has an effect; a barrier that some threads do not reach is an error. Dynamic shared memory
 // is filled with NaN before each block. An asynchronous copy fills its destination with NaN, and is made when its
-// thread waits for it: a read without the wait, or without a barrier after another thread's wait, gets NaN.
+// thread waits for it: a read without the wait, or without a barrier after another thread's wait, gets NaN. So does a
+// read in a later block of memory that only an earlier block copied to.
 #pragma once
 
 #include <setjmp.h>
@@ -79,6 +80,7 @@ struct Machine {
   std::vector<Block> blocks;
   std::vector<uint64_t> exchanged;
   Barrier cluster;
+  std::vector<Copy> made;  // by the running blocks
   int threads = kThreads;  // of a block
   int64_t shared_bytes = 0;
   bool has_clusters = true;  // as GPUs from sm_90 on
@@ -194,6 +196,7 @@ inline bool run_warp(int warp, unsigned first_block, uint64_t turn, int& left) {
 inline void run_cluster(unsigned first_block) {
   Machine& m = machine();
   const int count = static_cast<int>(m.blocks.size()) * m.threads, warps = count / kWarp;
+  m.made.clear();
   m.cluster = {count, 0, 0};
   for (Block& block : m.blocks) {
     std::memset(block.shared(), 0xff, static_cast<size_t>(m.shared_bytes));
@@ -223,6 +226,8 @@ inline void run_cluster(unsigned first_block) {
       throw std::logic_error("threads wait at a barrier that others do not reach");
     }
   }
+  for (const Copy& copy : m.made) std::memset(copy.to, 0xff, copy.bytes);
+  m.made.clear();
 }
 
 // Runs a grid of clusters of `blocks` blocks each, or of single blocks if that is 0.
@@ -365,7 +370,10 @@ inline void end_group_of_copies() { emulator::machine().self().copies.emplace_ba
 inline void wait_for_copies(int pending) {
   std::deque<std::vector<emulator::Copy>>& groups = emulator::machine().self().copies;
   while (static_cast<int>(groups.size()) - 1 > pending) {
-    for (const emulator::Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, copy.bytes);
+    for (const emulator::Copy& copy : groups.front()) {
+      std::memcpy(copy.to, copy.from, copy.bytes);
+      emulator::machine().made.push_back(copy);
+    }
     groups.pop_front();
   }
 }

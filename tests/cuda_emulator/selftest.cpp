@@ -43,6 +43,16 @@ IWAE_KERNEL end_before_a_copy(const float* in) {
   end_group_of_copies();
 }
 
+// Every thread reads four numbers that its block copied, or an earlier one.
+IWAE_KERNEL copy_to_static_memory(const float* in, float* out, const bool copies) {
+  alignas(16) __shared__ float places[4 * kThreads];
+  const int own = 4 * static_cast<int>(threadIdx.x);
+  if (copies) copy_sixteen(places + own, in + own);
+  end_group_of_copies();
+  wait_for_copies(0);
+  for (int i = 0; i < 4; ++i) out[own + i] = places[own + i];
+}
+
 // A cluster of two blocks, each of which gets its numbers from the other.
 IWAE_KERNEL send_to_each_other(float* out, const bool waits, const int expected) {
   Mailbox* mailbox = dynamic_shared<Mailbox>();
@@ -64,6 +74,18 @@ static bool copied(bool waits, bool with_barrier) {
          with_barrier);
   for (int i = 0; i < 4 * kThreads; ++i) {
     if (out[i] != in[4 * (kThreads - 1 - i / 4) + i % 4]) return false;
+  }
+  return true;
+}
+
+static bool copied_by_each_block(bool copies) {
+  alignas(16) static float in[4 * kThreads], out[4 * kThreads];
+  for (int i = 0; i < 4 * kThreads; ++i) in[i] = static_cast<float>(i);
+  for (const bool now : {true, copies}) {
+    launch(copy_to_static_memory, 1, 0, nullptr, static_cast<const float*>(in), static_cast<float*>(out), now);
+  }
+  for (int i = 0; i < 4 * kThreads; ++i) {
+    if (out[i] != in[i]) return false;
   }
   return true;
 }
@@ -117,6 +139,8 @@ int main() {
     alignas(16) static float in[4 * kThreads];
     launch(end_before_a_copy, 1, sizeof in, nullptr, static_cast<const float*>(in));
   }));
+  std::printf("copies of each block: %s\n", copied_by_each_block(true) ? "right" : "wrong");
+  std::printf("copies of an earlier block: %s\n", copied_by_each_block(false) ? "right" : "wrong");
   std::printf("mail: %s\n", sent(true) ? "right" : "wrong");
   std::printf("mail without a wait: %s\n", sent(false) ? "right" : "wrong");
   std::printf("mail that never comes: %s\n", outcome_of([] { sent(true, 8 * kThreads); }));

@@ -1,5 +1,6 @@
-"""A table of nvcc's machine code for the kernels of csrc/cuda: registers, spills, shared memory, widths of loads and
-stores. It is read from the built extension, and needs no GPU.
+"""A table of nvcc's machine code for the kernels of csrc/cuda: registers, spills, shared memory, widths of loads,
+stores and asynchronous copies, and the instructions of the loop with these copies. It is read from the built extension,
+and needs no GPU.
 
     python tests/support/cuda_resources.py [--write]
 
@@ -21,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from paths import ROOT
-from sass import widths
+from sass import loop_with, widths
 
 from iwae_fast.backends.extension import MODULE
 
-FIELDS = ("kernel", "sm", "registers", "spill_bytes", "shared_bytes", "loads", "stores", "copies")
+FIELDS = ("kernel", "sm", "registers", "spill_bytes", "shared_bytes", "loads", "stores", "copies", "loop")
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -78,6 +79,7 @@ def rows() -> list[dict[str, Any]]:
                 "loads": widths(code[sm, mangled], "LDG"),
                 "stores": widths(code[sm, mangled], "STG"),
                 "copies": widths(code[sm, mangled], "LDGSTS"),
+                "loop": loop_with(code[sm, mangled], "LDGSTS") or "",
             }
         )
     return sorted(made, key=lambda row: (row["sm"], row["kernel"]))
