@@ -501,6 +501,17 @@ def test_a_whole_captured_step_agrees_with_the_reference(
     assert recorder.replayed > 20
 
 
+@pytest.mark.parametrize("label", ["dreg", f"budget={ours.BUDGET}"])
+def test_our_captured_estimates_agree_with_the_reference(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the step without a graph, which needs a GPU."""
+    monkeypatch.setattr(iw, "CapturedStep", given.SeparateStep)
+    monkeypatch.setattr(training_step, "backends", lambda _: ["cpu"])
+    (work, _) = training_step.gpu_works(replace(TINY, k=ours.BUDGET + 1), launched=True)
+    name = f"iwae_fast cpu captured, {label}"
+    assert next(provider.role for provider in work.providers if provider.name == name) == "estimate"
+    agrees(work, name)
+
+
 def test_a_captured_step_reads_its_batch_and_moves_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = TapeRecorder()
     step = captured.step(TINY, compiled=False, recorder=recorder)
