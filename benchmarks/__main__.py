@@ -6,13 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import catalogue, rows, run, targets
+from . import catalogue, predict, rows, run, targets
 from .compare import compare
 from .fastest import fastest
+from .kernel_model import read_counts
 from .summary import summary
 from .table import table
 
-COMMANDS = ("run", "compile", "compare", "table", "summary", "targets", "fastest", "plot")
+COMMANDS = ("run", "compile", "compare", "table", "summary", "targets", "fastest", "predict", "plot")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,6 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(targets.table(catalogue.GPU_TARGETS, rows.read(chosen.results)))
     elif chosen.command == "fastest":
         print(fastest(rows.read(chosen.results)))
+    elif chosen.command == "predict":
+        predictions = predict.predict(read_counts(chosen.launches))
+        if not chosen.results:
+            predict.write(predictions)
+        print(predict.comparison(predictions, [row for each in chosen.results for row in rows.read(each)]))
     else:
         from .plot import draw
 
@@ -66,6 +72,13 @@ def parser() -> argparse.ArgumentParser:
     judging.add_argument("results", type=Path)
     counting = commands.add_parser("fastest", help="count the rows in which this package is fastest")
     counting.add_argument("results", type=Path)
+    predicting = commands.add_parser(
+        "predict", help="predict the times of ops on an H100, or compare results with them"
+    )
+    predicting.add_argument(
+        "results", type=Path, nargs="*", help="measured results; without any, predictions are written"
+    )
+    predicting.add_argument("--launches", type=Path, default=predict.COUNTS, help="the kernels' counts")
     plotting = commands.add_parser("plot", help="draw speed-ups over torch eager")
     plotting.add_argument("results", type=Path)
     plotting.add_argument("picture", type=Path)

@@ -78,6 +78,7 @@ def gpu(quick: bool = False) -> Catalogue:  # noqa: ARG001 - a GPU's works are a
         "bernoulli_log_prob bfloat16": partial(bernoulli_log_prob.works, device, 50, 2048, dtype=torch.bfloat16),
         "standard_gaussian_log_prob": partial(standard_gaussian_log_prob.works, device, 50, 2048),
         "log_mean_exp": partial(log_mean_exp.works, device, 50, 2**20),
+        "log_mean_exp, few columns": partial(log_mean_exp.works, device, 5000, 20),
         "sample_gaussian": partial(sample_gaussian.works, device, 50, 1024),
         "bernoulli_iwae_loss B=20": partial(bernoulli_iwae_loss.works, device, 50, 20),
         "linear_bernoulli_iwae_loss B=1024": partial(linear_bernoulli_iwae_loss.works, device, 50, 1024),

@@ -95,10 +95,12 @@ part sanitizer $LEFT bash benchmarks/sanitize.sh $((LEFT - 8))
 
 echo
 grep -hE 'left out|error:|not started' "$RESULTS"/timings*.log "$RESULTS/training.log" 2>/dev/null
-tail -n 12 "$RESULTS/sanitizer.log" 2>/dev/null
+tail -n 16 "$RESULTS/sanitizer.log" 2>/dev/null
 echo
 # Without the intervals, which are in the results: the output may be truncated to a few lines.
 "$PYTHON" -m benchmarks summary "$CSV" | sed -E 's/ \([0-9.]+ - [0-9.]+\)//g'
+echo
+"$PYTHON" -m benchmarks predict "$CSV"
 echo
 "$PYTHON" -m benchmarks targets "$CSV"
 echo

@@ -44,10 +44,10 @@ def by_backend(setting: Setting, backend: str) -> Step:
     return objective_step(setting, backend=backend)
 
 
-def captured(setting: Setting, backend: str) -> Step:
-    """Return a step captured as a CUDA graph."""
+def captured(setting: Setting, backend: str, **options: Any) -> Step:
+    """Return a step captured as a CUDA graph, with options of the objective."""
     model, x = vae(setting, backend), observations(setting)
-    objective = iw.Objective(iw.bounds.IWAE(), num_samples=setting.k)
+    objective = iw.Objective(iw.bounds.IWAE(), num_samples=setting.k, **options)
     optimizer = iw.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     step = iw.CapturedStep(objective, model, optimizer, seed=0)
     for _ in range(CALLS_TO_CAPTURE):

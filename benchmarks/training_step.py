@@ -24,7 +24,7 @@ def works(setting: Setting) -> list[Work]:
 def gpu_works(setting: Setting, launched: bool = False) -> list[Work]:
     """Return the GPU workloads: steps in CUDA graphs, with the backends of the setting's device, in float32 and TF32.
 
-    ``launched`` adds steps whose kernels are launched one by one.
+    ``launched`` adds steps whose kernels are launched one by one, and our captured steps with other gradient estimates.
     """
     return [
         Work(
@@ -54,6 +54,12 @@ def gpu_providers(setting: Setting, dtype: str, launched: bool) -> list[Provider
         make = partial(ours.captured, backend=name)
         everybody.append(provider(f"iwae_fast {name} captured", make, "ours", "iwae_fast"))
         if launched:
+            dreg = partial(ours.captured, backend=name, estimator="dreg")
+            everybody.append(provider(f"iwae_fast {name} captured, dreg", dreg, "estimate", "iwae_fast"))
+            if setting.k > ours.BUDGET:
+                budget = partial(ours.captured, backend=name, budget=ours.BUDGET)
+                label = f"iwae_fast {name} captured, budget={ours.BUDGET}"
+                everybody.append(provider(label, budget, "estimate", "iwae_fast"))
             everybody.append(provider(f"iwae_fast {name}", partial(ours.by_backend, backend=name), "ours", "iwae_fast"))
     return everybody
 

@@ -501,6 +501,17 @@ def test_a_whole_captured_step_agrees_with_the_reference(
     assert recorder.replayed > 20
 
 
+@pytest.mark.parametrize("label", ["dreg", f"budget={ours.BUDGET}"])
+def test_our_captured_estimates_agree_with_the_reference(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the step without a graph, which needs a GPU."""
+    monkeypatch.setattr(iw, "CapturedStep", given.SeparateStep)
+    monkeypatch.setattr(training_step, "backends", lambda _: ["cpu"])
+    (work, _) = training_step.gpu_works(replace(TINY, k=ours.BUDGET + 1), launched=True)
+    name = f"iwae_fast cpu captured, {label}"
+    assert next(provider.role for provider in work.providers if provider.name == name) == "estimate"
+    agrees(work, name)
+
+
 def test_a_captured_step_reads_its_batch_and_moves_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = TapeRecorder()
     step = captured.step(TINY, compiled=False, recorder=recorder)
@@ -903,6 +914,7 @@ case "$*" in
   "-m pytest "*) echo "3 passed, 1 failed"; exit 1 ;;
   "-m benchmarks --device cuda"*) echo "error: a provider is wrong" ;;
   "-m benchmarks.training"*) sleep 60 ;;
+  "-m benchmarks predict"*) echo "predictions: 0 of 2 rows are off" ;;
   "-m benchmarks targets"*) echo "| a target |" ;;
   "-m benchmarks compile"*) exec sleep 60 ;;
   "-m benchmarks fastest"*) echo "fastest in 1 of 2 rows" ;;
@@ -925,6 +937,7 @@ def test_parts_on_a_gpu_do_not_stop_each_other_and_each_ends_in_time(tmp_path: P
     assert compiled == "compile: stopped when the tests had ended"
     assert "error: a provider is wrong" in told.stdout
     assert target == "| a target |"
+    assert "predictions: 0 of 2 rows are off" in told.stdout
     assert build.startswith("build: exit 1 ")
     assert without.startswith("build-without-cuda: exit 0 ")
     assert tests.startswith("tests: exit 1 ")
@@ -946,6 +959,7 @@ case "$*" in
   --help) echo --kernel-regex ;;
   *memcheck*kns=iwae*) echo "ERROR SUMMARY: 0 errors" ;;
   *racecheck*kns=iwae*) echo "a race"; exit 86 ;;
+  *synccheck*kns=iwae*) echo "no barrier" ;;
   *initcheck*kns*) exit 1 ;;
   *initcheck*every_kernel.py*) sleep 60 ;;
 esac
@@ -962,7 +976,7 @@ def test_tools_that_watch_memory_run_side_by_side(tmp_path: Path) -> None:
     assert told.returncode == 1
     assert told.stdout.splitlines() == [
         "ERROR SUMMARY: 0 errors", "memcheck: exit 0", "a race", "a race", "racecheck: exit 86",
-        "initcheck: exit 124, stopped after 1 s",
+        "no barrier", "synccheck: exit 0", "initcheck: exit 124, stopped after 1 s",
     ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,3 +69,20 @@ def work(*others: Provider, metric: str = "seconds") -> Work:
         *others,
     )
     return Work("nothing", "forward", "n=1", providers, k=7, metric=metric)
+
+
+class SeparateStep:
+    """A stand-in for ``CapturedStep`` that runs each step without a graph."""
+
+    reason: str | None = None
+
+    def __init__(self, objective: Any, model: Any, optimizer: Any, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.objective, self.model, self.optimizer = objective, model, optimizer
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        self.optimizer.zero_grad()
+        loss: torch.Tensor = self.objective(self.model, x)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
