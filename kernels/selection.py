@@ -1,7 +1,7 @@
 """The samples that a budget runs backward: those of largest importance, and one that is drawn from the rest.
 
-The importance of a sample is |a| / sum |a| + |b| / sum |b|, of its scales a in the decoder and b in the encoder. A program
-holds all samples of an observation.
+The importance of a sample is |a| / sum |a| + |b| / sum |b|, of its scales a in the decoder and b in the encoder. A
+program holds all samples of an observation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def entry(numbers, sample, index):
 
 
 @triton.jit
-def choose(results, at, index, a, b, times, least, ACC: tl.constexpr):
+def choose(results, at, index, a, b, times, least):
     """Store a chosen sample with its scales, and return 1 if one of them is not 0."""
     a, b = a * times, b * times
     smallest = least * tl.abs(b)
@@ -84,7 +84,7 @@ def select_samples_kernel(
     for place in range(budget - 1):
         index = first_of(key, sample, tl.max(key, 0))
         at = place * observations.to(tl.int64) + observation
-        used += choose(results, at, index, entry(a, sample, index), entry(b, sample, index), 1.0, least, ACC)
+        used += choose(results, at, index, entry(a, sample, index), entry(b, sample, index), 1.0, least)
         key = tl.where(sample == index, -1.0, key)
     # Of exponential draws E_i / s_i is smallest at i with probability s_i / sum s.
     zero = tl.zeros((SAMPLES,), tl.uint32)
@@ -97,7 +97,7 @@ def select_samples_kernel(
     # The inverse of the probability with which it was drawn; 0 if nothing is left.
     times = tl.where(drawn > 0.0, tl.sum(rest.to(tl.float64), 0) / tl.where(drawn > 0.0, drawn, 1.0), 0.0).to(ACC)
     at = (budget - 1) * observations.to(tl.int64) + observation
-    used += choose(results, at, index, entry(a, sample, index), entry(b, sample, index), times, least, ACC)
+    used += choose(results, at, index, entry(a, sample, index), entry(b, sample, index), times, least)
     tl.store(results[4] + observation, used)
 
 

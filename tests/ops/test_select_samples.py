@@ -67,7 +67,8 @@ def test_nothing_is_drawn_from_nothing(backend: str) -> None:
     assert used.tolist() == [1]
     samples, decoder, encoder, ratio, used = selected(backend, none, none, 1, 2)
     assert ((samples >= 0) & (samples < 3)).all()
-    assert not (decoder.any() or encoder.any() or ratio.any() or used.any())
+    for result in (decoder, encoder, ratio, used):
+        assert not result.any()
 
 
 @pytest.mark.parametrize("backend", OFFERING)
