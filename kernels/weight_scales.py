@@ -19,7 +19,7 @@ from .columns import (
     totals,
 )
 from .elementary import exp
-from .launch import OPTIONS, bits, device_of, scalar, tile_rows
+from .launch import OPTIONS, bits, device_of, power_of_two, scalar
 from .memory import double, multiple, row_offset, store
 
 
@@ -97,7 +97,9 @@ def weight_scales(log_weights: Tensor, factors: Any, dim: int) -> tuple[Tensor, 
             **{name: bits(number) for name, number in factors._asdict().items()},
             ACC=scalar(value.dtype),
             ALIGNMENT=columns_alignment(walk, samples_first, result),
-            SAMPLES=tile_rows(TILE // columns, len(samples_first)),
+            # k hardly changes while a model trains, so a compilation for it pays: 50 samples in a tile of 256 would
+            # leave most of the threads without work.
+            SAMPLES=min(TILE // columns, power_of_two(len(samples_first))),
             COLUMNS=columns,
             **OPTIONS,
         )

@@ -96,7 +96,7 @@ struct Math<float> : Numbers<float> {
 #endif
   }
 
-  // x y, which the compiler does not fuse with an addition: the product is then the same number wherever it is computed.
+  // x y, which the compiler does not fuse with an addition: the product is then the same wherever it is computed.
   IWAE_EVERYWHERE static float rounded_product(float x, float y) {
 #ifdef __CUDA_ARCH__
     return __fmul_rn(x, y);

@@ -110,7 +110,8 @@ IWAE_KERNEL selection_kernel(const SelectionPlan plan, const SelectionResults<T>
 
   int64_t used = 0;
   const auto choose = [&](int64_t place, int64_t sample, T times) {
-    const T encoder = scales.encoder(sample) * times, least = Math<T>::minus_abs(encoder) * -static_cast<T>(plan.rounding);
+    const T encoder = scales.encoder(sample) * times;
+    const T least = Math<T>::minus_abs(encoder) * -static_cast<T>(plan.rounding);
     T decoder = scales.decoder(sample) * times;
     if (-Math<T>::minus_abs(decoder) < least) decoder = decoder < T(0) ? -least : least;
     const int64_t at = place * observations + observation;

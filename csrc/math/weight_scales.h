@@ -27,8 +27,8 @@ struct WeightScales {
   typename Math::Value decoder, encoder, ratio;
 };
 
-// decoder = factor v and encoder = factor v (linear + quadratic v), of a normalized weight v. The decoder's is raised to
-// `rounding` times the encoder's, so that their ratio, by which gradients are multiplied, stays finite.
+// decoder = factor v and encoder = factor v (linear + quadratic v), of a normalized weight v. The decoder's is raised
+// to `rounding` times the encoder's, so that their ratio, by which gradients are multiplied, stays finite.
 template <class Math, class T>
 IWAE_INLINE WeightScales<Math> weight_scales_of(typename Math::Value weight, const ScaleFactors<T>& by) {
   const typename Math::Value own = weight * by.factor, slope = by.linear + by.quadratic * weight;
