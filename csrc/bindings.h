@@ -232,6 +232,30 @@ void log_mean_exp_backward(bool float64, const Sizes& shape, const OperandTuple&
   kernels_of<On>->log_mean_exp_backward(call);
 }
 
+// `numbers` are the power, the factor, the linear and the quadratic coefficient, and the rounding.
+template <class On>
+void weight_scales(bool float64, const Sizes& shape, const OperandTuple& log_weights,
+                   const std::vector<double>& numbers, uintptr_t value, const OperandTuple& decoder,
+                   const OperandTuple& encoder, const OperandTuple& ratio, const Where<On>& where) {
+  if (numbers.size() != 5) throw py::value_error("expected 5 numbers");
+  WeightScalesCall call;
+  call.float64 = float64;
+  call.shape = shape_from(shape);
+  call.log_weights = operand_from(log_weights, call.shape);
+  call.power = numbers[0];
+  call.factor = numbers[1];
+  call.linear = numbers[2];
+  call.quadratic = numbers[3];
+  call.rounding = numbers[4];
+  call.value = reinterpret_cast<void*>(value);
+  call.decoder = operand_from(decoder, call.shape);
+  call.encoder = operand_from(encoder, call.shape);
+  call.ratio = operand_from(ratio, call.shape);
+  On::take(call, where);
+  typename On::Release release;
+  kernels_of<On>->weight_scales(call);
+}
+
 using Triple = std::tuple<int64_t, int64_t, int64_t>;
 using Samples = std::optional<OperandTuple>;
 
@@ -258,6 +282,27 @@ void standard_normal(bool float64, uintptr_t seed, const Samples& samples, const
   call.noise = reinterpret_cast<void*>(noise);
   typename On::Release release;
   kernels_of<On>->standard_normal(call);
+}
+
+// `results` are pointers: the chosen samples, their scales in decoder and encoder, the ratio, and the number used.
+template <class On>
+void selection(bool float64, uintptr_t seed, const Triple& shape, const Triple& indices, const OperandTuple& decoder,
+               const OperandTuple& encoder, int64_t budget, double rounding, const Pointers& results,
+               const Where<On>& where) {
+  if (results.size() != 5) throw py::value_error("expected 5 results");
+  SelectionCall call;
+  fill<On>(call, float64, seed, std::nullopt, shape, indices, where);
+  call.decoder = operand_from(decoder, leading(shape_of(call)));
+  call.encoder = operand_from(encoder, leading(shape_of(call)));
+  call.budget = budget;
+  call.rounding = rounding;
+  call.chosen_samples = reinterpret_cast<void*>(results[0]);
+  call.chosen_decoder = reinterpret_cast<void*>(results[1]);
+  call.chosen_encoder = reinterpret_cast<void*>(results[2]);
+  call.ratio = reinterpret_cast<void*>(results[3]);
+  call.used = reinterpret_cast<void*>(results[4]);
+  typename On::Release release;
+  kernels_of<On>->selection(call);
 }
 
 template <class On>
@@ -391,6 +436,8 @@ void define_ops(py::module_& module) {
   module.def("standard_normal", standard_normal<On>);
   module.def("sample_gaussian", sample_gaussian<On>);
   module.def("sample_gaussian_backward", sample_gaussian_backward<On>);
+  module.def("weight_scales", weight_scales<On>);
+  if (kernels_of<On>->selection != nullptr) module.def("selection", selection<On>);
   if (kernels_of<On>->rescale != nullptr) module.def("rescale", rescale<On>);
   if (kernels_of<On>->tanh_layer != nullptr) {
     module.def("tanh_layer", tanh_layer<On>);

@@ -87,6 +87,16 @@ struct LogMeanExpBackwardCall : Place {
   Operand gradient;  // (k, ...)
 };
 
+// Shape (k, ...). The weights v are those of w^power, normalized; the scales are those of csrc/math/weight_scales.h.
+struct WeightScalesCall : Place {
+  bool float64 = false;
+  Shape shape;
+  Operand log_weights;
+  double power = 1.0, factor = 1.0, linear = 1.0, quadratic = 0.0, rounding = 0.0;
+  void* value = nullptr;  // log of the mean of w^power, divided by the power: (...), contiguous
+  Operand decoder, encoder, ratio;  // (k, ...), of the same strides, in the dtype of accumulation
+};
+
 // Noise of shape (samples, observations, dimensions); the offsets are the indices of its first sample and observation.
 // `chosen`, int64 (samples, observations), gives the index of each sample instead; null if they are counted.
 struct NoiseCall : Place {
@@ -105,6 +115,18 @@ struct SampleGaussianCall : NoiseCall {
   Operand mean, log_std;      // stride 0 along the samples
   void* z = nullptr;          // contiguous
   void* log_ratio = nullptr;  // (samples, observations), contiguous
+};
+
+// Scales of shape (samples, observations), of which `budget` samples are chosen per observation: csrc/cuda/selection.h.
+struct SelectionCall : NoiseCall {
+  Operand decoder, encoder;
+  int64_t budget = 0;
+  double rounding = 0.0;
+  void* chosen_samples = nullptr;  // int64 (budget, observations), contiguous, as all results
+  void* chosen_decoder = nullptr;
+  void* chosen_encoder = nullptr;
+  void* ratio = nullptr;
+  void* used = nullptr;  // int64 (observations)
 };
 
 // The upstream gradients are null if not given.
@@ -180,8 +202,8 @@ struct SquaresCall : Place {
   double* squares = nullptr;
 };
 
-// The kernels of one instruction set or of CUDA. tanh_layer* exist only on the CPU, rescale only on the GPU; null
-// otherwise.
+// The kernels of one instruction set or of CUDA. tanh_layer* exist only on the CPU, rescale and selection only on the
+// GPU; null otherwise.
 struct Kernels {
   const char* isa;  // the name of the instruction set, or "cuda"
   void (*density)(const DensityForwardCall&);
@@ -198,6 +220,8 @@ struct Kernels {
   void (*tanh_layer_backward)(const TanhLayerBackwardCall&);
   void (*adam)(const AdamCall&);
   void (*sum_squares)(const SquaresCall&);
+  void (*weight_scales)(const WeightScalesCall&);
+  void (*selection)(const SelectionCall&);
 };
 
 }  // namespace iwae

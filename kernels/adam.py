@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import LOAD_BYTES, OPTIONS, alignment, device_of
-from .memory import multiple
+from .launch import LOAD_BYTES, OPTIONS, alignment, bits, device_of
+from .memory import double, multiple
 
 CHUNK = 2048
 """The elements of a tensor that one program takes."""
@@ -37,12 +36,6 @@ def pointer_of_program(pointers, first_programs, program, ALIGNED: tl.constexpr)
     """Return the pointer of the tensor to which a program belongs; ALIGNED if all are to 16 bytes."""
     found = of_program(pointers, first_programs, program)
     return tl.multiple_of(found, 16) if ALIGNED else found
-
-
-@triton.jit
-def double(bits):
-    """Return the float64 with these bits: Triton would pass a number as float32."""
-    return bits.to(tl.int64).to(tl.float64, bitcast=True)
 
 
 @triton.jit
@@ -181,7 +174,7 @@ def adam(tensors: Any, settings: Any, extras: Any) -> None:
                 extras.scale,
                 extras.found_inf,
                 squares,
-                **{name: _bits(number) for name, number in numbers.items()},
+                **{name: bits(number) for name, number in numbers.items()},
                 DECOUPLED=settings.decoupled,
                 MAXIMIZE=settings.maximize,
                 CORRECTS_EPS=settings.corrects_eps,
@@ -223,7 +216,3 @@ def _launches(tensors: Sequence[Sequence[Tensor]]) -> Iterator[_Launch]:
         aligned = all(tensor.data_ptr() % LOAD_BYTES == 0 for each in together[:4] for tensor in each)
         options = {"ALIGNED": aligned, "ALIGNMENT": alignment(*sizes), "CHUNK": CHUNK, **OPTIONS, "num_warps": 8}
         yield _Launch(together, sizes, tuple(first_programs), programs, options)
-
-
-def _bits(number: float | Tensor) -> int:
-    return struct.unpack("<q", struct.pack("<d", float(number)))[0]

@@ -7,6 +7,7 @@ of features and the dtypes, never on the batch, so that a new batch size uses a 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -134,3 +135,8 @@ def device_of(tensor: Tensor) -> Any:
     if tensor.device.type != "cuda" or tensor.device.index == torch.cuda.current_device():
         return nullcontext()
     return torch.cuda.device(tensor.device)
+
+
+def bits(number: float | Tensor) -> int:
+    """Return the bits of a float64, from which ``double`` makes it again in a kernel."""
+    return struct.unpack("<q", struct.pack("<d", float(number)))[0]

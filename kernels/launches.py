@@ -9,8 +9,10 @@ from .iwae_loss import iwae_loss, iwae_loss_backward
 from .linear_bernoulli_log_prob import linear_bernoulli_log_prob, linear_bernoulli_log_prob_and_residual
 from .log_mean_exp import log_mean_exp, log_mean_exp_backward
 from .sample_gaussian import sample_gaussian, sample_gaussian_backward
+from .selection import select_samples
 from .standard_gaussian_log_prob import STANDARD_GAUSSIAN
 from .standard_normal import standard_normal
+from .weight_scales import weight_scales
 
 __all__ = [
     "DENSITIES",
@@ -25,8 +27,10 @@ __all__ = [
     "log_prob_backward",
     "sample_gaussian",
     "sample_gaussian_backward",
+    "select_samples",
     "standard_normal",
     "sum_squares",
+    "weight_scales",
 ]
 
 DENSITIES = {"bernoulli": BERNOULLI, "gaussian": GAUSSIAN, "standard_gaussian": STANDARD_GAUSSIAN}

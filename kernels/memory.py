@@ -1,4 +1,4 @@
-"""64-bit offsets in elements with known alignment, and stores in the dtype of the memory."""
+"""64-bit offsets in elements with known alignment, stores in the dtype of the memory, and float64 arguments."""
 
 from __future__ import annotations
 
@@ -49,3 +49,9 @@ def store(address, number, inside):
     if dtype.primitive_bitwidth == 16:
         number = number.to(tl.float32)  # not every GPU can round float64 to 16 bits
     tl.store(address, number.to(dtype), inside)
+
+
+@triton.jit
+def double(bits):
+    """Return the float64 with these bits: Triton would pass a number as float32."""
+    return bits.to(tl.int64).to(tl.float64, bitcast=True)

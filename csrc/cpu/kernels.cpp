@@ -9,6 +9,7 @@
 #include "sample_gaussian.h"
 #include "standard_normal.h"
 #include "tanh_layer.h"
+#include "weight_scales.h"
 
 #define IWAE_STRING_(x) #x
 #define IWAE_STRING(x) IWAE_STRING_(x)
@@ -77,6 +78,10 @@ static void run_sum_squares(const SquaresCall& call) {
   with_storage(call, [&](auto number, auto storage) { sum_squares<decltype(number), decltype(storage)>(call); });
 }
 
+static void run_weight_scales(const WeightScalesCall& call) {
+  call.float64 ? weight_scales<double>(call) : weight_scales<float>(call);
+}
+
 extern const Kernels kKernels;
 const Kernels kKernels = {
     IWAE_STRING(IWAE_ISA),
@@ -94,6 +99,8 @@ const Kernels kKernels = {
     run_tanh_layer_backward,
     run_adam,
     run_sum_squares,
+    run_weight_scales,
+    nullptr,
 };
 
 }  // namespace IWAE_ISA

@@ -23,16 +23,17 @@ struct Columns {
   int64_t offset, column_stride, sample_stride, samples;
   int count;
   Buffer<T>& buffer;
+  T power;
 
   typename S::Value shift;  // the largest log-weight, 0 where that is infinite or NaN
-  typename S::Wide total;   // sum of exp(log_weight - shift)
+  typename S::Wide total;   // sum of exp(power (log_weight - shift))
 
   typename S::Value load(int64_t sample) {
     return S::load(load_tile<T>(operand, offset + sample * sample_stride, column_stride, count, nullptr, T(0), buffer));
   }
 
-  // exp(log_weight - shift); all -inf gives 0, NaN stays NaN.
-  typename S::Value weight(int64_t sample) { return S::exp(load(sample) - shift); }
+  // exp(power (log_weight - shift)); all -inf gives 0, NaN stays NaN.
+  typename S::Value weight(int64_t sample) { return S::exp((load(sample) - shift) * power); }
 
   void sum() {
     typename S::Value largest = load(0);
@@ -51,9 +52,10 @@ struct Columns {
 };
 
 // Calls body(columns, index, row, first): `index` counts the columns of (...) in memory order; `first` is the first
-// column within row number `row` of (...).
+// column within row number `row` of (...). `power` > 0 is that of the weights.
 template <class T, class Body>
-static void for_columns(const Shape& shape, const Operand& log_weights, int threads, const Body& body) {
+static void for_columns(const Shape& shape, const Operand& log_weights, int threads, const Body& body,
+                        T power = T(1)) {
   const int last = shape.dims - 1;
   // Log-weights of shape (k,) are one column, read with stride 0.
   const int64_t width = last > 0 ? shape.sizes[last] : 1;
@@ -72,6 +74,7 @@ static void for_columns(const Shape& shape, const Operand& log_weights, int thre
                          shape.sizes[0],
                          static_cast<int>(left < Simd<T>::kLanes ? left : Simd<T>::kLanes),
                          buffer,
+                         power,
                          {},
                          {}};
       columns.sum();

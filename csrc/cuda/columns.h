@@ -72,6 +72,7 @@ struct Columns {
   Walk<kOperands_> walk;  // of the columns
   View log_weights;
   int64_t sample_stride = 0, samples = 0;
+  double power = 1.0;  // by which log-weights are multiplied
   bool wide = false;  // 4 columns per thread
   int lanes_log2 = 0;  // lanes of a block along the columns; the others are along the samples
   int64_t splits = 1, samples_a_split = 0;
@@ -110,9 +111,11 @@ template <class T, int kWide>
 struct Held {
   T value[kHeld][kWide];
   int64_t offset, stride;
+  T power;
 
   template <int kOperands_>
-  __device__ __forceinline__ Held(const Columns<kOperands_>& columns, const Spot<kWide>& spot) {
+  __device__ __forceinline__ Held(const Columns<kOperands_>& columns, const Spot<kWide>& spot)
+      : power(static_cast<T>(columns.power)) {
     int64_t offsets[kOperands_];
     columns.walk.offsets(spot.column, offsets);
     offset = offsets[0];
@@ -135,6 +138,8 @@ struct Held {
         const Sixteen raw = *aligned_to_16(reinterpret_cast<const Sixteen*>(from));
         memcpy(value[h], &raw, sizeof raw);
       }
+#pragma unroll
+      for (int w = 0; w < kWide; ++w) value[h][w] = Math<T>::rounded_product(value[h][w], power);
     }
   }
 };

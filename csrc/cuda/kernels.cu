@@ -6,7 +6,9 @@
 #include "log_mean_exp.h"
 #include "rescale.h"
 #include "sample_gaussian.h"
+#include "selection.h"
 #include "standard_normal.h"
+#include "weight_scales.h"
 
 namespace iwae {
 namespace IWAE_ISA {
@@ -77,6 +79,14 @@ static void run_sum_squares(const SquaresCall& call) {
   with_storage(call, [&](auto number, auto storage) { sum_squares<decltype(number), decltype(storage)>(call); });
 }
 
+static void run_weight_scales(const WeightScalesCall& call) {
+  call.float64 ? weight_scales<double>(call) : weight_scales<float>(call);
+}
+
+static void run_selection(const SelectionCall& call) {
+  call.float64 ? selection<double>(call) : selection<float>(call);
+}
+
 extern const Kernels kKernels;
 const Kernels kKernels = {
     "cuda",
@@ -94,6 +104,8 @@ const Kernels kKernels = {
     nullptr,
     run_adam,
     run_sum_squares,
+    run_weight_scales,
+    run_selection,
 };
 
 }  // namespace IWAE_ISA

@@ -98,6 +98,15 @@ struct Math<float> : Numbers<float> {
 
   IWAE_EVERYWHERE static float minus_abs(float x) { return -fabsf(x); }  // part of the instruction that uses it
 
+  // x y, which the compiler does not fuse with an addition: the product is then the same wherever it is computed.
+  IWAE_EVERYWHERE static float rounded_product(float x, float y) {
+#ifdef __CUDA_ARCH__
+    return __fmul_rn(x, y);
+#else
+    return x * y;
+#endif
+  }
+
   // exp(x) for x <= 0; the relative error grows as |x| 2^-24, for results that need not be accurate.
   IWAE_EVERYWHERE static float exp_nonpositive(float x) { return exp2_instruction(x * kLog2E); }
 
@@ -124,6 +133,13 @@ struct Math<float> : Numbers<float> {
 
 template <>
 struct Math<double> : Numbers<double> {
+  IWAE_EVERYWHERE static double rounded_product(double x, double y) {
+#ifdef __CUDA_ARCH__
+    return __dmul_rn(x, y);
+#else
+    return x * y;
+#endif
+  }
   IWAE_EVERYWHERE static double exp_nonpositive(double x) { return ::exp(x); }
   IWAE_EVERYWHERE static double exp(double x) { return ::exp(x); }
   // As in float32, up to e^1200; e^1100 would be enough.

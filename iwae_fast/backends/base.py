@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..reference import ScaleFactors
 from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 
 
@@ -65,6 +66,25 @@ class Ops(Protocol):
 
     def log_mean_exp_backward(self, grad: Tensor, log_weights: Tensor, dim: int) -> Tensor:
         """Return the gradient of the log-weights."""
+
+    def weight_scales(
+        self, log_weights: Tensor, factors: ScaleFactors, dim: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the value (...) and the scales of decoder and encoder and their ratio, each (k, ...), of
+        :func:`iwae_fast.reference.weight_scales`."""
+
+    def select_samples(
+        self,
+        decoder: Tensor,
+        encoder: Tensor,
+        seed: Tensor,
+        budget: int,
+        observation_offset: int,
+        stream: int,
+        rounding: float,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return the samples (m, B) int64 that a budget chooses by scales (k, B), their scales in decoder and encoder,
+        the ratio of these, each (m, B), and the number of samples with a nonzero scale, (B,) int64."""
 
     def standard_normal(
         self,
@@ -217,6 +237,12 @@ class WithoutOptionalOps:
 
     def linear_tanh_backward(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "linear_tanh_backward")
+
+    def weight_scales(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "weight_scales")
+
+    def select_samples(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "select_samples")
 
     def rescale(self, *arguments: Any, **options: Any) -> None:
         raise _not_offered(self, "rescale")

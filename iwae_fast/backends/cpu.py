@@ -24,6 +24,7 @@ class CPUBackend(NativeBackend):
             "linear_bernoulli_log_prob_and_residual",
             "linear_tanh",
             "sum_squares",
+            "weight_scales",
         }
     )
     kernels: Any = getattr(MODULE, "cpu", None)

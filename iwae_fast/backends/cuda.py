@@ -31,7 +31,9 @@ class CUDABackend(NativeBackend):
             "linear_bernoulli_iwae_loss",
             "linear_bernoulli_log_prob_and_residual",
             "rescale",
+            "select_samples",
             "sum_squares",
+            "weight_scales",
         }
     )
     rounded_gradients = frozenset({torch.bfloat16})  # float16 could underflow before a loss scale is applied

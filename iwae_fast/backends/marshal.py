@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..checks import accumulation_dtype
+
 DTYPE_CODES = {
     torch.float32: 0,
     torch.float64: 1,
@@ -87,6 +89,15 @@ def operand(tensor: Tensor) -> Operand:
 def optional_operand(tensor: Tensor | None) -> Operand | None:
     """Return :func:`operand` of a tensor, or None for None."""
     return None if tensor is None else operand(tensor)
+
+
+def empty_selection(decoder: Tensor, encoder: Tensor, budget: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Allocate the results of ``select_samples``: indices, scales of decoder and encoder, their ratio, and the number
+    of samples with a nonzero scale."""
+    observations, dtype = decoder.shape[1], accumulation_dtype(decoder, encoder)
+    samples = decoder.new_empty((budget, observations), dtype=torch.int64)
+    chosen = [decoder.new_empty((budget, observations), dtype=dtype) for _ in range(3)]
+    return samples, chosen[0], chosen[1], chosen[2], decoder.new_empty(observations, dtype=torch.int64)
 
 
 def empty_squares(gradients: Sequence[Tensor]) -> Tensor:

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reference import ScaleFactors
 from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 from . import tiled
 from .base import WithoutOptionalOps
-from .marshal import empty_squares
+from .marshal import empty_selection, empty_squares
 
 OLDEST = (3, 6)
 
@@ -32,7 +33,9 @@ class TritonBackend(WithoutOptionalOps):
     """Triton's kernels for GPUs."""
 
     device = "cpu" if INTERPRETED else "cuda"
-    optional_ops = frozenset({"adam", "linear_bernoulli_log_prob_and_residual", "sum_squares"})
+    optional_ops = frozenset(
+        {"adam", "linear_bernoulli_log_prob_and_residual", "select_samples", "sum_squares", "weight_scales"}
+    )
     rounded_residuals = frozenset({torch.bfloat16})
     """The dtypes, besides that of accumulation, in which residuals of a linear layer are stored."""
     residuals_without_nan = True
@@ -92,6 +95,18 @@ class TritonBackend(WithoutOptionalOps):
 
     def log_mean_exp_backward(self, grad: Tensor, log_weights: Tensor, dim: int) -> Tensor:
         return self.kernels.log_mean_exp_backward(grad, log_weights, dim)
+
+    def weight_scales(
+        self, log_weights: Tensor, factors: ScaleFactors, dim: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.kernels.weight_scales(log_weights, factors, dim)
+
+    def select_samples(
+        self, decoder: Tensor, encoder: Tensor, seed: Tensor, budget: int, *others: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        results = empty_selection(decoder, encoder, budget)
+        self.kernels.select_samples(results, decoder, encoder, seed, budget, *others)
+        return results
 
     def standard_normal(self, *arguments: Any, **options: Any) -> Tensor:
         return self.kernels.standard_normal(*arguments, **options)

@@ -24,6 +24,18 @@ class Coefficients(NamedTuple):
     """d2F/dlog_w_i2, shape (k, ...)."""
 
 
+class PowerMean(NamedTuple):
+    """A form in which kernels compute bounds: the mean over groups of log[mean of w^p] / p.
+
+    With v = softmax(p log w) within each of M groups, g = v / M and D = p v (1 - v) / M.
+    """
+
+    power: float
+    """p > 0."""
+    groups: int = 1
+    """M, of k / M consecutive samples each."""
+
+
 B = TypeVar("B", bound="Bound")
 R = TypeVar("R")
 
@@ -57,6 +69,8 @@ class Bound:
     is_log_mean_exp = False
     """True if the bound is :func:`iwae_fast.log_mean_exp`, whose coefficients are the normalized weights: likelihoods
     may compute it fused, and estimators that are derived from these weights apply."""
+    power_mean: PowerMean | None = None
+    """The form in which kernels compute the bound and an estimator's scales in one launch; None if it has another."""
     is_mean = False
     """True if the bound is the mean of the log-weights, whose divergence may be replaced by its closed form."""
 
@@ -67,6 +81,8 @@ class Bound:
             for claim in ("is_lower_bound", "is_log_mean_exp", "is_mean"):
                 if claim not in vars(cls):
                     setattr(cls, claim, False)
+            if "power_mean" not in vars(cls):
+                cls.power_mean = None
 
     @property
     def for_decoder(self) -> Bound:

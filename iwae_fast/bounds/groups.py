@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .. import checks
 from ..ops.weights import log_mean_exp, normalized_weights
-from .base import Bound, Coefficients, widened, without_graph
+from .base import Bound, Coefficients, PowerMean, widened, without_graph
 from .power import ELBO, IWAE
 
 
@@ -29,6 +29,10 @@ class MIWAE(Bound):
 
     def __init__(self, groups: int) -> None:
         self.groups = checks.positive("groups", groups)
+
+    @property
+    def power_mean(self) -> PowerMean:  # type: ignore[override]
+        return PowerMean(1.0, self.groups)
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         return log_mean_exp(self._grouped(log_weights), dim=1).mean(0)

@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from ..ops.weights import log_mean_exp, normalized_weights
-from .base import Bound, Coefficients, Negated, is_zero, stopped_at_zero, widened, without_graph
+from .base import Bound, Coefficients, Negated, PowerMean, is_zero, stopped_at_zero, widened, without_graph
+
+SMALLEST_POWER = 0.25
+"""The smallest power for which log[mean of w^p] / p is as accurate as the log-weights, since the logarithm's rounding
+is divided by p."""
 
 
 class ELBO(Bound):
@@ -33,6 +37,7 @@ class IWAE(Bound):
 
     is_lower_bound = True
     is_log_mean_exp = True
+    power_mean = PowerMean(1.0)
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         one = isinstance(log_weights, Tensor) and log_weights.shape[:1] == (1,)
@@ -65,6 +70,12 @@ class VRIWAE(Bound):
     @property
     def is_lower_bound(self) -> bool:  # type: ignore[override]
         return 0.0 <= self.alpha <= 1.0
+
+    @property
+    def power_mean(self) -> PowerMean | None:  # type: ignore[override]
+        # Near alpha = 1 this form loses digits; for alpha < 0 the networks ascend different bounds.
+        power = 1.0 - self.alpha
+        return PowerMean(power) if SMALLEST_POWER <= power <= 1.0 else None
 
     @property
     def for_decoder(self) -> Bound:

@@ -24,6 +24,9 @@ class Selection(NamedTuple):
     """Scales of their gradients, each (m, B)."""
     num_used: Tensor
     """Number of samples with a nonzero scale, (B,)."""
+    ratio: Tensor | None = None
+    """The encoder's scales divided by the decoder's, (m, B), if they were computed with the selection; the decoder's
+    are then raised as by :func:`iwae_fast.objectives.routing.with_ratio`."""
 
 
 def within_budget(scales: Scales, budget: int, exponential: Tensor) -> Selection:

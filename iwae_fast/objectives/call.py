@@ -20,8 +20,9 @@ from ..models.terms import LogQGradient, Terms
 from ..modules import parameter_dtype
 from ..ops.function import applied
 from ..ops.samples import standard_normal
+from ..ops.weights import backend_with, select_samples
 from . import estimators
-from .budgets import to_tolerance, within_budget
+from .budgets import Selection, to_tolerance, within_budget
 from .estimators import Scales
 from .ranks import ONE_PROCESS, Ranks
 from .record import StepRecord
@@ -99,7 +100,7 @@ class Call:
         own_gradient = objective.estimator == "reparameterized" and both and objective.chunk_size is None
         if own_gradient and self.ranks.num_sample_ranks == 1:
             log_weights = self._terms(posterior, 0, self.num_samples).log_weights(self.kl_weight)
-            return self.bound(log_weights), log_weights, ran  # the bound's own gradient is the estimator's
+            return self._own_gradient(log_weights), log_weights, ran
         return *self._all_samples(posterior), ran
 
     def _terms(
@@ -120,6 +121,14 @@ class Call:
             route=router,
         )
         return terms
+
+    def _own_gradient(self, log_weights: Tensor) -> Tensor:
+        """Return the bound with its own gradient, which is the estimator's."""
+        # log_mean_exp is one kernel each way.
+        if self.bound.is_log_mean_exp or (scaled := self._in_one_launch(log_weights)) is None:
+            return self.bound(log_weights)
+        value, scales, ratio = scaled
+        return _weighted(value, ratio, ratio, [(scales.decoder, log_weights)])
 
     def _with_free_bits(self, posterior: AnyPosterior) -> tuple[Tensor, Tensor]:
         """Return the ELBO whose divergence is at least ``free_bits`` in each dimension, and the log-weights."""
@@ -171,8 +180,9 @@ class Call:
                 return_free_memory(self.x.device)
             own, messenger = _concatenated(parts), torch.cat(messengers)
         log_weights = self.ranks.gather(own.log_weights(self.kl_weight).detach(), self.num_samples)
-        value, scales = self._scaled(log_weights)
-        return self._with_gradient(value, self.share.of(scales), messenger, own), log_weights
+        value, scales, ratio = self._scaled(log_weights)
+        ratio = None if ratio is None else self.share.rows(ratio)
+        return self._with_gradient(value, self.share.of(scales), ratio, messenger, own), log_weights
 
     def _chosen_samples(self, posterior: AnyPosterior) -> tuple[Tensor, Tensor, Tensor]:
         """Compute all log-weights without a graph, then run this rank's part of the selected samples with a graph."""
@@ -183,22 +193,38 @@ class Call:
             for first, chunk in _chunks(self.share.first, self.share.size, step):
                 parts.append(self._terms(fixed, first, chunk).log_weights(self.kl_weight))
                 return_free_memory(self.x.device)
-            log_weights = self.ranks.gather(torch.cat(parts), self.num_samples)
-            value, scales = self._scaled(log_weights)
+            log_weights = self.ranks.gather(torch.cat(parts) if len(parts) > 1 else parts[0], self.num_samples)
+            value, scales, _ = self._scaled(log_weights)
             if self.objective.budget is not None:
-                selection = within_budget(scales, self.objective.budget, self._exponential())
+                selection = self._within_budget(scales, self.objective.budget)
             else:
                 selection = to_tolerance(scales, self.objective.tolerance or 0.0)
         router = GradientRouter(self.estimator.reparameterize_prior)
         share = self.ranks.share(len(selection.samples))
         samples = selection.samples[share.first : share.first + share.size]
         own = self._terms(posterior, 0, share.size, samples, router)
-        value = self._with_gradient(value, share.of(selection.scales), router.messenger(own.log_ratio), own)
+        ratio = None if selection.ratio is None else share.rows(selection.ratio)
+        value = self._with_gradient(value, share.of(selection.scales), ratio, router.messenger(own.log_ratio), own)
         return value, log_weights, selection.num_used
 
+    def _within_budget(self, scales: Scales, budget: int) -> Selection:
+        if (backend := backend_with("select_samples", self.model.backend, tuple(scales))) is None:
+            return within_budget(scales, budget, self._exponential())
+        samples, *chosen, ratio, used = select_samples(
+            *scales,
+            self.draw.seed,
+            budget,
+            self.draw.observation_offset,
+            DRAW_STREAM,
+            self._rounding(),
+            backend=backend,
+        )
+        return Selection(samples, Scales(*chosen), used, ratio)
+
     def _exponential(self) -> Tensor:
-        """Return independent exponential draws (k, B), with which a budget draws samples."""
-        shape = (self.num_samples, self.x.shape[0], 1)
+        """Return independent exponential draws (k, B), with which a budget draws samples: half the squared length of a
+        pair of normals, which is minus the logarithm of the uniform number that they were made of."""
+        shape = (self.num_samples, self.x.shape[0], 2)
         normal = standard_normal(
             shape,
             self.draw.seed,
@@ -207,24 +233,40 @@ class Call:
             device=self.x.device,
             backend=self.model.backend,
         )
-        return -torch.special.log_ndtr(normal.squeeze(-1))
+        return 0.5 * normal.square().sum(-1)
 
     def _rounding(self) -> float:
         """Return half a unit in the last place of the networks' dtype."""
         dtype = autocast_dtype(self.x.device) or parameter_dtype(self.model.decoder, self.x.dtype)
         return 0.5 * torch.finfo(dtype).eps
 
-    def _scaled(self, log_weights: Tensor) -> tuple[Tensor, Scales]:
+    def _scaled(self, log_weights: Tensor) -> tuple[Tensor, Scales, Tensor | None]:
+        """Return the bound, the scales, and their ratio if it was computed with them."""
+        if (scaled := self._in_one_launch(log_weights)) is not None:
+            return scaled
         with torch.no_grad():
-            return estimators.value_and_scales(self.estimator, self.bound, log_weights, self.kl_weight)
+            return *estimators.value_and_scales(self.estimator, self.bound, log_weights, self.kl_weight), None
 
-    def _with_gradient(self, value: Tensor, scales: Scales, messenger: Tensor, terms: Terms) -> Tensor:
+    def _in_one_launch(self, log_weights: Tensor) -> tuple[Tensor, Scales, Tensor] | None:
+        with torch.no_grad():
+            return estimators.in_one_launch(
+                self.estimator, self.bound, log_weights.detach(), self.kl_weight, self._rounding(), self.model.backend
+            )
+
+    def _with_gradient(
+        self, value: Tensor, scales: Scales, ratio: Tensor | None, messenger: Tensor, terms: Terms
+    ) -> Tensor:
         """Return the value with the gradient of the sum of the samples' terms times their scales."""
-        (decoder, encoder), ratio = with_ratio(scales, self._rounding())
-        scaled = [(decoder, terms.log_likelihood), (self.kl_weight * encoder, terms.log_ratio)]
+        if ratio is None:
+            scales, ratio = with_ratio(scales, self._rounding())
+        decoder, encoder = scales
+        scaled = [(decoder, terms.log_likelihood), (self._times_kl_weight(encoder), terms.log_ratio)]
         if terms.log_prior is not None:
-            scaled.append((self.kl_weight * decoder, terms.log_prior))
+            scaled.append((self._times_kl_weight(decoder), terms.log_prior))
         return _weighted(value, ratio, messenger, scaled)
+
+    def _times_kl_weight(self, scale: Tensor) -> Tensor:
+        return scale if self.kl_weight == 1.0 else self.kl_weight * scale
 
 
 def _weighted(value: Tensor, ratio: Tensor, messenger: Tensor, scaled: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

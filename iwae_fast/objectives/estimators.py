@@ -20,6 +20,8 @@ from ..bounds import Bound, Coefficients
 from ..bounds.leave_one_out import log_rest, log_sum_exp
 from ..models.base import LatentVariableModel
 from ..models.terms import LogQGradient
+from ..ops.weights import backend_with, weight_scales
+from ..reference import ScaleFactors
 
 
 class Scales(NamedTuple):
@@ -42,6 +44,13 @@ class Weights(NamedTuple):
     """Factor of log p(z) - log q(z | x) in the log-weights."""
 
 
+class Polynomial(NamedTuple):
+    """The encoder's scale linear v + quadratic v^2 of a sample of normalized weight v, whose decoder's scale is v."""
+
+    linear: float
+    quadratic: float
+
+
 class Estimator(NamedTuple):
     """A gradient estimator: its scales, its gradient of log q, and its restrictions."""
 
@@ -52,6 +61,9 @@ class Estimator(NamedTuple):
     reparameterize_prior: bool = False
     """True if the parameters of conditional priors get a reparameterized gradient too."""
     fewest_samples: int = 1
+    polynomial: Callable[[float, float, int], Polynomial] | None = None
+    """``scales`` for a bound log[mean of w^p] / p, from p, ``kl_weight`` and k, so that kernels can compute them; None
+    if they are not such a polynomial."""
 
 
 def bound_scales(weights: Weights) -> Scales:
@@ -107,15 +119,27 @@ def vimco(weights: Weights) -> Scales:
     return Scales(w, w - torch.where(baseline > -math.inf, signal, 0.0))
 
 
+def _own(power: float, kl_weight: float, k: int) -> Polynomial:  # noqa: ARG001
+    return Polynomial(1.0, 0.0)
+
+
+def _dreg(power: float, kl_weight: float, k: int) -> Polynomial:  # noqa: ARG001
+    return Polynomial(1.0 - kl_weight * power, kl_weight * power)  # v - kl_weight D, with D = p v (1 - v)
+
+
 ESTIMATORS = {
-    "reparameterized": Estimator(bound_scales, LogQGradient.FULL),
-    "stl": Estimator(bound_scales, LogQGradient.PATHWISE),
-    "dreg": Estimator(dreg, LogQGradient.PATHWISE),
-    "gdreg": Estimator(dreg, LogQGradient.PATHWISE, reparameterize_prior=True),  # Bauer & Mnih 2021
-    "aisle-kl": Estimator(bound_scales, LogQGradient.PATHWISE, only_iwae=True),  # STL's direction (Finke & Thiery 2019)
-    "aisle-chi2": Estimator(aisle_chi2, LogQGradient.PATHWISE, only_iwae=True),
-    "rws": Estimator(rws, LogQGradient.SCORE, only_iwae=True),
-    "rws-dreg": Estimator(rws_dreg, LogQGradient.PATHWISE, only_iwae=True),
+    "reparameterized": Estimator(bound_scales, LogQGradient.FULL, polynomial=_own),
+    "stl": Estimator(bound_scales, LogQGradient.PATHWISE, polynomial=_own),
+    "dreg": Estimator(dreg, LogQGradient.PATHWISE, polynomial=_dreg),
+    # Bauer & Mnih 2021
+    "gdreg": Estimator(dreg, LogQGradient.PATHWISE, reparameterize_prior=True, polynomial=_dreg),
+    # STL's direction (Finke & Thiery 2019)
+    "aisle-kl": Estimator(bound_scales, LogQGradient.PATHWISE, only_iwae=True, polynomial=_own),
+    "aisle-chi2": Estimator(
+        aisle_chi2, LogQGradient.PATHWISE, only_iwae=True, polynomial=lambda _, __, k: Polynomial(0.0, 2.0 * k)
+    ),
+    "rws": Estimator(rws, LogQGradient.SCORE, only_iwae=True, polynomial=lambda *_: Polynomial(-1.0, 0.0)),
+    "rws-dreg": Estimator(rws_dreg, LogQGradient.PATHWISE, only_iwae=True, polynomial=lambda *_: Polynomial(1.0, -1.0)),
     "vimco": Estimator(vimco, LogQGradient.SCORE, only_iwae=True, fewest_samples=2),
 }
 
@@ -129,6 +153,28 @@ def value_and_scales(
         own if other is bound else other.coefficients(log_weights) for other in (bound.for_decoder, bound.for_encoder)
     )
     return own.value, estimator.scales(Weights(log_weights, decoder, encoder, kl_weight))
+
+
+def in_one_launch(
+    estimator: Estimator, bound: Bound, log_weights: Tensor, kl_weight: float, rounding: float, backend: str | None
+) -> tuple[Tensor, Scales, Tensor] | None:
+    """Return the bound, the scales and their ratio, as :func:`value_and_scales` and
+    :func:`iwae_fast.objectives.routing.with_ratio` do, from one kernel; None if there is none for these arguments."""
+    form = bound.power_mean
+    if form is None or estimator.polynomial is None or not _one_for_both(bound):
+        return None
+    serving = backend_with("weight_scales", backend, (log_weights,))
+    if serving is None:
+        return None
+    polynomial = estimator.polynomial(form.power, kl_weight, len(log_weights))
+    factors = ScaleFactors(form.power, 1.0 / form.groups, *polynomial, rounding)
+    if form.groups == 1:
+        value, decoder, encoder, ratio = weight_scales(log_weights, factors, backend=serving)
+        return value, Scales(decoder, encoder), ratio
+    grouped = log_weights.unflatten(0, (form.groups, -1))
+    value, *scales = weight_scales(grouped, factors, 1, backend=serving)
+    decoder, encoder, ratio = (each.flatten(0, 1) for each in scales)
+    return value.mean(0), Scales(decoder, encoder), ratio
 
 
 def check(name: str, bound: Bound, num_samples: int, weighs_divergence: bool) -> Estimator:

@@ -50,7 +50,8 @@ class Objective:
             ELBO or are undefined.
         budget: the number of samples per observation that run backward: the budget - 1 with the largest scales, and one
             sampled from the remainder and reweighted to represent it. The gradient is unbiased; k forward passes
-            without a graph are needed first. A budget of at least k selects all samples.
+            without a graph are needed first, so on a GPU it saves memory but hardly any time below about k = 100
+            (docs/objectives.md). A budget of at least k selects all samples.
         tolerance: drop the samples whose scales sum to at most this fraction of the total, such as 1e-7 (rounding) or
             1e-3; the bias of the gradient is at most of that size. Forces a device synchronization.
         chunk_size: the maximum number of samples per observation in one pass. The result is exact, and only a chunk's

@@ -46,12 +46,13 @@ class Share(NamedTuple):
     def of(self, scales: Scales) -> Scales:
         """Return the scales of these samples: 0 if they are not used."""
 
-        def chosen(scale: Tensor) -> Tensor:
-            own = scale[self.first : self.first + self.size]
-            return own if self.is_used else torch.zeros_like(own)
+        decoder = self.rows(scales.decoder)
+        return Scales(decoder, decoder if scales.encoder is scales.decoder else self.rows(scales.encoder))
 
-        decoder = chosen(scales.decoder)
-        return Scales(decoder, decoder if scales.encoder is scales.decoder else chosen(scales.encoder))
+    def rows(self, by_sample: Tensor) -> Tensor:
+        """Return the rows of these samples: 0 if they are not used."""
+        own = by_sample[self.first : self.first + self.size]
+        return own if self.is_used else torch.zeros_like(own)
 
 
 class Ranks:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..backends import NATIVE
 from ..backends.base import Ops, WithoutOptionalOps
-from ..backends.marshal import empty_squares, leading_shape
+from ..backends.marshal import empty_selection, empty_squares, leading_shape
 from ..checks import accumulation_dtype
-from ..reference import DENSITIES
+from ..reference import DENSITIES, ScaleFactors
 from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 
 LIBRARY = torch.library.Library("iwae_fast", "DEF")
@@ -76,6 +76,14 @@ class RegisteredOps(WithoutOptionalOps):
 
     def log_mean_exp_backward(self, *arguments: Any, **options: Any) -> Tensor:
         return self._call("log_mean_exp_backward", *arguments, **options)
+
+    def weight_scales(
+        self, log_weights: Tensor, factors: ScaleFactors, dim: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self._call("weight_scales", log_weights, *factors, dim)
+
+    def select_samples(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return self._call("select_samples", *arguments, **options)
 
     def standard_normal(self, *arguments: Any, **options: Any) -> Tensor:
         return self._call("standard_normal", *arguments, **options)
@@ -341,6 +349,44 @@ def _(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     return _contiguous_like(mean), _contiguous_like(log_std)
+
+
+def weight_scales(backend: Ops, log_weights: Tensor, *numbers: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Call a backend's method with the flat arguments of the op's schema."""
+    *factors, dim = numbers
+    return backend.weight_scales(log_weights, ScaleFactors(*factors), dim)
+
+
+def _weight_scales(log_weights: Tensor, *numbers: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dim, dtype = numbers[-2], accumulation_dtype(log_weights)
+    value = log_weights.new_empty((*log_weights.shape[:dim], *log_weights.shape[dim + 1 :]), dtype=dtype)
+    first, second, third = (log_weights.new_empty(log_weights.shape, dtype=dtype) for _ in range(3))
+    return value, first, second, third
+
+
+_define(
+    "weight_scales(Tensor log_weights, float power, float factor, float linear, float quadratic, float rounding, "
+    "int dim, str backend) -> (Tensor value, Tensor decoder, Tensor encoder, Tensor ratio)",
+    weight_scales,
+    _weight_scales,
+)
+
+
+@_register(
+    "select_samples(Tensor decoder, Tensor encoder, Tensor seed, int budget, SymInt observation_offset, int stream, "
+    "float rounding, str backend) -> (Tensor samples, Tensor decoder, Tensor encoder, Tensor ratio, Tensor used)"
+)
+def _(
+    decoder: Tensor,
+    encoder: Tensor,
+    seed: Tensor,
+    budget: int,
+    observation_offset: int,
+    stream: int,
+    rounding: float,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return empty_selection(decoder, encoder, budget)
 
 
 def adam(backend: Ops, *arguments: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +115,31 @@ def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
     weights = torch.exp(log_weights - torch.where(shift.isfinite(), shift, 0.0))
     total = weights.sum(dim, keepdim=True)
     return weights / torch.where(total == 0, 1.0, total)
+
+
+class ScaleFactors(NamedTuple):
+    """The numbers that make the scales of an estimator from weights: see :func:`weight_scales`."""
+
+    power: float = 1.0
+    """p > 0; the bound is log[mean of w^p] / p."""
+    factor: float = 1.0
+    """Factor of all scales."""
+    linear: float = 1.0
+    quadratic: float = 0.0
+    """The encoder's scale is factor (linear v + quadratic v^2)."""
+    rounding: float = 0.0
+    """The decoder's scale is at least this number times the encoder's absolute one."""
+
+
+def weight_scales(log_weights: Tensor, factors: ScaleFactors, dim: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute the bound log[mean of w^p] / p, the scales of decoder and encoder from v = softmax(p log w), and the
+    encoder's scales divided by the decoder's."""
+    power, factor, linear, quadratic, rounding = factors
+    tempered = power * widen(log_weights)[0]
+    v = normalized_weights(tempered, dim)
+    slope = linear + quadratic * v
+    raised = (rounding * slope.abs()).clamp(min=1.0)
+    return log_mean_exp(tempered, dim) / power, factor * v * raised, factor * v * slope, slope / raised
 
 
 def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:

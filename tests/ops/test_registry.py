@@ -88,6 +88,14 @@ def samples() -> dict[str, list[tuple]]:
         ],
         "log_mean_exp": [(log_ratio, 0), (log_ratio, 1), (log_ratio.double().T, 0)],
         "log_mean_exp_backward": [(r(4), log_ratio, 0), (r(3), log_ratio, 1)],
+        "weight_scales": [
+            (log_ratio, 0.5, 1.0, 0.3, 0.7, 1e-3, 0),
+            (r(3, 4, 5).half().mT, 1.0, 0.5, 1.0, 0.0, 0.0, 1),
+        ],
+        "select_samples": [
+            (r(5, 4), r(5, 4), seed, 3, 1, 2**31, 1e-3),
+            (r(4, 5).double().T, r(5, 4).double(), seed, 1, 0, 0, 0.0),
+        ],
         "linear_bernoulli_iwae_loss": [
             (value, r(3, 4, 5), r(7, 5), r(7), log_ratio, mask, "mean"),
             (strided, r(3, 4, 5), r(5, 7).T, None, log_ratio, None, "none"),
@@ -129,8 +137,8 @@ def eager(name: str, backend: str, arguments: tuple[Any, ...]) -> Any:
         parameters, rest = arguments[first : first + count], arguments[first + count :]
         method = getattr(NATIVE[backend], kind.replace("log_prob", "density"))
         return method(density, *arguments[:first], parameters, *rest)
-    if name == "adam":
-        return registry.adam(NATIVE[backend], *arguments)
+    if name in ("adam", "weight_scales"):
+        return getattr(registry, name)(NATIVE[backend], *arguments)
     return getattr(NATIVE[backend], name)(*arguments)
 
 

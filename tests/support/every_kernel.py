@@ -15,9 +15,15 @@ import torch
 from torch import Tensor
 
 import iwae_fast as iw
+from iwae_fast import reference
 from iwae_fast.backends import NATIVE
+from iwae_fast.objectives.budgets import within_budget
+from iwae_fast.objectives.estimators import Scales
+from iwae_fast.objectives.routing import with_ratio
 from iwae_fast.ops.adam import adam, sum_squares
+from iwae_fast.ops.function import supports
 from iwae_fast.ops.samples import standard_normal
+from iwae_fast.ops.weights import select_samples, weight_scales
 from iwae_fast.reference.adam import AdamExtras, AdamSettings, AdamTensors
 
 ALLOWED = {torch.float64: 1e-10, torch.float32: 5e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
@@ -137,6 +143,30 @@ def weights() -> Iterator[Case]:
     for dtype, shape, dim in product(FLOATS, ((1, 5), (7, 3), (50, 40, 2), (300, 33)), (0, -1)):
         name = f"log_mean_exp {dtype} {shape} over {dim}"
         yield Case(name, partial(iw.log_mean_exp, dim=dim), (torch.randn(shape).to(dtype),), (0,))
+        yield Case(f"weight_scales {dtype} {shape} over {dim}", partial(scales, dim), (torch.randn(shape).to(dtype),))
+    for k, budget in ((1, 1), (7, 3), (50, 8), (300, 2)):
+        both = (torch.randn(k, 9), torch.randn(9, k).T, torch.tensor(3))
+        yield Case(f"select_samples k={k} budget={budget}", partial(selected, budget), both)
+
+
+FACTORS = reference.ScaleFactors(0.7, 0.5, -0.3, 9.0, 0.3)
+
+
+def scales(dim: int, log_weights: Tensor, backend: str) -> tuple[Tensor, ...]:
+    if backend == "reference":
+        return reference.weight_scales(log_weights, FACTORS, dim)
+    return weight_scales(log_weights, FACTORS, dim, backend=backend)
+
+
+def selected(budget: int, decoder: Tensor, encoder: Tensor, seed: Tensor, backend: str) -> tuple[Tensor, ...]:
+    """Return the scales and their ratio, of the chosen samples."""
+    if backend != "reference" and supports("select_samples", backend):
+        return select_samples(decoder, encoder, seed, budget, 0, 0, 1e-3, backend=backend)[1:4]
+    normal = standard_normal((*decoder.shape, 2), seed, device=decoder.device)
+    chosen, ratio = with_ratio(
+        within_budget(Scales(decoder, encoder), budget, 0.5 * normal.square().sum(-1)).scales, 1e-3
+    )
+    return *chosen, ratio
 
 
 def noise() -> Iterator[Case]:
