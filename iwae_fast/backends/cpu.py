@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import WIDE
 from .extension import MODULE, REASON
 from .native import NativeBackend
 
@@ -20,12 +21,13 @@ class CPUBackend(NativeBackend):
         {
             "adam",
             "iwae_loss_and_gradients",
+            "linear_activation",
             "linear_bernoulli_iwae_loss",
             "linear_bernoulli_log_prob_and_residual",
-            "linear_tanh",
             "sum_squares",
         }
     )
+    layer_activations = dict.fromkeys(WIDE, ("tanh",))
     kernels: Any = getattr(MODULE, "cpu", None)
 
     def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:

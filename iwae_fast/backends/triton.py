@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import FLOATING
+from ..reference.activations import ACTIVATIONS
 from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 from . import tiled
 from .base import WithoutOptionalOps
@@ -32,7 +34,8 @@ class TritonBackend(WithoutOptionalOps):
     """Triton's kernels for GPUs."""
 
     device = "cpu" if INTERPRETED else "cuda"
-    optional_ops = frozenset({"adam", "linear_bernoulli_log_prob_and_residual", "sum_squares"})
+    optional_ops = frozenset({"adam", "linear_activation", "linear_bernoulli_log_prob_and_residual", "sum_squares"})
+    layer_activations = dict.fromkeys(set(FLOATING) - (set() if INTERPRETED else {torch.float64}), ACTIVATIONS)
     rounded_residuals = frozenset({torch.bfloat16})
     """The dtypes, besides that of accumulation, in which residuals of a linear layer are stored."""
     residuals_without_nan = True
@@ -131,6 +134,12 @@ class TritonBackend(WithoutOptionalOps):
         needs_grad: Sequence[bool],
     ) -> list[Tensor]:
         return tiled.log_prob_backward(self._tile_likelihood, grad, value, hidden, weight, bias, mask, needs_grad)
+
+    def linear_activation(self, *arguments: Any) -> list[Tensor]:
+        return self.kernels.linear_activation(*arguments)
+
+    def linear_activation_backward(self, *arguments: Any, **options: Any) -> list[Tensor]:
+        return self.kernels.linear_activation_backward(*arguments, **options)
 
     def adam(self, tensors: AdamTensors, settings: AdamSettings, extras: AdamExtras, turns: Tensor) -> None:
         self.kernels.adam(tensors, settings, extras)

@@ -1,6 +1,7 @@
-"""A linear layer fused with the operation that follows it: a Bernoulli likelihood, the whole IWAE loss, or tanh.
+"""A linear layer fused with the operation that follows it: a Bernoulli likelihood, the whole IWAE loss, or an
+activation.
 
-The matrix products are torch's, and gradients overwrite their inputs.
+Matrix products are torch's, except in the kernels of Triton, and gradients overwrite their inputs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from .. import checks, reference
 from ..backends import NATIVE, REFERENCE, choose
-from ..checks import WIDE, accumulation_dtype, autocast_dtype
+from ..checks import accumulation_dtype, autocast_dtype
+from ..reference.activations import ACTIVATIONS, FROM_INPUT
 from .densities import bernoulli_log_prob
 from .function import (
     Fused,
@@ -155,27 +157,54 @@ def linear_bernoulli_iwae(
     return IWAEResult(reduced(-bound, reduction), bound.detach(), weights, normalized=True)
 
 
-def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """Compute tanh(hidden @ weight.T + bias), a dense layer of the papers' networks.
+def linear_activation(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str = "tanh",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Compute activation(hidden @ weight.T + bias), a dense layer.
 
-    If a backend has kernels for the elementwise parts (bias and tanh in one pass; the gradient before the tanh and its
-    sum in one pass), they are used around torch's matrix product; else torch's own operations.
+    On a GPU, Triton's kernels compute it in one launch and all of its gradients in another, where they are chosen
+    (docs/performance.md says when). On the CPU a layer with tanh in float32 or float64 has kernels around torch's
+    matrix product: bias and tanh in one pass, and the gradient before the tanh with its sum in one pass. Other layers
+    are torch's own operations.
 
     Args:
         hidden: (..., H).
         weight, bias: (M, H) and (M,), as in ``nn.Linear``, with the dtype of ``hidden``. Under autocast all three are
             cast like the arguments of a linear layer.
+        activation: "none", "tanh", "relu", "gelu" (with the error function) or "silu".
         backend: force a backend by name.
 
     Returns:
         (..., M), with the dtype of ``hidden``.
     """
     _linear_layer(hidden, weight, bias)
-    chosen = choose(backend, (hidden, weight, bias), "linear_tanh")
-    plain = autocast_dtype(hidden.device) is not None or not _one_wide_dtype(hidden, weight, bias)
-    if plain or chosen == REFERENCE or not supports("linear_tanh", chosen):
-        return torch.tanh(F.linear(hidden, weight, bias))
-    return applied(LinearTanh)(chosen, hidden, weight, bias)
+    function = ACTIVATIONS[checks.one_of("activation", activation, ACTIVATIONS)]
+    chosen = _layer_backend(backend, activation, hidden, weight, bias)
+    if chosen is None:
+        return function(F.linear(hidden, weight, bias))
+    if (cast := autocast_dtype(hidden.device)) is not None:
+        hidden, weight, bias = hidden.to(cast), weight.to(cast), None if bias is None else bias.to(cast)
+    keep = activation in FROM_INPUT and torch.is_grad_enabled()
+    output, *_ = applied(LinearActivation)(chosen, activation, keep, hidden, weight, bias)
+    return output
+
+
+def _layer_backend(
+    backend: str | None, activation: str, hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> str | None:
+    """Return the backend whose ``linear_activation`` serves a layer, or None if torch does."""
+    chosen = choose(backend, (hidden, weight, bias), "linear_activation", (*hidden.shape[:-1], len(weight)))
+    if chosen == REFERENCE:
+        return None
+    dtypes = {tensor.dtype for tensor in (hidden, weight, bias) if tensor is not None}
+    dtype = autocast_dtype(hidden.device) or (hidden.dtype if len(dtypes) == 1 else None)
+    activations = NATIVE[chosen].layer_activations
+    return chosen if dtype in activations and activation in activations[dtype] else None
 
 
 def _linear_bernoulli(
@@ -222,10 +251,6 @@ def _stores_residuals(
 
 def _any_requires_grad(*tensors: Tensor | None) -> bool:
     return any(t is not None and t.requires_grad for t in tensors)
-
-
-def _one_wide_dtype(*tensors: Tensor | None) -> bool:
-    return len(dtypes := {t.dtype for t in tensors if t is not None}) == 1 and dtypes <= set(WIDE)
 
 
 class LinearBernoulliRecomputed(Fused):
@@ -368,25 +393,41 @@ class LinearIWAELoss(Fused):
         return None, None, None, None, *once(gradients, weights)
 
 
-class LinearTanh(Fused):
-    """The Function of :func:`linear_tanh`."""
+class LinearActivation(Fused):
+    """The Function of :func:`linear_activation`, which also returns the activation's input if it is kept."""
 
     @staticmethod
-    def forward(backend: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return implementation(backend).linear_tanh(hidden, weight, bias)
+    def forward(
+        backend: str, activation: str, keep: bool, hidden: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        return tuple(implementation(backend).linear_activation(hidden, weight, bias, activation, keep))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.backend, hidden, weight, _ = inputs
-        ctx.save_for_backward(output, hidden, weight)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.backend, ctx.activation, _, hidden, weight, _ = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(None if ctx.activation == "none" else output[-1], hidden, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        needs_grad = list(ctx.needs_input_grad[1:])
-        gradients = backward_pass("linear_tanh", _linear_tanh_backward, (grad,), *saved(ctx), needs_grad, ctx.backend)
-        return None, *scatter_gradients(gradients, needs_grad)
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 6
+        needs_grad = list(ctx.needs_input_grad[3:])
+        gradients = backward_pass(
+            "linear_activation",
+            _layer_backward,
+            (grad,),
+            *saved(ctx),
+            ctx.activation,
+            needs_grad,
+            None,
+            None,
+            ctx.backend,
+        )
+        return None, None, None, *scatter_gradients(gradients, needs_grad)
 
 
-def _linear_tanh_backward(grad: Tensor, *arguments: Any) -> Sequence[Tensor]:
+def _layer_backward(grad: Tensor, *arguments: Any) -> Sequence[Tensor]:
     *others, backend = arguments
-    return implementation(backend).linear_tanh_backward(grad, *others)
+    return implementation(backend).linear_activation_backward(grad, *others)

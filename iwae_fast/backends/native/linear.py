@@ -65,7 +65,14 @@ class Linear(Densities, Losses):
         )
         return loss, bound, weights, logits
 
-    def linear_tanh(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def linear_activation(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: str,  # noqa: ARG002 - tanh is the only one
+        keep: bool,  # noqa: ARG002 - its derivative is a function of its output
+    ) -> list[Tensor]:
         values = products(hidden, weight)
         if bias is not None:
             bias = bias.contiguous()
@@ -78,13 +85,22 @@ class Linear(Densities, Losses):
             values.data_ptr(),
             pointer(bias),
         )
-        return values
+        return [values]
 
-    def linear_tanh_backward(
-        self, grad: Tensor, output: Tensor, hidden: Tensor, weight: Tensor, needs_grad: Sequence[bool]
+    def linear_activation_backward(
+        self,
+        grad: Tensor,
+        kept: Tensor | None,
+        hidden: Tensor,
+        weight: Tensor,
+        activation: str,  # noqa: ARG002
+        needs_grad: Sequence[bool],
+        coefficient: Tensor | None = None,  # noqa: ARG002 - only layers without an activation have it
+        result: Tensor | None = None,  # noqa: ARG002
     ) -> list[Tensor]:
-        rows, size = hidden.shape[:-1].numel(), output.shape[-1]
-        output, grad = output.contiguous(), grad.contiguous()
+        assert kept is not None
+        rows, size = hidden.shape[:-1].numel(), kept.shape[-1]
+        output, grad = kept.contiguous(), grad.contiguous()
         gradient = output.new_empty(rows, size)
         grad_bias = output.new_empty(size)
         self.run(
