@@ -50,8 +50,8 @@ TILES = (
 )
 WARPS = 4
 ROWS_A_SPLIT, MOST_SPLITS = 2048, 16
-"""Rows that one program sums for the gradients of weights and biases, until there are MOST_SPLITS such sums. The papers'
-batch of 20 with 50 samples is one sum; larger batches take a second launch, which adds the sums in order."""
+"""The rows that one program sums for the gradients of weights and biases, until there are MOST_SPLITS such sums. 20
+observations with 50 samples are one sum; larger batches take a second launch, which adds the sums in order."""
 if INTERPRETED:  # few programs, and each of the ways
     TILES = (Tile(64, 64, 64, parts=1, stages=1, least=2), Tile(64, 64, 16, parts=4, stages=1, least=0))
     ROWS_A_SPLIT, MOST_SPLITS = 256, 3
@@ -441,9 +441,7 @@ def add_splits(result, parts, at, splits, size):
     store(result + at, total, inside)
 
 
-def linear_activation(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep: bool
-) -> list[Tensor]:
+def linear_activation(hidden: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep: bool) -> list[Tensor]:
     """Return activation(hidden @ weight.T + bias) and, with ``keep``, the activation's input."""
     flat = hidden.reshape(hidden.shape[:-1].numel(), hidden.shape[-1])
     shape = (*hidden.shape[:-1], len(weight))

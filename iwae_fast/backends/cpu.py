@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class CPUBackend(NativeBackend):
             "sum_squares",
         }
     )
-    layer_activations = dict.fromkeys(WIDE, ("tanh",))
+    layer_activations: Mapping[torch.dtype, Collection[str]] = dict.fromkeys(WIDE, ("tanh",))
     kernels: Any = getattr(MODULE, "cpu", None)
 
     def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:

@@ -149,7 +149,7 @@ DENSE_LAYER_CHOICES = (
     ("calls of captured steps with at most 16,777,216 results", "triton"),
     ("other calls", "torch"),
 )
-WITHOUT_FIGURES = "predicted, not measured: 2 launches per layer instead of 6 or 7"
+WITHOUT_FIGURES = "predicted, not measured: 2 launches per layer instead of 4 to 6"
 
 OTHERS = RULES["bernoulli_iwae_loss"]
 """The rule of ops that have not been measured, such as a new density and its loss."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -35,7 +35,9 @@ class TritonBackend(WithoutOptionalOps):
 
     device = "cpu" if INTERPRETED else "cuda"
     optional_ops = frozenset({"adam", "linear_activation", "linear_bernoulli_log_prob_and_residual", "sum_squares"})
-    layer_activations = dict.fromkeys(set(FLOATING) - (set() if INTERPRETED else {torch.float64}), ACTIVATIONS)
+    layer_activations: Mapping[torch.dtype, Collection[str]] = {
+        dtype: ACTIVATIONS for dtype in FLOATING if INTERPRETED or dtype != torch.float64
+    }
     rounded_residuals = frozenset({torch.bfloat16})
     """The dtypes, besides that of accumulation, in which residuals of a linear layer are stored."""
     residuals_without_nan = True

@@ -13,4 +13,14 @@ from .rates import Rates
 from .recorder import CudaGraphs, Recorder, Recording, unavailable
 from .step import CapturedStep
 
-__all__ = ["CapturedStep", "CudaGraphs", "Program", "Rates", "Recorder", "Recording", "launched_by_a_graph", "obstacle", "unavailable"]
+__all__ = [
+    "CapturedStep",
+    "CudaGraphs",
+    "Program",
+    "Rates",
+    "Recorder",
+    "Recording",
+    "launched_by_a_graph",
+    "obstacle",
+    "unavailable",
+]

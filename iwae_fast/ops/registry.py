@@ -244,9 +244,7 @@ def _(
 @_register(
     "linear_activation(Tensor hidden, Tensor weight, Tensor? bias, str activation, bool keep, str backend) -> Tensor[]"
 )
-def _(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep: bool, backend: str
-) -> list[Tensor]:
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep: bool, backend: str) -> list[Tensor]:
     return [hidden.new_empty((*hidden.shape[:-1], weight.shape[0])) for _ in range(1 + keep)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import tolerances
@@ -129,7 +130,9 @@ def test_every_activation(activation: str, shape: tuple[int, int, int], dtype: t
     incoming = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
     leaves = [t.double().requires_grad_() for t in inputs]
     exact = call("reference")(*leaves)
-    for our, exa in zip([ours, *our_grads], [exact, *torch.autograd.grad(exact, leaves, incoming.double())], strict=True):
+    for our, exa in zip(
+        [ours, *our_grads], [exact, *torch.autograd.grad(exact, leaves, incoming.double())], strict=True
+    ):
         assert_near(our, exa.detach(), dtype)
 
 
@@ -144,9 +147,10 @@ def test_derivatives_of_activations(activation: str) -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_nan_and_infinity_are_not_hidden(activation: str) -> None:
     x = torch.tensor([[torch.nan], [torch.inf], [-torch.inf], [0.0], [200.0], [-200.0]])
+    one = torch.ones(1, 1)
     ours, theirs = (
-        gradients(lambda t: run(iw.linear_activation, t, torch.ones(1, 1), None, activation, backend=backend), [x], 1)
-        for backend in ("triton", "reference")
+        gradients(partial(run, iw.linear_activation, weight=one, activation=activation, backend=name), [x], 1)
+        for name in ("triton", "reference")
     )
     torch.testing.assert_close(ours, theirs, equal_nan=True)
 

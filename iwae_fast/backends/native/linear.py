@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -70,8 +71,8 @@ class Linear(Densities, Losses):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        activation: str,  # noqa: ARG002 - tanh is the only one
-        keep: bool,  # noqa: ARG002 - its derivative is a function of its output
+        activation: str,
+        keep: bool,
     ) -> list[Tensor]:
         values = products(hidden, weight)
         if bias is not None:
@@ -93,14 +94,13 @@ class Linear(Densities, Losses):
         kept: Tensor | None,
         hidden: Tensor,
         weight: Tensor,
-        activation: str,  # noqa: ARG002
+        activation: str,
         needs_grad: Sequence[bool],
-        coefficient: Tensor | None = None,  # noqa: ARG002 - only layers without an activation have it
-        result: Tensor | None = None,  # noqa: ARG002
+        coefficient: Tensor | None = None,
+        result: Tensor | None = None,
     ) -> list[Tensor]:
-        assert kept is not None
-        rows, size = hidden.shape[:-1].numel(), kept.shape[-1]
-        output, grad = kept.contiguous(), grad.contiguous()
+        rows, size = grad.shape[:-1].numel(), grad.shape[-1]
+        output, grad = cast(Tensor, kept).contiguous(), grad.contiguous()
         gradient = output.new_empty(rows, size)
         grad_bias = output.new_empty(size)
         self.run(
