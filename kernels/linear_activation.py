@@ -43,7 +43,7 @@ class Tile(NamedTuple):
 # The first tile that gives enough programs for the 132 multiprocessors of an H100, or the last one. Chosen by counting
 # programs and bytes and by the compiled code (no register is spilled); not by times, since none has run on a GPU.
 TILES = (
-    Tile(64, 64, 32, parts=1, stages=2, least=96),
+    Tile(64, 64, 16, parts=1, stages=3, least=96),
     Tile(32, 64, 16, parts=4, stages=2, least=96),
     Tile(32, 32, 16, parts=4, stages=3, least=48),
     Tile(16, 16, 32, parts=4, stages=3, least=0),

@@ -71,7 +71,7 @@ def launches(monkeypatch: pytest.MonkeyPatch, backend: str | None) -> tuple[Coun
     return mode.counts, [*(output.detach() for output in outputs), *gradients]
 
 
-def test_a_layer_is_one_launch_forward_and_one_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_on_triton_is_one_launch_forward_and_one_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare six layers, of which two share an input, with torch's operations."""
     before, expected = launches(monkeypatch, "reference")
     after, found = launches(monkeypatch, "triton")
@@ -80,7 +80,7 @@ def test_a_layer_is_one_launch_forward_and_one_backward(monkeypatch: pytest.Monk
     assert before == Counter({"addmm": 6, "tanh": 4, "tanh_backward": 4, "mm": 11, "sum": 6, "add": 1})
 
 
-def test_a_model_forces_its_backend_on_its_layers() -> None:
+def test_a_model_forces_triton_on_its_layers() -> None:
     model = iw.models.DenseVAE(6, (2, 2), ((3,), (4,)))
     layers = [module for module in model.modules() if isinstance(module, iw.models.dense.DenseLayer)]
     assert len(layers) == 10

@@ -118,7 +118,7 @@ def assert_near(ours: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
     ],
     ids=str,
 )
-def test_every_activation(activation: str, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+def test_every_activation_on_triton(activation: str, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     """Compare results and gradients with the reference in float64, also of empty layers."""
     inputs = layer(*shape, dtype)
 
@@ -138,14 +138,14 @@ def test_every_activation(activation: str, shape: tuple[int, int, int], dtype: t
 
 @TRITON
 @pytest.mark.parametrize("activation", ["none", "relu", "gelu", "silu"])
-def test_derivatives_of_activations(activation: str) -> None:
+def test_derivatives_of_activations_on_triton(activation: str) -> None:
     inputs = [t.requires_grad_() for t in layer(3, 4, 5, torch.float64)]
     assert gradcheck(lambda *t: run(iw.linear_activation, *t, activation, backend="triton"), inputs, fast_mode=True)
 
 
 @TRITON
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_nan_and_infinity_are_not_hidden(activation: str) -> None:
+def test_nan_and_infinity_are_not_hidden_on_triton(activation: str) -> None:
     x = torch.tensor([[torch.nan], [torch.inf], [-torch.inf], [0.0], [200.0], [-200.0]])
     one = torch.ones(1, 1)
     ours, theirs = (
@@ -179,7 +179,7 @@ def test_autocast_and_frozen_parameters_on_triton() -> None:
 
 @TRITON
 @pytest.mark.parametrize("rows", [20, 600])
-def test_rows_may_have_coefficients(rows: int) -> None:
+def test_rows_may_have_coefficients_on_triton(rows: int) -> None:
     """Test rows whose coefficient is 0, which contribute nothing although they are not finite, and rows without a
     result, which give NaN."""
     device = device_of("triton")
