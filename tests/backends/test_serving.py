@@ -176,6 +176,19 @@ def test_dense_layers_are_served_by_triton_in_captured_steps_alone(monkeypatch: 
     assert f"{serving.MOST_ELEMENTS:,}" in serving.DENSE_LAYER_CHOICES[0][0]
 
 
+def test_captured_steps_are_served_as_launched_by_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test that steps which cannot be captured are served so too, unlike the same step in a loop of one's own."""
+    model, seen = iw.models.DenseVAE(6, (2,), ((3,),)), []
+    encode = model.encoder.forward
+    monkeypatch.setattr(model.encoder, "forward", lambda x: seen.append(serving.prefers_triton(x.shape)) or encode(x))
+    objective = iw.Objective(iw.bounds.IWAE(), num_samples=2)
+    with pytest.warns(UserWarning, match="one by one"):
+        step = iw.CapturedStep(objective, model, torch.optim.Adam(model.parameters()), seed=0)
+    step(torch.ones(4, 6))
+    objective(model, torch.ones(4, 6)).backward()
+    assert seen == [True, False]
+
+
 def test_info_says_which_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert iw.backends.info()["serving"] == {} or torch.cuda.is_available()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import iwae_fast as iw
-from iwae_fast.backends import NATIVE
+from iwae_fast.backends import BEST, NATIVE, REFERENCE
+from iwae_fast.ops import linear
 
 pytestmark = pytest.mark.skipif(NATIVE["triton"].unavailable() is not None, reason="Triton cannot run here")
 
@@ -102,4 +103,30 @@ def test_objectives_on_triton_have_the_gradients_of_the_reference(decoder_only: 
         loss = objective(model, x, seed=1)
         parameters = [p for p in model.parameters() if p.requires_grad]
         results.append((loss.detach(), *torch.autograd.grad(loss, parameters)))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(device_of("triton") != "cpu" or BEST["cpu"] == REFERENCE, reason="needs C++ and the interpreter")
+@pytest.mark.parametrize("bound", [iw.bounds.IWAE(), iw.bounds.VRIWAE(0.5)], ids=str)
+def test_triton_makes_the_gradients_of_another_backends_last_layer(
+    monkeypatch: pytest.MonkeyPatch, bound: iw.bounds.Bound
+) -> None:
+    """Test a captured step of CUDA C++, whose last layer's products are Triton's, with the C++ of the CPU."""
+    used = []
+    backward = NATIVE["triton"].linear_activation_backward
+    monkeypatch.setattr(
+        NATIVE["triton"], "linear_activation_backward", lambda *a: used.append(len(a)) or backward(*a), raising=False
+    )
+    torch.manual_seed(1)
+    objective, model = iw.Objective(bound, num_samples=3), iw.models.DenseVAE(30, (8,), ((40,),))
+    x, results = torch.rand(5, 30).round(), []
+    for backend, products in (("cpu", "triton"), ("reference", None)):
+        monkeypatch.setattr(linear, "_products_backend", lambda *_, products=products: products)
+        model.backend = backend
+        loss = 3.0 * objective(model, x, seed=1)
+        results.append((loss.detach(), *torch.autograd.grad(loss, list(model.parameters()), create_graph=True)))
+        if products is not None:
+            with pytest.raises(RuntimeError, match="second derivatives"):
+                results[-1][-1].square().sum().backward()
+    assert len(used) == 1
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
