@@ -197,10 +197,13 @@ class DenseLayer(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         # A compiler fuses torch's own operations, and must not specialize its graph on the batch size.
-        small = input.is_cpu and self.backend is None and len(input) * self.out_features < WORTH_A_KERNEL
-        if torch.compiler.is_compiling() or small:
+        if torch.compiler.is_compiling() or self._is_small(input):
             return ACTIVATIONS[self.activation](super().forward(input))
         return linear_activation(input, self.weight, self.bias, self.activation, backend=self.backend)
+
+    def _is_small(self, input: Tensor) -> bool:
+        """Return True if the call of a kernel of the CPU would cost more than it saves."""
+        return input.is_cpu and self.backend is None and len(input) * self.out_features < WORTH_A_KERNEL
 
 
 class TanhLayer(DenseLayer):
