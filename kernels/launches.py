@@ -6,6 +6,7 @@ from .density_backward import log_prob_backward
 from .density_forward import log_prob
 from .gaussian_log_prob import GAUSSIAN
 from .iwae_loss import iwae_loss, iwae_loss_backward
+from .linear_activation import linear_activation, linear_activation_backward
 from .linear_bernoulli_log_prob import linear_bernoulli_log_prob, linear_bernoulli_log_prob_and_residual
 from .log_mean_exp import log_mean_exp, log_mean_exp_backward
 from .sample_gaussian import sample_gaussian, sample_gaussian_backward
@@ -19,6 +20,8 @@ __all__ = [
     "adam",
     "iwae_loss",
     "iwae_loss_backward",
+    "linear_activation",
+    "linear_activation_backward",
     "linear_bernoulli_log_prob",
     "linear_bernoulli_log_prob_and_residual",
     "log_mean_exp",

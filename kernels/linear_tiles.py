@@ -17,7 +17,7 @@ CERTAIN_VALUE, CERTAIN_LOGIT = map(tl.constexpr, BERNOULLI.neutral)
 
 @triton.jit
 def add_product(total, left, right, PRECISION: tl.constexpr):
-    """Return total + left @ right, computed on tensor cores.
+    """Return total + left @ right, computed on tensor cores; of tiles, or of one tile per part of a sum.
 
     Tensor cores truncate sums instead of rounding them. With tf32x3 that would be the largest error (Ootomo & Yokota
     2022), so such sums are computed outside: a ``where`` that the compiler cannot remove separates product and sum.
@@ -27,7 +27,8 @@ def add_product(total, left, right, PRECISION: tl.constexpr):
         right = right.to(tl.float32)
     if PRECISION == "tf32x3":
         product = tl.dot(left, right, input_precision=PRECISION)
-        return total + tl.where(tl.arange(0, left.shape[0])[:, None] >= 0, product, 0.0)
+        index = tl.arange(0, left.shape[0])
+        return total + tl.where((index[:, None] if len(left.shape) == 2 else index[:, None, None]) >= 0, product, 0.0)
     else:
         return tl.dot(left, right, total, input_precision=PRECISION, out_dtype=total.dtype)
 

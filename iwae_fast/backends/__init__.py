@@ -133,10 +133,18 @@ def best(device: torch.device, op: str | None, shape: tuple[int, ...] = ()) -> s
         if candidate == REFERENCE and device.type == "cpu" and not torch.compiler.is_compiling():
             warn_once(MISSING["cpu"])
         return candidate
+    if op == serving.DENSE_LAYER:
+        suits = MISSING["triton"] is None and serving.prefers_triton(shape) and _has_tensor_cores(device)
+        return "triton" if suits else REFERENCE
     candidate = _SERVES[serving.rule_of(op).order(serving.number_of_elements(shape))]
     if candidate == "cuda" and not torch.compiler.is_compiling() and not CUDA.suits(device):
         return "triton" if MISSING["triton"] is None else REFERENCE
     return candidate
+
+
+def _has_tensor_cores(device: torch.device) -> bool:
+    """Return True if the GPU has tensor cores for float32 in parts of TF32 and for bfloat16."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _known(name: str) -> str:
@@ -169,7 +177,9 @@ def info() -> dict[str, Any]:
     return {
         "backends": {**native, REFERENCE: {"available": True, "reason": None}},
         "chosen": chosen,
-        "serving": {op: _served(op) for op in serving.RULES} if on_gpu and not forced else {},
+        "serving": {**{op: _served(op) for op in serving.RULES}, serving.DENSE_LAYER: _layers_served()}
+        if on_gpu and not forced
+        else {},
         "forced": forced or None,
     }
 
@@ -183,6 +193,19 @@ def _served(op: str) -> list[dict[str, Any]]:
             "why": _why(choice.figure),
         }
         for choice in serving.rule_of(op).choices()
+    ]
+
+
+def _layers_served() -> list[dict[str, Any]]:
+    """Return who serves dense layers on CUDA tensors."""
+    missing = MISSING["triton"]
+    return [
+        {
+            "calls": calls,
+            "backend": "torch" if missing else backend,
+            "why": serving.WITHOUT_FIGURES + (f"; triton is missing: {missing}" if missing else ""),
+        }
+        for calls, backend in serving.DENSE_LAYER_CHOICES
     ]
 
 

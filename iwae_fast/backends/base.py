@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -161,13 +162,33 @@ class Ops(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the loss, the bounds (...), the normalized weights, and the gradient of the logits."""
 
-    def linear_tanh(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return tanh(hidden @ weight.T + bias)."""
-
-    def linear_tanh_backward(
-        self, grad: Tensor, output: Tensor, hidden: Tensor, weight: Tensor, needs_grad: Sequence[bool]
+    def linear_activation(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep: bool
     ) -> list[Tensor]:
-        """Return the gradients of hidden, weight and bias."""
+        """Return activation(hidden @ weight.T + bias) and, if ``keep``, the activation's input.
+
+        ``activation`` is one of :data:`iwae_fast.reference.activations.ACTIVATIONS` that ``layer_activations`` has for
+        the dtype of the three tensors.
+        """
+
+    def linear_activation_backward(
+        self,
+        grad: Tensor,
+        kept: Tensor | None,
+        hidden: Tensor,
+        weight: Tensor,
+        activation: str,
+        needs_grad: Sequence[bool],
+        coefficient: Tensor | None = None,
+        result: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Return the gradients of hidden, weight and bias.
+
+        ``kept`` is the activation's input for those of :data:`iwae_fast.reference.activations.FROM_INPUT`, else its
+        output; it is not read if there is no activation. Then ``coefficient``, one number per row, contiguous, may
+        multiply the rows of ``grad``. A row whose coefficient is 0 contributes nothing, whatever its entries; any other
+        one contributes NaN where ``result``, which has one number per row, is NaN.
+        """
 
     def rescale(self, gradient: Tensor, grad: Tensor, weights: Tensor) -> None:
         """Multiply a gradient (k, ..., D), computed for an upstream gradient of 1, by the actual one, in place.
@@ -197,6 +218,8 @@ class Backend(Ops, Protocol):
     rounded_gradients: frozenset[torch.dtype]
     """The dtypes, besides that of accumulation, of parameters whose gradients ``iwae_loss_and_gradients`` computes.
     They are rounded before they are scaled by the upstream gradient."""
+    layer_activations: Mapping[torch.dtype, Collection[str]]
+    """The activations that ``linear_activation`` has, by the dtype of the layer."""
 
     def missing(self) -> str | None:
         """Return the software that the backend lacks, or None.
@@ -222,6 +245,7 @@ class WithoutOptionalOps:
 
     optional_ops: frozenset[str] = frozenset()
     rounded_gradients: frozenset[torch.dtype] = frozenset()
+    layer_activations: Mapping[torch.dtype, Collection[str]] = MappingProxyType({})
 
     def iwae_loss_and_gradients(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "iwae_loss_and_gradients")
@@ -232,11 +256,11 @@ class WithoutOptionalOps:
     def linear_bernoulli_iwae_loss(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "linear_bernoulli_iwae_loss")
 
-    def linear_tanh(self, *arguments: Any, **options: Any) -> Any:
-        raise _not_offered(self, "linear_tanh")
+    def linear_activation(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "linear_activation")
 
-    def linear_tanh_backward(self, *arguments: Any, **options: Any) -> Any:
-        raise _not_offered(self, "linear_tanh_backward")
+    def linear_activation_backward(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "linear_activation_backward")
 
     def weight_scales(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "weight_scales")

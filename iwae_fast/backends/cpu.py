@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..checks import WIDE
 from .extension import MODULE, REASON
 from .native import NativeBackend
 
@@ -20,13 +21,14 @@ class CPUBackend(NativeBackend):
         {
             "adam",
             "iwae_loss_and_gradients",
+            "linear_activation",
             "linear_bernoulli_iwae_loss",
             "linear_bernoulli_log_prob_and_residual",
-            "linear_tanh",
             "sum_squares",
             "weight_scales",
         }
     )
+    layer_activations: Mapping[torch.dtype, Collection[str]] = dict.fromkeys(WIDE, ("tanh",))
     kernels: Any = getattr(MODULE, "cpu", None)
 
     def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class CUDABackend(NativeBackend):
             "weight_scales",
         }
     )
+    layer_activations: Mapping[torch.dtype, Collection[str]] = {}
     rounded_gradients = frozenset({torch.bfloat16})  # float16 could underflow before a loss scale is applied
     kernels: Any = getattr(MODULE, "cuda", None)
 

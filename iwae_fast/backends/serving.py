@@ -10,6 +10,9 @@ graph or replayed from one is served as it is without a graph, so that both give
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from torch import compiler
@@ -106,6 +109,47 @@ RULES = {
     "sample_gaussian": SAMPLES,
     "standard_normal": SAMPLES,
 }
+
+DENSE_LAYER = "linear_activation"
+"""An op without figures: its kernels have not run on a GPU, and torch's own operations are its rival. By counts of
+launches and bytes (docs/performance.md) Triton's two launches per layer are predicted to be faster where launches cost
+nothing, and slower where Python makes them: they serve the steps that a graph is made of, and other calls if asked."""
+
+MOST_ELEMENTS = 2**24
+"""The results of a dense layer up to which Triton serves it: the products of larger ones take much longer than their
+launches, and cuBLAS is known to be good at them."""
+
+_LAUNCHED_BY_A_GRAPH: ContextVar[bool] = ContextVar("launched_by_a_graph", default=False)
+
+
+@contextmanager
+def launched_by_a_graph() -> Iterator[None]:
+    """Serve dense layers in this block as in a captured step: on CUDA tensors by Triton, where it is installed.
+
+    :class:`iwae_fast.CapturedStep` and ``iwae-fast train`` enter it for every step, whether it is captured or not, so
+    that both give the same bits. A loop of one's own gives these bits too if its forward passes are in such a block.
+    """
+    token = _LAUNCHED_BY_A_GRAPH.set(True)
+    try:
+        yield
+    finally:
+        _LAUNCHED_BY_A_GRAPH.reset(token)
+
+
+def prefers_triton(shape: tuple[int, ...]) -> bool:
+    """Return True if Triton, not torch, is to serve a dense layer with results of this shape. Torch's compiler, which
+    fuses the activation itself, traces torch's operations."""
+    if compiler.is_compiling() or not _LAUNCHED_BY_A_GRAPH.get():
+        return False
+    elements = number_of_elements(shape)
+    return elements is not None and elements <= MOST_ELEMENTS
+
+
+DENSE_LAYER_CHOICES = (
+    ("calls of captured steps with at most 16,777,216 results", "triton"),
+    ("other calls", "torch"),
+)
+WITHOUT_FIGURES = "predicted, not measured: 2 launches per layer instead of 4 to 6"
 
 OTHERS = RULES["bernoulli_iwae_loss"]
 """The rule of ops that have not been measured, such as a new density and its loss."""

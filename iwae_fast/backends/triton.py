@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import FLOATING
 from ..reference import ScaleFactors
+from ..reference.activations import ACTIVATIONS
 from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 from . import tiled
 from .base import WithoutOptionalOps
@@ -34,8 +36,18 @@ class TritonBackend(WithoutOptionalOps):
 
     device = "cpu" if INTERPRETED else "cuda"
     optional_ops = frozenset(
-        {"adam", "linear_bernoulli_log_prob_and_residual", "select_samples", "sum_squares", "weight_scales"}
+        {
+            "adam",
+            "linear_activation",
+            "linear_bernoulli_log_prob_and_residual",
+            "select_samples",
+            "sum_squares",
+            "weight_scales",
+        }
     )
+    layer_activations: Mapping[torch.dtype, Collection[str]] = {
+        dtype: ACTIVATIONS for dtype in FLOATING if INTERPRETED or dtype != torch.float64
+    }
     rounded_residuals = frozenset({torch.bfloat16})
     """The dtypes, besides that of accumulation, in which residuals of a linear layer are stored."""
     residuals_without_nan = True
@@ -146,6 +158,12 @@ class TritonBackend(WithoutOptionalOps):
         needs_grad: Sequence[bool],
     ) -> list[Tensor]:
         return tiled.log_prob_backward(self._tile_likelihood, grad, value, hidden, weight, bias, mask, needs_grad)
+
+    def linear_activation(self, *arguments: Any) -> list[Tensor]:
+        return self.kernels.linear_activation(*arguments)
+
+    def linear_activation_backward(self, *arguments: Any, **options: Any) -> list[Tensor]:
+        return self.kernels.linear_activation_backward(*arguments, **options)
 
     def adam(self, tensors: AdamTensors, settings: AdamSettings, extras: AdamExtras, turns: Tensor) -> None:
         self.kernels.adam(tensors, settings, extras)

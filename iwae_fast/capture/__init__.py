@@ -6,10 +6,21 @@ kernels at once.
 the public class.
 """
 
+from ..backends.serving import launched_by_a_graph
 from .obstacles import obstacle
 from .program import Program
 from .rates import Rates
 from .recorder import CudaGraphs, Recorder, Recording, unavailable
 from .step import CapturedStep
 
-__all__ = ["CapturedStep", "CudaGraphs", "Program", "Rates", "Recorder", "Recording", "obstacle", "unavailable"]
+__all__ = [
+    "CapturedStep",
+    "CudaGraphs",
+    "Program",
+    "Rates",
+    "Recorder",
+    "Recording",
+    "launched_by_a_graph",
+    "obstacle",
+    "unavailable",
+]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .. import checks
+from ..backends.serving import launched_by_a_graph
 from ..deprecation import context_of
 from ..models import LatentVariableModel
 from ..objectives import Objective
@@ -218,7 +219,7 @@ class CapturedStep:
     def _run(self, batch: _Batch) -> _Result:
         device = self.device.type
         self.optimizer.zero_grad()
-        with torch.enable_grad():
+        with torch.enable_grad(), launched_by_a_graph():
             # Without autocast's cache: weights cast before the capture would be the old weights in every replay.
             with torch.autocast(
                 device,

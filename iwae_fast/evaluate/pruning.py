@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..models import DenseVAE, LatentVariableModel, MixturePrior, VampPrior
-from ..models.dense import DenseDecoder, DenseDecoderOfSeveral, GaussianNetwork, TanhLayer
+from ..models.dense import DenseDecoder, DenseDecoderOfSeveral, DenseLayer, GaussianNetwork, TanhLayer
 from ..models.vae import UpperLayer
 
 KNOWN = (
-    *(GaussianNetwork, DenseDecoder, DenseDecoderOfSeveral, UpperLayer, TanhLayer),
+    *(GaussianNetwork, DenseDecoder, DenseDecoderOfSeveral, UpperLayer, DenseLayer, TanhLayer),
     *(nn.Linear, nn.Sequential, nn.ModuleList, nn.ModuleDict),
 )
 """The module types of a dense model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,13 @@ from torch.distributions import Distribution
 
 from ..likelihoods import Likelihood, as_likelihood
 from ..modules import as_parameters
-from ..ops.linear import linear_tanh
+from ..ops.linear import linear_activation
+from ..reference.activations import ACTIVATIONS
 from .linear_output import LinearOutput
 from .vae import VAE
 
 WORTH_A_KERNEL = 2**15
-"""Minimum number of elements of a layer's output for which a fused kernel is faster than torch's operations."""
+"""Minimum number of elements of a layer's output on the CPU for which a kernel is faster than torch's operations."""
 
 
 class DenseVAE(VAE):
@@ -68,6 +70,13 @@ class DenseVAE(VAE):
         super().__init__(
             encoder, decoder, likelihood, upper=upper, prior=prior, latent_dim=latent_dims[-1], backend=backend
         )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "backend":
+            for module in self.modules():
+                if isinstance(module, DenseLayer):
+                    module.backend = value
 
 
 def glorot(network: nn.Module) -> None:
@@ -121,8 +130,8 @@ class GaussianNetwork(nn.Module):
         self.transform = transform
         self.hidden = tanh_layers((input_dim, *hidden_dims))
         width = (input_dim, *hidden_dims)[-1]
-        self.mean = nn.Linear(width, output_dim)
-        self.log_std = nn.Linear(width, output_dim)
+        self.mean = DenseLayer(width, output_dim)
+        self.log_std = DenseLayer(width, output_dim)
 
     def forward(self, value: Tensor) -> tuple[Tensor, Tensor]:
         if value.shape[1:].numel() != self.input_dim:
@@ -179,14 +188,28 @@ def dense_decoder(
     return DenseDecoderOfSeveral(latent_dim, hidden_dims, sizes)
 
 
-class TanhLayer(nn.Linear):
-    """A dense layer with tanh, fused for outputs of at least ``WORTH_A_KERNEL`` elements."""
+class DenseLayer(nn.Linear):
+    """A dense layer, fused with its activation where a kernel is worth its call."""
+
+    activation = "none"
+    backend: str | None = None
+    """The backend that the model forces, or None."""
 
     def forward(self, input: Tensor) -> Tensor:
         # A compiler fuses torch's own operations, and must not specialize its graph on the batch size.
-        if torch.compiler.is_compiling() or len(input) * self.out_features < WORTH_A_KERNEL:
-            return torch.tanh(super().forward(input))
-        return linear_tanh(input, self.weight, self.bias)
+        if torch.compiler.is_compiling() or self._is_small(input):
+            return ACTIVATIONS[self.activation](super().forward(input))
+        return linear_activation(input, self.weight, self.bias, self.activation, backend=self.backend)
+
+    def _is_small(self, input: Tensor) -> bool:
+        """Return True if the call of a kernel of the CPU would cost more than it saves."""
+        return input.is_cpu and self.backend is None and len(input) * self.out_features < WORTH_A_KERNEL
+
+
+class TanhLayer(DenseLayer):
+    """A dense layer with tanh."""
+
+    activation = "tanh"
 
 
 def tanh_layers(sizes: Sequence[int]) -> nn.Sequential:

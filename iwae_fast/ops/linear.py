@@ -1,6 +1,7 @@
-"""A linear layer fused with the operation that follows it: a Bernoulli likelihood, the whole IWAE loss, or tanh.
+"""A linear layer fused with the operation that follows it: a Bernoulli likelihood, the whole IWAE loss, or an
+activation.
 
-The matrix products are torch's, and gradients overwrite their inputs.
+Matrix products are torch's, except in the kernels of Triton, and gradients overwrite their inputs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from .. import checks, reference
 from ..backends import NATIVE, REFERENCE, choose
-from ..checks import WIDE, accumulation_dtype, autocast_dtype
+from ..backends.serving import MOST_ELEMENTS, number_of_elements
+from ..checks import accumulation_dtype, autocast_dtype
+from ..reference.activations import ACTIVATIONS, FROM_INPUT
 from .densities import bernoulli_log_prob
 from .function import (
     Fused,
@@ -71,9 +74,10 @@ def linear_bernoulli_log_prob(
         return reference.linear_bernoulli_log_prob(value, hidden, weight, bias, mask)
     if recompute or not (torch.is_grad_enabled() and _any_requires_grad(hidden, weight, bias, value)):
         return applied(LinearBernoulliRecomputed)(chosen, value, hidden, weight, bias, mask)
+    products = _products_backend(backend, hidden, weight, bias)
     if not _stores_residuals(chosen, leading, value, hidden, weight, bias):
         return bernoulli_log_prob(value, F.linear(hidden, weight, bias), mask, backend=backend)
-    log_prob, *_ = applied(LinearBernoulliFunction)(chosen, value, mask, hidden, weight, bias)
+    log_prob, *_ = applied(LinearBernoulliFunction)(chosen, products, value, mask, hidden, weight, bias)
     return log_prob
 
 
@@ -131,6 +135,7 @@ def linear_bernoulli_iwae(
         "linear_bernoulli_iwae_loss",
         (*leading, len(weight)),
     )
+    products = _products_backend(backend, hidden, weight, bias)
     if (
         chosen != REFERENCE
         and supports("linear_bernoulli_iwae_loss", chosen)
@@ -139,11 +144,11 @@ def linear_bernoulli_iwae(
         and accumulation_dtype(value, hidden, log_ratio) == hidden.dtype
     ):
         loss, bound, weights, _ = applied(LinearIWAELoss)(
-            chosen, reduction, value, mask, log_ratio, hidden, weight, bias
+            chosen, products, reduction, value, mask, log_ratio, hidden, weight, bias
         )
         return IWAEResult(loss, bound, weights.detach(), normalized=True)
     if chosen != REFERENCE and _stores_residuals(chosen, leading, value, hidden, weight, bias):
-        log_prob, *_ = applied(LinearBernoulliFunction)(chosen, value, mask, hidden, weight, bias)
+        log_prob, *_ = applied(LinearBernoulliFunction)(chosen, products, value, mask, hidden, weight, bias)
         return composed_iwae(log_prob + log_ratio, reduction, backend)
     logits = F.linear(hidden, weight, bias)
     if chosen != REFERENCE:
@@ -155,27 +160,62 @@ def linear_bernoulli_iwae(
     return IWAEResult(reduced(-bound, reduction), bound.detach(), weights, normalized=True)
 
 
-def linear_tanh(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """Compute tanh(hidden @ weight.T + bias), a dense layer of the papers' networks.
+def linear_activation(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str = "tanh",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Compute activation(hidden @ weight.T + bias), a dense layer.
 
-    If a backend has kernels for the elementwise parts (bias and tanh in one pass; the gradient before the tanh and its
-    sum in one pass), they are used around torch's matrix product; else torch's own operations.
+    On a GPU, Triton's kernels compute it in one launch and all of its gradients in another, where they are chosen
+    (docs/performance.md says when). On the CPU a layer with tanh in float32 or float64 has kernels around torch's
+    matrix product: bias and tanh in one pass, and the gradient before the tanh with its sum in one pass. Other layers
+    are torch's own operations.
 
     Args:
         hidden: (..., H).
         weight, bias: (M, H) and (M,), as in ``nn.Linear``, with the dtype of ``hidden``. Under autocast all three are
             cast like the arguments of a linear layer.
+        activation: "none", "tanh", "relu", "gelu" (with the error function) or "silu".
         backend: force a backend by name.
 
     Returns:
         (..., M), with the dtype of ``hidden``.
     """
     _linear_layer(hidden, weight, bias)
-    chosen = choose(backend, (hidden, weight, bias), "linear_tanh")
-    plain = autocast_dtype(hidden.device) is not None or not _one_wide_dtype(hidden, weight, bias)
-    if plain or chosen == REFERENCE or not supports("linear_tanh", chosen):
-        return torch.tanh(F.linear(hidden, weight, bias))
-    return applied(LinearTanh)(chosen, hidden, weight, bias)
+    function = ACTIVATIONS[checks.one_of("activation", activation, ACTIVATIONS)]
+    chosen = _layer_backend(backend, activation, hidden, weight, bias)
+    if chosen is None:
+        return function(F.linear(hidden, weight, bias))
+    if (cast := autocast_dtype(hidden.device)) is not None:
+        hidden, weight, bias = hidden.to(cast), weight.to(cast), None if bias is None else bias.to(cast)
+    keep = activation in FROM_INPUT and torch.is_grad_enabled()
+    output, *_ = applied(LinearActivation)(chosen, activation, keep, hidden, weight, bias)
+    return output
+
+
+def _layer_backend(
+    backend: str | None, activation: str, hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> str | None:
+    """Return the backend whose ``linear_activation`` serves a layer, or None if torch does."""
+    chosen = choose(backend, (hidden, weight, bias), "linear_activation", (*hidden.shape[:-1], len(weight)))
+    if chosen == REFERENCE:
+        return None
+    dtypes = {tensor.dtype for tensor in (hidden, weight, bias) if tensor is not None}
+    dtype = autocast_dtype(hidden.device) or (hidden.dtype if len(dtypes) == 1 else None)
+    activations = NATIVE[chosen].layer_activations
+    return chosen if dtype is not None and activation in activations.get(dtype, ()) else None
+
+
+def _products_backend(backend: str | None, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
+    """Return the backend whose ``linear_activation_backward`` makes the gradients of a layer from those of its result,
+    or None if products of torch do."""
+    results = number_of_elements((*hidden.shape[:-1], len(weight)))
+    few = results is not None and results <= MOST_ELEMENTS
+    return _layer_backend(backend, "none", hidden, weight, bias) if few else None
 
 
 def _linear_bernoulli(
@@ -224,10 +264,6 @@ def _any_requires_grad(*tensors: Tensor | None) -> bool:
     return any(t is not None and t.requires_grad for t in tensors)
 
 
-def _one_wide_dtype(*tensors: Tensor | None) -> bool:
-    return len(dtypes := {t.dtype for t in tensors if t is not None}) == 1 and dtypes <= set(WIDE)
-
-
 class LinearBernoulliRecomputed(Fused):
     """The Function of log p(value | hidden @ weight.T + bias) whose backward pass recomputes the logits."""
 
@@ -272,7 +308,13 @@ class LinearBernoulliFunction(Fused):
 
     @staticmethod
     def forward(
-        backend: str, value: Tensor, mask: Tensor | None, hidden: Tensor, weight: Tensor, bias: Tensor | None
+        backend: str,
+        products: str | None,
+        value: Tensor,
+        mask: Tensor | None,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         log_prob, residual = implementation(backend).linear_bernoulli_log_prob_and_residual(
             value, hidden, weight, bias, mask
@@ -281,7 +323,7 @@ class LinearBernoulliFunction(Fused):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        ctx.backend, _, _, hidden, weight, _ = inputs
+        ctx.backend, ctx.products, _, _, hidden, weight, _ = inputs
         _, residual, log_prob = output
         ctx.mark_non_differentiable(residual)
         ctx.set_materialize_grads(False)
@@ -290,8 +332,22 @@ class LinearBernoulliFunction(Fused):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * 6
+            return (None,) * 7
         log_prob, residual, hidden, weight = saved(ctx)
+        if ctx.products is not None:
+            needs_grad = list(ctx.needs_input_grad[4:])
+            gradients = backward_pass(
+                "linear_bernoulli_log_prob",
+                _residual_backward,
+                (grad,),
+                residual,
+                hidden,
+                weight,
+                needs_grad,
+                log_prob,
+                ctx.products,
+            )
+            return None, None, None, None, *scatter_gradients(gradients, needs_grad)
         rows = log_prob.numel()
         scale = with_memory(grad).reshape(rows, 1)
         residual, inputs = residual.view(rows, residual.shape[-1]), hidden.reshape(rows, hidden.shape[-1])
@@ -303,13 +359,29 @@ class LinearBernoulliFunction(Fused):
             else:
                 residual = residual.masked_fill(undefined & (scale == 0), 0.0)
             inputs = inputs.masked_fill(undefined & (scale == 0), 0.0)
-        _, _, _, hidden_needed, weight_needed, bias_needed = ctx.needs_input_grad
-        gradients = (
+        *_, hidden_needed, weight_needed, bias_needed = ctx.needs_input_grad
+        by_torch = (
             torch.mm(residual, weight).mul_(scale).view(hidden.shape) if hidden_needed else None,
             torch.mm(residual.t(), inputs * scale.to(inputs.dtype)) if weight_needed else None,
             torch.mv(residual.t(), scale.squeeze(1).to(inputs.dtype)) if bias_needed else None,
         )
-        return None, None, None, *once(gradients, log_prob)
+        return None, None, None, None, *once(by_torch, log_prob)
+
+
+def _residual_backward(
+    grad: Tensor,
+    residual: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    needs_grad: Sequence[bool],
+    log_prob: Tensor,
+    products: str,
+) -> Sequence[Tensor]:
+    """Return the gradients of hidden, weight and bias from residuals that are 0 where they would be NaN."""
+    scale = grad.reshape(log_prob.numel()).contiguous()
+    return implementation(products).linear_activation_backward(
+        residual, None, hidden, weight, "none", needs_grad, scale, log_prob
+    )
 
 
 class LinearIWAELoss(Fused):
@@ -322,6 +394,7 @@ class LinearIWAELoss(Fused):
     @staticmethod
     def forward(
         backend: str,
+        products: str | None,
         reduction: str,
         value: Tensor,
         mask: Tensor | None,
@@ -336,7 +409,7 @@ class LinearIWAELoss(Fused):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.backend, ctx.reduction, _, _, log_ratio, hidden, weight, _ = inputs
+        ctx.backend, ctx.products, ctx.reduction, _, _, log_ratio, hidden, weight, _ = inputs
         _, bound, weights, gradient = output
         ctx.mark_non_differentiable(bound, gradient)
         ctx.set_materialize_grads(False)
@@ -346,47 +419,75 @@ class LinearIWAELoss(Fused):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * 8
+            return (None,) * 9
         weights, gradient, hidden, weight = saved(ctx)
         grad = with_memory(grad)
         number = host_value(grad)
         if not math.isfinite(number):
             (gradient,) = times_upstream(ctx, [gradient], grad, number, weights)
         rows = weights.numel()
-        gradient, inputs = gradient.view(rows, gradient.shape[-1]), hidden.reshape(rows, hidden.shape[-1])
         *_, log_ratio_needed, hidden_needed, weight_needed, bias_needed = ctx.needs_input_grad
-        gradients = (
-            log_ratio_gradient(ctx, weights, grad, number) if log_ratio_needed else None,
-            torch.mm(gradient, weight).view(hidden.shape) if hidden_needed else None,
-            torch.mm(gradient.t(), inputs) if weight_needed else None,
-            gradient.sum(0) if bias_needed else None,
-        )
+        of_log_ratio = log_ratio_gradient(ctx, weights, grad, number) if log_ratio_needed else None
+        if ctx.products is not None:
+            needs_grad = [hidden_needed, weight_needed, bias_needed]
+            of_layer = backward_pass(
+                "linear_bernoulli_iwae_loss",
+                _layer_backward,
+                (gradient,),
+                *(None, hidden, weight, "none", needs_grad, None, None),
+                ctx.products,
+            )
+            gradients = (of_log_ratio, *scatter_gradients(of_layer, needs_grad))
+        else:
+            gradient, inputs = gradient.view(rows, gradient.shape[-1]), hidden.reshape(rows, hidden.shape[-1])
+            gradients = (
+                of_log_ratio,
+                torch.mm(gradient, weight).view(hidden.shape) if hidden_needed else None,
+                torch.mm(gradient.t(), inputs) if weight_needed else None,
+                gradient.sum(0) if bias_needed else None,
+            )
         if math.isfinite(number) and number != 1.0:  # cheaper than scaling the gradient of the logits
             for result in gradients[1:]:
                 if result is not None:
                     result.mul_(number) if number else result.zero_()  # 0 times NaN would be NaN
-        return None, None, None, None, *once(gradients, weights)
+        return None, None, None, None, None, *once(gradients, weights)
 
 
-class LinearTanh(Fused):
-    """The Function of :func:`linear_tanh`."""
-
-    @staticmethod
-    def forward(backend: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return implementation(backend).linear_tanh(hidden, weight, bias)
+class LinearActivation(Fused):
+    """The Function of :func:`linear_activation`, which also returns the activation's input if it is kept."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.backend, hidden, weight, _ = inputs
-        ctx.save_for_backward(output, hidden, weight)
+    def forward(
+        backend: str, activation: str, keep: bool, hidden: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        return tuple(implementation(backend).linear_activation(hidden, weight, bias, activation, keep))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        needs_grad = list(ctx.needs_input_grad[1:])
-        gradients = backward_pass("linear_tanh", _linear_tanh_backward, (grad,), *saved(ctx), needs_grad, ctx.backend)
-        return None, *scatter_gradients(gradients, needs_grad)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.backend, ctx.activation, _, hidden, weight, _ = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(None if ctx.activation == "none" else output[-1], hidden, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 6
+        needs_grad = list(ctx.needs_input_grad[3:])
+        gradients = backward_pass(
+            "linear_activation",
+            _layer_backward,
+            (grad,),
+            *saved(ctx),
+            ctx.activation,
+            needs_grad,
+            None,
+            None,
+            ctx.backend,
+        )
+        return None, None, None, *scatter_gradients(gradients, needs_grad)
 
 
-def _linear_tanh_backward(grad: Tensor, *arguments: Any) -> Sequence[Tensor]:
+def _layer_backward(grad: Tensor, *arguments: Any) -> Sequence[Tensor]:
     *others, backend = arguments
-    return implementation(backend).linear_tanh_backward(grad, *others)
+    return implementation(backend).linear_activation_backward(grad, *others)

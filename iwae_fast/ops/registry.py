@@ -106,11 +106,11 @@ class RegisteredOps(WithoutOptionalOps):
     def linear_bernoulli_iwae_loss(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self._call("linear_bernoulli_iwae_loss", *arguments, **options)
 
-    def linear_tanh(self, *arguments: Any, **options: Any) -> Tensor:
-        return self._call("linear_tanh", *arguments, **options)
+    def linear_activation(self, *arguments: Any, **options: Any) -> list[Tensor]:
+        return self._call("linear_activation", *arguments, **options)
 
-    def linear_tanh_backward(self, *arguments: Any, **options: Any) -> list[Tensor]:
-        return self._call("linear_tanh_backward", *arguments, **options)
+    def linear_activation_backward(self, *arguments: Any, **options: Any) -> list[Tensor]:
+        return self._call("linear_activation_backward", *arguments, **options)
 
     def adam(self, tensors: AdamTensors, settings: AdamSettings, extras: AdamExtras, turns: Tensor) -> None:
         rate = settings.lr if isinstance(settings.lr, Tensor) else None
@@ -249,16 +249,28 @@ def _(
     return _log_prob(value, hidden), hidden.new_empty((*hidden.shape[:-1], weight.shape[0]))
 
 
-@_register("linear_tanh(Tensor hidden, Tensor weight, Tensor? bias, str backend) -> Tensor")
-def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
-    return hidden.new_empty((*hidden.shape[:-1], weight.shape[0]))
+@_register(
+    "linear_activation(Tensor hidden, Tensor weight, Tensor? bias, str activation, bool keep, str backend) -> Tensor[]"
+)
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep: bool, backend: str) -> list[Tensor]:
+    return [hidden.new_empty((*hidden.shape[:-1], weight.shape[0])) for _ in range(1 + keep)]
 
 
 @_register(
-    "linear_tanh_backward(Tensor grad, Tensor output, Tensor hidden, Tensor weight, bool[] needs, str backend) "
-    "-> Tensor[]"
+    "linear_activation_backward(Tensor grad, Tensor? kept, Tensor hidden, Tensor weight, str activation, "
+    "bool[] needs, Tensor? coefficient, Tensor? result, str backend) -> Tensor[]"
 )
-def _(grad: Tensor, output: Tensor, hidden: Tensor, weight: Tensor, needs: list[bool], backend: str) -> list[Tensor]:
+def _(
+    grad: Tensor,
+    kept: Tensor | None,
+    hidden: Tensor,
+    weight: Tensor,
+    activation: str,
+    needs: list[bool],
+    coefficient: Tensor | None,
+    result: Tensor | None,
+    backend: str,
+) -> list[Tensor]:
     return _needed((hidden, weight, weight[:, 0]), needs)
 
 

@@ -13,6 +13,7 @@ from paths import ROOT
 
 import iwae_fast as iw
 from iwae_fast.backends import MISSING, NATIVE, serving
+from iwae_fast.capture import launched_by_a_graph
 from iwae_fast.experiments.cli import about
 from iwae_fast.reference import DENSITIES
 
@@ -153,6 +154,41 @@ def test_the_choice_is_traced_once_for_all_sizes(monkeypatch: pytest.MonkeyPatch
     assert len(graphs) == 1
 
 
+def test_dense_layers_are_served_by_triton_in_captured_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test that no figure decides, so that a call is left to torch unless its launches cost nothing."""
+    monkeypatch.setattr(iw.backends, "refusal", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setitem(MISSING, "triton", None)
+
+    def chosen(*shape: int) -> str:
+        return iw.backends.choose(None, (Elsewhere(),), serving.DENSE_LAYER, shape)  # type: ignore[arg-type]
+
+    assert chosen(1000, 200) == "reference"
+    with launched_by_a_graph():
+        assert chosen(1000, 200) == "triton"
+        assert chosen(2**15, 512) == "triton"
+        assert chosen(2**15, 513) == "reference"
+        monkeypatch.setitem(MISSING, "triton", "absent")
+        assert chosen(1000, 200) == "reference"
+        monkeypatch.setitem(MISSING, "triton", None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+        assert chosen(1000, 200) == "reference"
+    assert f"{serving.MOST_ELEMENTS:,}" in serving.DENSE_LAYER_CHOICES[0][0]
+
+
+def test_captured_steps_are_served_as_launched_by_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test that steps which cannot be captured are served so too, unlike the same step in a loop of one's own."""
+    model, seen = iw.models.DenseVAE(6, (2,), ((3,),)), []
+    encode = model.encoder.forward
+    monkeypatch.setattr(model.encoder, "forward", lambda x: seen.append(serving.prefers_triton(x.shape)) or encode(x))
+    objective = iw.Objective(iw.bounds.IWAE(), num_samples=2)
+    with pytest.warns(UserWarning, match="one by one"):
+        step = iw.CapturedStep(objective, model, torch.optim.Adam(model.parameters()), seed=0)
+    step(torch.ones(4, 6))
+    objective(model, torch.ones(4, 6)).backward()
+    assert seen == [True, False]
+
+
 def test_info_says_which_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert iw.backends.info()["serving"] == {} or torch.cuda.is_available()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -171,12 +207,15 @@ def test_info_says_which_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert "missing" not in large["why"]
     *_, told = about.sections({**about.collect(), **info})
-    assert [name for name, _ in told] == [f"{op} on CUDA" for op in serving.RULES]
+    assert [name for name, _ in told] == [f"{op} on CUDA" for op in (*serving.RULES, serving.DENSE_LAYER)]
+    assert "calls of captured steps with at most 16,777,216 results: triton. predicted, not measured" in told[-1][1]
     assert any("calls of at most 784,000 elements: triton. bernoulli_iwae_loss forward" in text for _, text in told)
 
 
 def test_the_documentation_has_the_table() -> None:
     page = (ROOT / "docs" / "performance.md").read_text()
+    for calls, backend in serving.DENSE_LAYER_CHOICES:
+        assert f"| `{serving.DENSE_LAYER}` | {calls} | {backend} | {serving.WITHOUT_FIGURES} |\n" in page
     for op, rule in serving.RULES.items():
         for choice in rule.choices():
             calls = choice.calls.removeprefix("calls ")

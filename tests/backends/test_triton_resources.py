@@ -74,13 +74,18 @@ def is_linear(row: dict[str, str]) -> bool:
     return row["case"].startswith("linear")
 
 
+def is_layer(row: dict[str, str]) -> bool:
+    """Return True for the products of dense layers with an activation."""
+    return row["case"].startswith("layer") and row["kernel"] != "sum_kernel"
+
+
 def test_registers_leave_room_for_other_warps(rows: list[dict[str, str]]) -> None:
     """Check for at most 128 registers: 16 of a multiprocessor's 64 warps are then resident, enough for its memory.
 
     Matrix products are another matter: the more of their operands and sums stand in registers, the fewer times these
     are read, and their loads are asynchronous. They may have all 255 of a thread.
     """
-    assert [row for row in rows if int(row["registers"]) > (255 if is_linear(row) else 128)] == []
+    assert [row for row in rows if int(row["registers"]) > (255 if is_linear(row) or is_layer(row) else 128)] == []
 
 
 def test_shared_memory_holds_two_programs(rows: list[dict[str, str]]) -> None:
@@ -94,7 +99,13 @@ def test_matrix_products_run_on_tensor_cores(rows: list[dict[str, str]]) -> None
     for row in linear:
         assert row["tensor_cores"] == ("HGMMA" if row["sm"] == "90" else "HMMA"), row
         assert "x16" in row["loads"], row
-    assert {row["tensor_cores"] for row in rows if not is_linear(row)} == {""}
+    layers = [row for row in rows if is_layer(row)]
+    assert len(layers) == 18
+    for row in layers:  # small tiles are products of single warps, in parts
+        groups = row["sm"] == "90" and ("10000 rows" in row["case"] or row["case"] == "layer 200 to 784 1000 rows")
+        assert row["tensor_cores"] == ("HGMMA" if groups else "HMMA"), row
+        assert ("x8" if row["case"] == "layer 50 to 200 1000 rows" else "x16") in row["loads"], row
+    assert {row["tensor_cores"] for row in rows if not is_linear(row) and not is_layer(row)} == {""}
 
 
 def test_float32_is_added_up_outside_of_tensor_cores(rows: list[dict[str, str]]) -> None:
@@ -103,6 +114,9 @@ def test_float32_is_added_up_outside_of_tensor_cores(rows: list[dict[str, str]])
         if is_linear(row):
             assert ("sum" in row["products"]) == (not row["case"].endswith("float32")), row
             assert row["products"], row
+        if is_layer(row):
+            assert ("sum" in row["products"]) == row["case"].endswith(("tf32", "bfloat16")), row
+            assert row["products"], row
 
 
 def test_loads_and_stores_are_wide(rows: list[dict[str, str]]) -> None:
@@ -110,7 +124,7 @@ def test_loads_and_stores_are_wide(rows: list[dict[str, str]]) -> None:
     for row in rows:
         if row["case"] in UNALIGNED or row["kernel"] == "weights_kernel":  # that is small, as log_mean_exp's
             continue
-        if is_linear(row):  # observations are read as the products lie in registers
+        if is_linear(row) or is_layer(row):  # observations and biases are read as the products lie in registers
             continue
         assert "x16" in row["loads"], row
         _, *narrow = row["loads"].split()

@@ -39,6 +39,7 @@ from benchmarks import (
     evaluation,
     gaussian_iwae_loss,
     gaussian_log_prob,
+    linear_activation,
     linear_bernoulli_iwae_loss,
     linear_bernoulli_log_prob,
     log_mean_exp,
@@ -150,6 +151,7 @@ def of_wrong_values(scale: float, function: Callable[..., Any]) -> Callable[...,
         (partial(bernoulli_iwae_loss.works, CPU, 50, 4), 1.01),
         (partial(gaussian_iwae_loss.works, CPU, 50, 4), 1.01),
         (partial(linear_bernoulli_iwae_loss.works, CPU, 50, 4), 1.01),
+        (partial(linear_activation.works, CPU, 20, 30, 40), 1.01),
         (partial(bernoulli_log_prob.works, CPU, 5, 4), 1.01),
         (partial(bernoulli_log_prob.works, CPU, 5, 4, dtype=torch.bfloat16), 1.5),
         (partial(gaussian_log_prob.works, CPU, 5, 4), 1.01),
@@ -450,6 +452,7 @@ def test_every_step_agrees_with_the_reference(name: str, monkeypatch: pytest.Mon
         partial(bernoulli_log_prob.works, CPU, 3, 2, 10, torch.bfloat16),
         partial(gaussian_log_prob.works, CPU, 3, 2, 10),
         partial(linear_bernoulli_log_prob.works, CPU, 3, 2, 4, 10),
+        partial(linear_activation.works, CPU, 6, 4, 10),
         partial(log_mean_exp.works, CPU, 3, 2),
         partial(sample_gaussian.works, CPU, 3, 2, 4),
         partial(copy.works, CPU, [4000, 8000], 40_000),
@@ -632,7 +635,10 @@ def test_every_kernel_can_be_called_and_what_is_wrong_is_told(monkeypatch: pytes
     def watched(name: str, op: Callable[..., object]) -> Callable[..., object]:
         return lambda *arguments, **options: called.add(name) or op(*arguments, **options)
 
-    names = {name for name in vars(Ops) if not name.startswith("_")} - {"linear_tanh", "linear_tanh_backward"}
+    names = {name for name in vars(Ops) if not name.startswith("_")} - {
+        "linear_activation",
+        "linear_activation_backward",
+    }
     for name in names:
         monkeypatch.setattr(backend, name, watched(name, getattr(backend, name)))
     cases = [case for case in every_kernel.cases() if "B=300" not in case.name]

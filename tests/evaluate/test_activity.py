@@ -169,11 +169,11 @@ def test_networks_whose_weights_are_not_known():
     torch.nn.utils.parametrizations.weight_norm(parametrized.encoder.mean)
     other.encoder.log_std = Twice(7, 5)
     hidden.decoder.hidden[0].forward = torch.tanh
-    for model, name in ((parametrized, "ParametrizedLinear"), (other, "Twice"), (hidden, "TanhLayer")):
+    for model, name in ((parametrized, "ParametrizedDenseLayer"), (other, "Twice"), (hidden, "TanhLayer")):
         with pytest.raises(TypeError, match=rf"cannot be disabled: the module .* \({name}\) is not supported"):
             without_units(model, [torch.ones(5).bool()])
     torch.nn.utils.prune.identity(hidden.encoder.mean, "weight")
-    with pytest.raises(TypeError, match=r"the weight of mean \(Linear\) is computed from other tensors"):
+    with pytest.raises(TypeError, match=r"the weight of mean \(DenseLayer\) is computed from other tensors"):
         without_units(hidden, [torch.ones(5).bool()])
 
 

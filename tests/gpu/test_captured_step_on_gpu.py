@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR
 
 import iwae_fast as iw
+from iwae_fast.capture import launched_by_a_graph
 from iwae_fast.experiments.optimizers import PublishedAdam
 from iwae_fast.experiments.train.pixels import as_pixels, batches_as_pixels
 from iwae_fast.seeds import Purpose
@@ -69,7 +70,8 @@ class Pair:
 
     def by_hand(self, x: Tensor) -> Tensor:
         self.optimizers[1].zero_grad()
-        loss = self.objectives[1](self.models[1], x, seed=self.seed)
+        with launched_by_a_graph():
+            loss = self.objectives[1](self.models[1], x, seed=self.seed)
         loss.backward()
         self.optimizers[1].step()
         self.seed = self.seed + 1

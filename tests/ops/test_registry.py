@@ -81,10 +81,13 @@ def samples() -> dict[str, list[tuple]]:
             (value, r(3, 4, 5), r(7, 5), r(7), mask),
             (strided, r(4, 5), r(5, 7).T, None, None),
         ],
-        "linear_tanh": [(r(3, 4, 5), r(7, 5), r(7)), (r(5, 4).T, r(5, 7).T, None)],
-        "linear_tanh_backward": [
-            (r(3, 4, 7), r(3, 4, 7), r(3, 4, 5), r(7, 5), [True, True, True]),
-            (r(7, 4).T, r(4, 7), r(4, 5), r(7, 5), [False, True, False]),
+        "linear_activation": [
+            (r(3, 4, 5), r(7, 5), r(7), "tanh", False),
+            (r(5, 4).T, r(5, 7).T, None, "tanh", False),
+        ],
+        "linear_activation_backward": [
+            (r(3, 4, 7), r(3, 4, 7), r(3, 4, 5), r(7, 5), "tanh", [True, True, True], None, None),
+            (r(7, 4).T, r(4, 7), r(4, 5), r(7, 5), "tanh", [False, True, False], None, None),
         ],
         "log_mean_exp": [(log_ratio, 0), (log_ratio, 1), (log_ratio.double().T, 0)],
         "log_mean_exp_backward": [(r(4), log_ratio, 0), (r(3), log_ratio, 1)],

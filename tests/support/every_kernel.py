@@ -209,6 +209,10 @@ def linear_layers() -> Iterator[Case]:
                 function = partial(iw.linear_bernoulli_log_prob, recompute=recompute)
                 yield Case(f"linear_bernoulli_log_prob {where} {recompute}", function, (*layer, mask), (1, 2, 3))
             yield Case(f"linear loss {where}", iw.linear_bernoulli_iwae_loss, (*layer, log_ratio, mask), (1, 2, 3, 4))
+    for rows, dtype, activation in product((5, 700), (torch.float32, torch.bfloat16), ("none", "tanh", "gelu")):
+        layer = (torch.randn(rows, 9).to(dtype), torch.randn(70, 9).to(dtype), torch.randn(70).to(dtype))
+        function = partial(iw.linear_activation, activation=activation)
+        yield Case(f"linear_activation {rows} rows {dtype} {activation}", function, layer, (0, 1, 2))
     yield Case("without bias", iw.linear_bernoulli_log_prob, (value, hidden, weight, None), (1, 2))
 
 

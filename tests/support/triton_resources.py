@@ -134,7 +134,16 @@ def cases() -> dict[str, Callable[[], Any]]:
             random(k, b, z), log_ratio, mean, log_std, seed, chosen, k, 0, 0, 0, False
         ),
     }
-    return result | linear_cases() | adam_cases()
+    return result | linear_cases() | layer_cases() | adam_cases()
+
+
+def at(precision: str, op: Callable[..., Any], *arguments: Any) -> Any:
+    """Call an op with this precision of float32 products."""
+    torch.backends.cuda.matmul.fp32_precision = precision
+    try:
+        return op(*arguments)
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
 def linear_cases() -> dict[str, Callable[[], Any]]:
@@ -147,13 +156,6 @@ def linear_cases() -> dict[str, Callable[[], Any]]:
         shapes = ((b, d), (k, b, h), (d, h), (d,))
         operands = (*(torch.empty(shape, dtype=dtype) for shape in shapes), mask)
 
-        def at(precision: str, op: Callable[..., Any], *arguments: Any) -> Any:
-            torch.backends.cuda.matmul.fp32_precision = precision
-            try:
-                return op(*arguments)
-            finally:
-                torch.backends.cuda.matmul.fp32_precision = "ieee"
-
         result[f"linear_bernoulli_log_prob {name}"] = lambda: at(precision, ops.linear_bernoulli_log_prob, *operands)
         result[f"linear_bernoulli_log_prob_and_residual {name}"] = lambda: at(
             precision, ops.linear_bernoulli_log_prob_and_residual, *operands
@@ -162,6 +164,42 @@ def linear_cases() -> dict[str, Callable[[], Any]]:
     add("float32", torch.float32)
     add("tf32", torch.float32, "tf32")
     add("bfloat16 masked", torch.bfloat16, mask=mask)
+    return result
+
+
+LAYERS = {"784 to 200": (20, 784, 200), "200 to 50": (20, 200, 50), "50 to 200": (1000, 50, 200)}
+"""Rows, inputs and outputs of layers of the papers' one-layer network at 20 observations and 50 samples."""
+
+
+def layer_cases() -> dict[str, Callable[[], Any]]:
+    """Return forward and backward passes of dense layers, the last of which multiplies rows by coefficients."""
+    result: dict[str, Callable[[], Any]] = {}
+
+    def add(name: str, activation: str, sizes: tuple[int, int, int], dtype: torch.dtype, precision: str) -> None:
+        rows, inputs, outputs = sizes
+        hidden, weight, bias = (torch.empty(s, dtype=dtype) for s in ((rows, inputs), (outputs, inputs), (outputs,)))
+        grad = kept = torch.empty(rows, outputs, dtype=dtype)
+
+        def forward() -> None:
+            at(precision, ops.linear_activation, hidden, weight, bias, activation, activation in ("gelu", "silu"))
+
+        def backward() -> None:
+            arguments = (grad, None if activation == "none" else kept, hidden, weight, activation, [True] * 3)
+            at(precision, ops.linear_activation_backward, *arguments, *coefficients)
+
+        coefficients = (torch.empty(rows),) * 2 if outputs == 784 else (None, None)
+        result[f"layer {name}"] = forward
+        result[f"layer_backward {name}"] = backward
+
+    for name, sizes in LAYERS.items():
+        add(f"{name} {sizes[0]} rows", "none" if sizes[2] == 50 else "tanh", sizes, torch.float32, "ieee")
+    square = (1000, 200, 200)
+    for activation in ("tanh", "gelu"):
+        add(f"{activation} 200 to 200 1000 rows", activation, square, torch.float32, "ieee")
+    add("200 to 200 1000 rows tf32", "tanh", square, torch.float32, "tf32")
+    add("200 to 200 1000 rows bfloat16", "silu", square, torch.bfloat16, "ieee")
+    add("200 to 784 1000 rows", "none", (1000, 200, 784), torch.float32, "ieee")
+    add("200 to 784 10000 rows", "relu", (10_000, 200, 784), torch.float32, "ieee")
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -65,7 +66,14 @@ class Linear(Densities, Losses):
         )
         return loss, bound, weights, logits
 
-    def linear_tanh(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def linear_activation(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: str,
+        keep: bool,
+    ) -> list[Tensor]:
         values = products(hidden, weight)
         if bias is not None:
             bias = bias.contiguous()
@@ -78,13 +86,21 @@ class Linear(Densities, Losses):
             values.data_ptr(),
             pointer(bias),
         )
-        return values
+        return [values]
 
-    def linear_tanh_backward(
-        self, grad: Tensor, output: Tensor, hidden: Tensor, weight: Tensor, needs_grad: Sequence[bool]
+    def linear_activation_backward(
+        self,
+        grad: Tensor,
+        kept: Tensor | None,
+        hidden: Tensor,
+        weight: Tensor,
+        activation: str,
+        needs_grad: Sequence[bool],
+        coefficient: Tensor | None = None,
+        result: Tensor | None = None,
     ) -> list[Tensor]:
-        rows, size = hidden.shape[:-1].numel(), output.shape[-1]
-        output, grad = output.contiguous(), grad.contiguous()
+        rows, size = grad.shape[:-1].numel(), grad.shape[-1]
+        output, grad = cast(Tensor, kept).contiguous(), grad.contiguous()
         gradient = output.new_empty(rows, size)
         grad_bias = output.new_empty(size)
         self.run(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...capture import CudaGraphs, Program, Rates, Recorder, obstacle, unavailable
+from ...capture import CudaGraphs, Program, Rates, Recorder, launched_by_a_graph, obstacle, unavailable
 from ...models import LatentVariableModel
 from ...objectives import Objective
 from ...objectives.ranks import part
@@ -119,7 +119,7 @@ class Steps:
         steps = self._ahead[:count] + self._position
         seeds = steps + self._latents
         records: list[StepRecord] = []
-        with self._rates:
+        with self._rates, launched_by_a_graph():
             for ahead, x in enumerate(self._batches(steps[:, 0], size)):
                 self.exchange.clear_gradients(self.optimizer)
                 loss = self.objective(
