@@ -21,9 +21,8 @@ class FromSCVI(Source):
     """A trained module of scvi-tools, such as ``model.module`` of an ``scvi.model.SCVI``:
     ``iw.evaluate.log_likelihood(FromSCVI(model.module), loader)``.
 
-    It is called as scvi-tools itself calls it: ``inference`` once per chunk of cells, and ``generative`` for draws of z,
-    and of the library size where that is latent. The inputs come from ``_get_inference_input`` and
-    ``_get_generative_input``. The log-weights are log p(x | z, l) + log p(z) + log p(l) - log q(z | x) - log q(l | x),
+    Its ``inference`` runs once per chunk of cells, and ``generative`` for draws of z, and of the library size where that
+    is latent; their inputs come from ``_get_inference_input`` and ``_get_generative_input``. The log-weights are log p(x | z, l) + log p(z) + log p(l) - log q(z | x) - log q(l | x),
     from the entries "px", "pz", "pl", "qz" and "ql" of the outputs. A module whose outputs have other names, such as
     that of TOTALVI, is refused, and so is a logistic-normal latent space ("ln"), in which q of the outputs is not the
     density of z.
@@ -45,8 +44,8 @@ class FromSCVI(Source):
         for name in ("inference", "generative", "_get_inference_input", "_get_generative_input"):
             if not callable(getattr(module, name, None)):
                 raise TypeError(
-                    f"module must be one of scvi-tools, such as model.module, got {type(module).__name__}, which has no "
-                    f"method {name}"
+                    f"module must be one of scvi-tools, such as model.module, got {type(module).__name__}, which has "
+                    f"no method {name}"
                 )
         if getattr(module, "latent_distribution", "normal") != "normal":
             raise ValueError(

@@ -72,8 +72,8 @@ class Source(ABC):
             )
         return x, ()
 
-    def check_support(self, x: Tensor, mask: Tensor | None) -> None:
-        """Raise ValueError for observations that the model does not take. Forces a device synchronization."""
+    def check_support(self, x: Tensor, mask: Tensor | None) -> None:  # noqa: B027  (most sources have no likelihood)
+        """Raise ValueError for observations outside the likelihood's support. Forces a device synchronization."""
 
     def rows(self, x: Tensor) -> int:
         """Return the number of rows (samples times observations) to evaluate at once."""
