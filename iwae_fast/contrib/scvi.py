@@ -21,11 +21,11 @@ class FromSCVI(Source):
     """A trained module of scvi-tools, such as ``model.module`` of an ``scvi.model.SCVI``:
     ``iw.evaluate.log_likelihood(FromSCVI(model.module), loader)``.
 
-    Its ``inference`` runs once per chunk of cells, and ``generative`` for draws of z, and of the library size where that
-    is latent; their inputs come from ``_get_inference_input`` and ``_get_generative_input``. The log-weights are log p(x | z, l) + log p(z) + log p(l) - log q(z | x) - log q(l | x),
-    from the entries "px", "pz", "pl", "qz" and "ql" of the outputs. A module whose outputs have other names, such as
-    that of TOTALVI, is refused, and so is a logistic-normal latent space ("ln"), in which q of the outputs is not the
-    density of z.
+    Its ``inference`` runs once per chunk of cells, and its ``generative`` for draws of z, and of the library size l
+    where that is latent; their inputs come from ``_get_inference_input`` and ``_get_generative_input``. The log-weights
+    are log p(x | z, l) + log p(z) + log p(l) - log q(z | x) - log q(l | x), from the outputs "px", "pz", "pl", "qz" and
+    "ql". A module whose outputs have other names, such as that of TOTALVI, is refused. So is a logistic-normal latent
+    space ("ln"), in which "qz" is not the density of z.
 
     The noise is a function of (seed, sample, cell), so the result does not depend on the chunk size, batches or ranks,
     up to rounding.
