@@ -27,6 +27,9 @@ It is a constant because results would otherwise depend on the memory that is fr
 INDICES = ("sample_offset", "observation_offset")
 """The arguments of a draw whose noise is a function of indices."""
 
+ANY_NAME = "**"
+"""The entry of a list of arguments for those of any name."""
+
 LogWeightsOfChunk = Callable[[int, int], Tensor]
 """A function (first sample, count) -> log-weights (count, B) of fixed observations."""
 
@@ -186,8 +189,8 @@ class FromDraws(Source):
         if isinstance(owner, nn.Module):
             self.module = nn.ModuleList([owner, self.module])
         self.draw = draw
-        named = _arguments(draw.forward if isinstance(draw, nn.Module) else draw)
-        given = [name for name in INDICES if name in named]
+        self._arguments = _arguments(draw.forward if isinstance(draw, nn.Module) else draw)
+        given = [name for name in INDICES if name in self._arguments]
         if len(given) == 1:
             raise TypeError(f"draw must have both {' and '.join(INDICES)} or neither, got only {given[0]}")
         self.by_index = bool(given)
@@ -202,6 +205,9 @@ class FromDraws(Source):
         options: dict[str, Any] = {"context": chunk.context} if chunk.context else {}
         if chunk.mask is not None:
             options["mask"] = chunk.mask
+        for name in options:
+            if self._arguments and not {name, ANY_NAME} & set(self._arguments):
+                raise TypeError(f"draw must have an argument {name!r} for an evaluation with {name}, got one without")
 
         def log_weights(first: int, count: int) -> Tensor:
             if len(x) == 0:
@@ -270,7 +276,9 @@ def _told(value: Any) -> str:
 
 
 def _arguments(function: Callable[..., Any]) -> Sequence[str]:
+    """Return the names of a function's arguments, ``ANY_NAME`` if it takes others; none if they are not known."""
     try:
-        return tuple(inspect.signature(function).parameters)
+        parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some functions of extensions have no signature
         return ()
+    return tuple(ANY_NAME if each.kind is each.VAR_KEYWORD else each.name for each in parameters)

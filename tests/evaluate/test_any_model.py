@@ -93,6 +93,8 @@ def test_mask_and_context_reach_the_function(monkeypatch: pytest.MonkeyPatch) ->
     def shifted(x: Tensor, k: int, seed: int, context: tuple[Tensor, ...]) -> Tensor:
         return Draws(model)(x - context[0], k, seed)
 
+    with pytest.raises(TypeError, match="draw must have an argument 'mask' for an evaluation with mask"):
+        iw.evaluate.log_likelihood(shifted, x, 60, mask=mask)
     found = iw.evaluate.log_likelihood(shifted, x + shift, 60, seed=5, context=(shift,))
     assert_same(found, iw.evaluate.log_likelihood(Draws(model), x, 60, seed=5))
 
