@@ -120,11 +120,12 @@ def save(model: LatentVariableModel, folder: Path) -> None:
         "iwae_fast_version": __version__,
         **settings,
     }
+    text = json.dumps(config, indent=2, default=_number) + "\n"
     # Cloned, since safetensors refuses tensors that share memory.
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / WEIGHTS, safetensors.save(tensors, {"format": "pt"}))
-    replace_file(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    replace_file(folder / CONFIG, text.encode())
 
 
 def load(name: str | Path, device: torch.device | str, **hub: Any) -> LatentVariableModel:
@@ -138,9 +139,12 @@ def load(name: str | Path, device: torch.device | str, **hub: Any) -> LatentVari
             f"{config_file} must have model_type {MODEL_TYPE!r} and iwae_fast_format {FORMAT}, got "
             f"{config.get('model_type')!r} and {config.get('iwae_fast_format')!r}"
         )
-    (kind,) = config["architectures"] if isinstance(config.get("architectures"), list) else (None,)
-    if kind not in MODELS:
-        raise ValueError(f"architectures in {config_file} must be one of {', '.join(MODELS)}, got {kind!r}")
+    classes = config.get("architectures")
+    if classes not in [[name] for name in MODELS]:
+        raise ValueError(
+            f"architectures in {config_file} must be one of {', '.join(MODELS)} in a list, got {classes!r}"
+        )
+    (kind,) = classes
     other = {"architectures", "model_type", "iwae_fast_format", "iwae_fast_version"}
     try:
         with torch.device("meta"):
@@ -148,13 +152,20 @@ def load(name: str | Path, device: torch.device | str, **hub: Any) -> LatentVari
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{config_file} does not describe a {kind}: {error}") from error
     try:
-        with safetensors.safe_open(weights_file, framework="pt", device=str(device)) as file:
+        with safetensors.safe_open(weights_file, framework="pt") as file:
             # Cloned out of the file's memory map: the file may be replaced while the tensors are in use.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         model.load_state_dict(tensors, assign=True)
     except (safetensors.SafetensorError, OSError, RuntimeError) as error:
         raise ValueError(f"{weights_file} does not hold the parameters of {config_file}: {reason(error)}") from error
-    return model.eval()
+    return model.eval().to(device)
+
+
+def _number(value: Any) -> Any:
+    """Return a scalar of NumPy or torch as a number of Python."""
+    if getattr(value, "shape", None) != ():
+        raise TypeError(f"the settings of a model must be numbers and text to be saved with a config, got {value!r}")
+    return value.item()
 
 
 def _file(name: str | Path, file: str, hub: dict[str, Any]) -> Path:
@@ -205,7 +216,7 @@ def _described(described: nn.Module, kinds: Mapping[str, Kind], what: str) -> di
 def _built(description: Mapping[str, Any], kinds: Mapping[str, Kind], what: str) -> Any:
     settings = dict(description)
     kind = settings.pop("type", None)
-    if kind not in kinds:
+    if kind not in list(kinds):
         raise ValueError(f"the type of {what} must be one of {', '.join(kinds)}, got {kind!r}")
     return kinds[kind].build(**settings)
 

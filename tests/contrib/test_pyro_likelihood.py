@@ -121,5 +121,7 @@ def test_what_does_not_fit_is_refused() -> None:
         iw.evaluate.log_likelihood(FromPyro(model, guide), torch.randn(5), 10)
     with pytest.raises(ValueError, match="latent site 'scale' of the model is missing in the guide"):
         iw.evaluate.log_likelihood(FromPyro(model, lambda x: None), torch.randn(5), 10)
+    with pytest.raises(ValueError, match="mask must be None for a Pyro model"):
+        iw.evaluate.log_likelihood(FromPyro(model, guide), torch.randn(5), 10, mask=torch.ones(5, dtype=torch.bool))
     with pytest.raises(TypeError, match="guide must be a Pyro program, a function or module, got str"):
         FromPyro(nn.Identity(), "guide")  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -29,7 +30,7 @@ MODELS: dict[str, Callable[[], LatentVariableModel]] = {
     "two layers": lambda: DenseVAE(D, (3, 2), ((5,), (4, 4)), data_mean=torch.full((D,), 0.3)),
     "mixture": lambda: DenseVAE(D, (2,), (5,), prior=MixturePrior(3, 2)),
     "vamp": lambda: DenseVAE(D, (2,), (5,), prior=VampPrior(torch.rand(4, D), 0.0, 1.0)),
-    "no hidden layers": lambda: DenseVAE(D, (2,), ()),
+    "no hidden layers": lambda: DenseVAE(D, (np.int64(2),), ()),
     "float64": lambda: DenseVAE(D, (2,), (5,)).double(),
     "bfloat16": lambda: DenseVAE(D, (2,), (5,)).bfloat16(),
     "fixed scale": lambda: DenseVAE(D, (2,), (5,), likelihood=iw.likelihoods.Gaussian(0.3)),
@@ -164,7 +165,8 @@ def rewrite(folder: Path, **entries: Any) -> None:
     [
         (lambda folder: rewrite(folder, model_type="bert"), "must have model_type 'iwae_fast' .* got 'bert' and 1"),
         (lambda folder: rewrite(folder, iwae_fast_format=2), "iwae_fast_format 1, got 'iwae_fast' and 2"),
-        (lambda folder: rewrite(folder, architectures=["Other"]), "must be one of DenseVAE, .* got 'Other'"),
+        (lambda folder: rewrite(folder, architectures=["Other"]), "must be one of DenseVAE, .* got \\['Other'\\]"),
+        (lambda folder: rewrite(folder, architectures="DenseVAE"), "must be one of DenseVAE, .* got 'DenseVAE'"),
         (lambda folder: rewrite(folder, likelihood={"type": "Odd"}), "does not describe a DenseVAE: the type of lik"),
         (lambda folder: rewrite(folder, latent_dims=[0]), "does not describe a DenseVAE: layer sizes"),
         (lambda folder: rewrite(folder, unknown=1), "does not describe a DenseVAE: .*unknown"),
@@ -192,6 +194,13 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         LatentVariableModel.from_pretrained(tmp_path)
     with pytest.raises(ImportError, match="save_pretrained needs .*safetensors"):
         DenseVAE(D, (2,), (5,)).save_pretrained(tmp_path)
+
+
+def test_settings_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    prior = VampPrior(torch.rand(4, D), low=torch.zeros(D))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="settings of a model must be numbers and text .* got tensor"):
+        DenseVAE(D, (2,), (5,), prior=prior).save_pretrained(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("huggingface_hub") is None, reason="huggingface_hub is not installed")

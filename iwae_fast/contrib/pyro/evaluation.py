@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...evaluate import FromDraws
+from ...evaluate.observations import Chunk
+from ...evaluate.sources import LogWeightsOfChunk
 from ...seeds import torch_seeded
 from .elbo import IWAE_ELBO
 
@@ -49,6 +51,11 @@ class FromPyro(FromDraws):
         super().__init__(self._log_weights, (*own, *((modules,) if isinstance(modules, nn.Module) else modules)))
         self.model, self.guide = model, guide
         self.max_plate_nesting = max_plate_nesting
+
+    def prepared(self, chunk: Chunk, seed: int, step: int, num_steps: int) -> LogWeightsOfChunk:
+        if chunk.mask is not None:
+            raise ValueError("mask must be None for a Pyro model: pass it in context, for poutine.mask in the model")
+        return super().prepared(chunk, seed, step, num_steps)
 
     def _log_weights(self, x: Tensor, num_samples: int, _: int, context: Sequence[Tensor] = ()) -> Tensor:
         arguments = (x, *context)
