@@ -54,10 +54,10 @@ class FromSCVI(Source):
             )
         super().__init__(module)
         self.scvi: Any = module
-        self.names: list[str] = []
+        self.names: list[str] | None = None
 
     def check(self, x: Any, context: Sequence[Tensor]) -> None:
-        if not context and not self.names:
+        if self.names is None or len(context) != len(self.names):
             raise TypeError(
                 f"x must be a loader of mappings with {X!r}, as scvi-tools makes them, got {type(x).__name__}: give "
                 "[batch] for a single mapping"
@@ -79,7 +79,7 @@ class FromSCVI(Source):
 
     def prepared(self, chunk: Chunk, seed: int, step: int, num_steps: int) -> LogWeightsOfChunk:  # noqa: ARG002
         x, module = chunk.x, self.scvi
-        tensors = {X: x, **dict(zip(self.names, chunk.context, strict=True))}
+        tensors = {X: x, **dict(zip(self.names or (), chunk.context, strict=True))}
         inferred = module.inference(**module._get_inference_input(tensors))
         latent = [(Z, "qz", "pz")]
         if inferred.get("ql") is not None:

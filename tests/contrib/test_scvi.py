@@ -122,6 +122,13 @@ def test_what_does_not_fit_is_refused(
         iw.evaluate.log_likelihood(FromSCVI(module()), x, 10)
 
 
+def test_a_tensor_after_a_loader_is_refused() -> None:
+    source = FromSCVI(LinearGaussianModule())
+    iw.evaluate.log_likelihood(source, batches(4), 10)
+    with pytest.raises(TypeError, match="x must be a loader of mappings"):
+        iw.evaluate.log_likelihood(source, batches(4)[0]["X"], 10)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("scvi") is None, reason="scvi-tools is not installed")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("observed_library", [True, False])
