@@ -41,8 +41,7 @@ class FromDistributions(Source):
         log_joint: Callable[..., Tensor],
         modules: nn.Module | Iterable[nn.Module] = (),
     ) -> None:
-        own = [function for function in (posterior, log_joint) if isinstance(function, nn.Module)]
-        super().__init__((*own, *((modules,) if isinstance(modules, nn.Module) else modules)))
+        super().__init__(modules, (posterior, log_joint))
         for name, function in (("posterior", posterior), ("log_joint", log_joint)):
             if not callable(function):
                 raise TypeError(f"{name} must be a function, got {type(function).__name__}")

@@ -42,14 +42,19 @@ class Source(ABC):
     Args:
         modules: the networks. They run in evaluation mode, their device is that of a loader's batches, and a journal
             identifies the model by their parameters.
+        functions: functions of the model. Those that are an nn.Module, or a method of one, add it to the networks.
     """
 
-    def __init__(self, modules: nn.Module | Iterable[nn.Module] = ()) -> None:
-        modules = (modules,) if isinstance(modules, nn.Module) else tuple(modules)
-        for module in modules:
+    def __init__(
+        self, modules: nn.Module | Iterable[nn.Module] = (), functions: Iterable[Callable[..., Any]] = ()
+    ) -> None:
+        networks = [modules] if isinstance(modules, nn.Module) else list(modules)
+        for module in networks:
             if not isinstance(module, nn.Module):
                 raise TypeError(f"modules must be torch.nn.Modules, got {type(module).__name__}")
-        self.module: nn.Module = nn.ModuleList(modules)
+        owners = (each if isinstance(each, nn.Module) else getattr(each, "__self__", None) for each in functions)
+        networks += [owner for owner in owners if isinstance(owner, nn.Module)]
+        self.module: nn.Module = nn.ModuleList({id(module): module for module in networks}.values())
 
     @property
     def device(self) -> torch.device | None:
@@ -171,23 +176,27 @@ class FromDraws(Source):
     and ``mask=``.
 
     Args:
-        draw: the function. A method of an nn.Module has that module among its ``modules``.
+        draw: the function.
         modules: the networks that the function uses. They run in evaluation mode, their device is that of a loader's
-            batches, and a journal identifies the model by their parameters.
+            batches, and a journal identifies the model by their parameters. If the function is an nn.Module, or a
+            method of one, that is one of them.
+        functions: further functions whose networks are used in the same way.
 
     Raises:
         TypeError: ``draw`` is not a function, or has only one of the two offsets.
     """
 
-    def __init__(self, draw: Callable[..., Tensor], modules: nn.Module | Iterable[nn.Module] = ()) -> None:
+    def __init__(
+        self,
+        draw: Callable[..., Tensor],
+        modules: nn.Module | Iterable[nn.Module] = (),
+        functions: Iterable[Callable[..., Any]] = (),
+    ) -> None:
         if not callable(draw) or isinstance(draw, type):
             raise TypeError(
                 f"draw must be a function draw(x, num_samples, seed) that returns log-weights (k, B), got {_told(draw)}"
             )
-        owner = draw if isinstance(draw, nn.Module) else getattr(draw, "__self__", None)
-        super().__init__(modules)
-        if isinstance(owner, nn.Module):
-            self.module = nn.ModuleList([owner, self.module])
+        super().__init__(modules, (draw, *functions))
         self.draw = draw
         self._arguments = _arguments(draw.forward if isinstance(draw, nn.Module) else draw)
         given = [name for name in INDICES if name in self._arguments]

@@ -218,6 +218,8 @@ def test_networks_run_in_evaluation_mode() -> None:
     torch.testing.assert_close(found.value, x.sum(1).double())
     assert module.training
     assert module.dropout.training
+    for source in (FromDraws(module.log_weights, [module]), FromDistributions(module.log_weights, len, module.dropout)):
+        assert len(list(source.module.parameters())) == 1
 
 
 def test_half_the_rows_where_memory_is_short() -> None:

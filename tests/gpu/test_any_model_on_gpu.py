@@ -38,7 +38,7 @@ class Pair(nn.Module):
 def test_draws_are_seeded_and_batches_are_moved() -> None:
     pair, x = Pair().cuda(), torch.linspace(-2.0, 2.0, 300)[:, None]
     exact = Normal(0.0, 2.0**0.5).log_prob(x).squeeze(-1).double().cuda()
-    sources = FromDraws(pair.draw), FromDistributions(pair.posterior, pair.log_joint, modules=pair)
+    sources = FromDraws(pair.draw), FromDistributions(pair.posterior, pair.log_joint)
     for source in sources:
         before = torch.cuda.get_rng_state()
         found = iw.evaluate.log_likelihood(source, x.cuda(), 2000, seed=1)

@@ -27,8 +27,7 @@ class FromPyro(FromDraws):
 
     Args:
         model, guide: Pyro programs with the same arguments.
-        modules: the networks that they use, as for :class:`iwae_fast.evaluate.FromDraws`. A model or guide that is an
-            nn.Module, such as an autoguide, is one of them.
+        modules: the networks that they use, as for :class:`iwae_fast.evaluate.FromDraws`.
         max_plate_nesting: the largest number of nested plates in model and guide; found by running them once if not
             given.
 
@@ -47,8 +46,7 @@ class FromPyro(FromDraws):
         for name, program in (("model", model), ("guide", guide)):
             if not callable(program):
                 raise TypeError(f"{name} must be a Pyro program, a function or module, got {type(program).__name__}")
-        own = [program for program in (model, guide) if isinstance(program, nn.Module)]
-        super().__init__(self._log_weights, (*own, *((modules,) if isinstance(modules, nn.Module) else modules)))
+        super().__init__(self._log_weights, modules, (model, guide))
         self.model, self.guide = model, guide
         self.max_plate_nesting = max_plate_nesting
 
