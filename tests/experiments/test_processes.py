@@ -37,6 +37,7 @@ pytestmark = [
 
 SMALL = ("--hidden", 8, "--latent", 2, "--k", 5, "--batch-size", 200, "--seed", 3)
 """8 steps per epoch; the last batch has 37 images."""
+RESTLESS = ("--learning-rate", 0.3, "--lr-schedule", "cosine", "--lr-warmup", 3, "--max-norm", 5)
 LONG = (*SMALL, "--epochs", 2000, "--eval-k", 0)
 RESUME = "torchrun --nproc-per-node {} -m iwae_fast train --resume run"
 CLOSE = 2e-5
@@ -94,6 +95,7 @@ def assert_close_runs(first: Run, second: Run) -> None:
         (2, 1, ("--validation", 100, "--eval-k", 40)),
         (3, 1, ("--estimator", "dreg", "--budget", 2, "--eval-k", 0)),
         (2, 2, ("--validation", 100, "--bound", "vr-iwae", "--alpha", 0.5, "--chunk-size", 2, "--eval-k", 0)),
+        (2, 1, (*RESTLESS, "--epochs", 30, "--validation", 100, "--patience", 1, "--eval-k", 0)),
         (3, 3, ("--protocol", "paper", "--latent", "3,2", "--hidden", "8/4", "--eval-k", 0)),
     ],
 )

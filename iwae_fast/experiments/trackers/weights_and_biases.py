@@ -34,7 +34,7 @@ class WeightsAndBiases(Tracker):
         return self.run.id
 
     def where(self) -> str:
-        return self.run.url or self.run.dir
+        return str(Path(self.run.dir).parent) if self.run.offline else self.run.url
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log({**values, "step": step})
