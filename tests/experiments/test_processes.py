@@ -78,6 +78,9 @@ def assert_close_runs(first: Run, second: Run) -> None:
     for row, other in zip(rows, others, strict=True):
         for name in ("epoch", "step", "bound", "ess", "max_weight", "validation"):
             assert getattr(other, name) == pytest.approx(getattr(row, name), rel=CLOSE), name
+    if first.best.exists():
+        assert load_checkpoint(first.best).step == load_checkpoint(second.best).step
+        assert one.best.epoch == two.best.epoch
     if first.evaluation.exists():
         found, exact = (json.loads(run.evaluation.read_text()) for run in (second, first))
         for name in ("nll", "std_error", "ess", "train_nll", "reconstruction", "divergence", "nll_active_units_only"):
@@ -112,7 +115,7 @@ def test_processes_train_and_evaluate_as_one(
     ended = several(*settings, "-o", "several", "--sample-ranks", sample_ranks, size=size)
     assert (ended.codes, ended.error) == ([0] * size, "")
     assert ended.output.count("training in several") == 1
-    assert ended.output.count("epoch 1/2: ") == 1
+    assert ended.output.count("epoch 1/") == 1
     assert ended.output.count("\ntest NLL") == ("40" in map(str, settings))
     assert_close_runs(Run(tmp_path / "one"), Run(tmp_path / "several"))
 

@@ -130,7 +130,7 @@ def test_what_is_logged(here: Here, fakes: list[Fake]) -> None:
 
 
 @pytest.mark.usefixtures("unevaluated")
-def test_a_resumed_run_goes_on_in_its_trackers(here: Here, fakes: list[Fake]) -> None:
+def test_a_resumed_run_goes_on_in_its_trackers(here: Here, fakes: list[Fake], monkeypatch: pytest.MonkeyPatch) -> None:
     assert here("train", *SMALL, "--epochs", 1, "-o", "run")[0] == 0
     assert not Path("run/trackers.json").exists()
     # The epochs before are logged to a new tracker too.
@@ -143,6 +143,11 @@ def test_a_resumed_run_goes_on_in_its_trackers(here: Here, fakes: list[Fake]) ->
     # A copy of the run is another run in the tracker.
     assert here("train", "--start-from", "run", "--epochs", 4, "-o", "other", "--log", "fake")[0] == 0
     assert (fakes[2].identity, [step for step, _ in fakes[2].logged]) == (None, [4, 8, 12, 16])
+    monkeypatch.setattr(Fake, "library", "missing")
+    code, _, error = here("train", "--resume", "run", "--epochs", 4)
+    assert code == 2
+    assert "--log fake needs missing, which is not installed" in error
+    assert error.endswith("; or resume without it by --log none\n")
     assert here("train", "--resume", "run", "--epochs", 4, "--log", "none")[0] == 0
     assert here("train", "--resume", "run", "--epochs", 5)[0] == 0
     assert len(fakes) == 3

@@ -206,6 +206,8 @@ def train(
         list[str] | None,
         _in(
             FOLDERS,
+            "--log",
+            "--track",  # torchrun takes --log, also after the name of the program, for its own --log-dir
             metavar="TRACKER",
             help=f"Log to {', '.join(choices.TRACKERS)}. May be given several times; a resumed run goes on in its "
             "trackers, unless this is none.",

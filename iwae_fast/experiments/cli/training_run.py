@@ -131,7 +131,7 @@ def _train(
 ) -> None:
     """Train to the end, evaluate and draw pictures; the caller holds :func:`.runs.sole_trainer`."""
     command = f"{launched.command()} train --resume {shlex.quote(str(run.folder))}"
-    trackers = log if log is not None else processes.from_first(lambda: tracker_names(recorded(run)))
+    trackers = log if log is not None else processes.from_first(lambda: _recorded_trackers(run))
     with _tracked(run, config, checkpoint, trackers, processes) as tracked:
         with stop_on_signals() as stop, training_progress(config.epochs) as progress:
             try:
@@ -160,6 +160,14 @@ def _train(
             message = f"training is done but its evaluation is not; resume with: {command}"
             raise Interrupted(message, error.number if isinstance(error, Terminated) else signal.SIGINT) from None
     console.print(f"run folder {run.folder}")
+
+
+def _recorded_trackers(run: Run) -> tuple[str, ...]:
+    """Return the trackers to which a run was logged; raises ValueError if one of them is not installed here."""
+    try:
+        return tracker_names(recorded(run))
+    except ValueError as error:
+        raise ValueError(f"{error}; or resume without it by --log none") from error
 
 
 def _tracked(
