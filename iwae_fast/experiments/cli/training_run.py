@@ -46,7 +46,7 @@ SAMPLE_ROWS, SAMPLE_COLUMNS = 6, 12
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command line and its settings file ask for."""
+    """A request for a run, made of a command line and its settings file."""
 
     settings: dict[str, Any]
     """Settings that differ from the preset, or from those of the earlier run."""
