@@ -23,6 +23,9 @@ from .metrics import start_metrics
 TRAINING, EVALUATION = ".training.lock", ".evaluation.lock"
 """Names of the locks in the folder of a run."""
 
+READS = 3
+"""Attempts to read the last and the best checkpoint, both of which training may replace in between."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -208,18 +211,21 @@ def open_trained(folder: Path, which: str | None = None) -> tuple[Run, Checkpoin
 
     Raises ValueError if the run does not have a best checkpoint, or CheckpointError if it is damaged.
     """
-    run, last = open_run(folder)
-    if which is None:
-        which = "best" if last.config.keeps_best and last.best is not None else "last"
-    if checks.one_of("checkpoint", which, ("best", "last")) == "last":
-        return run, last
-    if last.best is None:
-        raise ValueError(f"{folder} does not have a checkpoint of the best epoch: train with --keep-best or --patience")
-    # That of the last step is written to both files, the last one first: a crash may come between.
-    best = last if last.best.step == last.step else load_checkpoint(run.best)
-    if best.step != last.best.step:
-        raise CheckpointError(f"{run.best} must be the checkpoint of step {last.best.step}, got that of {best.step}")
-    return run, replace(best, config=last.config, last_step=last.step)
+    for _ in range(READS):
+        run, last = open_run(folder)
+        chosen = which or ("best" if last.config.keeps_best and last.best is not None else "last")
+        if checks.one_of("checkpoint", chosen, ("best", "last")) == "last":
+            return run, last
+        if last.best is None:
+            raise ValueError(
+                f"{folder} does not have a checkpoint of the best epoch: train with --keep-best or --patience"
+            )
+        # That of the last step is written to both files, the last one first: a crash may come between.
+        wanted = last.best.step
+        best = last if wanted == last.step else load_checkpoint(run.best)
+        if best.step == wanted:
+            return run, replace(best, config=last.config, last_step=last.step)
+    raise CheckpointError(f"{run.best} must be the checkpoint of step {wanted}, got that of {best.step}")
 
 
 def trained_model(checkpoint: Checkpoint, device: str | None = None, backend: str | None = None) -> LatentVariableModel:
