@@ -142,11 +142,7 @@ class Trainer:
                 reporter.progressed(Live(self.step, self._epoch() + 1, self._finite_means(), rate))
             age = self.seconds - saved
             stopping = self.steps.exchange.stopping()
-            if (
-                stopping
-                or (epoch_ended and self._is_best())
-                or age > (SAVE_SECONDS if epoch_ended else SAVE_WITHIN_EPOCH_SECONDS)
-            ):
+            if stopping or self._is_best() or age > (SAVE_SECONDS if epoch_ended else SAVE_WITHIN_EPOCH_SECONDS):
                 self.save()
                 saved = self.seconds
             if stopping:
