@@ -95,10 +95,9 @@ def assert_close_runs(first: Run, second: Run) -> None:
 @pytest.mark.parametrize(
     ("size", "sample_ranks", "settings"),
     [
-        (2, 1, ("--validation", 100, "--eval-k", 40)),
+        (2, 1, (*RESTLESS, "--epochs", 30, "--validation", 100, "--patience", 1, "--eval-k", 40)),
         (3, 1, ("--estimator", "dreg", "--budget", 2, "--eval-k", 0)),
         (2, 2, ("--validation", 100, "--bound", "vr-iwae", "--alpha", 0.5, "--chunk-size", 2, "--eval-k", 0)),
-        (2, 1, (*RESTLESS, "--epochs", 30, "--validation", 100, "--patience", 1, "--eval-k", 0)),
         (3, 3, ("--protocol", "paper", "--latent", "3,2", "--hidden", "8/4", "--eval-k", 0)),
     ],
 )

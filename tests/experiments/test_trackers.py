@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("sklearn")
 
-from iwae_fast.experiments.cli import main, training_run
+from iwae_fast.experiments.cli import closing, main, training_run
 from iwae_fast.experiments.trackers import channel, table
 from iwae_fast.experiments.trackers.base import Tracker
 from iwae_fast.experiments.train.metrics import read_metrics
@@ -91,10 +91,17 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
 
 @pytest.fixture
 def unevaluated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the pictures after training, each of which takes time."""
+    """Leave out what follows training, which takes time."""
     monkeypatch.setattr(training_run, "_close", lambda *_: None)
 
 
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the report, whose pictures take seconds."""
+    monkeypatch.setattr(closing, "write_run_report", lambda *_: None)
+
+
+@pytest.mark.usefixtures("unreported")
 def test_what_is_logged(here: Here, fakes: list[Fake]) -> None:
     code, printed, error = here(
         "train", *SMALL, *EVALUATED, "--epochs", 2, "--keep-best", "--log", "fake", "-o", "run", "--lr-warmup", 100000
@@ -222,6 +229,7 @@ def train_and_resume(here: Here, name: str) -> None:
     assert "warning" not in printed
 
 
+@pytest.mark.usefixtures("unreported")
 def test_tensorboard(here: Here) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -270,6 +278,7 @@ def wandb_records(content: bytes) -> Iterator[bytes]:
             parts = []
 
 
+@pytest.mark.usefixtures("unreported")
 def test_wandb(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
     from wandb.proto import wandb_internal_pb2
@@ -294,6 +303,7 @@ def test_wandb(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     assert codes == [0, 0]
 
 
+@pytest.mark.usefixtures("unreported")
 def test_mlflow(here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="mlflow is not installed")
     from mlflow import MlflowClient
