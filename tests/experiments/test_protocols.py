@@ -76,7 +76,7 @@ def test_torchs_adam_and_ours_go_on_from_each_others_checkpoints(monkeypatch: py
         state: dict[str, torch.Tensor] = {}
         for half, name in enumerate(names):
             monkeypatch.setenv(ENVIRONMENT, name)
-            optimizer = PROTOCOLS["paper"].optimizer([parameter], 0.01)
+            optimizer = PROTOCOLS["paper"].optimizer([parameter], 0.01, None)
             assert type(optimizer) is (torch.optim.Adam if name or MISSING["cpu"] else iw.optim.Adam)
             allocate_state(optimizer)
             for key, tensor in state.items():
