@@ -33,6 +33,7 @@ def double() -> Iterator[None]:
     """Compute in float64, with the validation that torch.compile turns off for the rest of the process."""
     torch.set_default_dtype(torch.float64)
     validation = Distribution._validate_args
+    pyro.clear_param_store()  # benchmarks and examples of Pyro, which other tests run, leave parameters of these names
     with pyro.validation_enabled():
         yield
     Distribution.set_default_validate_args(validation)
