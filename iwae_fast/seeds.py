@@ -74,17 +74,24 @@ def generator(seed: int, purpose: Purpose, *indices: int, device: torch.device |
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *indices))
 
 
+def number_of(seed: int, *indices: int) -> int:
+    """Return an independent seed in [0, 2^64) for each (seed, indices), with indices in [0, 2^32)."""
+    return int(np.random.SeedSequence(seed, spawn_key=indices).generate_state(1, np.uint64)[0])
+
+
 @contextmanager
-def torch_seeded(seed: torch.Tensor, *indices: int) -> Iterator[None]:
-    """Seed torch's generators of the CPU and of the seed's device from (seed, indices), and restore them afterwards.
+def torch_seeded(seed: torch.Tensor | int, *indices: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch's generators of the CPU and of a device from (seed, indices), and restore them afterwards.
 
     Args:
-        seed: int64 scalar in [0, 2^63); reading it synchronizes with its device.
+        seed: in [0, 2^63); an int64 scalar tensor is read, which synchronizes with its device.
         indices: each in [0, 2^32).
+        device: the device; that of a seed that is a tensor if None.
     """
-    sequence = np.random.SeedSequence(int(seed), spawn_key=indices)
-    number = int(sequence.generate_state(1, np.uint64)[0])
-    devices = [seed.device.index] if seed.device.type == "cuda" else []
+    if device is None and isinstance(seed, torch.Tensor):
+        device = seed.device
+    number = number_of(int(seed), *indices)
+    devices = [device.index] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(number)
         for index in devices:

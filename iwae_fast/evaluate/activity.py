@@ -15,6 +15,7 @@ from ..models.draw import Draw
 from ..modes import evaluation_mode
 from ..ops.samples import seed_tensor
 from .observations import chunks
+from .sources import ModelSource
 
 THRESHOLD = 1e-2
 """The threshold of Burda, Grosse & Salakhutdinov (2016)."""
@@ -93,7 +94,7 @@ def active_units(
     batches = []
     observations = 0
     seeded: Tensor | None = None
-    every = chunks(model, x, context, mask, OBSERVATIONS_A_BATCH)
+    every = chunks(ModelSource(model), x, context, mask, OBSERVATIONS_A_BATCH)
     with evaluation_mode(model):
         for chunk in every:
             observations = chunk.first + len(chunk.x)

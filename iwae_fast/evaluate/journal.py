@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..files import reason, replace_file
-from ..models import LatentVariableModel
 from .observations import Chunk
+from .sources import Source
 
 FIELDS = ("value", "std_error", "ess", "pareto_k")
 """The results per observation of a :class:`iwae_fast.evaluate.LogLikelihood`."""
@@ -32,14 +32,14 @@ PROBE_TOLERANCE_OF_HALF_PRECISION = 3e-2
 class Journal:
     """The finished results of one evaluation, for its first chunks of observations.
 
-    A journal belongs to one model, number of samples, seed and sequence of observations. It identifies the model by its
-    state_dict and by its log-weights of the first observations on fixed noise, which also depend on what a state_dict
-    does not contain: a likelihood's scale, a prior that is a distribution object, activations, the code of networks. It
-    identifies observations by a digest of each chunk, so that a loader is read only once.
+    A journal belongs to one model, number of samples, seed and sequence of observations. It identifies the model by the
+    state_dict of its networks and by its log-weights of the first observations on fixed noise, which also depend on
+    what a state_dict does not contain: a likelihood's scale, a prior that is a distribution object, activations, the
+    code of networks. It identifies observations by a digest of each chunk, so that a loader is read only once.
 
     Args:
         path: an .npz file, created with the first results; its folder must exist.
-        model: the model, in evaluation mode.
+        source: the model, in evaluation mode.
         num_samples: k.
         observation_offset: the index of the first observation for the noise.
 
@@ -47,10 +47,11 @@ class Journal:
         ValueError: the file belongs to another evaluation, or is not a journal.
     """
 
-    def __init__(self, path: Path, model: LatentVariableModel, num_samples: int, observation_offset: int) -> None:
+    def __init__(self, path: Path, source: Source, num_samples: int, observation_offset: int) -> None:
         self.path = path
-        self.model = model
-        self.subject = _digest(f"{num_samples} {observation_offset}", sorted(model.state_dict().items()))
+        self.source = source
+        state = sorted(source.module.state_dict().items())
+        self.subject = _digest(f"{num_samples} {observation_offset}", state)
         self.results = np.empty((len(FIELDS), 0))
         self.chunks: list[str] = []
         self.ends: list[int] = []
@@ -84,8 +85,13 @@ class Journal:
         if index < len(self.chunks) and digest != self.chunks[index]:
             raise self._another("the data")
         if index == 0:
-            probe = _probe(self.model, chunk)
-            if self.probe is not None and not _alike(probe, self.probe, self.model):
+            probe, tolerance = _probe(self.source, chunk)
+            if not _alike(_probe(self.source, chunk)[0], probe, tolerance):
+                raise ValueError(
+                    "a journal needs log-weights that are the same for the same seed, but two calls with one seed "
+                    "differ: draw by torch's generators, or by the seed that draw is given"
+                )
+            if self.probe is not None and not _alike(probe, self.probe, tolerance):
                 raise self._another("the model's log-weights on the same noise")
             self.probe = probe if self.probe is None else self.probe
         if index == len(self.chunks):
@@ -122,23 +128,24 @@ class Journal:
 
 
 @torch.no_grad()
-def _probe(model: LatentVariableModel, chunk: Chunk) -> np.ndarray:
-    """Return the model's log-weights of the first observations on fixed noise, float64 (k, B)."""
+def _probe(source: Source, chunk: Chunk) -> tuple[np.ndarray, float]:
+    """Return the model's log-weights of the first observations on fixed noise, float64 (k, B), and the rounding error
+    that is allowed in them."""
     rows = slice(PROBED_OBSERVATIONS)
-    mask = None if chunk.mask is None else chunk.mask[rows]
     context = tuple(c[rows] for c in chunk.context)
-    log_weights = model.log_weights(chunk.x[rows], PROBED_SAMPLES, PROBE_SEED, context=context, mask=mask)
-    return log_weights.double().cpu().numpy()
+    few = Chunk(0, chunk.x[rows], context, None if chunk.mask is None else chunk.mask[rows])
+    log_weights = source.prepared(few, PROBE_SEED, PROBED_SAMPLES, 1)(0, PROBED_SAMPLES)
+    dtype = next(source.module.parameters(), log_weights).dtype
+    tolerance = PROBE_TOLERANCE.get(dtype, PROBE_TOLERANCE_OF_HALF_PRECISION)
+    return log_weights.double().cpu().numpy(), tolerance
 
 
-def _alike(probe: np.ndarray, other: np.ndarray, model: LatentVariableModel) -> bool:
+def _alike(probe: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
     """Return True if two probes differ by rounding alone."""
     if probe.shape != other.shape:
         return False
-    dtype = next(model.parameters(), torch.empty(0)).dtype
     largest = np.abs(other, where=np.isfinite(other), out=np.zeros_like(other)).max(initial=1.0)
-    tolerance = largest * PROBE_TOLERANCE.get(dtype, PROBE_TOLERANCE_OF_HALF_PRECISION)
-    return bool(np.isclose(probe, other, rtol=0.0, atol=tolerance, equal_nan=True).all())
+    return bool(np.isclose(probe, other, rtol=0.0, atol=largest * tolerance, equal_nan=True).all())
 
 
 def _chunk_digest(chunk: Chunk) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,15 @@ from ..likelihoods import Likelihood, LinearLayer, as_likelihood
 from ..modes import evaluating, evaluation_mode
 from ..modules import as_parameters, defines
 from ..ops.losses import IWAEResult
-from ..ops.samples import seed_tensor, standard_normal
+from ..ops.samples import seed_tensor
 from .draw import Draw
 from .embedding import Data, encode_dataset
 from .encoding import observed_features, run_encoder
 from .linear_output import LinearOutput, has_plain_linear_output
 from .posteriors import AnyPosterior
 from .terms import Latents, LogQGradient, RouteZ, Terms, weighted
+
+Model = TypeVar("Model", bound="LatentVariableModel")
 
 RESAMPLING_STREAM = 2**31 + 1
 """Stream of the noise for resampling; the streams of latent layers count from 0."""
@@ -161,13 +164,22 @@ class LatentVariableModel(nn.Module, ABC):
         with evaluation_mode(self):
             return self.mean_of(self.encode(x, context=context, mask=mask))
 
-    def encode_dataset(self, data: Data, batch_size: int | None = None, *, num_context: int = 0) -> Tensor:
-        """Return the posterior mean of every observation of a data set, (N, Z), without gradients.
+    def encode_dataset(
+        self,
+        data: Data,
+        batch_size: int | None = None,
+        *,
+        num_context: int = 0,
+        num_samples: int | None = None,
+        seed: int | Tensor | None = None,
+    ) -> Tensor:
+        """Return one z per observation of a data set, (N, Z), without gradients: its posterior mean, or with
+        ``num_samples`` a draw by importance resampling, whose distribution approaches the true posterior.
 
         The arguments are those of :func:`iwae_fast.models.embedding.encode_dataset`: ``data`` may be a tensor, a torch
         Dataset, a DataLoader or another iterable of batches.
         """
-        return encode_dataset(self, data, batch_size, num_context=num_context)
+        return encode_dataset(self, data, batch_size, num_context=num_context, num_samples=num_samples, seed=seed)
 
     def layer_means(self, posterior: AnyPosterior, draw: Draw) -> tuple[Tensor, ...]:
         """Return E[z_l | z_{l-1}] under q for the draws of z_{l-1}: (1, B, Z_1), then (k, B, Z_l) per further layer."""
@@ -278,6 +290,7 @@ class LatentVariableModel(nn.Module, ABC):
         *,
         context: Sequence[Tensor] = (),
         mask: Tensor | None = None,
+        observation_offset: int = 0,
     ) -> Tensor:
         """Draw one z per observation, (B, Z), from the distribution that IWAE with k samples fits to the posterior.
 
@@ -285,17 +298,21 @@ class LatentVariableModel(nn.Module, ABC):
         its weight. As k grows, the distribution of z goes from q to the true posterior (Cremer, Morris & Duvenaud
         2017). With several layers, z is that of the layer nearest to the data. The model runs in evaluation mode,
         without gradients.
+
+        ``observation_offset`` is the index of the first observation for the noise: with the number of observations
+        before a batch, batches draw the noise of the whole.
         """
         self.check_batch(x, context)
-        seed = seed_tensor(seed, x.device)
-        posterior = self.encode(x, context=context, mask=mask)
-        z, terms = self.terms(
-            x, posterior, Draw(seed, checks.positive("num_samples", num_samples)), context=context, mask=mask
+        checks.not_negative("observation_offset", observation_offset)
+        draw = Draw(
+            seed_tensor(seed, x.device),
+            checks.positive("num_samples", num_samples),
+            observation_offset=observation_offset,
         )
+        z, terms = self.terms(x, self.encode(x, context=context, mask=mask), draw, context=context, mask=mask)
         # log w_i - log e_i, with e_i exponential, is largest at i with probability w_i / sum w.
-        shape = (num_samples, len(x), 1)
-        draws = standard_normal(
-            shape, seed, stream=RESAMPLING_STREAM, dtype=torch.float64, device=seed.device, backend=self.backend
+        draws = draw.noise(
+            (len(x), 1), dtype=torch.float64, device=x.device, stream=RESAMPLING_STREAM, backend=self.backend
         )
         race = terms.log_weights().double() - torch.log(-torch.special.log_ndtr(draws.squeeze(-1)))
         return z.gather(0, race.argmax(0)[None, :, None].expand(1, -1, z.shape[-1])).squeeze(0)
@@ -320,6 +337,76 @@ class LatentVariableModel(nn.Module, ABC):
         """
         z = as_parameters(self.decoder, self.prior_draws(num_samples, seed))
         return self.likelihood.mean(self.decoder(z, *context))
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write the model to a folder, for :meth:`from_pretrained`: its settings as ``config.json``, and its parameters
+        as ``model.safetensors``. Needs safetensors.
+
+        A config describes a :class:`DenseVAE` or :class:`RandomWeightsVAE` with any likelihood of the package but
+        :class:`iwae_fast.likelihoods.FromDistribution`, and with N(0, I), a :class:`MixturePrior` or a
+        :class:`VampPrior` as its prior. Dtypes are kept; ``backend`` is not part of the config.
+
+        Args:
+            save_directory: the folder, which is created if it does not exist. Its two files are replaced.
+
+        Raises:
+            TypeError: the model has networks, a prior or a likelihood of your own code.
+            ImportError: safetensors is not installed.
+            OSError: a file cannot be written.
+        """
+        from .pretrained import save
+
+        save(self, Path(save_directory))
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Model],
+        pretrained_model_name_or_path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        backend: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> Model:
+        """Return the model that :meth:`save_pretrained` has written, in evaluation mode. Needs safetensors.
+
+        No code of the folder is run, and nothing is unpickled. ``iw.models.LatentVariableModel.from_pretrained`` takes
+        a model of any class.
+
+        Args:
+            pretrained_model_name_or_path: the folder; or if there is no such folder, the name of a repository, "owner/
+                name", whose two files huggingface_hub downloads or has in its cache.
+            device: the device of the parameters.
+            backend: force a backend of the package by name.
+            revision, cache_dir, token, force_download, local_files_only: as in ``huggingface_hub.hf_hub_download``, for
+                a repository.
+
+        Raises:
+            FileNotFoundError: there is no such folder or file, and huggingface_hub is not installed.
+            ValueError: a file is not one of a model, or they do not belong together.
+            TypeError: the model is of another class.
+            ImportError: safetensors is not installed.
+        """
+        from .pretrained import load
+
+        hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
+        model = load(
+            pretrained_model_name_or_path,
+            device,
+            **hub,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        if not isinstance(model, cls):
+            raise TypeError(
+                f"{pretrained_model_name_or_path} must hold a {cls.__name__}, got a {type(model).__name__}: call "
+                f"{type(model).__name__}.from_pretrained"
+            )
+        model.backend = backend
+        return model
 
     def kl_by_dimension(self, posterior: AnyPosterior) -> Tensor:
         """Return KL(q(z | x) || p(z)) per latent dimension, (B, Z) in nats, in closed form.

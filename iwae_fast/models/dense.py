@@ -68,6 +68,7 @@ class DenseVAE(VAE):
         super().__init__(
             encoder, decoder, likelihood, upper=upper, prior=prior, latent_dim=latent_dims[-1], backend=backend
         )
+        self.data_dim, self.latent_dims, self.hidden_dims = data_dim, latent_dims, hidden
 
 
 def glorot(network: nn.Module) -> None:

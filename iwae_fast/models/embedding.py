@@ -1,4 +1,4 @@
-"""Posterior means of a whole data set, computed batch by batch."""
+"""Latents of a whole data set, batch by batch: posterior means, or draws."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import checks
 from ..modes import evaluation_mode
+from ..ops.samples import seed_tensor
 
 if TYPE_CHECKING:
     from .base import LatentVariableModel
@@ -32,9 +33,15 @@ class Encoded(NamedTuple):
 
 @torch.no_grad()
 def encode_dataset(
-    model: LatentVariableModel, data: Data, batch_size: int | None = None, *, num_context: int = 0
+    model: LatentVariableModel,
+    data: Data,
+    batch_size: int | None = None,
+    *,
+    num_context: int = 0,
+    num_samples: int | None = None,
+    seed: int | Tensor | None = None,
 ) -> Tensor:
-    """Return E[z] under q(z | x) for every observation of a data set, in the order of the data set.
+    """Return one z for every observation of a data set, in the order of the data set: E[z] under q(z | x), or a draw.
 
     The model runs in evaluation mode and without gradients, and each batch is moved to its device. Memory is needed for
     one batch and the result.
@@ -47,6 +54,11 @@ def encode_dataset(
         batch_size: number of observations encoded at a time, 256 if None. It must be None for an iterable of batches.
         num_context: number of elements after x, in batches that are sequences, that the encoder takes as context;
             further elements, such as labels, are ignored.
+        num_samples: k: draw z by :meth:`LatentVariableModel.sample_implicit_posterior` from k samples of q(z | x),
+            instead of its mean.
+        seed: the seed of these draws; drawn from torch's generator if None. Noise is a function of (seed, sample,
+            observation), so the batch size changes the draws by rounding only; except with an encoder that returns a
+            distribution other than a Normal, whose noise depends on the batches.
 
     Returns:
         (N, Z), on the model's device, with the dtype of the encoder's output.
@@ -56,20 +68,27 @@ def encode_dataset(
     """
     if isinstance(num_context, bool) or not isinstance(num_context, int) or num_context < 0:
         raise ValueError(f"num_context must be an int of at least 0, got {num_context!r}")
+    if seed is not None and num_samples is None:
+        raise ValueError("seed must be None for posterior means, which are not random: give num_samples for draws")
     parameter = next(model.parameters(), None)
-    means = []
+    latents: list[Tensor] = []
+    done = 0
     with evaluation_mode(model):
         for batch in _batches(data, batch_size):
             x, context, mask = _parts(batch, num_context)
             device = x.device if parameter is None else parameter.device
             x, context = x.to(device), tuple(c.to(device) for c in context)
             checks.context(context, len(x))
-            means.append(
-                model.mean_of(model.encode(x, context=context, mask=None if mask is None else mask.to(device)))
-            )
-    if not means:
+            given: dict[str, Any] = {"context": context, "mask": None if mask is None else mask.to(device)}
+            if num_samples is None:
+                latents.append(model.mean_of(model.encode(x, **given)))
+            else:
+                seed = seed_tensor(seed, device)  # drawn once
+                latents.append(model.sample_implicit_posterior(x, num_samples, seed, observation_offset=done, **given))
+            done += len(x)
+    if not latents:
         raise ValueError("data must hold at least one batch, got none")
-    return torch.cat(means)
+    return torch.cat(latents)
 
 
 def _batches(data: Data, batch_size: int | None) -> Iterator[Batch]:

@@ -151,20 +151,10 @@ class SampledPosterior:
     def draw(self, draw: Draw, backend: str | None = None, stream: int = 0) -> Tensor:
         """Draw z (k, B, Z), reparameterized if the distribution has rsample. Forces a device synchronization."""
         if draw.samples is None:
-            return self._range(draw, draw.sample_offset, draw.num_samples)
-        every = self._range(draw, 0, int(draw.samples.max()) + 1 if draw.samples.numel() else 0)
+            return drawn_in_blocks(self.distribution, draw, stream)
+        count = int(draw.samples.max()) + 1 if draw.samples.numel() else 0
+        every = drawn_in_blocks(self.distribution, draw._replace(sample_offset=0, num_samples=count), stream)
         return every.gather(0, draw.samples.unsqueeze(-1).expand(-1, -1, every.shape[-1]))
-
-    def _range(self, draw: Draw, first: int, count: int) -> Tensor:
-        blocks = range(first // BLOCK, -(-(first + count) // BLOCK))
-        drawn = torch.cat([self._block(draw, block) for block in blocks] or [self._block(draw, 0)])
-        return drawn[first - blocks.start * BLOCK :][:count]
-
-    def _block(self, draw: Draw, block: int) -> Tensor:
-        with torch_seeded(draw.seed, draw.observation_offset, block):
-            if self.distribution.has_rsample:  # also without a graph: sample() may draw different numbers
-                return self.distribution.rsample((BLOCK,))
-            return self.distribution.sample((BLOCK,))
 
     def log_q(self, z: Tensor, log_q_gradient: LogQGradient, backend: str | None = None) -> Tensor:
         if log_q_gradient is LogQGradient.PATHWISE:
@@ -188,6 +178,25 @@ class SampledPosterior:
     @property
     def _name(self) -> str:
         return type(self.distribution).__name__
+
+
+def drawn_in_blocks(distribution: Distribution, draw: Draw, stream: int = 0) -> Tensor:
+    """Draw values of a distribution, (k, ...) in its batch and event axes, with torch's generators.
+
+    Every block of samples has a seed of its own, so chunks of samples draw the same values as the whole.
+    """
+    first, count = draw.sample_offset, draw.num_samples
+    blocks = range(first // BLOCK, -(-(first + count) // BLOCK)) or range(1)
+    drawn = torch.cat([_block(distribution, draw, block, stream) for block in blocks])
+    return drawn[first - blocks.start * BLOCK :][:count]
+
+
+def _block(distribution: Distribution, draw: Draw, block: int, stream: int) -> Tensor:
+    indices = (draw.observation_offset, block, *((stream,) if stream else ()))
+    with torch_seeded(draw.seed, *indices):
+        if distribution.has_rsample:  # also without a graph: sample() may draw different numbers
+            return distribution.rsample((BLOCK,))
+        return distribution.sample((BLOCK,))
 
 
 def posterior_of(output: Any) -> LatentPosterior:

@@ -307,6 +307,9 @@ def test_load_run(run, trained, tmp_path):
     assert not loaded.model.training
     saved = load_checkpoint(run.checkpoint).model
     assert all((value == saved[name]).all() for name, value in loaded.model.state_dict().items())
+    loaded.model.save_pretrained(tmp_path / "pretrained")
+    other = iw.models.LatentVariableModel.from_pretrained(tmp_path / "pretrained")
+    assert all((value == saved[name]).all() for name, value in other.state_dict().items())
     data = loaded.load_data()
     assert data.train[:5].shape == (5, 12)
     shutil.copy(trained / "x.npy", tmp_path / "moved.npy")

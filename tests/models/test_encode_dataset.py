@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from linear_gaussian import linear_gaussian
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -122,9 +123,36 @@ def test_context_and_masks_of_batches() -> None:
     torch.testing.assert_close(model.encode_dataset(batches), masked)
 
 
+@pytest.mark.parametrize("name", ["one layer", "two layers", "binary", "random weights"])
+def test_draws_do_not_depend_on_the_batches(name: str) -> None:
+    model = MODELS[name]().eval().double()
+    x = torch.rand(11, 12, dtype=torch.float64).round()
+    whole = model.encode_dataset(x, num_samples=20, seed=3)
+    assert torch.equal(whole, model.sample_implicit_posterior(x, 20, 3))
+    for data, batch_size in ((x, 4), (list(x.split(3)), None), (TensorDataset(x, torch.arange(11)), 1)):
+        torch.testing.assert_close(model.encode_dataset(data, batch_size, num_samples=20, seed=3), whole)
+    assert len(model.encode_dataset(x[:1].expand(11, 12), num_samples=20, seed=3).unique(dim=0)) > 1
+    assert not torch.equal(model.encode_dataset(x, num_samples=20), whole)
+
+
+def test_draws_approach_the_posterior() -> None:
+    """Compare with the exact posterior, from a proposal that is shifted and too wide."""
+    model = linear_gaussian()
+    x = torch.randn(1, 7, dtype=torch.float64)
+    mean, log_std = (tensor.detach()[0].clone() for tensor in model.encode(x))
+    with torch.no_grad():
+        model.encoder.bias += 0.5 * log_std.exp()
+        model.encoder.log_std += 0.2
+    z = model.encode_dataset(x.expand(4000, 7), num_samples=100, seed=1)
+    assert ((z.mean(0) - mean).abs() < 0.1 * log_std.exp()).all()
+    assert ((z.std(0) / log_std.exp() - 1).abs() < 0.1).all()
+
+
 @pytest.mark.parametrize(
     ("data", "options", "error", "message"),
     [
+        (torch.rand(3, 12), {"seed": 1}, ValueError, "seed must be None for posterior means"),
+        (torch.rand(3, 12), {"num_samples": 0}, ValueError, "num_samples must be at least 1"),
         ((torch.rand(3, 12), torch.arange(3)), {}, TypeError, "TensorDataset.* for tensors that belong together"),
         ("digits", {}, TypeError, "data must be a tensor .* got str"),
         (None, {}, TypeError, "got NoneType"),

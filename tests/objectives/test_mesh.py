@@ -107,15 +107,15 @@ def test_communication_of_a_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("world", SHAPES)
 def test_an_evaluation_on_a_mesh(world: int, tmp_path: Path) -> None:
-    """Check the results of every rank, with a journal, and resumed from the journals without a seed."""
+    """Check the results of every rank: with a journal, resumed from it without a seed, and of a function."""
     exact = []
     for count, num_samples in EVALUATIONS:
         found = iw.evaluate.log_likelihood(build(), observations(count), num_samples, seed=SEED)
-        exact += [torch.stack([found.value, found.std_error, found.ess, found.pareto_k])] * 3
+        exact += [torch.stack([found.value, found.std_error, found.ess, found.pareto_k])] * 4
     for by_shape in on_ranks(world, "evaluations", tmp_path):
         for results in by_shape.values():
             torch.testing.assert_close(results, exact, rtol=1e-10, atol=1e-10, equal_nan=True)
-            for first in range(0, len(results), 3):  # a resumed evaluation gives the same bits
+            for first in range(0, len(results), 4):  # a resumed evaluation gives the same bits
                 assert torch.equal(results[first + 1].nan_to_num(), results[first + 2].nan_to_num())
 
 
@@ -127,8 +127,8 @@ def test_samples_that_are_merged_have_the_tail_of_one_stream() -> None:
     for half, part in zip(halves, (log_weights[:150], log_weights[150:]), strict=True):
         half.add(part)
     sent: list[torch.Tensor] = []  # the first half is asked for its sums, the second one gets them
-    halves[0].merge(SimpleNamespace(num_sample_ranks=2, gather=lambda own, _: sent.append(own) or own), 400)
-    halves[1].merge(SimpleNamespace(num_sample_ranks=2, gather=lambda own, _: torch.cat([sent[0], own])), 400)
+    halves[0].merge_ranks(SimpleNamespace(num_sample_ranks=2, gather=lambda own, _: sent.append(own) or own))
+    halves[1].merge_ranks(SimpleNamespace(num_sample_ranks=2, gather=lambda own, _: torch.cat([sent[0], own])))
     assert torch.equal(halves[1].tail, whole.tail)
     for found, exact in zip(
         (halves[1].log_likelihood().value, halves[1].log_likelihood().std_error),

@@ -54,9 +54,19 @@ def test_extending_page() -> None:
     assert "relative bias" in result.stdout
 
 
-def test_models_page() -> None:
+def test_evaluation_page(tmp_path: Path) -> None:
+    """Run the Python of docs/evaluation.md that needs no run and no other library."""
+    script = "\n".join(code for code in python_in("docs/evaluation.md") if "load_run" not in code)
+    assert "FromDistributions" in script
+    before = "import torch\nimport iwae_fast as iw\nmodel, x = iw.models.DenseVAE(6, (2,), ((4,),)), torch.rand(9, 6)\n"
+    result = fresh.run(before + script.replace("5000", "50"), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_models_page(tmp_path: Path) -> None:
     """Run every line of Python in docs/models.md."""
     script = f"""
+import importlib.util
 import torch
 from torch import nn
 import iwae_fast as iw
@@ -69,14 +79,16 @@ def run(code, **names):
     exec(code, names := {{"iw": iw, "nn": nn, "torch": torch, **names}})
     return names
 
-functions, convolutions, models, posteriors = {python_in("docs/models.md")!r}
+functions, convolutions, models, folders, posteriors = {python_in("docs/models.md")!r}
 networks = dict(encoder=Encoder(784, 10), decoder=nn.Linear(5, 784), x=torch.rand(4, 784))
 run(functions, **networks)
 assert run(convolutions, images=torch.rand(2, 1, 28, 28))["loss"].shape == ()
 models = models.replace("5000", "50") + posteriors
 run(models, **networks, x_test=networks["x"], loader=[networks["x"]])
+if importlib.util.find_spec("safetensors") is not None:
+    run(folders)
 """
-    result = fresh.run(script)
+    result = fresh.run(script, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
 
@@ -102,6 +114,17 @@ def test_counts() -> None:
 def test_conditional() -> None:
     (found,) = re.findall(r"log p\(x \| y\) (-[\d.]+) nats", run("conditional.py"))
     assert float(found) > -36.0
+
+
+def test_own_distributions() -> None:
+    """Check that the estimate approaches the exact value, which training raises, and that k-hat says so."""
+    pattern = r"log p\(x\) (-[\d.]+) nats, exactly (-[\d.]+); k-hat above 0.7 for (\d+)%"
+    lines = re.findall(pattern, run("own_distributions.py"))
+    (first, _, doubtful), *_, (found, exact, _) = ([float(number) for number in line] for line in lines)
+    assert doubtful > 5
+    assert lines[-1][2] == "0"
+    assert found == pytest.approx(exact, abs=5e-3)
+    assert found > first + 5
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

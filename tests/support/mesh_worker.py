@@ -241,13 +241,20 @@ def captured_steps(mesh: DeviceMesh, _: str) -> dict[str, Steps]:
 
 
 def evaluations(mesh: DeviceMesh, folder: str) -> list[Tensor]:
-    """Return the results of evaluations, with a journal and again from it."""
+    """Return the results of evaluations: with a journal, again from it, and by a function that draws log-weights."""
     results = []
     for count, num_samples in EVALUATIONS:
         journal = f"{folder}/{mesh.shape}-{count}.npz"
-        for seed, path in ((SEED, None), (SEED, journal), (None, journal)):
+        model = build()
+        draw = iw.evaluate.FromDraws(model.log_weights)
+        for subject, seed, path in (
+            (model, SEED, None),
+            (model, SEED, journal),
+            (model, None, journal),
+            (draw, SEED, None),
+        ):
             found = iw.evaluate.log_likelihood(
-                build(), observations(count), num_samples, seed=seed, journal=path, mesh=mesh
+                subject, observations(count), num_samples, seed=seed, journal=path, mesh=mesh
             )
             results.append(torch.stack([found.value, found.std_error, found.ess, found.pareto_k]))
     return results

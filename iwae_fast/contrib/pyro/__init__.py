@@ -1,7 +1,9 @@
-"""Importance-weighted bounds and estimators for Pyro's models and guides: :class:`IWAE_ELBO`.
+"""Importance-weighted bounds and estimators for Pyro's models and guides, :class:`IWAE_ELBO`, and their likelihood,
+:class:`FromPyro`.
 
-``elbo.py`` has the class, ``plates.py`` the layout of sites along particles and data, ``log_probs.py`` their
-log-densities, and ``guides.py`` the treatment of log q that the estimators need.
+``elbo.py`` has the objective, ``evaluation.py`` the adapter for an evaluation, ``plates.py`` the layout of sites along
+particles and data, ``log_probs.py`` their log-densities, and ``guides.py`` the treatment of log q that the estimators
+need.
 """
 
 from __future__ import annotations
@@ -15,5 +17,6 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .elbo import IWAE_ELBO
+from .evaluation import FromPyro
 
-__all__ = ["IWAE_ELBO"]
+__all__ = ["IWAE_ELBO", "FromPyro"]

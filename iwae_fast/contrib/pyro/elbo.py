@@ -97,6 +97,18 @@ class IWAE_ELBO(ELBO):  # noqa: N801  (as Pyro's own names)
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:
         """Return minus the bound, in nats, with the estimator's gradient."""
+        call = self._call(model, guide, args, kwargs)
+        value = call.run()
+        return -value.sum() * call.layout.scale
+
+    def log_weights(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Return log p(x, z_i) - log q(z_i | x) of all particles, (k, B) in nats, for each of the B elements of the
+        plates that contain all sites. A factor of subsampling is left out."""
+        return self._call(model, guide, args, kwargs).log_weights()
+
+    def _call(
+        self, model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Call:
         if isinstance(poutine.unwrap(guide), Messenger):
             raise TypeError(f"guide must be a function or module of its own, got the messenger {type(guide).__name__}")
         bound, k = self.bound.for_call(self.num_particles, None)
@@ -104,9 +116,7 @@ class IWAE_ELBO(ELBO):  # noqa: N801  (as Pyro's own names)
             self._guess_max_plate_nesting(model, guide, args, kwargs)
         # Pyro reserves an axis for the particles only if there are several.
         axis = -int(self.max_plate_nesting) - (self.num_particles == 1)
-        call = _Call(self, bound, k, axis, partial(model, *args, **kwargs), partial(guide, *args, **kwargs))
-        value = call.run()
-        return -value.sum() * call.layout.scale
+        return _Call(self, bound, k, axis, partial(model, *args, **kwargs), partial(guide, *args, **kwargs))
 
     def _get_trace(self, *_: Any) -> Any:
         raise TypeError("IWAE_ELBO has no trace of a single particle: call loss, loss_and_grads or differentiable_loss")
@@ -137,13 +147,17 @@ class _Call:
             return self._chosen_particles(budget)
         both = self.bound.for_decoder is self.bound and self.bound.for_encoder is self.bound
         if (self.objective.estimator == "reparameterized" and both) or not torch.is_grad_enabled():
-            log_p = self._log_p()
-            return self.bound(log_p - self._log_q())  # the bound's own gradient is the estimator's
+            return self.bound(self.log_weights())  # the bound's own gradient is the estimator's
         router = GradientRouter()
         log_p = self._log_p(router)
         log_q = self._log_q()
         value, scales = self._scaled(log_p, log_q)
         return self._with_gradient(value, scales, scales.encoder, router, log_p, log_q)
+
+    def log_weights(self) -> Tensor:
+        """Return the log-weights of all particles, (k, B)."""
+        log_p = self._log_p()  # first, since it may change the layout
+        return log_p - self._log_q()
 
     def _chosen_particles(self, budget: int) -> Tensor:
         """Compute all weights without a graph of the model, then run the chosen particles of the model with one."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...evaluate.likelihood import LogLikelihood
+from ...evaluate import LogLikelihood
 from ...files import reason, replace_file
 
 ARRAYS = ("nll", "std_error", "ess", "pareto_k")

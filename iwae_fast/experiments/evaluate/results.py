@@ -17,11 +17,10 @@ from ... import backends
 from ..._version import __version__
 from ...data import ImageData
 from ...data.rows import fingerprint
-from ...evaluate import activity
+from ...evaluate import LogLikelihood, activity
 from ...evaluate import likelihood as evaluate
 from ...evaluate.activity import Activity
 from ...evaluate.diagnostics import FEWEST_SAMPLES
-from ...evaluate.likelihood import LogLikelihood
 from ...evaluate.pruning import obstacle, without_units
 from ...files import replace_file
 from ...models import DenseVAE, LatentVariableModel
