@@ -20,6 +20,7 @@ from .bound_settings import BOUNDS, SETTINGS, BoundSettings
 from .defaults import EVALUATION_K, OBSERVATIONS
 from .networks import NETWORKS, PRIORS, check_network
 from .protocols import PROTOCOLS, STAGES
+from .schedules import SCHEDULES, check_schedule
 
 PAPER = {"epochs": 50, "batch_size": 20, "hidden": ((200, 200),), "latent": (50,), "learning_rate": 1e-3}
 """The one-layer network, batch size and first learning rate of Burda, Grosse & Salakhutdinov (2016)."""
@@ -35,7 +36,10 @@ OBJECTIVE = ("bound", "k", *SETTINGS, "estimator", "budget", "chunk_size", "kl_w
 CLOSING = ("eval_k", "eval_observations")
 """Settings of the evaluation after training."""
 
-CHANGEABLE = ("epochs", "stages", "device", "backend", "capture", *OBJECTIVE, *CLOSING)
+SELECTION = ("keep_best", "patience")
+"""Settings of which checkpoint is kept, and of when training stops."""
+
+CHANGEABLE = ("epochs", "stages", *SELECTION, "device", "backend", "capture", *OBJECTIVE, *CLOSING)
 """Settings that may change at a resumption, such as the objective (Table 2 of Burda, Grosse & Salakhutdinov 2016)."""
 
 
@@ -61,8 +65,21 @@ class TrainConfig(BoundSettings):
     """One of :data:`iwae_fast.experiments.protocols.PROTOCOLS`: optimizer, learning rate by stage, initialization."""
     stages: int = STAGES
     """Number of stages of the protocol; later epochs have the learning rate of the last one."""
+    lr_schedule: str = "constant"
+    """One of :data:`iwae_fast.experiments.schedules.SCHEDULES`, over the steps of the run."""
+    lr_warmup: int = 0
+    """Steps over which the learning rate rises linearly from 0, before the schedule begins."""
+    lr_final: float = 0.01
+    """Fraction of the learning rate that the schedule reaches at the end."""
+    max_norm: float | None = None
+    """Norm to which the gradient of each step is clipped, as by :class:`iwae_fast.optim.Adam`; None to leave it."""
     validation: int = 0
     """Number of training observations held out for validation, replacing a data set's own validation set."""
+    keep_best: bool = False
+    """True to keep the checkpoint of the epoch with the highest validation bound, which is then the trained model."""
+    patience: int | None = None
+    """Epochs in a row without a higher validation bound after which training stops; None to train all epochs. The best
+    checkpoint is kept as with ``keep_best``."""
     network: str = "dense"
     """One of :data:`iwae_fast.experiments.networks.NETWORKS`."""
     likelihood: str = "bernoulli"
@@ -96,6 +113,7 @@ class TrainConfig(BoundSettings):
     def __post_init__(self) -> None:
         _known_or_file(self.dataset)
         checks.one_of("protocol", self.protocol, PROTOCOLS)
+        checks.one_of("lr_schedule", self.lr_schedule, SCHEDULES)
         checks.one_of("network", self.network, NETWORKS)
         checks.one_of("likelihood", self.likelihood, LIKELIHOODS)
         checks.one_of("prior", self.prior, PRIORS)
@@ -115,11 +133,18 @@ class TrainConfig(BoundSettings):
         for size in (size for sizes in self.hidden for size in sizes):
             checks.positive("hidden", size)
         checks.positive("eval_observations", self.eval_observations)
-        for name in ("kl_warmup", "validation", "eval_k"):
+        for name in ("kl_warmup", "lr_warmup", "validation", "eval_k"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not (self.learning_rate > 0.0 and math.isfinite(self.learning_rate)):
-            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        for name in ("learning_rate", "max_norm"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0.0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+        if not 0.0 < self.lr_final <= 1.0:
+            raise ValueError(f"lr_final must be above 0 and at most 1, got {self.lr_final}")
+        if self.patience is not None:
+            checks.positive("patience", self.patience)
+        check_schedule(self)
         if not 0 <= self.seed < SEED_LIMIT:
             raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
         check_network(self)
@@ -149,6 +174,11 @@ class TrainConfig(BoundSettings):
                     value = some[~inside][0].item()
                     raise DataError(f"likelihood {self.likelihood!r} does not support the value {value:g} in {name}")
         return replace(found, grey_levels=found.grey_levels and self.likelihood == "bernoulli")
+
+    @property
+    def keeps_best(self) -> bool:
+        """True if the trained model is that of the best epoch, which is then kept beside the last one."""
+        return self.keep_best or self.patience is not None
 
     def objective(self) -> Objective:
         """Return the objective of the run."""
@@ -198,6 +228,8 @@ class TrainConfig(BoundSettings):
         one_rate = len(PROTOCOLS[self.protocol].factors) == 1
         for name, value in settings.items():
             if name in SETTINGS or (name == "stages" and one_rate):
+                continue
+            if name == "lr_final" and self.lr_schedule == "constant":
                 continue
             found[name] = value
             if name == "bound":  # a report shows its settings beside it

@@ -28,6 +28,8 @@ class LoadedRun:
     """The run's settings: ``config.k``, ``config.bound``, ``config.dataset`` and so on."""
     step: int
     """Training steps before the checkpoint."""
+    which: str
+    """The checkpoint that was loaded: "best" for the epoch with the highest validation bound, else "last"."""
     image_shape: tuple[int, int]
     """Height and width of an observation in pixels; (1, D) for features that are not an image."""
     checkpoint: Checkpoint
@@ -47,26 +49,31 @@ class LoadedRun:
         return load_own_data(self.checkpoint, Run(self.folder).checkpoint, None if path is None else str(path))
 
 
-def load_run(folder: str | Path, device: str | None = None, backend: str | None = None) -> LoadedRun:
+def load_run(
+    folder: str | Path, device: str | None = None, backend: str | None = None, checkpoint: str | None = None
+) -> LoadedRun:
     """Load the trained model of a run of ``iwae-fast train``, with its settings.
 
     Args:
         folder: folder of the run.
         device: "cpu", "cuda" or "cuda:N"; the run's device if None.
         backend: the backend to force; the run's if None.
+        checkpoint: "best" for the epoch with the highest validation bound, or "last"; if None, the best in runs that
+            keep it (``--keep-best`` and ``--patience``), else the last. ``.which`` of the result says which it is.
 
     Raises FileNotFoundError if the folder does not hold a run, CheckpointError (a RuntimeError) if its checkpoint is
-    missing or damaged, ValueError if the device is not available, and ImportError if the optional dependencies of the
-    command line are not installed.
+    missing or damaged, ValueError if the device is not available or the run does not have a best checkpoint, and
+    ImportError if the optional dependencies of the command line are not installed.
     """
     try:
-        from .train.runs import open_run, trained_model
+        from .train.runs import open_trained, trained_model
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in OF_EXTRA:
             raise
         raise ImportError(
             f"load_run needs {error.name}, which is not installed: pip install 'iwae_fast[cli]'"
         ) from error
-    run, checkpoint = open_run(Path(folder))
-    model = trained_model(checkpoint, device, backend).eval()
-    return LoadedRun(run.folder, model, checkpoint.config, checkpoint.step, checkpoint.image_shape, checkpoint)
+    run, opened = open_trained(Path(folder), checkpoint)
+    model = trained_model(opened, device, backend).eval()
+    which = "last" if opened.last_step is None else "best"
+    return LoadedRun(run.folder, model, opened.config, opened.step, which, opened.image_shape, opened)

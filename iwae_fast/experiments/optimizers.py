@@ -15,12 +15,18 @@ from ..optim import Adam
 from ..reference.adam import AdamSettings
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], eps: float) -> Optimizer:
-    """Return the package's Adam where a backend has kernels for it, and torch's fused one elsewhere: they make the same
-    updates to rounding, and have the same state."""
+def adam(
+    parameters: Iterable[nn.Parameter],
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    max_norm: float | None = None,
+) -> Optimizer:
+    """Return the package's Adam where a backend has kernels for it, or where gradients are clipped to ``max_norm``, and
+    torch's fused one elsewhere: they make the same updates to rounding, and have the same state."""
     parameters = list(parameters)
-    if serving(parameters[0]) != REFERENCE:
-        return Adam(parameters, lr, betas, eps)
+    if max_norm is not None or serving(parameters[0]) != REFERENCE:
+        return Adam(parameters, lr, betas, eps, max_norm=max_norm)
     return torch.optim.Adam(parameters, lr, betas, eps, fused=True, capturable=True)
 
 
@@ -38,8 +44,9 @@ class PublishedAdam(Adam):
         lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.99, 0.999),
         eps: float = 1e-4,
+        max_norm: float | None = None,
     ) -> None:
-        super().__init__(params, lr, betas, eps)
+        super().__init__(params, lr, betas, eps, max_norm=max_norm)
 
     def _first_second_moment(self, parameter: Tensor) -> Tensor:
         return torch.ones_like(parameter, memory_format=torch.preserve_format)

@@ -29,13 +29,16 @@ def stage(epoch: int) -> int:
     return index
 
 
+Factory = Callable[[Iterable[nn.Parameter], float, float | None], Optimizer]
+
+
 @dataclass(frozen=True)
 class Protocol:
     """A training protocol; the learning rate of a stage is the run's learning rate times the stage's factor."""
 
     source: str
-    optimizer: Callable[[Iterable[nn.Parameter], float], Optimizer]
-    """Factory of the optimizer from parameters and a learning rate."""
+    optimizer: Factory
+    """Factory of the optimizer from parameters, a learning rate, and the norm to which gradients are clipped."""
     factors: tuple[float, ...] = (1.0,)
     """Factors of the learning rate, one per stage."""
     reduction: str = "mean"
@@ -52,8 +55,8 @@ class Protocol:
         return self.factors[min(stage(epoch), stages - 1, len(self.factors) - 1)]
 
 
-def _adam(eps: float) -> Callable[[Iterable[nn.Parameter], float], Optimizer]:
-    return lambda parameters, rate: adam(parameters, rate, betas=(0.9, 0.999), eps=eps)
+def _adam(eps: float) -> Factory:
+    return lambda parameters, rate, norm: adam(parameters, rate, (0.9, 0.999), eps, norm)
 
 
 @torch.no_grad()
@@ -74,7 +77,7 @@ PROTOCOLS = {
     "paper": Protocol("Burda, Grosse & Salakhutdinov (2016), as in the paper", _adam(1e-4), BY_STAGE, settings=BURDA),
     "code": Protocol(
         "Burda, Grosse & Salakhutdinov (2016), as in their published code",
-        lambda parameters, rate: PublishedAdam(parameters, rate, betas=(0.99, 0.999), eps=1e-4),
+        lambda parameters, rate, norm: PublishedAdam(parameters, rate, (0.99, 0.999), 1e-4, norm),
         (1.0, 0.72, 0.52, 0.37, 0.27, 0.19, 0.14, 0.1),
         reduction="sum",
         settings=BURDA,

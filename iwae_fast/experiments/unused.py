@@ -25,6 +25,8 @@ def check_training(given: Collection[str], config: TrainConfig) -> None:
         raise ValueError(
             f"--budget must be at most k = {config.k}, the number of samples per observation, got {config.budget}"
         )
+    if "lr_final" in given and config.lr_schedule == "constant":
+        raise ValueError("--lr-final has no effect without --lr-schedule: the learning rate is constant")
     one_rate = len(PROTOCOLS[config.protocol].factors) == 1
     if {"stages", "epochs"} <= set(given) and one_rate:
         raise ValueError(

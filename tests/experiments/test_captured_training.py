@@ -62,6 +62,7 @@ def test_recorded_steps_leave_the_bits_of_single_ones(digits, tmp_path, monkeypa
         {"bound": "miwae", "groups": 2},
         {"prior": "mixture", "likelihood": "gaussian"},
         {"network": "iwaer"},
+        {"lr_schedule": "cosine", "lr_warmup": 5, "max_norm": 0.5},
     ],
     ids=str,
 )

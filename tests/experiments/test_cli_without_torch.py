@@ -16,16 +16,29 @@ pytest.importorskip("typer")
 from iwae_fast import backends
 from iwae_fast._version import __version__
 from iwae_fast.data import DATASETS
-from iwae_fast.experiments import networks, protocols
+from iwae_fast.experiments import networks, protocols, schedules
 from iwae_fast.experiments.cli import choices, main
 from iwae_fast.experiments.reproduce.scales import SCALES
 from iwae_fast.experiments.reproduce.tables import TABLES
 from iwae_fast.experiments.sweep.search import SAMPLERS
+from iwae_fast.experiments.trackers.table import TRACKERS
 from iwae_fast.likelihoods import LIKELIHOODS
 from iwae_fast.objectives.estimators import ESTIMATORS
 
 PACKAGE = ROOT
 COMMANDS = ("train", "evaluate", "compare", "sample", "reproduce", "sweep", "info")
+COMPLETED = {
+    "iwae-fast train --dataset m": ["mnist"],
+    "iwae-fast train --bound v": ["vr-iwae"],
+    "iwae-fast train --estimator aisle": ["aisle-kl", "aisle-chi2"],
+    "iwae-fast train --lr-schedule c": ["constant", "cosine"],
+    "iwae-fast train --log ": ["tensorboard", "wandb", "mlflow", "none"],
+    "iwae-fast train --log w": ["wandb"],
+    "iwae-fast sweep --sampler r": ["random"],
+    "iwae-fast evaluate --backend tr": ["triton"],
+    "iwae-fast train --print": ["--print-config"],
+}
+"""Beginnings of command lines and their completions."""
 ASKED = """
 import contextlib, io, json, os, sys
 from iwae_fast.experiments.cli import main
@@ -40,8 +53,10 @@ def ask(*arguments):
     return code, out.getvalue(), error.getvalue()
 
 found = {" ".join(arguments): ask(*arguments) for arguments in json.loads(sys.argv[1])}
-os.environ |= {"_IWAE_FAST_COMPLETE": "complete_bash", "COMP_WORDS": "iwae-fast train --dataset m", "COMP_CWORD": "3"}
-found["completion"] = ask()
+os.environ["_IWAE_FAST_COMPLETE"] = "complete_bash"
+for words in json.loads(sys.argv[2]):
+    os.environ |= {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    found[words] = ask()
 print(json.dumps([found, "torch" in sys.modules]))
 """
 
@@ -52,9 +67,8 @@ def answers() -> dict[str, tuple[int, str, str]]:
     asked = [["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)]
     asked += [["trian", "--help"], ["train", "--datset", "mnist"], ["evaluate", "--help"], ["--versoin"]]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "COLUMNS": "100"}
-    result = subprocess.run(
-        [sys.executable, "-c", ASKED, json.dumps(asked)], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", ASKED, json.dumps(asked), json.dumps([*COMPLETED])]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     found, imported = json.loads(result.stdout)
     assert not imported
@@ -87,7 +101,9 @@ def test_slips_are_answered_with_the_nearest(answers: dict[str, tuple[int, str, 
 
 
 def test_completion(answers: dict[str, tuple[int, str, str]]) -> None:
-    assert answers["completion"][:2] == [0, "mnist\n"]
+    for words, values in COMPLETED.items():
+        code, shown, _ = answers[words]
+        assert (code, shown.split()) == (0, values), words
 
 
 @pytest.mark.parametrize(
@@ -95,6 +111,8 @@ def test_completion(answers: dict[str, tuple[int, str, str]]) -> None:
     [
         (choices.DATASETS, DATASETS),
         (choices.PROTOCOLS, protocols.PROTOCOLS),
+        (choices.SCHEDULES, schedules.SCHEDULES),
+        (choices.TRACKERS, TRACKERS),
         (choices.NETWORKS, networks.NETWORKS),
         (choices.LIKELIHOODS, LIKELIHOODS),
         (choices.PRIORS, networks.PRIORS),

@@ -37,6 +37,7 @@ pytestmark = [
 
 SMALL = ("--hidden", 8, "--latent", 2, "--k", 5, "--batch-size", 200, "--seed", 3)
 """8 steps per epoch; the last batch has 37 images."""
+RESTLESS = ("--learning-rate", 0.3, "--lr-schedule", "cosine", "--lr-warmup", 3, "--max-norm", 5)
 LONG = (*SMALL, "--epochs", 2000, "--eval-k", 0)
 RESUME = "torchrun --nproc-per-node {} -m iwae_fast train --resume run"
 CLOSE = 2e-5
@@ -77,6 +78,9 @@ def assert_close_runs(first: Run, second: Run) -> None:
     for row, other in zip(rows, others, strict=True):
         for name in ("epoch", "step", "bound", "ess", "max_weight", "validation"):
             assert getattr(other, name) == pytest.approx(getattr(row, name), rel=CLOSE), name
+    if first.best.exists():
+        assert load_checkpoint(first.best).step == load_checkpoint(second.best).step
+        assert one.best.epoch == two.best.epoch
     if first.evaluation.exists():
         found, exact = (json.loads(run.evaluation.read_text()) for run in (second, first))
         for name in ("nll", "std_error", "ess", "train_nll", "reconstruction", "divergence", "nll_active_units_only"):
@@ -91,7 +95,7 @@ def assert_close_runs(first: Run, second: Run) -> None:
 @pytest.mark.parametrize(
     ("size", "sample_ranks", "settings"),
     [
-        (2, 1, ("--validation", 100, "--eval-k", 40)),
+        (2, 1, (*RESTLESS, "--epochs", 30, "--validation", 100, "--patience", 1, "--eval-k", 40)),
         (3, 1, ("--estimator", "dreg", "--budget", 2, "--eval-k", 0)),
         (2, 2, ("--validation", 100, "--bound", "vr-iwae", "--alpha", 0.5, "--chunk-size", 2, "--eval-k", 0)),
         (3, 3, ("--protocol", "paper", "--latent", "3,2", "--hidden", "8/4", "--eval-k", 0)),
@@ -110,7 +114,7 @@ def test_processes_train_and_evaluate_as_one(
     ended = several(*settings, "-o", "several", "--sample-ranks", sample_ranks, size=size)
     assert (ended.codes, ended.error) == ([0] * size, "")
     assert ended.output.count("training in several") == 1
-    assert ended.output.count("epoch 1/2: ") == 1
+    assert ended.output.count("epoch 1/") == 1
     assert ended.output.count("\ntest NLL") == ("40" in map(str, settings))
     assert_close_runs(Run(tmp_path / "one"), Run(tmp_path / "several"))
 

@@ -54,7 +54,14 @@ def assert_same_run(first: runs.Run, second: runs.Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"protocol": "code", "epochs": 13}, {"budget": 3, "estimator": "dreg"}], ids=str
+    "changes",
+    [
+        {},
+        {"protocol": "code", "epochs": 13},
+        {"budget": 3, "estimator": "dreg"},
+        {"lr_schedule": "cosine", "lr_warmup": 9, "max_norm": 1.0},
+    ],
+    ids=str,
 )
 def test_training_is_captured_and_the_same(digits: data.ImageData, tmp_path: Path, changes: dict) -> None:
     captured = train(tmp_path / "captured", digits, settings(**{"batch_size": 20, **changes}))

@@ -9,9 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-import iwae_fast.experiments.cli.train
 from iwae_fast import data
-from iwae_fast.experiments.cli import main
+from iwae_fast.experiments.cli import main, training_run
 from iwae_fast.experiments.many.runner import RunError, Runner, Work
 
 
@@ -41,9 +40,9 @@ def run_here(monkeypatch: pytest.MonkeyPatch, kill_at: int | None = None) -> lis
     # Pictures take seconds per run.
     monkeypatch.setattr("iwae_fast.experiments.cli.closing.write_run_report", lambda run, *_: run.report.write_text(""))
     for drawn in ("loss_curve", "reconstructions", "samples"):
-        monkeypatch.setattr(f"iwae_fast.experiments.evaluate.results.draw_{drawn}", lambda *_: None)
+        monkeypatch.setattr(f"iwae_fast.experiments.cli.training_run.draw_{drawn}", lambda *_: None)
     # Signals are the main thread's.
-    monkeypatch.setattr(iwae_fast.experiments.cli.train, "stop_on_signals", lambda: nullcontext(lambda: False))
+    monkeypatch.setattr(training_run, "stop_on_signals", lambda: nullcontext(lambda: False))
     monkeypatch.setattr(Runner, "_call", call)
     return called
 

@@ -11,6 +11,7 @@ from .. import bound_settings
 
 DATASETS = ("digits", "mnist", "binarized-mnist", "omniglot", "fashion-mnist")
 PROTOCOLS = ("constant", "paper", "code", "dd2434", "iwaer")
+SCHEDULES = ("constant", "linear", "cosine", "exponential")
 NETWORKS = ("dense", "iwaer", "iwaer-rec")
 LIKELIHOODS = (
     "bernoulli",
@@ -27,6 +28,7 @@ BOUNDS = tuple(bound_settings.BOUNDS)
 ESTIMATORS = ("reparameterized", "stl", "dreg", "gdreg", "aisle-kl", "aisle-chi2", "rws", "rws-dreg", "vimco")
 BACKENDS = ("cpu", "cuda", "triton", "reference")
 TABLES = ("burda-table-1", "burda-table-2", "burda-table-3", "dd2434-table-1", "iwaer-table-1", "digits")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 SAMPLERS = ("tpe", "random")
 SCALES = ("smoke", "small", "medium", "full")
 

@@ -37,8 +37,10 @@ def evaluate_and_print(
     wait: bool = False,
     shorter: str = "fewer with --observations, --train-observations and --active-only-observations",
     processes: Processes = ALONE,
-) -> None:
+) -> dict[str, Any]:
     """Evaluate on the test set (or its first ``observations``), write numbers and the report, print the likelihood.
+
+    Returns the numbers.
 
     Args:
         shorter: text for long evaluations that names the options that make them shorter.
@@ -75,7 +77,7 @@ def evaluate_and_print(
             processes=processes,
         )
         if not processes.is_first:
-            return
+            return result
         write_run_report(run, checkpoint, model, data)
         best = best_evaluation(all_evaluations(run))
     for line in _lines(result, thing):
@@ -85,6 +87,7 @@ def evaluate_and_print(
         found = best.content
         shown = f", of the evaluation with k = {found['k']} and {found['observations']} test images"
     console.print(f"report {run.report}{shown}")
+    return result
 
 
 def evaluate_other_and_print(

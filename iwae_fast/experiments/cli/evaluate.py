@@ -49,11 +49,11 @@ def evaluate(
     from ..processes import started
     from ..train.fixed_pixels import validation_data
     from ..train.run_data import find_data
-    from ..train.runs import open_run, trained_model
+    from ..train.runs import open_trained, trained_model
     from .closing import evaluate_and_print, evaluate_other_and_print
 
     with started(sample_ranks) as processes:
-        run, checkpoint = processes.from_first(lambda: open_run(run_folder))
+        run, checkpoint = processes.from_first(lambda: open_trained(run_folder))
         processes.use(device or checkpoint.config.device)
         model = trained_model(checkpoint, device, backend)
         found = processes.leaders_first(lambda: find_data(checkpoint, run.checkpoint, data))

@@ -22,12 +22,8 @@ Backend = Annotated[
 ChunkSize = Annotated[
     int | None, typer.Option(help="Samples evaluated at once; fewer take less memory.", show_default="automatic")
 ]
-SampleRanks = Annotated[
-    int,
-    typer.Option(
-        help="Processes of torchrun that divide the samples of the same images; groups of them divide the images.",
-    ),
-]
+SAMPLE_RANKS = "Processes of torchrun that divide the samples of the same images; groups of them divide the images."
+SampleRanks = Annotated[int, typer.Option(help=SAMPLE_RANKS)]
 Jobs = Annotated[int, typer.Option(help="Number of concurrent runs, which share the cores or the GPUs.")]
 LauncherTemplate = Annotated[
     str | None,

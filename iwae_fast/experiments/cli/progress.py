@@ -27,6 +27,7 @@ from .forecast import Forecast, spoken
 
 if TYPE_CHECKING:
     from ..train.metrics import EpochMetrics
+    from ..train.selection import Best
 
 WIDTH_OF_A_FILE = 160
 
@@ -56,10 +57,14 @@ class PlainReporter(Reporter):
         self.forecast.reach(live.step)
 
     def epoch_ended(self, row: EpochMetrics) -> None:
+        validation = "" if row.validation is None else f"validation {row.validation:.3f}, "
         _line(
-            f"epoch {row.epoch}/{self.epochs}: bound {row.bound:.3f} nats, ess {row.ess:.2f}, "
+            f"epoch {row.epoch}/{self.epochs}: bound {row.bound:.3f} nats, {validation}ess {row.ess:.2f}, "
             f"{row.steps_per_second:.1f} steps/s"
         )
+
+    def stopped_early(self, epoch: int, best: Best) -> None:
+        _line(_stopped(epoch, best))
 
     def _announce(self, left: float) -> None:
         _line(f"training takes about {spoken(left)}: {self.epochs} epochs, {self.forecast.total} steps")
@@ -87,6 +92,9 @@ class BarReporter(Reporter):
 
     def epoch_ended(self, row: EpochMetrics) -> None:
         self._show(row.step, row.epoch, row.bound, row.ess, row.steps_per_second)
+
+    def stopped_early(self, epoch: int, best: Best) -> None:
+        self.progress.console.print(_stopped(epoch, best))
 
     def _show(self, step: int, epoch: int, bound: float, ess: float, rate: float) -> None:
         state = f"epoch {epoch}/{self.epochs}  bound {bound:.2f}  ess {ess:.1f}  {rate:.0f} steps/s"
@@ -155,6 +163,13 @@ def evaluation_progress(
             return advance
 
         yield begin
+
+
+def _stopped(epoch: int, best: Best) -> str:
+    return (
+        f"stopped early after epoch {epoch}: no validation bound was higher than {best.bound:.3f} nats, that of epoch "
+        f"{best.epoch}"
+    )
 
 
 def _line(text: str) -> None:

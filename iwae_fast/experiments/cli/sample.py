@@ -25,7 +25,7 @@ def sample(
     from ... import checks
     from ..evaluate.results import draw_samples
     from ..pictures import pictures
-    from ..train.runs import open_run, trained_model
+    from ..train.runs import open_trained, trained_model
     from ..unused import check_suffix
     from .progress import console
 
@@ -33,7 +33,7 @@ def sample(
     checks.positive("columns", columns)
     if output is not None:
         check_suffix("--output", output, ".png")
-    run, checkpoint = open_run(run_folder)
+    run, checkpoint = open_trained(run_folder)
     if not pictures.are_images(checkpoint.image_shape):
         raise ValueError(
             f"{checkpoint.config.dataset} is not an image data set: samples of {run_folder} cannot be drawn"

@@ -11,9 +11,10 @@ from ...files import read_json
 from ..config import TrainConfig
 from ..protocols import passes
 from ..setting_text import flags
-from ..train.checkpoint import CheckpointError, step_of
+from ..train.checkpoint import CheckpointError, position_of
 from ..train.metrics import read_metrics
 from ..train.runs import Run, sole_trainer
+from ..train.selection import is_over
 
 Settings = Mapping[str, Any]
 """Settings of a :class:`iwae_fast.experiments.config.TrainConfig` that differ from its preset."""
@@ -63,14 +64,13 @@ def next_training(
 
 
 def is_trained(files: Run) -> bool:
-    """Return whether the checkpoint of a run is that of the last epoch of its settings."""
-    rows = read_metrics(files.metrics)
+    """Return whether the checkpoint of a run is that of the last epoch of its settings, or of an early stop."""
+    rows, config = read_metrics(files.metrics), read_json(files.config)
+    step, best = position_of(files.checkpoint)
     # A kill may come between a row of the metrics and its checkpoint.
-    return (
-        bool(rows)
-        and rows[-1].epoch == read_json(files.config)["epochs"]
-        and rows[-1].step <= step_of(files.checkpoint)
-    )
+    if not rows or rows[-1].step > step:
+        return False
+    return rows[-1].epoch == config["epochs"] or is_over(best, rows[-1].epoch, config.get("patience"))
 
 
 def check_settings(files: Run, wanted: TrainConfig, free: Sequence[str] = FREE) -> None:

@@ -13,7 +13,7 @@ from ..pictures import pictures, plots
 from ..report.page import Figure, render
 from ..train.metrics import EpochMetrics, read_metrics
 from ..train.run_data import load_own_data
-from ..train.runs import Run, open_run, trained_model
+from ..train.runs import Run, open_trained, trained_model
 from .outcome import Outcome
 from .scales import Scale
 from .tables import DATASETS, Entry, Table
@@ -43,7 +43,7 @@ def write_page(
     sources, figures = {}, []
     for dataset in dict.fromkeys(each.entry.dataset for each in done):
         on_dataset = [each for each in done if each.entry.dataset == dataset]
-        _, checkpoint = open_run(on_dataset[0].run.folder)
+        _, checkpoint = open_trained(on_dataset[0].run.folder)
         data = load_own_data(checkpoint, on_dataset[0].run.checkpoint)
         sources[DATASETS[dataset]] = data.source
         figures += [_curves(dataset, on_dataset), *_reconstructions(dataset, on_dataset, data)]
@@ -87,7 +87,7 @@ def _reconstructions(dataset: str, done: Sequence[_Done], data: ImageData) -> li
     labeled = {each.entry.row if len(columns) == 1 else each.entry.column.split(", ")[-1]: each for each in done}
     models: dict[str, LatentVariableModel] = {}
     for label, each in labeled.items():
-        _, checkpoint = open_run(each.run.folder)
+        _, checkpoint = open_trained(each.run.folder)
         models[label] = trained_model(checkpoint)
     shown = {} if len(columns) == 1 else {label: each.entry.row for label, each in labeled.items()}
     return [

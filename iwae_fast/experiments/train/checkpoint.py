@@ -15,6 +15,7 @@ from ..._version import __version__
 from ...files import reason, replace_file
 from ..config import TrainConfig
 from .segments import Segment
+from .selection import Best
 
 FORMAT = "iwae_fast.checkpoint.1"
 
@@ -51,6 +52,10 @@ class Checkpoint:
     """A fingerprint of the test observations; None in checkpoints of earlier versions."""
     segments: tuple[Segment, ...] = ()
     """The objectives of the run and the steps at which they began."""
+    best: Best | None = None
+    """The best epoch; None if there is none yet, or if the run does not keep its checkpoint."""
+    last_step: int | None = None
+    """Step of the run's last checkpoint, if this one was opened as that of the best epoch; not stored."""
 
     @property
     def data_dim(self) -> int:
@@ -74,6 +79,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "how": json.dumps(checkpoint.how),
         "test_data": json.dumps(checkpoint.test_data),
         "segments": json.dumps([segment.to_json() for segment in checkpoint.segments]),
+        "best": json.dumps(checkpoint.best),
     }
     # Scalars are cloned: PublishedAdam shares one step count among parameters, and safetensors rejects shared memory.
     cpu = {name: (t if t.dim() else t.clone()).detach().cpu().contiguous() for name, t in tensors.items()}
@@ -102,11 +108,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is not a complete checkpoint: {error}") from error
 
 
-def step_of(path: Path) -> int:
-    """Return the step of a checkpoint without reading its tensors; raises CheckpointError if it is not a valid one."""
+def position_of(path: Path) -> tuple[int, Best | None]:
+    """Return the step of a checkpoint, and the best epoch, without reading its tensors; raises CheckpointError if it is
+    not a valid one."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()["progress"])["step"]
+            metadata = file.metadata()
+            return json.loads(metadata["progress"])["step"], _best(metadata)
     except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged or not a checkpoint: {reason(error)}") from error
 
@@ -136,5 +144,11 @@ def _assemble(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Checkpoin
         how=json.loads(metadata.get("how", "null")),
         test_data=json.loads(metadata.get("test_data", "null")),
         segments=tuple(segments) or (Segment.begin(0, config),),
+        best=_best(metadata),
         **{name: progress[name] for name in PROGRESS},
     )
+
+
+def _best(metadata: dict[str, str]) -> Best | None:
+    best = json.loads(metadata.get("best", "null"))
+    return None if best is None else Best(*best)

@@ -1,11 +1,13 @@
-"""Callbacks of training."""
+"""Callbacks of a run: of its training, and of what follows it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from .metrics import EpochMetrics, Means
+    from .selection import Best
 
 
 class Live(NamedTuple):
@@ -21,7 +23,7 @@ class Live(NamedTuple):
 
 
 class Reporter:
-    """The base class of training callbacks, which ignores all events."""
+    """The base class of callbacks, which ignores all events. With several processes only the first one shows them."""
 
     def started(self, step: int, total_steps: int) -> None:
         """Handle the start of training after ``step`` earlier steps."""
@@ -34,3 +36,47 @@ class Reporter:
 
     def epoch_ended(self, row: EpochMetrics) -> None:
         """Handle the end of an epoch, after its row is written."""
+
+    def stopped_early(self, epoch: int, best: Best) -> None:
+        """Handle the end of training before the last epoch, because none after ``best`` had a higher bound."""
+
+    def drawn(self, step: int, *paths: Path) -> None:
+        """Handle pictures of the trained model, that after ``step`` steps; some files may not exist."""
+
+    def evaluated(self, result: dict[str, Any]) -> None:
+        """Handle the evaluation after training, with the numbers of :func:`..evaluate.results.evaluate_run`."""
+
+
+class Reporters(Reporter):
+    """Several reporters, each of which handles every event, in this order."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self.reporters = reporters
+
+    def started(self, step: int, total_steps: int) -> None:
+        for reporter in self.reporters:
+            reporter.started(step, total_steps)
+
+    def decided(self, how: str) -> None:
+        for reporter in self.reporters:
+            reporter.decided(how)
+
+    def progressed(self, live: Live) -> None:
+        for reporter in self.reporters:
+            reporter.progressed(live)
+
+    def epoch_ended(self, row: EpochMetrics) -> None:
+        for reporter in self.reporters:
+            reporter.epoch_ended(row)
+
+    def stopped_early(self, epoch: int, best: Best) -> None:
+        for reporter in self.reporters:
+            reporter.stopped_early(epoch, best)
+
+    def drawn(self, step: int, *paths: Path) -> None:
+        for reporter in self.reporters:
+            reporter.drawn(step, *paths)
+
+    def evaluated(self, result: dict[str, Any]) -> None:
+        for reporter in self.reporters:
+            reporter.evaluated(result)

@@ -12,6 +12,7 @@ from typing import Any
 import filelock
 import torch
 
+from ... import checks
 from ...files import read_json, remove_leftovers, replace_file, write_json
 from ...models import LatentVariableModel
 from ..config import TrainConfig, usable_device
@@ -21,6 +22,9 @@ from .metrics import start_metrics
 
 TRAINING, EVALUATION = ".training.lock", ".evaluation.lock"
 """Names of the locks in the folder of a run."""
+
+READS = 3
+"""Attempts to read the last and the best checkpoint, both of which training may replace in between."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,16 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the epoch with the highest validation bound, if the run keeps it."""
+        return self.folder / "best.safetensors"
+
+    @property
+    def trackers(self) -> Path:
+        """The identities of the run in experiment trackers, if it is logged to any."""
+        return self.folder / "trackers.json"
 
     @property
     def evaluation(self) -> Path:
@@ -118,7 +132,8 @@ def sole_trainer(folder: Path) -> Iterator[None]:
     """
     with _lock(folder / TRAINING, f"another process is training in {folder}"):
         run = Run(folder)
-        written = (run.config, run.metrics, run.checkpoint, run.loss_curve, run.reconstructions)
+        states = (run.config, run.metrics, run.checkpoint, run.best, run.trackers)
+        written = (*states, run.loss_curve, run.reconstructions)
         remove_leftovers(folder, *(path.name for path in written))
         yield
 
@@ -162,13 +177,15 @@ def _lock(path: Path, taken: str, timeout: float = 0) -> Iterator[None]:
 def continue_elsewhere(earlier: Run, folder: Path, config: TrainConfig) -> Run:
     """Begin a run in a new or empty folder from the state of an earlier run, which stays unchanged."""
     run = create_run(folder, config)
-    for source, target in ((earlier.metrics, run.metrics), (earlier.checkpoint, run.checkpoint)):
-        replace_file(target, source.read_bytes())
+    for name in ("metrics", "checkpoint", "best"):
+        source: Path = getattr(earlier, name)
+        if source.exists():
+            replace_file(getattr(run, name), source.read_bytes())
     return run
 
 
 def open_run(folder: Path) -> tuple[Run, Checkpoint]:
-    """Return an earlier run and its checkpoint, with the config of the folder, which must agree with the checkpoint."""
+    """Return an earlier run and its last checkpoint, with the config of the folder, which must agree with it."""
     run = check_is_run(folder)
     content = read_json(run.config)
     try:
@@ -182,6 +199,33 @@ def open_run(folder: Path) -> tuple[Run, Checkpoint]:
             f"{run.checkpoint} belongs to a different run than {run.config}: {', '.join(differing)} differ"
         )
     return run, replace(checkpoint, config=config)
+
+
+def open_trained(folder: Path, which: str | None = None) -> tuple[Run, Checkpoint]:
+    """Return a run and the checkpoint of its trained model.
+
+    Args:
+        folder: folder of the run.
+        which: "best" for the epoch with the highest validation bound, "last" for the last checkpoint. None for the best
+            if the run keeps it (``keep_best`` and ``patience`` of its settings), else the last.
+
+    Raises ValueError if the run does not have a best checkpoint, or CheckpointError if it is damaged.
+    """
+    for _ in range(READS):
+        run, last = open_run(folder)
+        chosen = which or ("best" if last.config.keeps_best and last.best is not None else "last")
+        if checks.one_of("checkpoint", chosen, ("best", "last")) == "last":
+            return run, last
+        if last.best is None:
+            raise ValueError(
+                f"{folder} does not have a checkpoint of the best epoch: train with --keep-best or --patience"
+            )
+        # That of the last step is written to both files, the last one first: a crash may come between.
+        wanted = last.best.step
+        best = last if wanted == last.step else load_checkpoint(run.best)
+        if best.step == wanted:
+            return run, replace(best, config=last.config, last_step=last.step)
+    raise CheckpointError(f"{run.best} must be the checkpoint of step {wanted}, got that of {best.step}")
 
 
 def trained_model(checkpoint: Checkpoint, device: str | None = None, backend: str | None = None) -> LatentVariableModel:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...capture import Recorder
 from ...data import ImageData
 from ...data.rows import Observations, select
-from ...files import write_json
+from ...files import replace_file, write_json
 from ...models import LatentVariableModel
 from ...seeds import Purpose, derive_seed, generator
 from ..config import TrainConfig, usable_device
@@ -19,6 +19,7 @@ from ..networks import build
 from ..optimizers import allocate_state
 from ..processes import ALONE, Processes
 from ..protocols import PROTOCOLS
+from ..schedules import check_warmup, learning_rates
 from .checkpoint import Checkpoint, save_checkpoint
 from .metrics import EpochMetrics, Means, append_metrics, drop_metrics_after
 from .pixels import subset_order
@@ -26,6 +27,7 @@ from .reporter import Live, Reporter
 from .run_data import check_own
 from .runs import Run, copy_matching
 from .segments import Segment, extended
+from .selection import Best, better, is_over
 from .source import Source
 from .steps import Steps
 from .validation import Validation
@@ -74,7 +76,7 @@ class Trainer:
         self.validation = Validation(config, data, held_out, self.device)
         self.model = initial_model(config, train).to(self.device)
         self.protocol = PROTOCOLS[config.protocol]
-        self.optimizer = self.protocol.optimizer(self.model.parameters(), config.learning_rate)
+        self.optimizer = self.protocol.optimizer(self.model.parameters(), config.learning_rate, config.max_norm)
         allocate_state(self.optimizer)
         self.steps = Steps(config, self.model, self.optimizer, self.images, data.grey_levels, recorder, processes)
         self.means = self.steps.means
@@ -84,6 +86,7 @@ class Trainer:
         self._origin = 0.0
         self.epoch_started = 0.0
         self.segments: tuple[Segment, ...] = (Segment.begin(0, config),)
+        self.best: Best | None = None
         self._begin_epoch()
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -99,13 +102,19 @@ class Trainer:
         self.seconds = checkpoint.seconds
         self.epoch_started = checkpoint.epoch_started
         self.segments = extended(checkpoint.segments, self.step, self.config)
+        # Bounds of different objectives cannot be compared: with another k, that of the same model differs.
+        if self.config.keeps_best and self.segments == checkpoint.segments:
+            self.best = checkpoint.best
         self._begin_epoch()
         self.means.restore(checkpoint.epoch_sums, checkpoint.epoch_count)
         if self.processes.is_first:
             drop_metrics_after(self.run.metrics, self.step // self.steps_per_epoch)
+            if self.best is None:
+                self.run.best.unlink(missing_ok=True)
 
     def fit(self, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> bool:
-        """Train to the end of the last epoch, or until ``stop()`` between steps; a checkpoint is written either way.
+        """Train to the end of the last epoch, or of the patience, or until ``stop()`` between steps; a checkpoint is
+        written either way.
 
         Returns whether the end was reached. Raises TrainingError if the loss is not finite; the checkpoint is then the
         last one before that.
@@ -118,7 +127,7 @@ class Trainer:
         self._origin = time.perf_counter() - self.seconds
         saved = reported = self.seconds
         told = self.device.type == "cpu"
-        while self.step < total_steps:
+        while self.step < total_steps and not self._is_over():
             self.take_steps()
             self._read_clock()
             if not told and self.steps.how is not None:
@@ -133,18 +142,18 @@ class Trainer:
                 reporter.progressed(Live(self.step, self._epoch() + 1, self._finite_means(), rate))
             age = self.seconds - saved
             stopping = self.steps.exchange.stopping()
-            if stopping or age > (SAVE_SECONDS if epoch_ended else SAVE_WITHIN_EPOCH_SECONDS):
+            if stopping or self._is_best() or age > (SAVE_SECONDS if epoch_ended else SAVE_WITHIN_EPOCH_SECONDS):
                 self.save()
                 saved = self.seconds
             if stopping:
                 return False
         self.save()
+        if self.best is not None and self.step < total_steps:
+            reporter.stopped_early(self._epoch(), self.best)
         return True
 
     def take_steps(self) -> None:
         """Take one step, or the steps of one graph: fresh pixels, bound, gradient, update."""
-        rate = self.config.learning_rate * self.protocol.factor(self._epoch(), self.config.stages)
-        self.optimizer.param_groups[0]["lr"] = rate
         self.step += self.steps.take(self.step)
 
     def save(self) -> None:
@@ -173,8 +182,11 @@ class Trainer:
                 how=self.steps.how,
                 test_data=self.data.test_fingerprint,
                 segments=self.segments,
+                best=self.best,
             ),
         )
+        if self._is_best():
+            replace_file(self.run.best, self.run.checkpoint.read_bytes())
 
     def _read_clock(self) -> None:
         self.seconds = time.perf_counter() - self._origin
@@ -183,10 +195,18 @@ class Trainer:
         """Return the number of complete epochs."""
         return self.step // self.steps_per_epoch
 
+    def _is_best(self) -> bool:
+        """Return whether the current state is that of the best epoch."""
+        return self.best is not None and self.best.step == self.step
+
+    def _is_over(self) -> bool:
+        return is_over(self.best, self._epoch(), self.config.patience)
+
     def _begin_epoch(self) -> None:
         """Begin the epoch of the current step, which may be in the middle of it, with empty means."""
         order = generator(self.config.seed, Purpose.ORDER, self._epoch())
-        self.steps.seek(self.step, torch.randperm(len(self.images), generator=order))
+        rates = learning_rates(self.config, self._epoch(), self.steps_per_epoch)
+        self.steps.seek(self.step, torch.randperm(len(self.images), generator=order), rates)
         self.means.reset()
 
     def _end_epoch(self) -> EpochMetrics:
@@ -197,6 +217,10 @@ class Trainer:
         row = EpochMetrics(self._epoch(), self.step, *means, self.seconds, rate, validation)
         if self.processes.is_first:
             append_metrics(self.run.metrics, row)
+        if self.config.keeps_best and validation is not None:
+            # The first process decides for all, which must stop after the same epoch.
+            found = better(self.best, row.epoch, row.step, validation)
+            self.best = self.processes.from_first(lambda: found)
         self.epoch_started = self.seconds
         self._begin_epoch()
         return row
@@ -230,8 +254,12 @@ def split(data: ImageData, validation: int) -> tuple[Observations, Observations 
 
 
 def check(config: TrainConfig, data: ImageData) -> None:
-    """Raise ValueError if the settings would make the first step of a run fail."""
-    split(data, config.validation)
+    """Raise ValueError if the settings do not fit the data or the model, so that a run would fail later."""
+    train, held_out = split(data, config.validation)
+    check_warmup(config, -(-len(train) // config.batch_size))
+    if config.keeps_best and held_out is None and data.valid is None:
+        option = "keep-best" if config.patience is None else "patience"
+        raise ValueError(f"--{option} needs a validation set, which {data.name} does not have: add --validation N")
     config.objective().check_model(build(config, data.train.shape[1]))
 
 
