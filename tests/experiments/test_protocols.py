@@ -15,6 +15,7 @@ from iwae_fast.experiments.config import TrainConfig
 from iwae_fast.experiments.optimizers import PublishedAdam, allocate_state
 from iwae_fast.experiments.protocols import PROTOCOLS, passes, stage, uniform_by_inputs
 from iwae_fast.experiments.train import training
+from iwae_fast.experiments.train.reporter import Reporter
 from iwae_fast.experiments.train.runs import create_run, open_run
 
 
@@ -158,10 +159,13 @@ def test_a_stage_has_its_rate(digits: data.ImageData, tmp_path) -> None:
     settings = config(protocol="paper")
     trainer = training.Trainer(settings, create_run(tmp_path / "run", settings), digits)
     rates = []
-    for _ in range(trainer.steps_per_epoch * settings.epochs):
-        trainer.take_steps()
-        rates.append(trainer.optimizer.param_groups[0]["lr"])
-    assert rates == [1e-3] * 3 + [1e-3 * 10 ** (-1 / 7)] * 9
+
+    def stop() -> bool:
+        rates.append(float(trainer.optimizer.param_groups[0]["lr"]))
+        return False
+
+    trainer.fit(Reporter(), stop)  # which asks after every step
+    assert rates == pytest.approx([1e-3] * 3 + [1e-3 * 10 ** (-1 / 7)] * 9)
     assert all(stage(epoch) < 2 for epoch in range(settings.epochs))
 
 
