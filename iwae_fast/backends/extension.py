@@ -15,7 +15,7 @@ REASON: str | None = None
 
 try:
     MODULE = importlib.import_module("iwae_fast._C")
-except ModuleNotFoundError as error:
-    REASON = f"the C++ extension is not installed ({error}); reinstall with a C++17 compiler to build it"
-except ImportError as error:
-    REASON = f"the C++ extension does not load: {error}"
+except ModuleNotFoundError as _error:
+    REASON = f"the C++ extension is not installed ({_error}); reinstall with a C++17 compiler to build it"
+except ImportError as _error:
+    REASON = f"the C++ extension does not load: {_error}"

@@ -28,7 +28,7 @@ class MIWAE(Bound):
     is_lower_bound = True
 
     def __init__(self, groups: int) -> None:
-        self.groups = checks.positive("groups", groups)
+        self.groups: int = checks.positive("groups", groups)
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         return log_mean_exp(self._grouped(log_weights), dim=1).mean(0)
@@ -60,7 +60,7 @@ class PIWAE(IWAE):
     is_lower_bound = True
 
     def __init__(self, groups: int) -> None:
-        self.groups = checks.positive("groups", groups)
+        self.groups: int = checks.positive("groups", groups)
 
     @property
     def for_encoder(self) -> Bound:
@@ -87,7 +87,7 @@ class CIWAE(Bound):
     def __init__(self, beta: float) -> None:
         if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0.0 <= beta <= 1.0:
             raise ValueError(f"beta must be between 0 and 1, got {beta!r}")
-        self.beta = float(beta)
+        self.beta: float = float(beta)
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         if self.beta in (0.0, 1.0):  # 0 * -inf would be NaN

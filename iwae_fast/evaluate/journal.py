@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..files import reason, replace_file
@@ -50,8 +51,8 @@ class Journal:
     def __init__(self, path: Path, model: LatentVariableModel, num_samples: int, observation_offset: int) -> None:
         self.path = path
         self.model = model
-        self.subject = _digest(f"{num_samples} {observation_offset}", sorted(model.state_dict().items()))
-        self.results = np.empty((len(FIELDS), 0))
+        self.subject: str = _digest(f"{num_samples} {observation_offset}", sorted(model.state_dict().items()))
+        self.results: NDArray[np.float64] = np.empty((len(FIELDS), 0))
         self.chunks: list[str] = []
         self.ends: list[int] = []
         self.probe: np.ndarray | None = None

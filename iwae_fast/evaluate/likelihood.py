@@ -67,12 +67,12 @@ class StreamingWeights:
     """
 
     def __init__(self, num_samples: int, observations: int, device: torch.device) -> None:
-        self.count = 0
-        self.tail = torch.empty((0, observations), dtype=torch.float64, device=device)
-        self.tail_size = tail_size(num_samples) + 1
-        self.largest = torch.full((observations,), -math.inf, dtype=torch.float64, device=device)
-        self.total = torch.zeros_like(self.largest)
-        self.total_square = torch.zeros_like(self.largest)
+        self.count: int = 0
+        self.tail: Tensor = torch.empty((0, observations), dtype=torch.float64, device=device)
+        self.tail_size: int = tail_size(num_samples) + 1
+        self.largest: Tensor = torch.full((observations,), -math.inf, dtype=torch.float64, device=device)
+        self.total: Tensor = torch.zeros_like(self.largest)
+        self.total_square: Tensor = torch.zeros_like(self.largest)
 
     def add(self, log_weights: Tensor) -> None:
         """Add more samples, (k, B)."""
