@@ -14,7 +14,7 @@ REASON: str | None = None
 """The reason why ``MODULE`` is None; None if it was loaded."""
 
 try:
-    MODULE = importlib.import_module("iwae_fast._C")
+    MODULE = importlib.import_module(".._C", __package__)
 except ModuleNotFoundError as _error:
     REASON = f"the C++ extension is not installed ({_error}); reinstall with a C++17 compiler to build it"
 except ImportError as _error:
