@@ -3,7 +3,7 @@
 From the working tree it makes a source distribution, and from that
 
 - a wheel for each interpreter, with the extension for the CPU,
-- with ``--cuda`` a second one with the CUDA kernels, whose version ends in the version of CUDA, such as ``0.1.0+cu130``,
+- with ``--cuda`` a second one with the CUDA kernels, whose version ends in that of CUDA, such as ``0.1.0+cu130``,
 - one wheel without the extension for every other platform, ``py3-none-any``, which runs Triton and the reference.
 
 ``auditwheel`` gives each wheel the oldest manylinux tag that its symbols allow, which is that of the machine's own C
@@ -61,7 +61,7 @@ def source_distribution(output: Path, folder: Path) -> Path:
         file.extractall(folder)
     (source,) = folder.iterdir()
     (source / "build").mkdir()
-    # Compiled kernels do not depend on the interpreter: the first wheel compiles them, and the others take minutes less.
+    # Compiled kernels do not depend on the interpreter: only the first wheel takes the minutes to compile them.
     objects = ROOT / "build" / "objects"
     objects.mkdir(parents=True, exist_ok=True)
     (source / "build" / "objects").symlink_to(objects)
