@@ -1,10 +1,18 @@
-"""Installs a wheel in a new virtual environment without a compiler, and tests it there."""
+"""Installs wheels, each in a new virtual environment without a compiler, and tests them there:
+
+    python -m release.clean_environment WHEEL [WHEEL ...]
+
+The interpreter of a wheel is found on PATH by its tag, as python3.12 for cp312. Wheels of other machines cannot be
+tested.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -38,19 +46,32 @@ print(kind, iwae_fast.__version__, "in", installed.parent, "with", *libraries)
 """
 
 
-def test_wheel(wheel: Path, interpreter: str, kind: str) -> None:
-    """Install a wheel with the packages that its tests need, look at it, and run tests from a copy of their folder.
+def kind_of(wheel: Path) -> str:
+    """Return what the wheel of this name has kernels for: "cpu", "cuda" too, or none of its own ("reference")."""
+    if wheel.name.endswith("-none-any.whl"):
+        return "reference"
+    return "cuda" if "+cu" in wheel.name else "cpu"
 
-    Args:
-        wheel: the file.
-        interpreter: the interpreter of the environment.
-        kind: "cpu" or "cuda" if the wheel has an extension with kernels for these, "reference" if it has none.
+
+def interpreter_of(wheel: Path) -> str:
+    """Return an interpreter that the wheel of this name is for; raise SystemExit if PATH does not have it."""
+    tag = re.search(r"-cp3(\d+)-", wheel.name)
+    if tag is None:
+        return sys.executable
+    found = shutil.which(f"python3.{tag[1]}")
+    if found is None:
+        raise SystemExit(f"{wheel.name} needs python3.{tag[1]}, which is not on PATH")
+    return found
+
+
+def test_wheel(wheel: Path, interpreter: str) -> None:
+    """Install a wheel with the packages that its tests need, look at it, and run tests from a copy of their folder.
 
     Raises:
         CalledProcessError: if a test fails.
     """
+    kind, version = kind_of(wheel), wheel.name.split("-")[1]
     print(f"testing {wheel.name} with {interpreter}", flush=True)
-    version = wheel.name.split("-")[1]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         subprocess.run([interpreter, "-m", "venv", folder / "environment"], check=True)
@@ -68,3 +89,10 @@ def test_wheel(wheel: Path, interpreter: str, kind: str) -> None:
         variables |= {"OMP_WAIT_POLICY": "passive", "HYPOTHESIS_PROFILE": "fast"}
         tests = (programs / "pytest", "-q", "-r", "fE", "-p", "no:cacheprovider", *TESTS)
         subprocess.run(tests, cwd=folder, env=variables, check=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    for path in map(Path, sys.argv[1:]):
+        test_wheel(path.resolve(), interpreter_of(path))

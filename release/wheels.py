@@ -61,7 +61,7 @@ def source_distribution(output: Path, folder: Path) -> Path:
         file.extractall(folder)
     (source,) = folder.iterdir()
     (source / "build").mkdir()
-    # Compiled kernels do not depend on the interpreter: only the first wheel takes the minutes to compile them.
+    # Kernels do not depend on the interpreter, unless its own compiler flags are others: most are compiled only once.
     objects = ROOT / "build" / "objects"
     objects.mkdir(parents=True, exist_ok=True)
     (source / "build" / "objects").symlink_to(objects)
@@ -108,24 +108,22 @@ def main() -> None:
     if not chosen:
         raise SystemExit(f"--python must name an interpreter: PATH has none of {', '.join(PYTHONS)}")
     compiled = {"IWAE_FAST_REQUIRE_EXTENSION": "1", "IWAE_FAST_EXTENSION": "1"}
-    made: list[tuple[Path, str, str]] = []
+    made: list[tuple[Path, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         source = source_distribution(output, Path(folder))
         pure = {"IWAE_FAST_EXTENSION": "0", "IWAE_FAST_REQUIRE_EXTENSION": "0"}
-        made.append((build(source, output, chosen[0], **pure), chosen[0], "reference"))
+        made.append((build(source, output, chosen[0], **pure), chosen[0]))
         for interpreter in chosen:
-            wheel = build(source, output, interpreter, **compiled, IWAE_FAST_CUDA="0")
-            made.append((wheel, interpreter, "cpu"))
+            made.append((build(source, output, interpreter, **compiled, IWAE_FAST_CUDA="0"), interpreter))
         if arguments.cuda:
             version = source / "iwae_fast" / "_version.py"
             version.write_text(re.sub(r'"([\d.]+\w*)"', rf'"\1{cuda_suffix()}"', version.read_text()))
             for interpreter in chosen:
-                wheel = build(source, output, interpreter, **compiled, IWAE_FAST_CUDA="1")
-                made.append((wheel, interpreter, "cuda"))
+                made.append((build(source, output, interpreter, **compiled, IWAE_FAST_CUDA="1"), interpreter))
     run(sys.executable, "-m", "twine", "check", "--strict", *sorted(output.iterdir()))
     if not arguments.no_tests:
-        for wheel, interpreter, kind in made:
-            test_wheel(wheel, interpreter, kind)
+        for wheel, interpreter in made:
+            test_wheel(wheel, interpreter)
     print("\n".join(f"{path.stat().st_size / 1e6:6.2f} MB  {path.name}" for path in sorted(output.iterdir())))
 
 
