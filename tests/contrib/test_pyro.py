@@ -10,6 +10,7 @@ import pytest
 import torch
 from paths import ROOT
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 pytest.importorskip("pyro", reason="pyro-ppl, of the extra pyro, is not installed")
 
@@ -29,9 +30,13 @@ PROGRAMS = ("one latent variable", "two layers")
 
 @pytest.fixture(autouse=True)
 def double() -> Iterator[None]:
+    """Compute in float64, with the validation that torch.compile turns off for the rest of the process."""
     torch.set_default_dtype(torch.float64)
+    validation = Distribution._validate_args
+    with pyro.validation_enabled():
+        yield
+    Distribution.set_default_validate_args(validation)
     pyro.clear_param_store()
-    yield
     torch.set_default_dtype(torch.float32)
 
 
@@ -468,12 +473,11 @@ def test_axes_outside_all_plates_are_refused() -> None:
     def guide() -> None:
         pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
-    pyro.enable_validation(False)
-    try:
-        with pytest.raises(ValueError, match="site 'x' has 3 batch axes, but there are 1 for particles and plates"):
-            IWAE_ELBO(3, max_plate_nesting=0).loss(model, guide)
-    finally:
-        pyro.enable_validation(True)
+    with (
+        pyro.validation_enabled(False),
+        pytest.raises(ValueError, match="site 'x' has 3 batch axes, but there are 1 for particles and plates"),
+    ):
+        IWAE_ELBO(3, max_plate_nesting=0).loss(model, guide)
 
 
 def test_values_outside_the_support_are_refused() -> None:
