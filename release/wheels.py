@@ -79,6 +79,9 @@ def cuda_suffix() -> str:
 
 def build(source: Path, output: Path, interpreter: str, **environment: str) -> Path:
     """Build a wheel in isolation, give it its manylinux tag if it has an extension, and return its path."""
+    for path in (source / "build").iterdir():  # an extension that is there would be taken, with other kernels
+        if path.name != "objects":
+            shutil.rmtree(path)
     with tempfile.TemporaryDirectory() as folder:
         run(interpreter, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, source, **environment)
         (wheel,) = Path(folder).glob("*.whl")
