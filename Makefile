@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RIVALS := $(VENV)/.rivals-installed
 OLDEST := .venv-oldest
+RELEASE := .venv-release
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 
-.PHONY: install train test test-fast test-slow test-machine-code test-oldest lint format bench bench-quick gpu clean
+.PHONY: install train test test-fast test-slow test-machine-code test-oldest test-release wheels lint \
+	format bench bench-quick gpu clean
 
 install: $(INSTALLED)
 
@@ -53,6 +55,21 @@ $(OLDEST)/.installed: $(SOURCES) constraints-oldest.txt
 test-oldest: $(OLDEST)/.installed  ## tests of the torch interface on the oldest torch that pyproject.toml allows
 	OMP_WAIT_POLICY=passive $(OLDEST)/bin/pytest -n auto --dist loadgroup tests/objectives/test_tracing.py tests/backends/test_backends.py tests/ops/test_registry.py
 
+# The tools of a release, and everything of .venv: release/requirements.txt says why they are not in .venv.
+$(RELEASE)/.installed: $(INSTALLED) release/requirements.txt
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --requirement release/requirements.txt
+	for site in $(CURDIR)/$(VENV)/lib/python3*/site-packages; do \
+		echo "import site; site.addsitedir('$$site')" > $$(echo $(RELEASE)/lib/python3*/site-packages)/development.pth; done
+	@touch $@
+
+test-release: $(RELEASE)/.installed  ## types in strict mypy and pyright, the hub's loader, the citation: 1 minute
+	$(RELEASE)/bin/python -P -m pytest -m 'slow or not slow' \
+		tests/package/test_types.py tests/package/test_hub_kernel.py tests/package/test_citation.py
+
+wheels: $(RELEASE)/.installed  ## source distribution and wheels in dist/, tested without a compiler; WHEELS=--cuda adds CUDA
+	$(RELEASE)/bin/python -m release.wheels $(WHEELS)
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -76,4 +93,4 @@ gpu:  ## tests and benchmarks on an NVIDIA GPU, under 10 minutes; uses the machi
 	bash benchmarks/gpu.sh
 
 clean:
-	rm -rf $(VENV) build *.egg-info iwae_fast/*.so
+	rm -rf $(VENV) $(RELEASE) build dist *.egg-info iwae_fast/*.so

@@ -2,7 +2,8 @@
 
 The kernels are compiled once per instruction set, and the best one is selected when the module is imported. Without a
 working compiler the package is installed without the extension and runs on its reference backend;
-IWAE_FAST_REQUIRE_EXTENSION=1 makes this an error.
+IWAE_FAST_REQUIRE_EXTENSION=1 makes this an error. IWAE_FAST_EXTENSION=0 leaves the extension out on purpose, and makes
+a wheel for every platform, py3-none-any.
 
 If an NVIDIA GPU is present and nvcc is found (in $CUDA_HOME/bin or on PATH), the CUDA kernels are built as well.
 IWAE_FAST_CUDA=1 also builds them without a GPU, and makes a failure an error; IWAE_FAST_CUDA=0 leaves them out.
@@ -206,7 +207,12 @@ def cuda_libraries() -> list[str]:
 
 
 def extensions() -> list[Extension]:
-    """Return the extension module, which is optional unless IWAE_FAST_REQUIRE_EXTENSION=1."""
+    """Return the extension module, which is optional unless IWAE_FAST_REQUIRE_EXTENSION=1; none if left out."""
+    required = os.environ.get("IWAE_FAST_REQUIRE_EXTENSION") == "1"
+    if os.environ.get("IWAE_FAST_EXTENSION") == "0":
+        if required:
+            raise SystemExit("IWAE_FAST_EXTENSION=0 and IWAE_FAST_REQUIRE_EXTENSION=1 contradict each other")
+        return []
     import pybind11
 
     return [
@@ -216,7 +222,7 @@ def extensions() -> list[Extension]:
             include_dirs=[pybind11.get_include()],
             depends=[KERNELS, CUDA_KERNELS, *HEADERS],
             language="c++",
-            optional=os.environ.get("IWAE_FAST_REQUIRE_EXTENSION") != "1",
+            optional=not required,
         )
     ]
 

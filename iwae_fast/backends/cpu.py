@@ -17,7 +17,7 @@ class CPUBackend(NativeBackend):
     """The extension's kernels for this processor, on torch's number of threads."""
 
     device = "cpu"
-    optional_ops = frozenset(
+    optional_ops: frozenset[str] = frozenset(
         {
             "adam",
             "iwae_loss_and_gradients",

@@ -24,7 +24,7 @@ class CUDABackend(NativeBackend):
     """The extension's kernels for NVIDIA GPUs, on the current stream of a tensor's device."""
 
     device = "cuda"
-    optional_ops = frozenset(
+    optional_ops: frozenset[str] = frozenset(
         {
             "adam",
             "iwae_loss_and_gradients",
@@ -37,7 +37,8 @@ class CUDABackend(NativeBackend):
         }
     )
     layer_activations: Mapping[torch.dtype, Collection[str]] = {}
-    rounded_gradients = frozenset({torch.bfloat16})  # float16 could underflow before a loss scale is applied
+    # float16 could underflow before a loss scale is applied.
+    rounded_gradients: frozenset[torch.dtype] = frozenset({torch.bfloat16})
     kernels: Any = getattr(MODULE, "cuda", None)
 
     def __init__(self) -> None:

@@ -14,8 +14,8 @@ REASON: str | None = None
 """The reason why ``MODULE`` is None; None if it was loaded."""
 
 try:
-    MODULE = importlib.import_module("iwae_fast._C")
-except ModuleNotFoundError as error:
-    REASON = f"the C++ extension is not installed ({error}); reinstall with a C++17 compiler to build it"
-except ImportError as error:
-    REASON = f"the C++ extension does not load: {error}"
+    MODULE = importlib.import_module(".._C", __package__)
+except ModuleNotFoundError as _error:
+    REASON = f"the C++ extension is not installed ({_error}); reinstall with a C++17 compiler to build it"
+except ImportError as _error:
+    REASON = f"the C++ extension does not load: {_error}"

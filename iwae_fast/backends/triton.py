@@ -34,8 +34,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "
 class TritonBackend(WithoutOptionalOps):
     """Triton's kernels for GPUs."""
 
-    device = "cpu" if INTERPRETED else "cuda"
-    optional_ops = frozenset(
+    device: str = "cpu" if INTERPRETED else "cuda"
+    optional_ops: frozenset[str] = frozenset(
         {
             "adam",
             "linear_activation",
@@ -48,7 +48,7 @@ class TritonBackend(WithoutOptionalOps):
     layer_activations: Mapping[torch.dtype, Collection[str]] = {
         dtype: ACTIVATIONS for dtype in FLOATING if INTERPRETED or dtype != torch.float64
     }
-    rounded_residuals = frozenset({torch.bfloat16})
+    rounded_residuals: frozenset[torch.dtype] = frozenset({torch.bfloat16})
     """The dtypes, besides that of accumulation, in which residuals of a linear layer are stored."""
     residuals_without_nan = True
     """True: the residuals of a linear layer are 0 where they would be NaN, which the log-probability shows."""

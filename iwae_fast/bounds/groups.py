@@ -28,7 +28,7 @@ class MIWAE(Bound):
     is_lower_bound = True
 
     def __init__(self, groups: int) -> None:
-        self.groups = checks.positive("groups", groups)
+        self.groups: int = checks.positive("groups", groups)
 
     @property
     def power_mean(self) -> PowerMean:  # type: ignore[override]
@@ -64,7 +64,7 @@ class PIWAE(IWAE):
     is_lower_bound = True
 
     def __init__(self, groups: int) -> None:
-        self.groups = checks.positive("groups", groups)
+        self.groups: int = checks.positive("groups", groups)
 
     @property
     def for_encoder(self) -> Bound:
@@ -91,7 +91,7 @@ class CIWAE(Bound):
     def __init__(self, beta: float) -> None:
         if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0.0 <= beta <= 1.0:
             raise ValueError(f"beta must be between 0 and 1, got {beta!r}")
-        self.beta = float(beta)
+        self.beta: float = float(beta)
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         if self.beta in (0.0, 1.0):  # 0 * -inf would be NaN

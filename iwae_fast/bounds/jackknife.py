@@ -35,7 +35,7 @@ class JVI(Bound):
     """
 
     def __init__(self, order: int = 1) -> None:
-        self.order = checks.positive("order", order)
+        self.order: int = checks.positive("order", order)
         if order > MOST_ORDER:
             raise ValueError(f"order must be 1 or {MOST_ORDER}, got {order}")
 

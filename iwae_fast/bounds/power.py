@@ -65,7 +65,7 @@ class VRIWAE(Bound):
     def __init__(self, alpha: float) -> None:
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
             raise ValueError(f"alpha must be a finite number, got {alpha!r}")
-        self.alpha = float(alpha)
+        self.alpha: float = float(alpha)
 
     @property
     def is_lower_bound(self) -> bool:  # type: ignore[override]
@@ -135,7 +135,7 @@ class CUBO(VRIWAE):
         if isinstance(n, bool) or not isinstance(n, (int, float)) or not 1.0 < n < math.inf:
             raise ValueError(f"n must be a number above 1, got {n!r}")
         super().__init__(1.0 - n)
-        self.n = float(n)
+        self.n: float = float(n)
 
     def _settings(self) -> tuple[object, ...]:
         return (self.n,)

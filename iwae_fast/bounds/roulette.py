@@ -28,7 +28,7 @@ class SUMO(Bound):
     """
 
     def __init__(self, tail: int = 80) -> None:
-        self.tail = checks.positive("tail", tail)
+        self.tail: int = checks.positive("tail", tail)
 
     @property
     def for_encoder(self) -> Bound:

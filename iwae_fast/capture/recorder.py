@@ -60,8 +60,8 @@ class CudaGraphs:
     """
 
     def __init__(self, device: torch.device, stream: torch.cuda.Stream | None = None) -> None:
-        self.stream = torch.cuda.Stream(device) if stream is None else stream
-        self.pool = torch.cuda.graph_pool_handle()
+        self.stream: torch.cuda.Stream = torch.cuda.Stream(device) if stream is None else stream
+        self.pool: Any = torch.cuda.graph_pool_handle()
 
     def rehearse(self, function: Function) -> tuple[Any, str | None]:
         here = torch.cuda.current_stream(self.stream.device)

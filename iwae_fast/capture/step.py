@@ -15,7 +15,7 @@ from ..backends.serving import launched_by_a_graph
 from ..deprecation import context_of
 from ..models import LatentVariableModel
 from ..objectives import Objective
-from ..objectives.ranks import ONE_PROCESS, MeshRanks
+from ..objectives.ranks import ONE_PROCESS, MeshRanks, Ranks
 from ..objectives.record import StepRecord
 from ..ops.samples import seed_number, seed_tensor
 from ..seeds import Purpose, first_seed
@@ -96,18 +96,20 @@ class CapturedStep:
             raise ValueError("objective must have reduction 'mean' or 'sum': 'none' does not produce a scalar loss")
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        self.objective, self.model, self.optimizer = objective, model, optimizer
+        self.objective: Objective = objective
+        self.model: LatentVariableModel = model
+        self.optimizer: Optimizer = optimizer
         self._parameters = tuple(model.parameters())
         if not self._parameters:
             raise ValueError("model has no parameters")
-        self.device = self._parameters[0].device
+        self.device: torch.device = self._parameters[0].device
         run_seed = seed_number(seed)
-        self.seed = seed_tensor(first_seed(run_seed, Purpose.LATENTS), self.device)
+        self.seed: Tensor = seed_tensor(first_seed(run_seed, Purpose.LATENTS), self.device)
         """The seed of the next call's noise, an int64 scalar on the device; each call increments it."""
-        self.ranks = ONE_PROCESS if mesh is None else MeshRanks(mesh)
+        self.ranks: Ranks = ONE_PROCESS if mesh is None else MeshRanks(mesh)
         """The processes that take steps together."""
         self.ranks.copy_from_first((*self._parameters, *model.buffers(), self.seed))
-        self.calls = 0
+        self.calls: int = 0
         """The number of calls so far, which is the step passed to a schedule of kl_weight."""
         self.reason: str | None = None
         """The reason why steps are not captured, or None if they are."""

@@ -34,7 +34,7 @@ class Rows:
     def __init__(
         self, stored: NDArray[Any], order: NDArray[np.int64] | None = None, divisor: float | None = None
     ) -> None:
-        self.stored = stored.view(np.ndarray)
+        self.stored: NDArray[Any] = stored.view(np.ndarray)
         self.order = order
         self.divisor = divisor
 

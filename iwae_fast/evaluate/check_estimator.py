@@ -196,10 +196,10 @@ class Probe:
     def __init__(self, mean: Tensor, variance: Tensor, rounding: Tensor) -> None:
         mean = torch.where(mean.abs() > rounding, mean, 0.0)
         variance = (variance + rounding.square()).clamp(min=TINY)
-        self.shared = mean / variance
-        self.peak = int((mean.abs() / variance.sqrt()).argmax())
-        self.sign = mean[self.peak].sign()
-        self.rounding = torch.stack([self.shared.abs() @ rounding, rounding[self.peak]])
+        self.shared: Tensor = mean / variance
+        self.peak: int = int((mean.abs() / variance.sqrt()).argmax())
+        self.sign: Tensor = mean[self.peak].sign()
+        self.rounding: Tensor = torch.stack([self.shared.abs() @ rounding, rounding[self.peak]])
         self.projected: list[Tensor] = []
 
     def add(self, difference: Tensor) -> None:

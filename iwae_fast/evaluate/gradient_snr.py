@@ -96,9 +96,9 @@ class Moments:
     """Entrywise mean and variance of a stream of vectors (Welford 1962)."""
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.count = 0
-        self.mean = torch.zeros(size, dtype=torch.float64, device=device)
-        self.squares = torch.zeros_like(self.mean)
+        self.count: int = 0
+        self.mean: Tensor = torch.zeros(size, dtype=torch.float64, device=device)
+        self.squares: Tensor = torch.zeros_like(self.mean)
 
     def add(self, vector: Tensor) -> None:
         self.count += 1
@@ -126,9 +126,11 @@ class Parameters:
                 members.setdefault(group, []).append((name, parameter))
         if not members:
             raise ValueError("model has no trainable parameters: all are frozen, or there are none")
-        self.groups = [group for group, parts in members.items() for _ in parts]
-        self.names, self.parameters = zip(*(part for parts in members.values() for part in parts), strict=True)
-        self.device = self.parameters[0].device
+        self.groups: list[str] = [group for group, parts in members.items() for _ in parts]
+        named = [part for parts in members.values() for part in parts]
+        self.names: tuple[str, ...] = tuple(name for name, _ in named)
+        self.parameters: tuple[nn.Parameter, ...] = tuple(parameter for _, parameter in named)
+        self.device: torch.device = self.parameters[0].device
         self.with_gradient: set[str] = set()
         self.slices: dict[str, slice] = {}
         first = 0

@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..files import reason, replace_file
@@ -49,10 +50,10 @@ class Journal:
 
     def __init__(self, path: Path, source: Source, num_samples: int, observation_offset: int) -> None:
         self.path = path
-        self.source = source
+        self.source: Source = source
         state = sorted(source.module.state_dict().items())
-        self.subject = _digest(f"{num_samples} {observation_offset}", state)
-        self.results = np.empty((len(FIELDS), 0))
+        self.subject: str = _digest(f"{num_samples} {observation_offset}", state)
+        self.results: NDArray[np.float64] = np.empty((len(FIELDS), 0))
         self.chunks: list[str] = []
         self.ends: list[int] = []
         self.probe: np.ndarray | None = None

@@ -30,8 +30,8 @@ class Bernoulli(Likelihood):
     """
 
     name = "bernoulli"
-    outputs = ("logits",)
-    support = constraints.unit_interval
+    outputs: tuple[str, ...] = ("logits",)
+    support: constraints.Constraint = constraints.unit_interval
     takes_integers = False
 
     @property

@@ -26,12 +26,12 @@ class Categorical(Likelihood):
     """
 
     name = "categorical"
-    outputs = ("logits",)
+    outputs: tuple[str, ...] = ("logits",)
 
     def __init__(self, num_classes: int = 256) -> None:
         super().__init__()
-        self.num_classes = checks.positive("num_classes", num_classes)
-        self.support = constraints.integer_interval(0, num_classes - 1)
+        self.num_classes: int = checks.positive("num_classes", num_classes)
+        self.support: constraints.Constraint = constraints.integer_interval(0, num_classes - 1)
 
     def log_prob(
         self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None

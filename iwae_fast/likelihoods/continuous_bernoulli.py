@@ -32,8 +32,8 @@ class ContinuousBernoulli(Likelihood):
     """
 
     name = "continuous-bernoulli"
-    outputs = ("logits",)
-    support = constraints.unit_interval
+    outputs: tuple[str, ...] = ("logits",)
+    support: constraints.Constraint = constraints.unit_interval
     takes_integers = False
 
     def log_prob(

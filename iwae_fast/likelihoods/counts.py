@@ -31,7 +31,7 @@ class NegativeBinomial(Likelihood):
 
     name = "negative-binomial"
     outputs: tuple[str, ...] = ("log_mean", "log_theta")
-    support = constraints.nonnegative_integer
+    support: constraints.Constraint = constraints.nonnegative_integer
 
     def log_prob(
         self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None
@@ -74,7 +74,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     """
 
     name = "zero-inflated-negative-binomial"
-    outputs = ("log_mean", "log_theta", "dropout_logits")
+    outputs: tuple[str, ...] = ("log_mean", "log_theta", "dropout_logits")
 
     def _log_prob(self, value: Tensor, log_mean: Tensor, log_theta: Tensor, *dropout: Tensor) -> Tensor:
         logits = dropout[0].double()

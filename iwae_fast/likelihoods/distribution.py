@@ -43,7 +43,7 @@ class FromDistribution(Likelihood):
                 f"{type(build).__name__}"
             )
         self.build = build
-        self.outputs = tuple(outputs)
+        self.outputs: tuple[str, ...] = tuple(outputs)
         self.masked_value = masked_value
 
     def log_prob(

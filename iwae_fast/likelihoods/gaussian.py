@@ -33,11 +33,13 @@ class Gaussian(Likelihood):
 
     def __init__(self, scale: str | float = "decoder") -> None:
         super().__init__()
+        self.name: str
+        self.outputs: tuple[str, ...]
         if scale == "decoder":
             self.name, self.outputs = "gaussian", ("mean", "log_std")
         elif scale == "learned":
             self.name, self.outputs = "gaussian-learned", ("mean",)
-            self.log_std = nn.Parameter(torch.zeros(1))
+            self.log_std: nn.Parameter = nn.Parameter(torch.zeros(1))
         else:
             if isinstance(scale, (bool, str)) or not isinstance(scale, (int, float)) or not 0.0 < scale < math.inf:
                 raise ValueError(f"scale must be 'decoder', 'learned' or a number above 0, got {scale!r}")

@@ -53,7 +53,7 @@ class LatentVariableModel(nn.Module, ABC):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        self.likelihood = as_likelihood(likelihood)
+        self.likelihood: Likelihood = as_likelihood(likelihood)
         self.backend = backend
 
     def check_first_observations(self, x: Tensor, mask: Tensor | None = None) -> None:

@@ -66,8 +66,8 @@ class BernoulliVAE(LatentVariableModel):
         backend: str | None = None,
     ) -> None:
         super().__init__(encoder, decoder, likelihood, backend)
-        self.latent_dim = checks.positive("latent_dim", latent_dim)
-        self.prior_logits = nn.Parameter(torch.zeros(latent_dim))
+        self.latent_dim: int = checks.positive("latent_dim", latent_dim)
+        self.prior_logits: nn.Parameter = nn.Parameter(torch.zeros(latent_dim))
 
     def posterior(self, output: Any) -> BernoulliPosterior:
         """Return q(z | x), which unpacks to its logits, (B, Z)."""

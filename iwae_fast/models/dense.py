@@ -129,10 +129,10 @@ class GaussianNetwork(nn.Module):
         super().__init__()
         self.input_dim = input_dim
         self.transform = transform
-        self.hidden = tanh_layers((input_dim, *hidden_dims))
+        self.hidden: nn.Sequential = tanh_layers((input_dim, *hidden_dims))
         width = (input_dim, *hidden_dims)[-1]
-        self.mean = DenseLayer(width, output_dim)
-        self.log_std = DenseLayer(width, output_dim)
+        self.mean: DenseLayer = DenseLayer(width, output_dim)
+        self.log_std: DenseLayer = DenseLayer(width, output_dim)
 
     def forward(self, value: Tensor) -> tuple[Tensor, Tensor]:
         if value.shape[1:].numel() != self.input_dim:
@@ -150,7 +150,7 @@ class DenseDecoder(LinearOutput):
 
     def __init__(self, latent_dim: int, hidden_dims: Sequence[int], data_dim: int) -> None:
         super().__init__()
-        self.hidden = tanh_layers((latent_dim, *hidden_dims))
+        self.hidden: nn.Sequential = tanh_layers((latent_dim, *hidden_dims))
         self.output = nn.Linear((latent_dim, *hidden_dims)[-1], data_dim)
 
     def features(self, z: Tensor, *context: Tensor) -> Tensor:
@@ -166,9 +166,9 @@ class DenseDecoderOfSeveral(nn.Module):
 
     def __init__(self, latent_dim: int, hidden_dims: Sequence[int], sizes: Mapping[str, int]) -> None:
         super().__init__()
-        self.hidden = tanh_layers((latent_dim, *hidden_dims))
+        self.hidden: nn.Sequential = tanh_layers((latent_dim, *hidden_dims))
         width = (latent_dim, *hidden_dims)[-1]
-        self.outputs = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
+        self.outputs: nn.ModuleDict = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
 
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
         hidden = self.hidden(z)

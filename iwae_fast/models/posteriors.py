@@ -134,8 +134,8 @@ class SampledPosterior:
                 f"{type(distribution).__name__}"
             )
         self.distribution = distribution
-        self.size = shape[-1]
-        self.region = region_of(distribution)
+        self.size: int = shape[-1]
+        self.region: Region | None = region_of(distribution)
 
     @property
     def mean(self) -> Tensor:

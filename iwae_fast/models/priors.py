@@ -69,14 +69,14 @@ class MixturePrior(Prior):
         latent_dim: Z, the size of the topmost layer.
     """
 
-    support = constraints.real_vector
+    support: constraints.Constraint = constraints.real_vector
 
     def __init__(self, num_components: int, latent_dim: int) -> None:
         super().__init__()
         shape = (checks.positive("num_components", num_components), checks.positive("latent_dim", latent_dim))
-        self.mean = nn.Parameter(torch.randn(shape))
-        self.log_std = nn.Parameter(torch.zeros(shape))
-        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.mean: nn.Parameter = nn.Parameter(torch.randn(shape))
+        self.log_std: nn.Parameter = nn.Parameter(torch.zeros(shape))
+        self.logits: nn.Parameter = nn.Parameter(torch.zeros(num_components))
 
     def log_prob(self, z: Tensor) -> Tensor:
         return GaussianMixture(self.mean, self.log_std, self.logits).log_prob(z)
@@ -110,8 +110,9 @@ class VampPrior(nn.Module):
             raise ValueError(
                 f"pseudo_inputs must be inputs of the encoder, (K, ...) with K >= 1, got {tuple(pseudo_inputs.shape)}"
             )
-        self.pseudo_inputs = nn.Parameter(pseudo_inputs.detach().clone())
-        self.low, self.high = low, high
+        self.pseudo_inputs: nn.Parameter = nn.Parameter(pseudo_inputs.detach().clone())
+        self.low: float | None = low
+        self.high: float | None = high
 
     def mixture(self, encoder: Callable[[Tensor], Any]) -> GaussianMixture:
         """Return p(z) for the current parameters of the encoder (pseudo-inputs -> mean, log_std)."""
@@ -137,8 +138,8 @@ class DistributionPrior(Prior):
         if len(shape) != 1:
             raise ValueError(f"prior must be a distribution over z of shape (Z,), got shape {shape} of {distribution}")
         self.distribution = distribution
-        self.size = shape[0]
-        self.region = region_of(distribution)
+        self.size: int = shape[0]
+        self.region: Region | None = region_of(distribution)
         if self.log_prob(distribution.sample()).requires_grad:
             raise ValueError(
                 "prior has parameters that require a gradient, but an optimizer of the model would not see them: give "

@@ -27,10 +27,10 @@ class RandomLinear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, log_std: float) -> None:
         super().__init__()
-        self.weight_mean = nn.Parameter(nn.init.xavier_uniform_(torch.empty(outputs, inputs)))
-        self.bias_mean = nn.Parameter(torch.zeros(outputs))
-        self.weight_log_std = nn.Parameter(torch.full((outputs, inputs), log_std))
-        self.bias_log_std = nn.Parameter(torch.full((outputs,), log_std))
+        self.weight_mean: nn.Parameter = nn.Parameter(nn.init.xavier_uniform_(torch.empty(outputs, inputs)))
+        self.bias_mean: nn.Parameter = nn.Parameter(torch.zeros(outputs))
+        self.weight_log_std: nn.Parameter = nn.Parameter(torch.full((outputs, inputs), log_std))
+        self.bias_log_std: nn.Parameter = nn.Parameter(torch.full((outputs,), log_std))
 
     def forward(
         self,

@@ -67,10 +67,10 @@ class VAE(LatentVariableModel):
         backend: str | None = None,
     ) -> None:
         super().__init__(encoder, decoder, likelihood, backend)
-        self.upper = nn.ModuleList(UpperLayer(*modules) for modules in upper)
-        self.prior = as_prior(prior)
+        self.upper: nn.ModuleList = nn.ModuleList(UpperLayer(*modules) for modules in upper)
+        self.prior: nn.Module | None = as_prior(prior)
         self.latent_dim = latent_dim
-        self.has_conditional_priors = bool(upper)
+        self.has_conditional_priors: bool = bool(upper)
 
     def posterior(self, output: Any) -> LatentPosterior:
         """Return q(z_1 | x): a Gaussian, which unpacks to mean and log standard deviation, each (B, Z), or a

@@ -23,8 +23,8 @@ from ..ops.samples import standard_normal
 from ..ops.weights import backend_with, select_samples
 from . import estimators
 from .budgets import Selection, to_tolerance, within_budget
-from .estimators import Scales
-from .ranks import ONE_PROCESS, Ranks
+from .estimators import Estimator, Scales
+from .ranks import ONE_PROCESS, Ranks, Share
 from .record import StepRecord
 from .routing import GradientRouter, WeightedTerms, with_ratio
 
@@ -57,13 +57,15 @@ class Call:
         self.objective = objective
         self.model = model
         self.bound = bound
-        self.x, self.context, self.mask = x, context, mask
+        self.x: Tensor = x
+        self.context: tuple[Tensor, ...] = context
+        self.mask: Tensor | None = mask
         self.draw = draw
         self.kl_weight = kl_weight
         self.ranks = ranks
-        self.num_samples = draw.num_samples
-        self.share = ranks.share(draw.num_samples)
-        self.estimator = objective._estimator
+        self.num_samples: int = draw.num_samples
+        self.share: Share = ranks.share(draw.num_samples)
+        self.estimator: Estimator = objective._estimator
 
     def plain_loss(self) -> Tensor | None:
         """Return the loss of this rank's observations if it is minus log_mean_exp over all samples, which likelihoods

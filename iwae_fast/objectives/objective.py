@@ -96,7 +96,7 @@ class Objective:
                     "number of importance samples per observation"
                 )
             num_samples = 1
-        self.num_samples = checks.positive("num_samples", num_samples)
+        self.num_samples: int = checks.positive("num_samples", num_samples)
         self._estimator = estimators.check(estimator, bound, num_samples, kl_weight != 1.0)
         if budget is not None and tolerance is not None:
             raise ValueError("budget and tolerance cannot both be given")
@@ -105,7 +105,7 @@ class Objective:
         if not callable(kl_weight):
             _not_negative("kl_weight", kl_weight)
         _not_negative("free_bits", free_bits)
-        self.single_pass = budget is None and tolerance is None and chunk_size is None
+        self.single_pass: bool = budget is None and tolerance is None and chunk_size is None
         if free_bits and not (bound.is_mean and estimator == "reparameterized" and self.single_pass):
             raise ValueError(
                 "free_bits requires ELBO(), estimator 'reparameterized' and all samples in one pass, without budget, "
@@ -120,13 +120,13 @@ class Objective:
         keep_large_blocks()
         self.bound = bound
         self.estimator = estimator
-        self.budget = None if budget is None else checks.positive("budget", budget)
+        self.budget: int | None = None if budget is None else checks.positive("budget", budget)
         self.tolerance = tolerance
-        self.chunk_size = None if chunk_size is None else checks.positive("chunk_size", chunk_size)
+        self.chunk_size: int | None = None if chunk_size is None else checks.positive("chunk_size", chunk_size)
         self.kl_weight = kl_weight
         self.free_bits = free_bits
         self.reduction = reduction
-        self.dataset_size = None if dataset_size is None else checks.positive("dataset_size", dataset_size)
+        self.dataset_size: int | None = None if dataset_size is None else checks.positive("dataset_size", dataset_size)
         self.record: StepRecord | None = None
         """The record of the last call, from which :attr:`last` is computed."""
         self._last: tuple[StepRecord, Diagnostics] | None = None

@@ -142,12 +142,14 @@ class MeshRanks(Ranks):
         groups = {name: mesh.get_group(name) for name in names}
         self.data: ProcessGroup | None = groups.get("data")
         self.samples: ProcessGroup | None = groups.get("sample")
-        self.size = mesh.size()
+        self.size: int = mesh.size()
         self._all_ranks = mesh.mesh.flatten().tolist()
         if self.data is not None:
-            self.num_data_ranks, self.data_rank = self.data.size(), self.data.rank()
+            self.num_data_ranks: int = self.data.size()
+            self.data_rank: int = self.data.rank()
         if self.samples is not None:
-            self.num_sample_ranks, self.sample_rank = self.samples.size(), self.samples.rank()
+            self.num_sample_ranks: int = self.samples.size()
+            self.sample_rank: int = self.samples.rank()
 
     def __deepcopy__(self, _: object) -> MeshRanks:
         """Return this object itself: a copy of a module, such as one of averaged parameters, has the same processes."""

@@ -24,7 +24,11 @@ from ..checks import accumulation_dtype
 from ..reference import DENSITIES, ScaleFactors
 from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 
-LIBRARY = torch.library.Library("iwae_fast", "DEF")
+NAMESPACE = __name__.partition(".")[0]
+"""The namespace of the ops: the name of the root package, so that a copy of the package under another name, as in
+release/hub_kernel.py, defines ops of its own."""
+LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+OPS = getattr(torch.ops, NAMESPACE)
 
 Fake = Callable[..., Any]
 
@@ -121,7 +125,7 @@ class RegisteredOps(WithoutOptionalOps):
         return self._call("sum_squares", list(gradients))
 
     def _call(self, op: str, *arguments: Any, **options: Any) -> Any:
-        return getattr(torch.ops.iwae_fast, op)(*arguments, **options, backend=self.backend)
+        return getattr(OPS, op)(*arguments, **options, backend=self.backend)
 
 
 def _define(schema: str, run: Callable[..., Any], fake: Fake) -> None:
@@ -134,7 +138,7 @@ def _define(schema: str, run: Callable[..., Any], fake: Fake) -> None:
 
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"iwae_fast::{name}", fake, lib=LIBRARY)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
 
 
 def _register(schema: str) -> Callable[[Fake], Fake]:

@@ -16,6 +16,7 @@ from torch import nn
 
 import iwae_fast as iw
 from iwae_fast.models import DenseVAE, LatentVariableModel, MixturePrior, RandomWeightsVAE, VampPrior
+from iwae_fast.models.dense import DenseLayer
 
 safetensors = pytest.importorskip("safetensors", reason="safetensors, of the extras cli and hub, is not installed")
 
@@ -142,7 +143,7 @@ def changed(change: Callable[[DenseVAE], Any]) -> DenseVAE:
             "encoder has a forward\\(\\) of its own",
         ),
         (
-            lambda: changed(lambda model: setattr(model.encoder, "mean", nn.Linear(4, 2))),
+            lambda: changed(lambda model: setattr(model.encoder, "mean", DenseLayer(4, 2))),
             "encoder.mean.weight has another shape",
         ),
     ],

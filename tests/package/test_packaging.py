@@ -60,6 +60,19 @@ def test_without_a_compiler_it_installs_without_the_extension_and_says_so(tmp_pa
     assert "WITHOUT its C++ extension" in output
 
 
+def test_left_out_on_purpose_it_makes_a_wheel_for_every_platform(tmp_path: Path) -> None:
+    names, _ = build_wheel(tmp_path, IWAE_FAST_EXTENSION="0")
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert not any(name.endswith(".so") for name in names)
+    assert {"iwae_fast/py.typed", "iwae_fast/kernels/launches.py"} <= set(names)
+
+
+def test_left_out_and_required_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="contradict each other"):
+        build_wheel(tmp_path, IWAE_FAST_EXTENSION="0", IWAE_FAST_REQUIRE_EXTENSION="1")
+
+
 def test_a_required_extension_without_a_compiler_is_an_error(tmp_path: Path) -> None:
     environment = {"CC": "/no/such/compiler", "CXX": "/no/such/compiler", "IWAE_FAST_REQUIRE_EXTENSION": "1"}
     with pytest.raises(AssertionError, match="compiler"):

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 try:
     import pyro  # noqa: F401
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        f"iwae_fast.contrib.pyro needs {error.name}, which is not installed: pip install 'iwae_fast[pyro]'",
-        name=error.name,
-    ) from error
+        f"iwae_fast.contrib.pyro needs {_error.name}, which is not installed: pip install 'iwae_fast[pyro]'",
+        name=_error.name,
+    ) from _error
 
 from .elbo import IWAE_ELBO
 from .evaluation import FromPyro

@@ -65,7 +65,7 @@ class IWAE_ELBO(ELBO):  # noqa: N801  (as Pyro's own names)
         max_plate_nesting: float = math.inf,
         retain_graph: bool | None = None,
     ) -> None:
-        self.bound = IWAE() if bound is None else bound
+        self.bound: Bound = IWAE() if bound is None else bound
         if not isinstance(self.bound, Bound):
             raise TypeError(f"bound must be one of iwae_fast.bounds, such as IWAE(), got {bound!r}")
         checks.positive("num_particles", num_particles)
@@ -73,7 +73,7 @@ class IWAE_ELBO(ELBO):  # noqa: N801  (as Pyro's own names)
         self._estimator = estimators.check(estimator, self.bound, num_particles, weighs_divergence=False)
         if self._estimator.reparameterize_prior:
             raise ValueError(f"estimator {estimator!r} is not available for Pyro's models: use 'dreg'")
-        self.budget = None if budget is None else checks.positive("budget", budget)
+        self.budget: int | None = None if budget is None else checks.positive("budget", budget)
         super().__init__(
             num_particles=num_particles,
             max_plate_nesting=max_plate_nesting,
