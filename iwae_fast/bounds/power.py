@@ -37,7 +37,7 @@ class IWAE(Bound):
 
     is_lower_bound = True
     is_log_mean_exp = True
-    power_mean = PowerMean(1.0)
+    power_mean: PowerMean | None = PowerMean(1.0)
 
     def __call__(self, log_weights: Tensor) -> Tensor:
         one = isinstance(log_weights, Tensor) and log_weights.shape[:1] == (1,)

@@ -17,11 +17,11 @@ from ..models import LatentVariableModel
 
 try:
     from torchmetrics import Metric
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        f"iwae_fast.contrib.torchmetrics needs {error.name}, which is not installed: pip install torchmetrics",
-        name=error.name,
-    ) from error
+        f"iwae_fast.contrib.torchmetrics needs {_error.name}, which is not installed: pip install torchmetrics",
+        name=_error.name,
+    ) from _error
 
 TOO_HIGH = 0.7
 """The k-hat above which an estimate needs more samples."""
@@ -71,8 +71,8 @@ class NegativeLogLikelihood(Metric):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self.num_samples = checks.positive("num_samples", num_samples)
-        self.seed = checks.not_negative("seed", seed)
+        self.num_samples: int = checks.positive("num_samples", num_samples)
+        self.seed: int = checks.not_negative("seed", seed)
         self.chunk_size = chunk_size
         self.detailed = detailed
         self._earlier = self._seen = 0

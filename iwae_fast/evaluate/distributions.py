@@ -45,7 +45,8 @@ class FromDistributions(Source):
         for name, function in (("posterior", posterior), ("log_joint", log_joint)):
             if not callable(function):
                 raise TypeError(f"{name} must be a function, got {type(function).__name__}")
-        self.posterior, self.log_joint = posterior, log_joint
+        self.posterior: Callable[..., Distribution] = posterior
+        self.log_joint: Callable[..., Tensor] = log_joint
 
     def prepared(self, chunk: Chunk, seed: int, step: int, num_steps: int) -> LogWeightsOfChunk:  # noqa: ARG002
         if chunk.mask is not None:

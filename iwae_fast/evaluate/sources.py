@@ -118,8 +118,9 @@ class ModelSource(Source):
 
     def __init__(self, model: LatentVariableModel) -> None:
         check_model(model)
-        self.module = self.model = model
-        self.replays = Replays(model)
+        self.module: nn.Module = model
+        self.model: LatentVariableModel = model
+        self.replays: Replays = Replays(model)
 
     def check(self, x: Any, context: Sequence[Tensor]) -> None:
         self.model.check_batch(x, context)
@@ -202,7 +203,7 @@ class FromDraws(Source):
         given = [name for name in INDICES if name in self._arguments]
         if len(given) == 1:
             raise TypeError(f"draw must have both {' and '.join(INDICES)} or neither, got only {given[0]}")
-        self.by_index = bool(given)
+        self.by_index: bool = bool(given)
 
     def rows(self, x: Tensor) -> int:
         if self.by_index:

@@ -57,14 +57,14 @@ class StreamingWeights:
     """
 
     def __init__(self, num_samples: int, observations: int, device: torch.device | str = "cpu") -> None:
-        self.num_samples = checks.positive("num_samples", num_samples)
+        self.num_samples: int = checks.positive("num_samples", num_samples)
         checks.not_negative("observations", observations)
-        self.count = 0
-        self.tail = torch.empty((0, observations), dtype=torch.float64, device=device)
-        self.tail_size = tail_size(num_samples) + 1
-        self.largest = torch.full((observations,), -math.inf, dtype=torch.float64, device=device)
-        self.total = torch.zeros_like(self.largest)
-        self.total_square = torch.zeros_like(self.largest)
+        self.count: int = 0
+        self.tail: Tensor = torch.empty((0, observations), dtype=torch.float64, device=device)
+        self.tail_size: int = tail_size(num_samples) + 1
+        self.largest: Tensor = torch.full((observations,), -math.inf, dtype=torch.float64, device=device)
+        self.total: Tensor = torch.zeros_like(self.largest)
+        self.total_square: Tensor = torch.zeros_like(self.largest)
 
     def add(self, log_weights: Tensor) -> None:
         """Add the log-weights of more samples, (n, B) of a floating dtype, in nats.

@@ -70,7 +70,9 @@ class DenseVAE(VAE):
         super().__init__(
             encoder, decoder, likelihood, upper=upper, prior=prior, latent_dim=latent_dims[-1], backend=backend
         )
-        self.data_dim, self.latent_dims, self.hidden_dims = data_dim, latent_dims, hidden
+        self.data_dim: int = data_dim
+        self.latent_dims: tuple[int, ...] = latent_dims
+        self.hidden_dims: tuple[tuple[int, ...], ...] = hidden
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

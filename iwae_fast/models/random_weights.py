@@ -100,8 +100,11 @@ class RandomWeightsVAE(LatentVariableModel):
             output_bias = decoder.output.bias
         super().__init__(encoder, decoder, "bernoulli", backend)
         start_at_mean(self.likelihood, data_dim, data_mean, lambda _: output_bias)
-        self.data_dim, self.latent_dim, self.hidden_dims = data_dim, latent_dim, hidden_dims
-        self.random, self.local = random, local
+        self.data_dim: int = data_dim
+        self.latent_dim: int = latent_dim
+        self.hidden_dims: tuple[int, ...] = hidden_dims
+        self.random: str = random
+        self.local: bool = local
 
     def encode(
         self, x: Tensor, *positional: Tensor, context: Sequence[Tensor] = (), mask: Tensor | None = None

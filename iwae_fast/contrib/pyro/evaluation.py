@@ -47,8 +47,9 @@ class FromPyro(FromDraws):
             if not callable(program):
                 raise TypeError(f"{name} must be a Pyro program, a function or module, got {type(program).__name__}")
         super().__init__(self._log_weights, modules, (model, guide))
-        self.model, self.guide = model, guide
-        self.max_plate_nesting = max_plate_nesting
+        self.model: Callable[..., Any] = model
+        self.guide: Callable[..., Any] = guide
+        self.max_plate_nesting: float = max_plate_nesting
 
     def prepared(self, chunk: Chunk, seed: int, step: int, num_steps: int) -> LogWeightsOfChunk:
         if chunk.mask is not None:
