@@ -13,16 +13,16 @@ from iwae_fast.bounds import IWAE, MIWAE, TVO, VRIWAE
 K = 12
 
 LIMITS = {
-    "IWAE": (iw.Objective(IWAE(), num_samples=K), {"triton": 51, "cuda": 43}),
-    "IWAE, k = 1": (iw.Objective(IWAE(), num_samples=1), {"triton": 51, "cuda": 43}),
-    "STL": (iw.Objective(IWAE(), "stl", K), {"triton": 53, "cuda": 55}),
-    "DReG": (iw.Objective(IWAE(), "dreg", K), {"triton": 53, "cuda": 55}),
-    "VR-IWAE": (iw.Objective(VRIWAE(0.3), num_samples=K), {"triton": 51, "cuda": 53}),
-    "VR-IWAE, DReG": (iw.Objective(VRIWAE(0.3), "dreg", K), {"triton": 53, "cuda": 55}),
-    "MIWAE": (iw.Objective(MIWAE(3), num_samples=K), {"triton": 52, "cuda": 54}),
-    "MIWAE, DReG": (iw.Objective(MIWAE(3), "dreg", K), {"triton": 54, "cuda": 56}),
-    "TVO": (iw.Objective(TVO(), num_samples=K), {"triton": 107, "cuda": 109}),
-    "budget": (iw.Objective(IWAE(), "dreg", K, budget=8), {"triton": 60, "cuda": 63}),
+    "IWAE": (iw.Objective(IWAE(), num_samples=K), {"triton": 27, "cuda": 43}),
+    "IWAE, k = 1": (iw.Objective(IWAE(), num_samples=1), {"triton": 27, "cuda": 43}),
+    "STL": (iw.Objective(IWAE(), "stl", K), {"triton": 29, "cuda": 55}),
+    "DReG": (iw.Objective(IWAE(), "dreg", K), {"triton": 29, "cuda": 55}),
+    "VR-IWAE": (iw.Objective(VRIWAE(0.3), num_samples=K), {"triton": 27, "cuda": 53}),
+    "VR-IWAE, DReG": (iw.Objective(VRIWAE(0.3), "dreg", K), {"triton": 29, "cuda": 55}),
+    "MIWAE": (iw.Objective(MIWAE(3), num_samples=K), {"triton": 28, "cuda": 54}),
+    "MIWAE, DReG": (iw.Objective(MIWAE(3), "dreg", K), {"triton": 30, "cuda": 56}),
+    "TVO": (iw.Objective(TVO(), num_samples=K), {"triton": 83, "cuda": 109}),
+    "budget": (iw.Objective(IWAE(), "dreg", K, budget=8), {"triton": 34, "cuda": 63}),
 }
 """Objectives by name, with the most launches of a step of the papers' one-layer network, by backend."""
 
@@ -47,4 +47,4 @@ def test_launches_of_a_step(name: str, backend: str, monkeypatch: pytest.MonkeyP
     with Launches() as launches:
         step()
     assert len(launches.names) <= most[backend], launches.names
-    assert len(launches.names) > 30
+    assert len(launches.names) > 15
