@@ -27,7 +27,7 @@ train: install  ## train on the digits that come with scikit-learn
 	$(BIN)/iwae-fast train
 
 # OMP_WAIT_POLICY=passive: idle OpenMP threads sleep instead of spinning on cores that other workers need.
-test: install  ## the whole suite, about 11 minutes on 2 cores
+test: install  ## the whole suite, about 10 minutes on 2 cores
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n auto --dist loadgroup
 
 # What runs in the interpreter or the emulator, compiles graphs, or averages many draws is left to `make test`.
@@ -63,9 +63,9 @@ $(RELEASE)/.installed: $(INSTALLED) release/requirements.txt
 		echo "import site; site.addsitedir('$$site')" > $$(echo $(RELEASE)/lib/python3*/site-packages)/development.pth; done
 	@touch $@
 
-test-release: $(RELEASE)/.installed  ## types in strict mypy and pyright, the hub's loader, the citation: 1 minute
+test-release: $(RELEASE)/.installed  ## types in strict mypy and pyright, the hub's loader, the citation, imports: 3 minutes
 	$(RELEASE)/bin/python -P -m pytest -m 'slow or not slow' \
-		tests/package/test_types.py tests/package/test_hub_kernel.py tests/package/test_citation.py
+		tests/package/test_types.py tests/package/test_hub_kernel.py tests/package/test_citation.py tests/package/test_imports.py
 
 wheels: $(RELEASE)/.installed  ## source distribution and wheels in dist/, tested without a compiler; WHEELS=--cuda adds CUDA
 	$(RELEASE)/bin/python -m release.wheels $(WHEELS)

@@ -81,6 +81,7 @@ def test_type_checkers_see_the_names_that_are_imported_late() -> None:
     assert set(imported) | {"__version__"} == set(iw.__all__)
 
 
+@pytest.mark.slow
 def test_every_module_can_be_the_first_to_be_imported() -> None:
     """Import each module first, in a new process that has imported only torch."""
     pytest.importorskip("typer")
