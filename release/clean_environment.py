@@ -53,14 +53,28 @@ def kind_of(wheel: Path) -> str:
     return "cuda" if "+cu" in wheel.name else "cpu"
 
 
+def find_interpreter(name: str) -> str | None:
+    """Return the path of an interpreter of this name, or None if there is none that runs.
+
+    Version managers put scripts of every version on PATH, which fail for versions that are not active.
+    """
+    found = shutil.which(name)
+    if found is None:
+        return None
+    asked = subprocess.run(
+        (found, "-c", "import sys; print(sys.executable)"), capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() or None if asked.returncode == 0 else None
+
+
 def interpreter_of(wheel: Path) -> str:
-    """Return an interpreter that the wheel of this name is for; raise SystemExit if PATH does not have it."""
+    """Return an interpreter that the wheel of this name is for; raise SystemExit if PATH has none that runs."""
     tag = re.search(r"-cp3(\d+)-", wheel.name)
     if tag is None:
         return sys.executable
-    found = shutil.which(f"python3.{tag[1]}")
+    found = find_interpreter(f"python3.{tag[1]}")
     if found is None:
-        raise SystemExit(f"{wheel.name} needs python3.{tag[1]}, which is not on PATH")
+        raise SystemExit(f"{wheel.name} needs python3.{tag[1]}, but there is none on PATH that runs")
     return found
 
 

@@ -25,7 +25,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from .clean_environment import test_wheel
+from .clean_environment import find_interpreter, test_wheel
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = tuple(f"python3.{minor}" for minor in range(10, 15))
@@ -41,15 +41,13 @@ def run(*command: str | Path, **environment: str) -> None:
 
 
 def interpreters(given: list[str] | None) -> list[str]:
-    """Return the paths of interpreters, by default those of every supported version on PATH, and of this one."""
-    names = given or PYTHONS
-    found = {name: shutil.which(name) for name in names}
-    if given and (missing := [name for name, path in found.items() if path is None]):
-        raise SystemExit(f"--python must name interpreters, got {', '.join(missing)}, which do not exist")
+    """Return the paths of interpreters, by default those of all supported versions that PATH has."""
+    found = {name: find_interpreter(name) for name in given or PYTHONS}
+    missing = ", ".join(name for name, path in found.items() if path is None)
+    if given and missing:
+        raise SystemExit(f"--python must name interpreters, got {missing}, which do not exist or do not run")
     paths = [path for path in found.values() if path is not None]
-    print(
-        f"building for {', '.join(paths)}; not found: {', '.join(n for n, p in found.items() if p is None) or 'none'}"
-    )
+    print(f"building for {', '.join(paths)}; not found: {missing or 'none'}")
     return paths
 
 

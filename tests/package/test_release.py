@@ -23,14 +23,15 @@ def test_the_name_of_a_wheel_says_which_kernels_it_has(name: str, kind: str) -> 
 
 
 def test_the_interpreter_of_a_wheel_is_the_one_of_its_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interpreter = tmp_path / "python3.12"
-    interpreter.write_text("")
-    interpreter.chmod(0o755)
+    scripts = {"python3.12": f"echo {sys.executable}", "python3.13": "exit 127"}  # the second one is not active
+    for name, line in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert clean_environment.interpreter_of(Path("iwae_fast-1-cp312-cp312-linux.whl")) == str(interpreter)
+    assert clean_environment.interpreter_of(Path("iwae_fast-1-cp312-cp312-linux.whl")) == sys.executable
     assert clean_environment.interpreter_of(Path("iwae_fast-1-py3-none-any.whl")) == sys.executable
-    with pytest.raises(SystemExit, match=r"needs python3\.13, which is not on PATH"):
+    with pytest.raises(SystemExit, match=r"needs python3\.13, but there is none on PATH that runs"):
         clean_environment.interpreter_of(Path("iwae_fast-1-cp313-cp313-linux.whl"))
-    assert wheels.interpreters(None) == [str(interpreter)]
-    with pytest.raises(SystemExit, match=r"--python must name interpreters, got python3\.9"):
+    assert wheels.interpreters(None) == [sys.executable]
+    with pytest.raises(SystemExit, match=r"--python must name interpreters, got python3\.9, which do not exist"):
         wheels.interpreters(["python3.9"])
