@@ -23,8 +23,13 @@ def gradients(function: Callable[..., Tensor], inputs: list[Tensor], grad_seed: 
     """Compute the result for these inputs, and their gradients for a random upstream gradient."""
     leaves = [t.detach().requires_grad_() for t in inputs]
     result = function(*leaves)
-    incoming = torch.randn(result.shape, generator=torch.Generator().manual_seed(grad_seed), dtype=torch.float64)
-    return result.detach(), list(torch.autograd.grad(result, leaves, incoming.to(result.dtype)))
+    incoming = upstream_gradient(result.shape, grad_seed).to(result.dtype)
+    return result.detach(), list(torch.autograd.grad(result, leaves, incoming))
+
+
+def upstream_gradient(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Return the random upstream gradient that ``gradients`` takes, in float64."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 class Contract:
