@@ -10,6 +10,7 @@ from . import catalogue, overlap, predict, rows, run, targets
 from .compare import compare
 from .fastest import fastest
 from .kernel_model import read_counts
+from .many_models import MODELS
 from .summary import summary
 from .table import table
 
@@ -82,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     )
     predicting.add_argument("--launches", type=Path, default=predict.COUNTS, help="the kernels' counts")
     overlapping = commands.add_parser("overlap", help="predict the time of many models side by side on an H100")
-    overlapping.add_argument("--models", type=int, default=overlap.MODELS)
+    overlapping.add_argument("--models", type=int, default=MODELS)
     plotting = commands.add_parser("plot", help="draw speed-ups over torch eager")
     plotting.add_argument("results", type=Path)
     plotting.add_argument("picture", type=Path)

@@ -60,7 +60,7 @@ def captured_step(setting: Setting, backend: str, seed: int, compile: bool = Fal
     model = vae(setting, backend)
     objective = iw.Objective(iw.bounds.IWAE(), num_samples=setting.k, **options)
     optimizer = iw.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    more = {"compile": True} if compile else {}
+    more: dict[str, Any] = {"compile": True} if compile else {}
     return iw.CapturedStep(objective, model, optimizer, seed=seed, **more)
 
 

@@ -253,7 +253,7 @@ def test_a_run_that_fails_side_by_side_is_tried_again(sweep: Command, called: li
     assert [trial["nll"] is None for trial in trials("out")] == [False, True]
     called.clear()
     assert sweep(*arguments)[0] == 2
-    assert [words[0] for words in called] == ["train"]
+    assert len(called) == 1  # the finished run is not repeated
 
 
 SEARCH = ("--grid", "bound=iwae,elbo", "--sample", "learning_rate=1e-4..1e-2:log", "--sample", "hidden=4;6")
