@@ -72,6 +72,12 @@ class VAE(LatentVariableModel):
         self.latent_dim = latent_dim
         self.has_conditional_priors: bool = bool(upper)
 
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        named = dict(self.upper.named_children())
+        upper = {f"upper.{n}.{part}": network for n, pair in named.items() for part, network in pair.named_children()}
+        return {**super().networks, **upper}
+
     def posterior(self, output: Any) -> LatentPosterior:
         """Return q(z_1 | x): a Gaussian, which unpacks to mean and log standard deviation, each (B, Z), or a
         distribution that is not Gaussian."""

@@ -12,8 +12,9 @@ import torch
 from iwae_fast import data
 
 # All of these need what the command line needs.
-training, checkpoint, metrics, runs = (
-    pytest.importorskip(f"iwae_fast.experiments.train.{name}") for name in ("training", "checkpoint", "metrics", "runs")
+training, checkpoint, metrics, runs, shared, turns = (
+    pytest.importorskip(f"iwae_fast.experiments.train.{name}")
+    for name in ("training", "checkpoint", "metrics", "runs", "shared", "turns")
 )
 
 pytestmark = [
@@ -101,3 +102,34 @@ def test_training_replays_without_waiting(digits: data.ImageData, tmp_path: Path
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert trainer.means.means().ess >= 1.0
+
+
+def test_runs_side_by_side_are_those_that_they_are_alone(digits: data.ImageData, tmp_path: Path) -> None:
+    """Train six runs in turns, each on a stream of its own, with one copy of the data on the device."""
+    configs = [settings(seed=seed, k=k, learning_rate=rate) for seed, k, rate in zip(
+        (1, 2, 3, 1, 2, 3), (1, 5, 8, 8, 5, 1), (1e-3, 1e-3, 1e-3, 1e-2, 1e-2, 1e-2), strict=True
+    )]  # fmt: skip
+    together = shared.SharedData()
+
+    def beside(number: int) -> turns.Turns[bool]:
+        run = runs.create_run(tmp_path / f"beside{number}", configs[number])
+        in_turns = training.train_in_turns(configs[number], run, digits, shared=together)
+        return turns.on_own_stream(in_turns, torch.device("cuda"))
+
+    running = [beside(number) for number in range(len(configs))]
+    while running:
+        running = [each for each in running if next(each, None) is not None]
+    assert len(together._sources) == 1
+    for number, config in enumerate(configs):
+        beside_others = runs.Run(tmp_path / f"beside{number}")
+        assert checkpoint.load_checkpoint(beside_others.checkpoint).how == "captured as CUDA graphs of up to 32"
+        assert_same_run(train(tmp_path / f"alone{number}", digits, config), beside_others)
+
+
+def test_compiled_training_is_captured(digits: data.ImageData, tmp_path: Path) -> None:
+    compiled = train(tmp_path / "compiled", digits, settings(compile=True))
+    plain = train(tmp_path / "plain", digits, settings())
+    how = checkpoint.load_checkpoint(compiled.checkpoint).how
+    assert how == "captured as CUDA graphs of up to 32, with networks by torch.compile"
+    for row, other in zip(metrics.read_metrics(compiled.metrics), metrics.read_metrics(plain.metrics), strict=True):
+        assert row.bound == pytest.approx(other.bound, rel=1e-3)
