@@ -48,6 +48,7 @@ def load_gradient(
         tile = tl.where(factor == 0.0, 0.0, tile * factor)
     return tile
 
+
 @triton.jit
 def write_weight_gradient(
     grad_weight,

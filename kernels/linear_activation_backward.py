@@ -158,6 +158,7 @@ def add_splits(result, parts, at, splits, size):
         parts += size
     store(result + at, total, inside)
 
+
 def linear_activation_backward(
     grad: Tensor,
     kept: Tensor | None,
