@@ -15,6 +15,7 @@ from .selection import select_samples
 from .standard_gaussian_log_prob import STANDARD_GAUSSIAN
 from .standard_normal import standard_normal
 from .terms import scaled_gradients
+from .thermodynamic_scales import thermodynamic_scales
 from .weight_scales import weight_scales
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "select_samples",
     "standard_normal",
     "sum_squares",
+    "thermodynamic_scales",
     "weight_scales",
 ]
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..reference import ScaleFactors
+from ..reference import ScaleFactors, ThermodynamicFactors
 from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 
 
@@ -73,6 +73,11 @@ class Ops(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Return the loss, the bounds (...), the log-weights (k, ...) and the scales, each (k, ...), of
         :func:`iwae_fast.reference.weight_scales`."""
+
+    def thermodynamic_scales(
+        self, terms: Sequence[Tensor], kl_weight: float, factors: ThermodynamicFactors, reduction: str
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Return the same results of :func:`iwae_fast.reference.thermodynamic_scales`."""
 
     def scaled_gradients(self, scales: Sequence[Tensor], grad: Tensor, factors: Sequence[float]) -> list[Tensor]:
         """Return each scale (k, ...) times its factor and an upstream gradient, a number or (...): 0 where that is 0.
@@ -285,6 +290,9 @@ class WithoutOptionalOps:
 
     def weight_scales(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "weight_scales")
+
+    def thermodynamic_scales(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "thermodynamic_scales")
 
     def scaled_gradients(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "scaled_gradients")

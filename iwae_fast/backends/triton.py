@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..checks import FLOATING
-from ..reference import ScaleFactors
+from ..reference import ScaleFactors, ThermodynamicFactors
 from ..reference.activations import ACTIVATIONS
 from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 from . import tiled
@@ -44,6 +44,7 @@ class TritonBackend(WithoutOptionalOps):
             "scaled_gradients",
             "select_samples",
             "sum_squares",
+            "thermodynamic_scales",
             "weight_scales",
         }
     )
@@ -115,6 +116,12 @@ class TritonBackend(WithoutOptionalOps):
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         results = empty_bound(terms, reduction, 1 if factors.is_one else 3)
         return self.kernels.weight_scales(results, terms, kl_weight, factors, reduction)
+
+    def thermodynamic_scales(
+        self, terms: Sequence[Tensor], kl_weight: float, factors: ThermodynamicFactors, reduction: str
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        results = empty_bound(terms, reduction, 1 if factors.is_one else 3)
+        return self.kernels.thermodynamic_scales(results, terms, kl_weight, factors, reduction)
 
     def scaled_gradients(self, scales: Sequence[Tensor], grad: Tensor, factors: Sequence[float]) -> list[Tensor]:
         return self.kernels.scaled_gradients(scales, grad, factors)

@@ -267,7 +267,7 @@ class Call:
     def _in_one_launch(self, terms: Sequence[Tensor], messenger: Tensor | None = None) -> ScaledLoss | None:
         """Return the loss with the estimator's gradient if a kernel computes both."""
         factors = estimators.factors_of(self.estimator, self.bound, self.num_samples, self.kl_weight, self._rounding())
-        serving = None if factors is None else backend_with("weight_scales", self.model.backend, terms)
+        serving = None if factors is None else backend_with(factors.op, self.model.backend, terms)
         if factors is None or serving is None:
             return None
         return scaled_loss(terms, factors, self._reduction, self.kl_weight, messenger, backend=serving)

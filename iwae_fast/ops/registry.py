@@ -21,7 +21,7 @@ from ..backends import NATIVE
 from ..backends.base import Ops, WithoutOptionalOps
 from ..backends.marshal import empty_bound, empty_selection, empty_squares, leading_shape
 from ..checks import accumulation_dtype
-from ..reference import DENSITIES, ScaleFactors
+from ..reference import DENSITIES, ScaleFactors, ThermodynamicFactors
 from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 
 NAMESPACE = __name__.partition(".")[0]
@@ -85,6 +85,11 @@ class RegisteredOps(WithoutOptionalOps):
         self, terms: Sequence[Tensor], kl_weight: float, factors: ScaleFactors, reduction: str
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         return self._call("weight_scales", list(terms), kl_weight, *factors, reduction)
+
+    def thermodynamic_scales(
+        self, terms: Sequence[Tensor], kl_weight: float, factors: ThermodynamicFactors, reduction: str
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        return self._call("thermodynamic_scales", list(terms), kl_weight, *factors, reduction)
 
     def scaled_gradients(self, *arguments: Any, **options: Any) -> list[Tensor]:
         return self._call("scaled_gradients", *arguments, **options)
@@ -405,6 +410,20 @@ _define(
     "float rounding, str reduction, str backend) -> (Tensor loss, Tensor bound, Tensor log_weights, Tensor[] scales)",
     weight_scales,
     _weight_scales,
+)
+
+
+def thermodynamic_scales(backend: Ops, terms: list[Tensor], kl_weight: float, *numbers: Any) -> Any:
+    """Call a backend's method with the flat arguments of the op's schema."""
+    partition, *factors, reduction = numbers
+    return backend.thermodynamic_scales(terms, kl_weight, ThermodynamicFactors(tuple(partition), *factors), reduction)
+
+
+_define(
+    "thermodynamic_scales(Tensor[] terms, float kl_weight, float[] partition, float curvature, float rounding, "
+    "str reduction, str backend) -> (Tensor loss, Tensor bound, Tensor log_weights, Tensor[] scales)",
+    thermodynamic_scales,
+    lambda terms, _, __, curvature, ___, reduction, ____: empty_bound(terms, reduction, 3 if curvature else 1),
 )
 
 

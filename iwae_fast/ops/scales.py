@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..backends import REFERENCE, choose
-from ..reference import ScaleFactors
+from ..reference import ScaleFactors, ThermodynamicFactors
 from .function import Fused, applied, backward_pass, host_value, implementation, saved, supports
 
 
@@ -40,7 +40,7 @@ class ScaledLoss(NamedTuple):
 
 
 def backend_with(op: str, backend: str | None, tensors: Sequence[Tensor]) -> str | None:
-    """Return the backend whose kernel serves ``weight_scales`` or ``select_samples`` on these tensors, or None: the
+    """Return the backend whose kernel serves an op of scales on these tensors, or None: the
     same results are then composed of other operations."""
     chosen = choose(backend, tuple(tensors), op, tensors[0].shape)
     return chosen if chosen != REFERENCE and supports(op, chosen) else None
@@ -48,7 +48,7 @@ def backend_with(op: str, backend: str | None, tensors: Sequence[Tensor]) -> str
 
 def scaled_loss(
     terms: Sequence[Tensor],
-    factors: ScaleFactors,
+    factors: ScaleFactors | ThermodynamicFactors,
     reduction: str,
     kl_weight: float = 1.0,
     messenger: Tensor | None = None,
@@ -62,13 +62,14 @@ def scaled_loss(
 
     Args:
         terms: each (k, ...), k >= 1.
-        factors: the bound and the estimator, as in :func:`iwae_fast.reference.weight_scales`.
+        factors: the bound and the estimator, as in :func:`iwae_fast.reference.weight_scales` or
+            :func:`iwae_fast.reference.thermodynamic_scales`.
         reduction: "mean" or "sum" over the observations, or "none".
         messenger: (k, ...), a tensor whose gradient is the ratio of the scales, whatever the upstream gradient.
-        backend: one that :func:`backend_with` returned for "weight_scales".
+        backend: one that :func:`backend_with` returned for the op of the factors.
     """
     loss, bound, log_weights, *scales = applied(ScaledLossFunction)(
-        backend, tuple(factors), reduction, kl_weight, messenger, *terms
+        backend, factors.op, tuple(factors), reduction, kl_weight, messenger, *terms
     )
     return ScaledLoss(loss, bound, log_weights.detach(), tuple(scales))
 
@@ -99,20 +100,24 @@ class ScaledLossFunction(Fused):
     @staticmethod
     def forward(
         backend: str,
+        op: str,
         factors: tuple[Any, ...],
         reduction: str,
         kl_weight: float,
         messenger: Tensor | None,
         *terms: Tensor,
     ) -> tuple[Tensor, ...]:
-        loss, bound, log_weights, scales = implementation(backend).weight_scales(
-            terms, kl_weight, ScaleFactors(*factors), reduction
-        )
+        ops = implementation(backend)
+        if op == "weight_scales":
+            made = ops.weight_scales(terms, kl_weight, ScaleFactors(*factors), reduction)
+        else:
+            made = ops.thermodynamic_scales(terms, kl_weight, ThermodynamicFactors(*factors), reduction)
+        loss, bound, log_weights, scales = made
         return loss, bound, log_weights, *scales
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.backend, _, _, ctx.kl_weight, _, *terms = inputs
+        ctx.backend, _, _, _, ctx.kl_weight, _, *terms = inputs
         _, bound, log_weights, *scales = output
         ctx.mark_non_differentiable(bound, *scales)
         ctx.set_materialize_grads(False)
@@ -121,7 +126,7 @@ class ScaledLossFunction(Fused):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        needs_grad = ctx.needs_input_grad[4:]
+        needs_grad = ctx.needs_input_grad[5:]
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
         log_weights, *scales = saved(ctx)
@@ -146,7 +151,7 @@ class ScaledLossFunction(Fused):
             for product, dtype, needs in zip(products, ctx.dtypes, needs_grad[1:], strict=True)
         ]
         ratio = scales[2] if needs_grad[0] and len(scales) > 1 else None
-        return None, None, None, None, ratio, *gradients
+        return None, None, None, None, None, ratio, *gradients
 
 
 def _scaled_gradients(grad: Tensor, log_weights: Tensor, *arguments: Any) -> list[Tensor]:  # noqa: ARG001

@@ -135,6 +135,38 @@ class ScaleFactors(NamedTuple):
         """True if decoder and encoder have the same scales."""
         return self.linear == 1.0 and self.quadratic == 0.0
 
+    @property
+    def op(self) -> str:
+        """The name of the op that takes these numbers."""
+        return "weight_scales"
+
+
+class ThermodynamicFactors(NamedTuple):
+    """The numbers that make the thermodynamic objective and the scales of an estimator from weights: see
+    :func:`thermodynamic_scales`."""
+
+    partition: tuple[float, ...] = (0.0,)
+    """0 = beta_0 < beta_1 < ... < 1; the last interval ends at 1."""
+    curvature: float = 0.0
+    """The encoder's scale is g - curvature D, of a sample with first and second derivatives g and D."""
+    rounding: float = 0.0
+    """The decoder's scale is at least this number times the encoder's, in absolute value."""
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """The width of each interval of the partition."""
+        return tuple(b - a for a, b in zip(self.partition, (*self.partition[1:], 1.0), strict=True))
+
+    @property
+    def is_one(self) -> bool:
+        """True if decoder and encoder have the same scales."""
+        return self.curvature == 0.0
+
+    @property
+    def op(self) -> str:
+        """The name of the op that takes these numbers."""
+        return "thermodynamic_scales"
+
 
 def log_weights_of(terms: Sequence[Tensor], kl_weight: float = 1.0) -> Tensor:
     """Compute log-weights from their terms: the first one, plus ``kl_weight`` times the sum of the others."""
@@ -175,6 +207,34 @@ def weight_scales(
     raised = (rounding * slope.abs()).clamp(min=1.0)
     scales = [share * v * raised, share * v * slope, slope / raised]
     return loss_of(bound, reduction), bound, log_weights, scales[:1] if factors.is_one else scales
+
+
+def thermodynamic_scales(
+    terms: Sequence[Tensor], kl_weight: float, factors: ThermodynamicFactors, reduction: str
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Compute what :func:`weight_scales` does for sum_j (beta_{j+1} - beta_j) sum_i v_i log w_i with
+    v = softmax(beta_j log w), whose derivatives are those of :class:`iwae_fast.bounds.TVO`."""
+    log_weights = log_weights_of(terms, kl_weight)
+    empty = log_weights == -math.inf
+    bound, g, D = torch.zeros_like(log_weights[0]), torch.zeros_like(log_weights), torch.zeros_like(log_weights)
+    for beta, width in zip(factors.partition, factors.widths, strict=True):
+        v = normalized_weights(beta * log_weights if beta else torch.zeros_like(log_weights))
+        mean = (v * torch.where(v == 0, 0.0, log_weights)).sum(0)
+        tilt = 1.0 + beta * torch.where(v == 0, 0.0, log_weights - mean) if beta else torch.ones_like(v)
+        bound = bound + width * mean
+        g = g + width * v * tilt
+        D = D + width * beta * v * (1.0 + (1.0 - 2.0 * v) * tilt)
+    share = share_of_loss(bound.numel(), reduction)
+    decoder, encoder = (
+        torch.where(empty, 0.0, share * scale) for scale in (g, g - factors.curvature * D if factors.curvature else g)
+    )
+    loss = loss_of(bound, reduction)
+    if factors.is_one:
+        return loss, bound, log_weights, [decoder]
+    least = factors.rounding * encoder.abs()
+    decoder = torch.where(decoder.abs() < least, torch.copysign(least, decoder), decoder)
+    ratio = torch.where(decoder == 0, 0.0, encoder / torch.where(decoder == 0, 1.0, decoder))
+    return loss, bound, log_weights, [decoder, encoder, ratio]
 
 
 def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:

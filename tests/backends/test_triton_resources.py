@@ -122,7 +122,11 @@ def test_float32_is_added_up_outside_of_tensor_cores(rows: list[dict[str, str]])
 def is_small(row: dict[str, str]) -> bool:
     """Return True for kernels of one number per log-weight, whose loads assume nothing of their number."""
     name = row["case"].split()[0]
-    return row["kernel"] in ("weights_kernel", "sum_kernel") or name in ("weight_scales", "scaled_gradients")
+    return row["kernel"] in ("weights_kernel", "sum_kernel") or name in (
+        "weight_scales",
+        "thermodynamic_scales",
+        "scaled_gradients",
+    )
 
 
 def test_loads_and_stores_are_wide(rows: list[dict[str, str]]) -> None:

@@ -100,6 +100,10 @@ def samples() -> dict[str, list[tuple]]:
             ([log_ratio, log_ratio + 1.0], 0.5, 0.7, 1, 0.3, 0.7, 1e-3, "mean"),
             ([r(6, 4, 5).half().mT], 1.0, 1.0, 3, 1.0, 0.0, 0.0, "none"),
         ],
+        "thermodynamic_scales": [
+            ([log_ratio, log_ratio + 1.0], 0.5, [0.0, 0.1, 0.5], 0.7, 1e-3, "mean"),
+            ([r(6, 4, 5).half().mT], 1.0, [0.0], 0.0, 0.0, "none"),
+        ],
         "scaled_gradients": [
             ([log_ratio, log_ratio + 1.0], torch.randn(()), [1.0, 0.5]),
             ([r(3, 4, 5).double()], r(4, 5).double().mT.contiguous().mT, [2.0]),
@@ -149,7 +153,7 @@ def eager(name: str, backend: str, arguments: tuple[Any, ...]) -> Any:
         parameters, rest = arguments[first : first + count], arguments[first + count :]
         method = getattr(NATIVE[backend], kind.replace("log_prob", "density"))
         return method(density, *arguments[:first], parameters, *rest)
-    if name in ("adam", "weight_scales"):
+    if name in ("adam", "thermodynamic_scales", "weight_scales"):
         return getattr(registry, name)(NATIVE[backend], *arguments)
     return getattr(NATIVE[backend], name)(*arguments)
 

@@ -227,6 +227,9 @@ def tail_cases() -> dict[str, Callable[[], Any]]:
             result[f"weight_scales {name} k={k} B={b}"] = partial(
                 ops.weight_scales, terms, 1.0, 1.0, 1, linear, quadratic, 1e-8, "mean"
             )
+            result[f"thermodynamic_scales {name} k={k} B={b}"] = partial(
+                ops.thermodynamic_scales, terms, 1.0, [0.0, 0.1], quadratic, 1e-8, "mean"
+            )
     scales = [torch.empty(50, 20)] * 2
     result["scaled_gradients"] = partial(ops.scaled_gradients, scales, torch.empty(()), [1.0, 1.0])
     return result
