@@ -23,6 +23,11 @@ FEW, TILE, BLOCK = 32, 2048, 1024
 elements of a program of products."""
 
 
+SAMPLE_STRIDES = ("first_stride", "second_stride", "third_stride")
+"""Arguments for the strides of at most three terms along the samples, on which kernels are not specialized, as on those
+in a tuple: they change with the batch."""
+
+
 @triton.jit
 def load_terms(terms, offsets, strides, sample, inside, kl_weight, ACC: tl.constexpr):
     """Load a tile (samples, columns) of log-weights, terms[0] + kl_weight (terms[1] + ...), -inf outside."""
@@ -48,8 +53,10 @@ def store_loss(losses, bound, column, columns, share, REDUCED: tl.constexpr):
 
 
 def columns_of_terms(terms: Sequence[Tensor]) -> tuple[Rows, tuple[int, ...]]:
-    """Return the columns of terms (k, ...) with their offsets in each, and the strides of the samples."""
-    return columns_of(terms[0], *(term[0] for term in terms[1:])), tuple(term.stride(0) for term in terms)
+    """Return the columns of at most three terms (k, ...) with their offsets in each, and the strides of the samples."""
+    strides = [term.stride(0) for term in terms]
+    missing = [0] * (len(SAMPLE_STRIDES) - len(terms))
+    return columns_of(terms[0], *(term[0] for term in terms[1:])), (*strides, *missing)
 
 
 def observations_a_program(columns: int) -> int:
@@ -57,12 +64,13 @@ def observations_a_program(columns: int) -> int:
 
 
 def tile_of(columns: int, samples: int) -> int:
-    """Return the samples that a program holds at a time.
+    """Return the samples that a program holds at a time: fewer in wide tiles, so that no register is spilled.
 
     k hardly changes while a model trains, so a compilation for it pays: 50 samples in a larger tile would leave threads
     without work.
     """
-    return min(TILE // columns, power_of_two(samples))
+    tile = TILE if columns <= FEW else TILE // 2
+    return min(tile // columns, power_of_two(samples))
 
 
 def warps_of(columns: int) -> int:

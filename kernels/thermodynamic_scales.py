@@ -14,7 +14,7 @@ from .columns import added, finite, normalizer
 from .elementary import exp
 from .launch import OPTIONS, bits, device_of, scalar
 from .memory import double, row_offsets, store
-from .terms import Losses, columns_of_terms, load_terms, observations_a_program, store_loss, tile_of
+from .terms import SAMPLE_STRIDES, Losses, columns_of_terms, load_terms, observations_a_program, store_loss, tile_of
 
 WARPS = 8
 VARYING = ["samples", "columns", "kl_weight", "over_samples", "scale_share", "curvature", "rounding", "loss_share"]
@@ -29,7 +29,7 @@ def weight_of(tile, inside, shift, norm, BETA: tl.constexpr):
         return norm[None, :] * exp((tile - shift[None, :]) * BETA)
 
 
-@triton.jit(do_not_specialize=VARYING)
+@triton.jit(do_not_specialize=[*VARYING, *SAMPLE_STRIDES])
 def thermodynamic_scales_kernel(
     losses,
     bounds,
@@ -40,7 +40,9 @@ def thermodynamic_scales_kernel(
     columns,
     inner_sizes,
     strides,
-    sample_strides,
+    first_stride,
+    second_stride,
+    third_stride,
     kl_weight,
     over_samples,
     scale_share,
@@ -60,6 +62,7 @@ def thermodynamic_scales_kernel(
     column = tl.program_id(0).to(columns.dtype) * COLUMNS + tl.arange(0, COLUMNS)
     present = column < columns
     offsets = row_offsets(column, inner_sizes, strides, ONES)
+    sample_strides = (first_stride, second_stride, third_stride)
     kl = double(kl_weight).to(ACC)
     bound = tl.zeros((COLUMNS,), tl.float64)
     shifts = ()
@@ -145,7 +148,7 @@ def thermodynamic_scales(
                 walk.count,
                 walk.inner_sizes,
                 walk.strides,
-                sample_strides,
+                *sample_strides,
                 bits(kl_weight),
                 bits(1.0 / samples),
                 bits(-1.0 / (max(walk.count, 1) if reduction == "mean" else 1)),

@@ -15,7 +15,16 @@ from .columns import added, finite, normalizer
 from .elementary import exp
 from .launch import OPTIONS, bits, device_of, scalar
 from .memory import double, row_offsets, store
-from .terms import Losses, columns_of_terms, load_terms, observations_a_program, store_loss, tile_of, warps_of
+from .terms import (
+    SAMPLE_STRIDES,
+    Losses,
+    columns_of_terms,
+    load_terms,
+    observations_a_program,
+    store_loss,
+    tile_of,
+    warps_of,
+)
 
 VARYING = [
     *("samples", "columns", "groups", "kl_weight", "power", "over_power", "over_groups", "log_samples"),
@@ -23,7 +32,7 @@ VARYING = [
 ]
 
 
-@triton.jit(do_not_specialize=VARYING)
+@triton.jit(do_not_specialize=[*VARYING, *SAMPLE_STRIDES])
 def weight_scales_kernel(
     losses,
     bounds,
@@ -35,7 +44,9 @@ def weight_scales_kernel(
     groups,
     inner_sizes,
     strides,
-    sample_strides,
+    first_stride,
+    second_stride,
+    third_stride,
     kl_weight,
     power,
     over_power,
@@ -56,6 +67,7 @@ def weight_scales_kernel(
     column = tl.program_id(0).to(columns.dtype) * COLUMNS + tl.arange(0, COLUMNS)
     present = column < columns
     offsets = row_offsets(column, inner_sizes, strides, ONES)
+    sample_strides = (first_stride, second_stride, third_stride)
     kl, tempering = double(kl_weight).to(ACC), double(power).to(ACC)
     share, least = double(scale_share), double(rounding).to(ACC)
     first_order, second_order = double(linear).to(ACC), double(quadratic).to(ACC)
@@ -117,7 +129,7 @@ def weight_scales(
                 factors.groups,
                 walk.inner_sizes,
                 walk.strides,
-                sample_strides,
+                *sample_strides,
                 bits(kl_weight),
                 bits(factors.power),
                 bits(1.0 / factors.power),
