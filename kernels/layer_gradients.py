@@ -161,7 +161,7 @@ def write_hidden_gradient(
     total = zeros(ROWS, COLUMNS, PARTS, ACC)
     for layer in tl.static_range(len(weights)):
         grad, weight = grads[layer], weights[layer]
-        strides = (grad_strides[0][layer], grad_strides[1][layer])
+        strides = (grad_strides[0][layer % len(grad_strides[0])], grad_strides[1][layer % len(grad_strides[0])])
         terms = multiple(columns[layer], COLUMN_ALIGNMENT)
         for start in range(0, terms, PARTS * INNER):
             left_term = start + along_sum(1, PARTS, INNER)

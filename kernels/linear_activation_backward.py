@@ -262,6 +262,7 @@ def _plan(
     weight_programs = 0
     if needs[1] or needs[2]:
         weight_programs = splits * of_weights.programs([(own, width if needs[1] else 1) for own in columns])
+    strides = [grad.strides for grad in grads]  # passed once if all are the same, which spares registers
     hidden_programs = of_hidden.programs([(rows, width)]) if needs[0] else 0
     return Plan(
         (weight_programs + hidden_programs,),
@@ -271,7 +272,7 @@ def _plan(
             triton.cdiv(triton.cdiv(rows, splits), step) * step,
             columns,
             width,
-            tuple(zip(*(grad.strides for grad in grads), strict=True)),
+            tuple(zip(*(strides[:1] if len(set(strides)) == 1 else strides), strict=True)),
             (0, 0) if kept is None else kept.strides,
             hidden.strides,
             weights[0].strides,

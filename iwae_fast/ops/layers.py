@@ -89,7 +89,8 @@ def linear_heads(
     """
     if not weights or len(biases) not in (0, len(weights)):
         raise ValueError(f"expected at least one weight and as many biases or none, got {len(weights)}, {len(biases)}")
-    layers = list(zip(weights, biases or [None] * len(weights), strict=True))
+    each_bias: Sequence[Tensor | None] = biases or [None] * len(weights)
+    layers = list(zip(weights, each_bias, strict=True))
     for layer in layers:
         check_layer(hidden, *layer)
     chosen = {layer_backend(backend, "none", hidden, *layer) for layer in layers}
