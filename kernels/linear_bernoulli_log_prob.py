@@ -137,8 +137,9 @@ def sum_kernel(result, copy, parts, splits, count, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     present = row < count
     total = tl.zeros((BLOCK,), tl.float64)
-    for split in range(splits):
-        total += tl.load(parts + split.to(tl.int64) * count + row, present, other=0.0)
+    for _ in range(splits):
+        total += tl.load(parts + row, present, other=0.0)
+        parts += count
     store(result + row, total, present)
     if copy is not None:
         store(copy + row, total, present)
