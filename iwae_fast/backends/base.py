@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..reference import ScaleFactors
+from ..reference import ScaleFactors, ThermodynamicFactors
 from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 
 
@@ -69,10 +69,21 @@ class Ops(Protocol):
         """Return the gradient of the log-weights."""
 
     def weight_scales(
-        self, log_weights: Tensor, factors: ScaleFactors, dim: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the value (...) and the scales of decoder and encoder and their ratio, each (k, ...), of
+        self, terms: Sequence[Tensor], kl_weight: float, factors: ScaleFactors, reduction: str
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Return the loss, the bounds (...), the log-weights (k, ...) and the scales, each (k, ...), of
         :func:`iwae_fast.reference.weight_scales`."""
+
+    def thermodynamic_scales(
+        self, terms: Sequence[Tensor], kl_weight: float, factors: ThermodynamicFactors, reduction: str
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Return the same results of :func:`iwae_fast.reference.thermodynamic_scales`."""
+
+    def scaled_gradients(self, scales: Sequence[Tensor], grad: Tensor, factors: Sequence[float]) -> list[Tensor]:
+        """Return each scale (k, ...) times its factor and an upstream gradient, a number or (...): 0 where that is 0.
+
+        The scales are contiguous.
+        """
 
     def select_samples(
         self,
@@ -147,8 +158,9 @@ class Ops(Protocol):
 
     def linear_bernoulli_log_prob_and_residual(
         self, value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the log-probability and value - sigmoid(logits), from which its gradients follow."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the log-probability, value - sigmoid(logits), from which its gradients follow, and the log-probability
+        again, in memory of its own: a user may change a result in place."""
 
     def linear_bernoulli_iwae_loss(
         self,
@@ -189,6 +201,14 @@ class Ops(Protocol):
         multiply the rows of ``grad``. A row whose coefficient is 0 contributes nothing, whatever its entries; any other
         one contributes NaN where ``result``, which has one number per row, is NaN.
         """
+
+    def linear_heads(self, hidden: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
+        """Return hidden @ weight.T + bias for each weight; there is one bias per weight, or none."""
+
+    def linear_heads_backward(
+        self, grads: Sequence[Tensor], hidden: Tensor, weights: Sequence[Tensor], needs_grad: Sequence[bool]
+    ) -> list[Tensor]:
+        """Return the gradients of hidden, of each weight and, if there are biases, of each bias."""
 
     def rescale(self, gradient: Tensor, grad: Tensor, weights: Tensor) -> None:
         """Multiply a gradient (k, ..., D), computed for an upstream gradient of 1, by the actual one, in place.
@@ -262,8 +282,20 @@ class WithoutOptionalOps:
     def linear_activation_backward(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "linear_activation_backward")
 
+    def linear_heads(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "linear_heads")
+
+    def linear_heads_backward(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "linear_heads_backward")
+
     def weight_scales(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "weight_scales")
+
+    def thermodynamic_scales(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "thermodynamic_scales")
+
+    def scaled_gradients(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "scaled_gradients")
 
     def select_samples(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "select_samples")

@@ -71,6 +71,8 @@ class Bound:
     may compute it fused, and estimators that are derived from these weights apply."""
     power_mean: PowerMean | None = None
     """The form in which kernels compute the bound and an estimator's scales in one launch; None if it has another."""
+    partition_of_unit: tuple[float, ...] | None = None
+    """The partition of [0, 1] if kernels compute the bound, a thermodynamic objective, with an estimator's scales."""
     is_mean = False
     """True if the bound is the mean of the log-weights, whose divergence may be replaced by its closed form."""
 
@@ -81,8 +83,9 @@ class Bound:
             for claim in ("is_lower_bound", "is_log_mean_exp", "is_mean"):
                 if claim not in vars(cls):
                     setattr(cls, claim, False)
-            if "power_mean" not in vars(cls):
-                cls.power_mean = None
+            for form in ("power_mean", "partition_of_unit"):
+                if form not in vars(cls):
+                    setattr(cls, form, None)
 
     @property
     def for_decoder(self) -> Bound:

@@ -29,6 +29,10 @@ class TVO(Bound):
             raise ValueError(f"partition must rise from 0 and stay below 1, got {partition!r}")
         self.partition = points
 
+    @property
+    def partition_of_unit(self) -> tuple[float, ...]:  # type: ignore[override]
+        return self.partition
+
     def __call__(self, log_weights: Tensor) -> Tensor:
         log_weights = stopped_at_zero(widened(log_weights))
         value = torch.zeros_like(log_weights[0])

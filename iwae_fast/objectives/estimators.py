@@ -20,8 +20,7 @@ from ..bounds import Bound, Coefficients
 from ..bounds.leave_one_out import log_rest, log_sum_exp
 from ..models.base import LatentVariableModel
 from ..models.terms import LogQGradient
-from ..ops.weights import backend_with, weight_scales
-from ..reference import ScaleFactors
+from ..reference import ScaleFactors, ThermodynamicFactors
 
 
 class Scales(NamedTuple):
@@ -64,6 +63,8 @@ class Estimator(NamedTuple):
     polynomial: Callable[[float, float, int], Polynomial] | None = None
     """``scales`` for a bound log[mean of w^p] / p, from p, ``kl_weight`` and k, so that kernels can compute them; None
     if they are not such a polynomial."""
+    of_curvature: float | None = None
+    """The factor c if ``scales`` are g for the decoder and g - c ``kl_weight`` D for the encoder, of every bound."""
 
 
 def bound_scales(weights: Weights) -> Scales:
@@ -128,11 +129,11 @@ def _dreg(power: float, kl_weight: float, k: int) -> Polynomial:  # noqa: ARG001
 
 
 ESTIMATORS = {
-    "reparameterized": Estimator(bound_scales, LogQGradient.FULL, polynomial=_own),
-    "stl": Estimator(bound_scales, LogQGradient.PATHWISE, polynomial=_own),
-    "dreg": Estimator(dreg, LogQGradient.PATHWISE, polynomial=_dreg),
+    "reparameterized": Estimator(bound_scales, LogQGradient.FULL, polynomial=_own, of_curvature=0.0),
+    "stl": Estimator(bound_scales, LogQGradient.PATHWISE, polynomial=_own, of_curvature=0.0),
+    "dreg": Estimator(dreg, LogQGradient.PATHWISE, polynomial=_dreg, of_curvature=1.0),
     # Bauer & Mnih 2021
-    "gdreg": Estimator(dreg, LogQGradient.PATHWISE, reparameterize_prior=True, polynomial=_dreg),
+    "gdreg": Estimator(dreg, LogQGradient.PATHWISE, reparameterize_prior=True, polynomial=_dreg, of_curvature=1.0),
     # STL's direction (Finke & Thiery 2019)
     "aisle-kl": Estimator(bound_scales, LogQGradient.PATHWISE, only_iwae=True, polynomial=_own),
     "aisle-chi2": Estimator(
@@ -155,26 +156,19 @@ def value_and_scales(
     return own.value, estimator.scales(Weights(log_weights, decoder, encoder, kl_weight))
 
 
-def in_one_launch(
-    estimator: Estimator, bound: Bound, log_weights: Tensor, kl_weight: float, rounding: float, backend: str | None
-) -> tuple[Tensor, Scales, Tensor] | None:
-    """Return the bound, the scales and their ratio, as :func:`value_and_scales` and
-    :func:`iwae_fast.objectives.routing.with_ratio` do, from one kernel; None if there is none for these arguments."""
+def factors_of(
+    estimator: Estimator, bound: Bound, num_samples: int, kl_weight: float, rounding: float
+) -> ScaleFactors | ThermodynamicFactors | None:
+    """Return the numbers from which a kernel computes the bound, and the scales and their ratio as
+    :func:`value_and_scales` and :func:`iwae_fast.objectives.routing.with_ratio` do; None if they have another form."""
+    if bound.partition_of_unit is not None and estimator.of_curvature is not None:
+        return ThermodynamicFactors(bound.partition_of_unit, kl_weight * estimator.of_curvature, rounding)
     form = bound.power_mean
     if form is None or estimator.polynomial is None or not _one_for_both(bound):
         return None
-    serving = backend_with("weight_scales", backend, (log_weights,))
-    if serving is None:
-        return None
-    polynomial = estimator.polynomial(form.power, kl_weight, len(log_weights))
-    factors = ScaleFactors(form.power, 1.0 / form.groups, *polynomial, rounding)
-    if form.groups == 1:
-        value, decoder, encoder, ratio = weight_scales(log_weights, factors, backend=serving)
-        return value, Scales(decoder, encoder), ratio
-    grouped = log_weights.unflatten(0, (form.groups, -1))
-    value, *scales = weight_scales(grouped, factors, 1, backend=serving)
-    decoder, encoder, ratio = (each.flatten(0, 1) for each in scales)
-    return value.mean(0), Scales(decoder, encoder), ratio
+    return ScaleFactors(
+        form.power, form.groups, *estimator.polynomial(form.power, kl_weight, num_samples), rounding=rounding
+    )
 
 
 def check(name: str, bound: Bound, num_samples: int, weighs_divergence: bool) -> Estimator:

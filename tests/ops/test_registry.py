@@ -89,11 +89,24 @@ def samples() -> dict[str, list[tuple]]:
             (r(3, 4, 7), r(3, 4, 7), r(3, 4, 5), r(7, 5), "tanh", [True, True, True], None, None),
             (r(7, 4).T, r(4, 7), r(4, 5), r(7, 5), "tanh", [False, True, False], None, None),
         ],
+        "linear_heads": [(r(3, 4, 5), [r(7, 5), r(2, 5)], [r(7), r(2)]), (r(5, 4).T, [r(5, 7).T, r(3, 5)], [])],
+        "linear_heads_backward": [
+            ([r(3, 4, 7), r(3, 4, 2)], r(3, 4, 5), [r(7, 5), r(2, 5)], [True] * 5),
+            ([r(7, 4).T, r(4, 3)], r(5, 4).T, [r(7, 5), r(3, 5)], [False, True, False]),
+        ],
         "log_mean_exp": [(log_ratio, 0), (log_ratio, 1), (log_ratio.double().T, 0)],
         "log_mean_exp_backward": [(r(4), log_ratio, 0), (r(3), log_ratio, 1)],
         "weight_scales": [
-            (log_ratio, 0.5, 1.0, 0.3, 0.7, 1e-3, 0),
-            (r(3, 4, 5).half().mT, 1.0, 0.5, 1.0, 0.0, 0.0, 1),
+            ([log_ratio, log_ratio + 1.0], 0.5, 0.7, 1, 0.3, 0.7, 1e-3, "mean"),
+            ([r(6, 4, 5).half().mT], 1.0, 1.0, 3, 1.0, 0.0, 0.0, "none"),
+        ],
+        "thermodynamic_scales": [
+            ([log_ratio, log_ratio + 1.0], 0.5, [0.0, 0.1, 0.5], 0.7, 1e-3, "mean"),
+            ([r(6, 4, 5).half().mT], 1.0, [0.0], 0.0, 0.0, "none"),
+        ],
+        "scaled_gradients": [
+            ([log_ratio, log_ratio + 1.0], torch.randn(()), [1.0, 0.5]),
+            ([r(3, 4, 5).double()], r(4, 5).double().mT.contiguous().mT, [2.0]),
         ],
         "select_samples": [
             (r(5, 4), r(5, 4), seed, 3, 1, 2**31, 1e-3),
@@ -140,7 +153,7 @@ def eager(name: str, backend: str, arguments: tuple[Any, ...]) -> Any:
         parameters, rest = arguments[first : first + count], arguments[first + count :]
         method = getattr(NATIVE[backend], kind.replace("log_prob", "density"))
         return method(density, *arguments[:first], parameters, *rest)
-    if name in ("adam", "weight_scales"):
+    if name in ("adam", "thermodynamic_scales", "weight_scales"):
         return getattr(registry, name)(NATIVE[backend], *arguments)
     return getattr(NATIVE[backend], name)(*arguments)
 

@@ -6,16 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..base import WithoutOptionalOps
 
-class Native(ABC):
+
+class Native(WithoutOptionalOps, ABC):
     """The kernels of the extension for one type of device."""
 
     kernels: Any
     """``iwae_fast._C.cpu`` or ``iwae_fast._C.cuda``."""
-    rounded_gradients: frozenset[torch.dtype] = frozenset()
 
     @abstractmethod
     def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:
