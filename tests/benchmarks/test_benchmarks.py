@@ -683,6 +683,10 @@ def test_every_kernel_can_be_called_and_what_is_wrong_is_told(monkeypatch: pytes
     names = {name for name in vars(Ops) if not name.startswith("_")} - {
         "linear_activation",
         "linear_activation_backward",
+        "linear_heads",
+        "linear_heads_backward",
+        "scaled_gradients",
+        "thermodynamic_scales",
     }
     for name in names:
         monkeypatch.setattr(backend, name, watched(name, getattr(backend, name)))
@@ -777,7 +781,13 @@ def test_every_target_is_of_a_work_that_there_is(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ops, "modes", lambda _: ("forward", "backward", "forward+backward"))
     for module in (bernoulli_log_prob, gaussian_log_prob, standard_gaussian_log_prob, log_mean_exp):
         monkeypatch.setattr(module, "modes", ops.modes)
-    monkeypatch.setattr(training_step, "backends", lambda _: ["cuda", "triton"])
+    for module in (training_step, many_models):
+        monkeypatch.setattr(module, "backends", lambda _: ["cuda", "triton"])
+    runs = [
+        Provider(f"iwae_fast {backend} {way}", given.fails_when_run, None)
+        for backend in ("cuda", "triton")
+        for way in (many_models.IN_A_ROW, many_models.SIDE_BY_SIDE)
+    ]
     small = [
         *bernoulli_iwae_loss.works(CPU, 50, 2, 4), *gaussian_iwae_loss.works(CPU, 50, 2, 4),
         *bernoulli_log_prob.works(CPU, 3, 2, 4), *gaussian_log_prob.works(CPU, 3, 2, 4),
@@ -785,6 +795,8 @@ def test_every_target_is_of_a_work_that_there_is(monkeypatch: pytest.MonkeyPatch
         *linear_bernoulli_log_prob.gpu_works(CPU, 3, 2, 4, 10), *training_step.gpu_works(Setting(50), launched=True),
         *evaluation.test_set_works(TINY), *training_step.gpu_works(Setting(1)),
         Work(training.OP, "training", "", (Provider("iwae_fast cuda", given.fails_when_run, None),)),
+        Work(training.MANY, "training", "", tuple(runs)), *many_models.works(Setting(50)),
+        *(work for k in (50, 1) for work in training_step.gpu_works(Convolutional(k))),
     ]  # fmt: skip
     made = [
         replace(

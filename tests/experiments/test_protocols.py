@@ -15,6 +15,7 @@ from iwae_fast.experiments.config import TrainConfig
 from iwae_fast.experiments.optimizers import PublishedAdam, allocate_state
 from iwae_fast.experiments.protocols import PROTOCOLS, passes, stage, uniform_by_inputs
 from iwae_fast.experiments.train import training
+from iwae_fast.experiments.train.pixels import split
 from iwae_fast.experiments.train.reporter import Reporter
 from iwae_fast.experiments.train.runs import create_run, open_run
 
@@ -173,7 +174,7 @@ def test_what_is_held_out_is_not_trained_on(digits: data.ImageData, tmp_path) ->
     settings = config(validation=20, epochs=2)
     run = create_run(tmp_path / "run", settings)
     trainer = training.Trainer(settings, run, digits)
-    train, held_out = training.split(digits, 20)
+    train, held_out = split(digits, 20)
     assert torch.equal(trainer.images.take(torch.arange(len(train))), train)
     assert trainer.validation.observations.shape == (20, 64)
     assert sorted([*train.tolist(), *held_out.tolist()]) == sorted(digits.train.tolist())
