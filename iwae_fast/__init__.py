@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .evaluate.check_estimator import check_estimator
     from .evaluate.gradient_snr import gradient_snr
     from .experiments.loading import load_run
+    from .fused import FusedStep
     from .objectives import Objective, estimators, schedules
     from .ops.densities import bernoulli_log_prob, gaussian_log_prob, standard_gaussian_log_prob
     from .ops.linear import linear_activation, linear_bernoulli_iwae_loss, linear_bernoulli_log_prob
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CapturedStep",
+    "FusedStep",
     "Objective",
     "__version__",
     "activity",
@@ -67,6 +69,7 @@ _HOMES = {
     "evaluate.check_estimator": ("check_estimator",),
     "evaluate.gradient_snr": ("gradient_snr",),
     "experiments.loading": ("load_run",),
+    "fused": ("FusedStep",),
     "objectives": ("Objective", "estimators", "schedules"),
     "ops.densities": ("bernoulli_log_prob", "gaussian_log_prob", "standard_gaussian_log_prob"),
     "ops.linear": ("linear_activation", "linear_bernoulli_iwae_loss", "linear_bernoulli_log_prob"),
