@@ -3,6 +3,7 @@
 from .adam import AdamSteps
 from .linear import Linear
 from .samples import Samples
+from .training import TrainingSteps
 from .weights import Weights
 
 
@@ -10,4 +11,4 @@ class NativeBackend(Linear, Samples, Weights, AdamSteps):
     """All operations on the extension's kernels. A subclass selects the kernels and runs them."""
 
 
-__all__ = ["NativeBackend"]
+__all__ = ["NativeBackend", "TrainingSteps"]
