@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..backends import MISSING, NATIVE
+from ..backends import ENVIRONMENT, MISSING, NATIVE
 from ..capture.obstacles import of_model
 from ..likelihoods.bernoulli import Bernoulli
 from ..models import DenseVAE, LatentVariableModel
@@ -124,6 +125,9 @@ def of_device(model: nn.Module) -> str | None:
     """Return the reason why the model's device does not run the kernel, or None."""
     device = next(model.parameters()).device
     backend = NATIVE[BACKEND]
+    for forced in (getattr(model, "backend", None), os.environ.get(ENVIRONMENT) or None):
+        if forced not in (None, BACKEND):
+            return f"backend {forced!r} is forced, but the kernel belongs to {BACKEND!r}"
     if (reason := MISSING[BACKEND]) is not None:
         return reason
     if device.type != backend.device:

@@ -13,9 +13,11 @@ from host_recorder import TapeRecorder
 from same_run import assert_same_run
 
 from iwae_fast import data
+from iwae_fast.backends import MISSING
 from iwae_fast.experiments.config import TrainConfig
 from iwae_fast.experiments.protocols import passes
 from iwae_fast.experiments.train import training
+from iwae_fast.experiments.train.metrics import read_metrics
 from iwae_fast.experiments.train.reporter import Reporter
 from iwae_fast.experiments.train.runs import Run, create_run, open_run
 
@@ -84,6 +86,33 @@ def test_rates_by_stage(digits, tmp_path, protocol: str) -> None:
     constant = train(tmp_path / "constant", digits, replace(config, stages=1))
     with pytest.raises(AssertionError):
         assert_same_run(constant, recorded.run)
+
+
+@pytest.mark.skipif(MISSING["cuda"] is not None, reason=f"no CUDA kernels: {MISSING['cuda']}")
+@pytest.mark.parametrize("changes", [{}, {"protocol": "paper", "stages": 1, "estimator": "dreg"}], ids=str)
+def test_steps_in_one_launch_leave_the_run_of_single_ones(digits, tmp_path, monkeypatch, changes: dict) -> None:
+    """Begin a run in launches, on the emulated GPU, and go on one by one."""
+    config = settings(epochs=2, **changes)
+    eager = trainer(tmp_path / "eager", digits, config)
+    assert eager.fit(Reporter())
+    with monkeypatch.context() as hopper:
+        hopper.setattr("iwae_fast.experiments.train.steps.is_hopper", lambda _: True)
+        hopper.setattr("iwae_fast.experiments.train.steps.MOST_STEPS_A_LAUNCH", 4)
+        fused = trainer(tmp_path / "fused", digits, config)
+        assert fused.steps.how == "in launches of up to 4"
+        assert not fused.fit(Reporter(), stop=lambda: fused.step >= 10)
+        assert fused.step == 11  # 4 steps, 2, the smaller last one of the epoch, and 4
+        assert trainer(tmp_path / "refused", digits, settings(budget=2)).steps.fused is None
+        assert trainer(tmp_path / "off", digits, settings(capture=False)).steps.fused is None
+    run, checkpoint = open_run(fused.run.folder)
+    again = training.Trainer(checkpoint.config, run, digits)
+    again.restore(checkpoint)
+    assert again.fit(Reporter())
+    for own, other in zip(again.model.parameters(), eager.model.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=0.0, atol=2e-5)
+    for row, expected in zip(read_metrics(run.metrics), read_metrics(eager.run.metrics), strict=True):
+        assert row.bound == pytest.approx(expected.bound, abs=1e-4)
+        assert (row.ess, row.max_weight) == pytest.approx((expected.ess, expected.max_weight), abs=1e-4)
 
 
 @pytest.mark.parametrize("first", [None, TapeRecorder])

@@ -438,6 +438,12 @@ def test_refused_optimizers() -> None:
 
 def test_refused_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = NATIVE["cuda"]
+    forced = Training()
+    forced.model.backend = "reference"
+    assert "backend 'reference' is forced" in refused(forced)
+    with monkeypatch.context() as changes:
+        changes.setenv("IWAE_FAST_BACKEND", "cpu")
+        assert "backend 'cpu' is forced" in refused(Training())
     monkeypatch.setattr(type(backend), "no_training_steps", lambda *_: "it does not support cooperative launches")
     assert "cooperative launches" in refused(Training())
     monkeypatch.setattr(type(backend), "device", "cuda")

@@ -40,6 +40,13 @@ class Source:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def resident(self) -> tuple[Tensor, float] | None:
+        """The observations on the device and the number by which bytes are divided; None if they are in their file."""
+        if isinstance(self._held, Rows):
+            return None
+        return self._held, 1.0 if self._divisor is None else self._divisor
+
     def take(self, rows: Tensor) -> Tensor:
         """Gather the observations of int64 ``rows`` (M,), on the device, as float32 (M, D) on the device."""
         if isinstance(self._held, Rows):

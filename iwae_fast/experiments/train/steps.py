@@ -1,4 +1,5 @@
-"""The steps of a run as functions of tensors on the device, so that CUDA graphs can capture and replay them."""
+"""The steps of a run as functions of tensors on the device, so that CUDA graphs can capture and replay them, or one
+launch can take many."""
 
 from __future__ import annotations
 
@@ -10,11 +11,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ...capture import CudaGraphs, Program, Recorder, launched_by_a_graph, obstacle, unavailable
-from ...models import LatentVariableModel
+from ...fused import FusedStep, StepMetrics, refusal
+from ...models import DenseVAE, LatentVariableModel
 from ...objectives import Objective
 from ...objectives.ranks import part
 from ...objectives.record import StepRecord
 from ...ops.samples import seed_tensor
+from ...optim import Adam
 from ...seeds import Purpose, derive_seed, first_seed
 from ..config import TrainConfig
 from ..processes import ALONE, Processes
@@ -30,6 +33,13 @@ between graphs: with this many steps the launch is a small part of a step, and a
 MOST_ROWS = 4096
 """The most observations in the steps of one graph, whose pixels are drawn together: larger steps are not bound by
 launches."""
+
+
+MOST_STEPS_A_LAUNCH = 128
+"""The most steps of one launch of :class:`iwae_fast.FusedStep`, about 10 ms of the papers' networks."""
+
+HOPPER = (9, 0)
+"""The compute capability from which on steps are taken in one launch."""
 
 
 class Steps:
@@ -78,12 +88,18 @@ class Steps:
             self.reason = f"{processes.size} processes exchange gradients, which a graph cannot repeat"
         """The reason why steps are taken one by one; None if they are captured, or will be."""
         self._recorder = None if self.reason is not None else recorder or CudaGraphs(device)
+        self.fused = _in_one_launch(config, self, recorder, processes)
+        """The steps in one launch if the kernel serves them here, else None."""
         self.at_once = max(1, min(MOST_STEPS, MOST_ROWS // config.batch_size, self.whole))
-        """Number of steps in the largest graph."""
+        """Number of steps in the largest graph or launch."""
+        if self.fused is not None:
+            self.at_once = max(1, min(MOST_STEPS_A_LAUNCH, self.whole))
 
     @property
     def how(self) -> str | None:
         """A phrase on how steps are taken, for output; None until it is decided."""
+        if self.fused is not None:
+            return f"in launches of up to {self.at_once}"
         if self.reason is not None:
             return f"one by one: {self.reason}"
         if any(program.recorded for program in self._programs.values()):
@@ -100,6 +116,8 @@ class Steps:
         """Take the next step after ``step`` steps, or the next graph of steps in the epoch; return the number taken."""
         left = self.whole - step % self.in_epoch
         size = self.batch_size if left else self.rest
+        if self.fused is not None:
+            return self._launch(self.fused, step, max(1, min(self.at_once, left)), size)
         count = self.at_once if self.reason is None and left >= self.at_once else 1
         self._step_of_schedule = step
         key = count, size
@@ -112,6 +130,18 @@ class Steps:
         if program.reason is not None:
             self.reason, self._recorder = program.reason, None
             self._programs.clear()
+        self.means.count += count * size
+        return count
+
+    def _launch(self, fused: FusedStep, step: int, count: int, size: int) -> int:
+        """Take ``count`` steps with batches of ``size`` in one launch; return their number."""
+        first = step % self.in_epoch
+        rows = self.order[first * self.batch_size :][: count * size].view(count, size)
+        fused.seed.fill_(self._latents + step)
+        fused.calls = step
+        fused(rows, self._rates[first : first + count, 0].contiguous())
+        metrics = cast(StepMetrics, fused.metrics)
+        self.means.add(torch.stack(metrics).sum((1, 2), dtype=torch.float64))
         self.means.count += count * size
         return count
 
@@ -155,6 +185,26 @@ class Steps:
             rows = self.order[self.whole * self.batch_size :][first:end]
         images = self.images.take(rows).view(len(steps), end - first, self.images.width)
         return batches_as_pixels(images, self._pixels, steps, first) if self.grey_levels else images
+
+
+def _in_one_launch(
+    config: TrainConfig, steps: Steps, recorder: Recorder | None, processes: Processes
+) -> FusedStep | None:
+    """Return the steps of a run in one launch, or None where they are not served or another way is asked for."""
+    resident, device = steps.images.resident, steps.images.device
+    if not config.capture or recorder is not None or processes.size > 1 or resident is None or not is_hopper(device):
+        return None
+    if refusal(steps.objective, steps.model, steps.optimizer) is not None:
+        return None
+    data, divisor = resident
+    pixel_seed = derive_seed(config.seed, Purpose.PIXELS) if steps.grey_levels else None
+    model, optimizer = cast(DenseVAE, steps.model), cast(Adam, steps.optimizer)
+    return FusedStep(steps.objective, model, optimizer, data, seed=config.seed, pixel_seed=pixel_seed, divisor=divisor)
+
+
+def is_hopper(device: torch.device) -> bool:
+    """Return True if the device is a GPU of Hopper's generation or later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= HOPPER
 
 
 def _reason(
