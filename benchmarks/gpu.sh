@@ -89,12 +89,14 @@ rm -f "$CSV"
 STEPS='step|evaluation'
 part timings 130 "$PYTHON" -m benchmarks --device cuda --output "$CSV" --seconds 115 --only "^(?!$STEPS)"
 part timings-steps 150 "$PYTHON" -m benchmarks --device cuda --output "$CSV" --append --seconds 110 --only "^($STEPS)"
+part fused-steps 20 "$PYTHON" -m benchmarks.fused_timing
 part training 45 "$PYTHON" -m benchmarks.training --seconds 24 --output "$CSV"
 LEFT=$((DEADLINE - SECONDS))
 part sanitizer $LEFT bash benchmarks/sanitize.sh $((LEFT - 8))
 
 echo
 grep -hE 'left out|error:|not started' "$RESULTS"/timings*.log "$RESULTS/training.log" 2>/dev/null
+cat "$RESULTS/fused-steps.log" 2>/dev/null
 tail -n 16 "$RESULTS/sanitizer.log" 2>/dev/null
 echo
 # Without the intervals, which are in the results: the output may be truncated to a few lines.

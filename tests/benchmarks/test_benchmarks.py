@@ -919,6 +919,7 @@ case "$*" in
   "setup.py "*) [ "$IWAE_FAST_CUDA" = 0 ] || { echo nvcc failed; exit 1; } ;;
   "-m pytest "*) echo "3 passed, 1 failed"; exit 1 ;;
   "-m benchmarks --device cuda"*) echo "error: a provider is wrong" ;;
+  "-m benchmarks.fused_timing"*) echo "k=50 B=20 float32: measured 1.0" ;;
   "-m benchmarks.training"*) sleep 60 ;;
   "-m benchmarks predict"*) echo "predictions: 0 of 2 rows are off" ;;
   "-m benchmarks targets"*) echo "| a target |" ;;
@@ -936,7 +937,7 @@ def test_parts_on_a_gpu_do_not_stop_each_other_and_each_ends_in_time(tmp_path: P
     environment = {**os.environ, **environment, "IWAE_FAST_CUDA_ARCHITECTURES": ""}
     told = subprocess.run(["bash", ROOT / "benchmarks" / "gpu.sh"], env=environment, capture_output=True, text=True)
     assert told.returncode == 1
-    *_, target, _, build, without, tests, ops_line, compiled, few, more, trained, watched, closing, last = (
+    *_, target, _, build, without, tests, ops_line, compiled, few, more, fused, trained, watched, closing, last = (
         told.stdout.splitlines()
     )
     assert last == "fastest in 1 of 2 rows"
@@ -950,6 +951,8 @@ def test_parts_on_a_gpu_do_not_stop_each_other_and_each_ends_in_time(tmp_path: P
     assert ops_line.startswith("tests-of-ops: exit 1 ")
     assert few.startswith("timings: exit 0 ")
     assert more.startswith("timings-steps: exit 0 ")
+    assert fused.startswith("fused-steps: exit 0 ")
+    assert "k=50 B=20 float32: measured 1.0" in told.stdout
     assert trained.startswith("training: exit 124 ")
     assert trained.endswith(", CUT SHORT")
     assert watched == "sanitizer: not started, no time left"

@@ -17,6 +17,7 @@ from torch import Tensor
 import iwae_fast as iw
 from iwae_fast import reference
 from iwae_fast.backends import NATIVE
+from iwae_fast.fused import refusal
 from iwae_fast.objectives.budgets import within_budget
 from iwae_fast.objectives.estimators import Scales
 from iwae_fast.objectives.routing import with_ratio
@@ -25,6 +26,7 @@ from iwae_fast.ops.function import supports
 from iwae_fast.ops.samples import standard_normal
 from iwae_fast.ops.weights import select_samples, weight_scales
 from iwae_fast.reference.adam import AdamExtras, AdamSettings, AdamTensors
+from iwae_fast.seeds import Purpose, first_seed
 
 ALLOWED = {torch.float64: 1e-10, torch.float32: 5e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 """The allowed error relative to the largest entry of a result, by dtype. The tests of each op are stricter."""
@@ -77,6 +79,7 @@ def cases() -> Iterator[Case]:
     yield from noise()
     yield from linear_layers()
     yield from optimizers()
+    yield Case("training steps in one launch", training_steps, (torch.rand(8, 13).round(),))
 
 
 def observed(*shape: int) -> Tensor:
@@ -214,6 +217,25 @@ def linear_layers() -> Iterator[Case]:
         function = partial(iw.linear_activation, activation=activation)
         yield Case(f"linear_activation {rows} rows {dtype} {activation}", function, layer, (0, 1, 2))
     yield Case("without bias", iw.linear_bernoulli_log_prob, (value, hidden, weight, None), (1, 2))
+
+
+def training_steps(data: Tensor, *, backend: str) -> tuple[Tensor, ...]:
+    """Return the parameters of a model after two steps: in one launch on the CUDA backend, else one by one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = iw.models.DenseVAE(13, (5,), ((9, 7),)).to(data.device, data.dtype)
+    objective = iw.Objective(iw.bounds.IWAE(), "dreg", num_samples=70)
+    optimizer = iw.optim.Adam(model.parameters(), lr=2.0**-8, eps=1e-4)
+    rows = torch.arange(8, device=data.device).view(2, 4)
+    if backend == "cuda" and refusal(objective, model, optimizer) is None:
+        iw.FusedStep(objective, model, optimizer, data, seed=3, pixel_seed=None)(rows)
+    else:
+        seed = first_seed(3, Purpose.LATENTS)
+        for step, row in enumerate(rows):
+            optimizer.zero_grad()
+            objective(model, data[row], seed=seed + step).backward()
+            optimizer.step()
+    return tuple(parameter.detach() for parameter in model.parameters())
 
 
 def optimizers() -> Iterator[Case]:
