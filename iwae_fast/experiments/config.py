@@ -7,11 +7,13 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import backends, bounds, checks
 from ..data import DATASETS, FILES, DataError, ImageData, load
 from ..data.rows import chunks
-from ..likelihoods import LIKELIHOODS
+from ..likelihoods import Likelihood
+from ..likelihoods.bounded import checked_bounds
 from ..objectives.estimators import ESTIMATORS
 from ..objectives.objective import Objective
 from ..objectives.schedules import LinearWarmup
@@ -19,6 +21,7 @@ from ..seeds import SEED_LIMIT
 from .bound_settings import BOUNDS, SETTINGS, BoundSettings
 from .defaults import EVALUATION_K, OBSERVATIONS
 from .networks import NETWORKS, PRIORS, check_network
+from .observation_model import MIXED, NAMES, bounds_of, likelihood_of, offer
 from .protocols import PROTOCOLS, STAGES
 from .schedules import SCHEDULES, check_schedule
 
@@ -83,7 +86,11 @@ class TrainConfig(BoundSettings):
     network: str = "dense"
     """One of :data:`iwae_fast.experiments.networks.NETWORKS`."""
     likelihood: str = "bernoulli"
-    """One of :data:`iwae_fast.likelihoods.LIKELIHOODS`."""
+    """One of :data:`.observation_model.NAMES`."""
+    schema: str | None = None
+    """Columns of likelihood "mixed", as the JSON of a list of [name, kind] or [name, kind, classes]."""
+    log_std_bounds: str | None = None
+    """Bounds of log standard deviations, such as "-5,3"."""
     prior: str = "standard"
     """One of :data:`iwae_fast.experiments.networks.PRIORS`."""
     bound: str = "iwae"
@@ -115,7 +122,7 @@ class TrainConfig(BoundSettings):
         checks.one_of("protocol", self.protocol, PROTOCOLS)
         checks.one_of("lr_schedule", self.lr_schedule, SCHEDULES)
         checks.one_of("network", self.network, NETWORKS)
-        checks.one_of("likelihood", self.likelihood, LIKELIHOODS)
+        checks.one_of("likelihood", self.likelihood, NAMES)
         checks.one_of("prior", self.prior, PRIORS)
         checks.one_of("bound", self.bound, BOUNDS)
         object.__setattr__(self, "hidden", _by_stochastic_layer(self.hidden))
@@ -148,6 +155,9 @@ class TrainConfig(BoundSettings):
         if not 0 <= self.seed < SEED_LIMIT:
             raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
         check_network(self)
+        checked_bounds(bounds_of(self))
+        if self.likelihood != MIXED or self.schema is not None:  # load_data() offers a schema
+            likelihood_of(self)
         self.objective()  # raises if its settings are incompatible
         if ESTIMATORS[self.estimator].reparameterize_prior and len(self.latent) == 1:
             raise ValueError(f"estimator {self.estimator!r} requires conditional priors between several latent layers")
@@ -164,16 +174,37 @@ class TrainConfig(BoundSettings):
 
         Raises DataError if files are missing or damaged, or hold values outside the support of the likelihood.
         """
-        support = LIKELIHOODS[self.likelihood]().support
+        mixed = self.likelihood == MIXED
+        support = None if mixed else self.make_likelihood().support
         name = self.dataset if dataset is None else dataset
-        found = load(name, whole_numbers=support.is_discrete, as_stored=True, unsplit=unsplit)
+        found = load(name, whole_numbers=support is None or support.is_discrete, as_stored=True, unsplit=unsplit)
         for part in (found.train, found.test, *(() if found.valid is None else (found.valid,))):
             for some in chunks(part):
+                if support is None:
+                    self._check_table(some, name)
+                    continue
                 inside = support.check(some)
                 if not inside.all():
                     value = some[~inside][0].item()
                     raise DataError(f"likelihood {self.likelihood!r} does not support the value {value:g} in {name}")
         return replace(found, grey_levels=found.grey_levels and self.likelihood == "bernoulli")
+
+    def _check_table(self, some: Tensor, name: str) -> None:
+        """Raise DataError for a table without a schema, offering one, or with a value that its schema excludes."""
+        if self.schema is None:
+            raise DataError(offer(some, name))
+        try:
+            self.make_likelihood().check_support(some)
+        except ValueError as error:
+            raise DataError(f"{name}: {error}") from error
+
+    def make_likelihood(self) -> Likelihood:
+        """Build the likelihood of the run."""
+        return likelihood_of(self)
+
+    def bounds_of_log_std(self) -> tuple[float, float] | None:
+        """Return the bounds of the log standard deviations of q(z | x)."""
+        return bounds_of(self)
 
     @property
     def keeps_best(self) -> bool:
@@ -230,6 +261,8 @@ class TrainConfig(BoundSettings):
             if name in SETTINGS or (name == "stages" and one_rate):
                 continue
             if name == "lr_final" and self.lr_schedule == "constant":
+                continue
+            if name in ("schema", "log_std_bounds") and value is None:
                 continue
             found[name] = value
             if name == "bound":  # a report shows its settings beside it

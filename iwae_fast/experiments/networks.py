@@ -25,9 +25,10 @@ def _dense(config: TrainConfig, data_dim: int, images: Observations | None, back
         data_dim,
         config.latent,
         config.hidden,
-        likelihood=config.likelihood,
+        likelihood=config.make_likelihood(),
         prior=PRIORS[config.prior](config, data_dim, images),
         data_mean=None if images is None else images.mean(0),
+        log_std_bounds=config.bounds_of_log_std(),
         backend=backend,
     )
 

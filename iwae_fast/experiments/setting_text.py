@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 from .. import checks
 from ..data import FILES
 from .config import TrainConfig
+from .observation_model import schema_text
 from .train.run_data import stored_name
 
 TYPES = get_type_hints(TrainConfig)
@@ -33,6 +34,8 @@ def parse_setting(name: str, text: str) -> Any:
         return sizes(name, text)
     if name == "dataset":
         return stored_name(text)
+    if name == "schema" and text.lower() != "none":
+        return schema_text(text)
     kinds = get_args(TYPES[name]) or (TYPES[name],)
     if NoneType in kinds and text.lower() == "none":
         return None

@@ -45,7 +45,6 @@ class Kind(NamedTuple):
     """A function that takes the settings as keyword arguments, and returns an object of them with other parameters."""
 
 
-
 def _bounds_of(described: Any) -> dict[str, Any]:
     """Return the bounds of an object's log standard deviation as a setting, if it has any."""
     return {} if described.log_std_bounds is None else {"log_std_bounds": list(described.log_std_bounds)}

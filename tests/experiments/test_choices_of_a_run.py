@@ -43,7 +43,7 @@ def config(**changes: object) -> TrainConfig:
 def test_it_trains_comes_back_and_is_reported(digits: ImageData, tmp_path, kind: dict) -> None:
     settings = config(**kind)
     images = digits
-    if settings.likelihood == "continuous-bernoulli":
+    if settings.likelihood in ("continuous-bernoulli", "beta"):
         images = replace(digits, grey_levels=False)
     elif settings.likelihood != "bernoulli":  # counts and classes
         images = replace(digits, train=digits.train * 16, test=digits.test * 16, grey_levels=False)
@@ -107,7 +107,7 @@ def test_bytes_are_levels_or_whole_numbers(tmp_path) -> None:
     np.save(path, np.full((12, 4), 51, np.uint8))
     taken = {name: TrainConfig.preset(str(path), likelihood=name).load_data() for name in LIKELIHOODS}
     for name, images in taken.items():
-        whole = name in ("negative-binomial", "zero-inflated-negative-binomial", "categorical")
+        whole = LIKELIHOODS[name]().support.is_discrete
         assert (images.train[:] == (51.0 if whole else 0.2)).all()
         assert images.grey_levels == (name == "bernoulli")
 
@@ -118,7 +118,13 @@ def test_bytes_are_levels_or_whole_numbers(tmp_path) -> None:
         ({"network": "iwaer", "protocol": "dd2434"}, "initializes layers that network 'iwaer' does not have"),
         ({"stages": 9}, "stages must be at most 8"),
         ({"network": "transformer"}, "unknown network 'transformer': choose one of dense, iwaer, iwaer-rec"),
-        ({"likelihood": "poisson"}, "unknown likelihood 'poisson'"),
+        ({"likelihood": "poison"}, "unknown likelihood 'poison': did you mean 'poisson'"),
+        (
+            {"schema": '[["a", "real"]]'},
+            "schema has an effect only with likelihood 'mixed', got likelihood",
+        ),
+        ({"log_std_bounds": "1"}, "log_std_bounds must be two numbers such as -5,3, got '1'"),
+        ({"log_std_bounds": "3,-5"}, "log_std_bounds must be two finite numbers, the lower one first"),
         ({"prior": "flat"}, "unknown prior 'flat'"),
         ({"network": "iwaer", "latent": (4, 2), "hidden": ((8,), (6,))}, "latent must be a single size"),
         (

@@ -18,15 +18,15 @@ from iwae_fast._version import __version__
 from iwae_fast.data import DATASETS
 from iwae_fast.experiments import networks, protocols, schedules
 from iwae_fast.experiments.cli import choices, main
+from iwae_fast.experiments.observation_model import NAMES
 from iwae_fast.experiments.reproduce.scales import SCALES
 from iwae_fast.experiments.reproduce.tables import TABLES
 from iwae_fast.experiments.sweep.search import SAMPLERS
 from iwae_fast.experiments.trackers.table import TRACKERS
-from iwae_fast.likelihoods import LIKELIHOODS
 from iwae_fast.objectives.estimators import ESTIMATORS
 
 PACKAGE = ROOT
-COMMANDS = ("train", "evaluate", "compare", "sample", "reproduce", "sweep", "info")
+COMMANDS = ("train", "evaluate", "impute", "compare", "sample", "reproduce", "sweep", "info")
 COMPLETED = {
     "iwae-fast train --dataset m": ["mnist"],
     "iwae-fast train --bound v": ["vr-iwae"],
@@ -114,7 +114,7 @@ def test_completion(answers: dict[str, tuple[int, str, str]]) -> None:
         (choices.SCHEDULES, schedules.SCHEDULES),
         (choices.TRACKERS, TRACKERS),
         (choices.NETWORKS, networks.NETWORKS),
-        (choices.LIKELIHOODS, LIKELIHOODS),
+        (choices.LIKELIHOODS, NAMES),
         (choices.PRIORS, networks.PRIORS),
         (choices.ESTIMATORS, ESTIMATORS),
         (choices.BACKENDS, (*backends.NATIVE, backends.REFERENCE)),

@@ -16,6 +16,7 @@ from ..launched import number_of_processes
 from . import INTERRUPTED, USAGE
 from .compare import compare
 from .evaluate import evaluate
+from .impute import impute
 from .info import info
 from .invocation import invoked_with
 from .reproduce import reproduce
@@ -51,7 +52,7 @@ def _program(
         raise ValueError(f"{command} runs in one process: start it without torchrun, which is for train and evaluate")
 
 
-for command in (train, evaluate, compare, sample, reproduce, sweep, info):
+for command in (train, evaluate, impute, compare, sample, reproduce, sweep, info):
     app.command()(command)
 
 

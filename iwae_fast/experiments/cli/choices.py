@@ -22,6 +22,12 @@ LIKELIHOODS = (
     "negative-binomial",
     "zero-inflated-negative-binomial",
     "categorical",
+    "poisson",
+    "zero-inflated-poisson",
+    "student-t",
+    "beta",
+    "discretized-logistic",
+    "mixed",
 )
 PRIORS = ("standard", "mixture", "vamp")
 BOUNDS = tuple(bound_settings.BOUNDS)

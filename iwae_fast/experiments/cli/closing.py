@@ -142,6 +142,8 @@ def _lines(result: dict[str, Any], thing: str) -> list[str]:
         f"test NLL {_with_error(result['nll'], result['std_error'])} nats (standard error; k = {result['k']}, "
         f"{result['observations']} of {result['test_observations']} test {thing}s), mean ESS {result['ess']:.1f}"
     ]
+    if (bits := result["bits_per_dimension"]) is not None:
+        lines.append(f"that is {bits:.4f} bits per dimension")
     if (verdict := judge(result)) is not None:
         lines.append(f"{verdict.title[0].lower()}{verdict.title[1:]}. {verdict.text}")
     if result["train_nll"] is not None:

@@ -59,6 +59,24 @@ def train(
         ),
     ] = None,
     likelihood: Annotated[str | None, _one_of(MODEL, choices.LIKELIHOODS, "bernoulli")] = None,
+    schema: Annotated[
+        str | None,
+        _in(
+            MODEL,
+            metavar="FILE",
+            help="TOML file with the kinds of the columns, for --likelihood mixed; without it, a guess is shown.",
+            show_default=False,
+        ),
+    ] = None,
+    log_std_bounds: Annotated[
+        str | None,
+        _in(
+            MODEL,
+            metavar="LOW,HIGH",
+            help="Bounds of the log standard deviations of the encoder, and of the decoder where it has them.",
+            show_default="none; -5,3 for the decoder with mixed",
+        ),
+    ] = None,
     prior: Annotated[str | None, _one_of(MODEL, choices.PRIORS, "standard")] = None,
     hidden: Annotated[
         str | None,
@@ -250,6 +268,8 @@ def train(
         "protocol": protocol,
         "network": network,
         "likelihood": likelihood,
+        "schema": None if schema is None else parse_setting("schema", schema),
+        "log_std_bounds": log_std_bounds,
         "prior": prior,
         "validation": validation,
         "bound": bound,

@@ -16,6 +16,7 @@ from ..train.checkpoint import Checkpoint
 from ..train.fixed_pixels import TEST_PIXELS_SEED
 from ..train.pixels import as_pixels, subset_order
 from ..train.runs import Run
+from .bits import bits_per_dimension
 from .evaluations import keep_evaluation
 from .per_observation import PerObservation
 from .results import Estimates, Progress, mean_std_error, provenance
@@ -67,6 +68,7 @@ def evaluate_other(
     found = estimates("observations", model, x, seed, f"{name}-{images[:8]}")
     content = {
         "nll": -found.mean,
+        "bits_per_dimension": bits_per_dimension(-found.mean, checkpoint.image_shape),
         "std_error": mean_std_error(found.value),
         "ess": found.ess.mean().item(),
         "k": k,

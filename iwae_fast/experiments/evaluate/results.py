@@ -35,6 +35,7 @@ from ..train.position import Position
 from ..train.run_data import check_own
 from ..train.runs import Run
 from . import machine
+from .bits import bits_per_dimension
 from .decomposition import decompose
 from .evaluations import keep_evaluation
 from .per_observation import PerObservation
@@ -94,6 +95,7 @@ def evaluate_run(
     test = estimates("test images", model, x, seed)
     content: dict[str, Any] = {
         "nll": -test.mean,
+        "bits_per_dimension": bits_per_dimension(-test.mean, checkpoint.image_shape),
         "std_error": mean_std_error(test.value),
         "monte_carlo_std_error": _finite(test.std_error.square().sum().sqrt().item() / len(x)),
         "ess": test.ess.mean().item(),
