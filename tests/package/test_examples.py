@@ -116,6 +116,15 @@ def test_conditional() -> None:
     assert float(found) > -36.0
 
 
+def test_missing_features() -> None:
+    """Check that imputation beats the column means, and that a model of the mask beats ignoring it."""
+    shown = run("missing_features.py", "150")
+    found, means = (float(n) for n in re.findall(r"RMSE ([\d.]+), of the column means ([\d.]+)", shown)[0])
+    ignoring, learning = (float(n) for n in re.findall(r"RMSE ([\d.]+) where .*, ([\d.]+) with", shown)[0])
+    assert found < 0.7 * means
+    assert learning < ignoring
+
+
 def test_own_distributions() -> None:
     """Check that the estimate approaches the exact value, which training raises, and that k-hat says so."""
     pattern = r"log p\(x\) (-[\d.]+) nats, exactly (-[\d.]+); k-hat above 0.7 for (\d+)%"
