@@ -40,7 +40,8 @@ mask = torch.rand(rows, features) > 0.3  # True where observed
 found = trained(mask).impute(x, mask, num_samples=500, num_draws=20, seed=0)
 mean = torch.where(mask, x, (x * mask).sum(0) / mask.sum(0))
 spread = found.draws.std(0)[~mask].mean().item()
-print(f"at random: RMSE {error(found.mean, mask):.3f}, of the column means {error(mean, mask):.3f}; spread {spread:.3f}")
+ours, means = error(found.mean, mask), error(mean, mask)
+print(f"at random: RMSE {ours:.3f}, of the column means {means:.3f}; spread of the draws {spread:.3f}")
 
 mask = torch.ones(rows, features, dtype=torch.bool)
 mask[:, 0] = x[:, 0] < 0.5  # high values of the first feature are missing
