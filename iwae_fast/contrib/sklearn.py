@@ -228,7 +228,7 @@ class MIWAEImputer(TransformerMixin, BaseEstimator):
         """Return the table with decoded numbers in place of its missing values."""
         found = numbers.double().numpy()
         is_frame = hasattr(X, "iloc") and hasattr(X, "dtypes")
-        table = X.copy() if is_frame else np.stack(values, 1).astype(np.float64)
+        table: Any = X.copy() if is_frame else np.stack(values, 1).astype(np.float64)
         for index, (column, gone) in enumerate(zip(self.columns_, missing.T, strict=True)):
             if not gone.any():
                 continue

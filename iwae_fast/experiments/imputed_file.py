@@ -79,4 +79,8 @@ def write(path: Path, found: Imputation, shape: tuple[int, ...]) -> None:
         if path.suffix == ".npy":
             np.save(file, chosen, allow_pickle=False)
         else:
-            np.savez(file, **arrays, **{name: value.cpu().numpy() for name, value in diagnostics.items()})
+            everything: dict[str, Any] = {
+                **arrays,
+                **{name: value.cpu().numpy() for name, value in diagnostics.items()},
+            }
+            np.savez(file, **everything)

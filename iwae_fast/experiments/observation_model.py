@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,12 @@ MIXED = "mixed"
 NAMES = (*LIKELIHOODS, MIXED)
 """Likelihoods of the command line: those of :data:`iwae_fast.likelihoods.LIKELIHOODS`, and the one with a schema."""
 
-BOUNDED = {"gaussian": Gaussian, "student-t": StudentT, "discretized-logistic": DiscretizedLogistic, MIXED: Mixed}
+BOUNDED: dict[str, Callable[..., Likelihood]] = {
+    "gaussian": Gaussian,
+    "student-t": StudentT,
+    "discretized-logistic": DiscretizedLogistic,
+    MIXED: Mixed,
+}
 """Likelihoods whose decoder returns a logarithm of a scale, which can be bounded."""
 
 ROWS_LOOKED_AT = 10_000
@@ -60,7 +66,7 @@ def likelihood_of(config: TrainConfig) -> Likelihood:
     if config.schema is not None:
         raise ValueError(f"schema has an effect only with likelihood 'mixed', got likelihood {name!r}")
     kind = BOUNDED.get(name)
-    return LIKELIHOODS[name]() if bounds is None or kind is None else kind(log_std_bounds=bounds)  # type: ignore[call-arg]
+    return LIKELIHOODS[name]() if bounds is None or kind is None else kind(log_std_bounds=bounds)
 
 
 def offer(observations: Observations, name: str) -> str:

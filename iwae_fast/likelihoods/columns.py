@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -88,10 +89,10 @@ def read_schema(path: str | Path) -> tuple[Column, ...]:
 
     Raises ValueError, naming the file, if it is not such a file, and OSError if it cannot be read.
     """
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef]
+    else:
+        import tomli as tomllib
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         if set(content) != {"columns"} or not isinstance(content["columns"], Mapping):

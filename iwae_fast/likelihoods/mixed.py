@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from .gaussian import Gaussian
 from .poisson import Poisson, ZeroInflatedPoisson
 from .student_t import StudentT
 
-REAL: dict[str, type[Likelihood]] = {"gaussian": Gaussian, "student-t": StudentT}
+REAL: dict[str, Callable[..., Likelihood]] = {"gaussian": Gaussian, "student-t": StudentT}
 COUNT: dict[str, type[Likelihood]] = {
     "negative-binomial": NegativeBinomial,
     "poisson": Poisson,
@@ -77,8 +78,8 @@ class Mixed(Likelihood):
         by_key: dict[str, list[int]] = {}
         for index, column in enumerate(self.columns):
             by_key.setdefault(f"{column.kind}{column.classes or ''}", []).append(index)
-        makers = {
-            "real": lambda: REAL[real](log_std_bounds=log_std_bounds),  # type: ignore[call-arg]
+        makers: dict[str, Callable[..., Any]] = {
+            "real": lambda: REAL[real](log_std_bounds=log_std_bounds),
             "count": COUNT[count],
             "binary": Bernoulli,
         }

@@ -39,7 +39,7 @@ class SelfMasking(nn.Module):
         self.intercept: nn.Parameter = nn.Parameter(torch.zeros(data_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        slope = self.slope
+        slope: Tensor = self.slope
         if self.direction is not None:
             slope = F.softplus(slope) if self.direction == "low" else -F.softplus(slope)
         return slope * x + self.intercept
