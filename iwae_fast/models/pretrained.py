@@ -48,7 +48,11 @@ class Kind(NamedTuple):
 LIKELIHOODS: dict[str, Kind] = {
     **{
         name: Kind(lambda _: {}, getattr(likelihoods, name))
-        for name in ("Bernoulli", "ContinuousBernoulli", "NegativeBinomial", "ZeroInflatedNegativeBinomial")
+        for name in ("Bernoulli", "ContinuousBernoulli")
+    },
+    **{
+        name: Kind(lambda likelihood: {"num_features": likelihood.num_features}, getattr(likelihoods, name))
+        for name in ("NegativeBinomial", "ZeroInflatedNegativeBinomial")
     },
     "Gaussian": Kind(lambda likelihood: {"scale": likelihood.scale}, likelihoods.Gaussian),
     "Categorical": Kind(lambda likelihood: {"num_classes": likelihood.num_classes}, likelihoods.Categorical),
