@@ -1,4 +1,4 @@
-"""Logarithms and the remainders of Stirling's formulas in float64: the formulas of csrc/math/logarithm.h and stirling.h.
+"""Logarithms and the remainders of Stirling's formulas in float64, as in csrc/math/logarithm.h and stirling.h.
 
 The numbers are those of the C++ code for float64 results, with every dtype.
 """

@@ -1,5 +1,5 @@
-"""The log-probability of negative binomial counts and of their mixture with zero, summed over the last axis: the formulas
-of csrc/math/negative_binomial.h, whose names these are, in float64 arithmetic for every dtype."""
+"""The log-probability of negative binomial counts and of their mixture with zero, summed over the last axis: the
+formulas of csrc/math/negative_binomial.h, with its names, in float64 arithmetic for every dtype."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import triton.language as tl
 
 from .density import Density
 from .float64_series import log_and_deviation, stirling_remainder, stirling_slope
+
 
 @triton.jit
 def limited(number, lowest):
@@ -106,9 +107,7 @@ def accumulate(tiles, linear, factors):
 @triton.jit
 def gradients(tiles):
     dtype: tl.constexpr = tiles[0].dtype
-    _, of_count, of_mean, of_theta = slopes(
-        tiles[0].to(tl.float64), tiles[1].to(tl.float64), tiles[2].to(tl.float64)
-    )
+    _, of_count, of_mean, of_theta = slopes(tiles[0].to(tl.float64), tiles[1].to(tl.float64), tiles[2].to(tl.float64))
     return of_count.to(dtype), of_mean.to(dtype), of_theta.to(dtype)
 
 
@@ -151,7 +150,12 @@ def inflated_gradients(tiles):
     was_counted = sigmoid(zero - logits, tl.exp(-tl.abs(logits - zero)))
     counted = tl.where(x == 0.0, was_counted, 1.0)
     of_logits = (1.0 - counted) - sigmoid(logits, tl.exp(-tl.abs(logits)))
-    return (counted * of_count).to(dtype), (counted * of_mean).to(dtype), (counted * of_theta).to(dtype), of_logits.to(dtype)
+    return (
+        (counted * of_count).to(dtype),
+        (counted * of_mean).to(dtype),
+        (counted * of_theta).to(dtype),
+        of_logits.to(dtype),
+    )
 
 
 ZERO_INFLATED_NEGATIVE_BINOMIAL = Density(

@@ -263,8 +263,8 @@ bool fits(const DensityCall& call, const Operand* outputs, View (&views)[kOperan
 
 // Calls body with the loader for a call: copies of 16 bytes at a time, in the dtype of the largest parameter, or loads,
 // if all rows allow it; otherwise single elements, as for long formulas, and for float64, which is not optimized for
-// speed. Loads are of two rows, since masks and numbers per row take registers, or of one for sums, which take more. For
-// sums, 16-bit elements are rare, and read one by one.
+// speed. Loads are of two rows, since masks and numbers per row take registers, or of one for sums, which take more.
+// For sums, 16-bit elements are rare, and read one by one.
 template <class Density, bool kSums, class Body>
 void with_loader(const DensityCall& call, const Operand* outputs, const Body& body) {
   using T = typename Density::Scalar;

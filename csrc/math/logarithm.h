@@ -29,7 +29,8 @@ struct Logarithm {
   Value deviation;  // u - log(1 + u), which is u^2 / 2 near 0
 };
 
-// w = 1 + u, a positive normal number. Polynomials: interpolated at Chebyshev nodes.
+// w = 1 + u, a positive normal number; NaN gives any log, and a deviation of NaN. Polynomials: interpolated at
+// Chebyshev nodes.
 template <class Math, class Result>
 IWAE_INLINE Logarithm<typename Math::Value> logarithm(typename Math::Value u, typename Math::Value w) {
   using Value = typename Math::Value;

@@ -8,8 +8,8 @@
 //   -x d(u_x) - t d(u_t) - c (t / T) (m y_x + x y_t) + log(y_t y_x / y_n) / 2 + c - log(2 pi) / 2
 //   + log[(t / n) product_i (t + i) y_t (x + i) y_x / ((n + i) y_n)] + remainders of Stirling's formula,
 //
-// where d(u) = u - log(1 + u) >= 0, u_x = (n + c) m y_x / T - 1, u_t = (n + c) t y_t / T - 1 and i is 1 and 2. No term is
-// larger than the deviance of the count plus a few nats. All arithmetic is in float64, whatever the dtype of the
+// where d(u) = u - log(1 + u) >= 0, u_x = (n + c) m y_x / T - 1, u_t = (n + c) t y_t / T - 1 and i is 1 and 2. No term
+// is larger than the deviance of the count plus a few nats. All arithmetic is in float64, whatever the dtype of the
 // tensors: a difference x - m of float32 numbers would lose the digits that matter. At x = 0, log p = t log(t / T).
 //
 // log m and log t are limited to where m and t are normal numbers. Beyond the limits log p is linear in them.
@@ -103,8 +103,9 @@ struct NegativeBinomial {
     const Value reciprocals = Math::divide(near + far, near * far) + 0.5;
     const Value t_y = t * y_t;
     const Value counts = Math::divide(x, n) + t_y * (x * y_n) * reciprocals - share * x * y_t * kShift;
-    const Value slopes = t_y * y_t * stirling_slope<Math, Result>(y_t) - t * y_n * y_n * stirling_slope<Math, Result>(y_n);
-    return counts + slopes - t * of_theta.deviation;
+    const Value slope_t = t_y * y_t * stirling_slope<Math, Result>(y_t);
+    const Value slope_n = t * y_n * y_n * stirling_slope<Math, Result>(y_n);
+    return counts + (slope_t - slope_n) - t * of_theta.deviation;
   }
 
   // d log p / dx = digamma(n) - digamma(x + 1) + log(m / T), as if the count were a real number
@@ -137,15 +138,16 @@ struct ZeroInflation {
 
   // log of the probability of 0 from that of a counted 0: log(d + (1 - d) p)
   IWAE_EVERYWHERE Value zero(Value log_p) const {
-    const Value other = Math::exp(Math::minus_abs(logits - log_p)), per = Math::divide(Math::one(), Math::one() + power);
+    const Value other = Math::exp(Math::minus_abs(logits - log_p));
+    const Value per = Math::divide(Math::one(), Math::one() + power);
     const Value u = (other - power) * per;
-    return Math::max(logits, log_p) - Math::max(logits, Math::zero()) +
+    // A NaN in the first argument of max is returned; the logarithm would hide it.
+    return Math::max(log_p, logits) - Math::max(logits, Math::zero()) +
            logarithm<Math, Result>(u, (Math::one() + other) * per).log;
   }
 
-  // d, and 1 - d
+  // d
   IWAE_EVERYWHERE Value dropped() const { return part(logits, power); }
-  IWAE_EVERYWHERE Value kept() const { return Math::divide(Math::one_where_positive(-logits, power), Math::one() + power); }
 
   // The probability that a zero was counted.
   IWAE_EVERYWHERE Value was_counted(Value log_p) const {

@@ -46,10 +46,7 @@ class Kind(NamedTuple):
 
 
 LIKELIHOODS: dict[str, Kind] = {
-    **{
-        name: Kind(lambda _: {}, getattr(likelihoods, name))
-        for name in ("Bernoulli", "ContinuousBernoulli")
-    },
+    **{name: Kind(lambda _: {}, getattr(likelihoods, name)) for name in ("Bernoulli", "ContinuousBernoulli")},
     **{
         name: Kind(lambda likelihood: {"num_features": likelihood.num_features}, getattr(likelihoods, name))
         for name in ("NegativeBinomial", "ZeroInflatedNegativeBinomial")

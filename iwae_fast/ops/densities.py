@@ -110,9 +110,7 @@ def negative_binomial_log_prob(
     """
     value = counts(value, log_mean, log_theta)
     checks.floating(value=value, log_mean=log_mean, log_theta=log_theta)
-    return _density(
-        "negative_binomial", mask, event_dims, backend, value=value, log_mean=log_mean, log_theta=log_theta
-    )
+    return _density("negative_binomial", mask, event_dims, backend, value=value, log_mean=log_mean, log_theta=log_theta)
 
 
 def zero_inflated_negative_binomial_log_prob(

@@ -41,7 +41,9 @@ class CountLossContract(FusedLossContract):
         reduction: str = "mean",
         backend: str | None = None,
     ) -> Tensor:
-        count = value.abs() if isinstance(value, Tensor) and value.is_floating_point() and not value.is_sparse else value
+        count = (
+            value.abs() if isinstance(value, Tensor) and value.is_floating_point() and not value.is_sparse else value
+        )
         return run(cls.op, count, *others, mask=mask, reduction=reduction, backend=backend)
 
     @staticmethod

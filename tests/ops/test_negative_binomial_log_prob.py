@@ -61,7 +61,9 @@ class CountContract(DensityContract):
     def call(  # type: ignore[override]
         cls, value: Tensor, *others: Tensor, mask: Tensor | None = None, backend: str | None = None
     ) -> Tensor:
-        count = value.abs() if isinstance(value, Tensor) and value.is_floating_point() and not value.is_sparse else value
+        count = (
+            value.abs() if isinstance(value, Tensor) and value.is_floating_point() and not value.is_sparse else value
+        )
         return run(cls.op, count, *others, mask=mask, backend=backend)
 
 
