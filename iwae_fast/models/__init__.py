@@ -1,7 +1,7 @@
 """Latent-variable models: :class:`VAE` and :class:`BernoulliVAE` around user-supplied modules, :class:`DenseVAE` with
-the papers' dense networks, :class:`CellVAE` for counts of genes in cells, :class:`RandomWeightsVAE` with random network weights; :class:`MixturePrior` and
-:class:`VampPrior` as p(z); :class:`DiagonalGaussian`, :class:`SampledPosterior` and :class:`BernoulliPosterior`, the
-results of ``encode``."""
+the papers' dense networks, :class:`CellVAE` for counts of genes in cells, :class:`RandomWeightsVAE` with random network
+weights; :class:`MixturePrior` and :class:`VampPrior` as p(z); :class:`DiagonalGaussian`, :class:`SampledPosterior` and
+:class:`BernoulliPosterior`, the results of ``encode``."""
 
 from .base import LatentVariableModel
 from .bernoulli import BernoulliPosterior, BernoulliVAE
