@@ -95,10 +95,10 @@ def zero_inflated_negative_binomial_log_prob(
 
 def _sum_counts(log_prob: Callable[..., Tensor], mask: Tensor | None, *tensors: Tensor) -> Tensor:
     """Sum the log-probabilities of counts, which are computed in float64, and round the sum."""
-    dtype = accumulation_dtype(*tensors)
+    tensors = widen(*tensors)
     if mask is not None:
         tensors = tuple(torch.where(mask, t, 0.0) for t in tensors)
-    return _sum_observed(log_prob(*tensors), mask).to(dtype)
+    return stopping(lambda *t: _sum_observed(log_prob(*t), mask).to(t[0].dtype), *tensors)
 
 
 def linear_bernoulli_log_prob(

@@ -19,6 +19,9 @@ from torch import Tensor
 import iwae_fast as iw
 from iwae_fast.backends import NATIVE
 
+LOSSES = [name for name in density_ops.LOSSES if "negative_binomial" not in name]
+"""The losses that are read once; the formulas of counts are too long."""
+
 CUDA = [backend for backend in BACKENDS if backend.values[0] == "cuda"]
 Loss = Callable[..., Tensor]
 
@@ -52,7 +55,7 @@ def assert_close(found: list[Tensor], exact: list[Tensor], rtol: float) -> None:
 
 
 @pytest.mark.parametrize("backend", CUDA)
-@pytest.mark.parametrize("name", density_ops.LOSSES)
+@pytest.mark.parametrize("name", LOSSES)
 @settings(max_examples=2 * settings.default.max_examples)
 @given(data=st.data())
 def test_no_worse_than_torch_in_every_layout(backend: str, name: str, data: st.DataObject) -> None:

@@ -217,5 +217,7 @@ def test_what_the_functions_of_tensors_refuse(name: str) -> None:
         (torch.zeros(2, 3, dtype=torch.int64), "torch.int64"),
         (torch.zeros(2, 3, dtype=torch.uint8), "torch.uint8"),
     ):
+        if "negative_binomial" in name and got in ("torch.int64", "torch.uint8"):
+            continue  # counts
         with pytest.raises(TypeError, match=f"^{argument} must be .*got {got}"):
             call(given)

@@ -108,6 +108,18 @@ def cases() -> dict[str, Callable[[], Any]]:
         "standard_gaussian_log_prob_backward": lambda: ops.standard_gaussian_log_prob_backward(
             log_ratio, full, None, [True]
         ),
+        "negative_binomial_log_prob": lambda: ops.negative_binomial_log_prob(value, full, per_pixel, None),
+        "negative_binomial_log_prob_backward": lambda: ops.negative_binomial_log_prob_backward(
+            log_ratio, value, full, per_pixel, None, [False, True, True]
+        ),
+        "zero_inflated_negative_binomial_log_prob": lambda: ops.zero_inflated_negative_binomial_log_prob(
+            value, full, full, full, None
+        ),
+        "zero_inflated_negative_binomial_log_prob_backward": (
+            lambda: ops.zero_inflated_negative_binomial_log_prob_backward(
+                log_ratio, value, full, full, full, None, [False, True, True, True]
+            )
+        ),
         "log_mean_exp": lambda: ops.log_mean_exp(log_ratio, 0),
         "log_mean_exp large": lambda: ops.log_mean_exp(random(k, 4096), 0),
         "log_mean_exp_backward large": lambda: ops.log_mean_exp_backward(random(4096), random(k, 4096), 0),
