@@ -10,7 +10,8 @@ import triton.language as tl
 from .launch import INTERPRETED, LOAD_BYTES, OPTIONS, Layout, power_of_two
 
 # In the interpreter a program costs milliseconds and an element little, so it uses few, large programs.
-TILE_BYTES, LONG_TILE_BYTES, WIDEST_BLOCK, MAX_STEPS = (65536, 65536, 256, 2) if INTERPRETED else (8192, 1024, 256, 8)
+TILE_BYTES, WIDEST_BLOCK, MAX_STEPS = (65536, 256, 2) if INTERPRETED else (8192, 256, 8)
+LONG_TILE_BYTES, LONG_BLOCK = (65536, 256) if INTERPRETED else (1024, 64)
 
 
 class Density(NamedTuple):
@@ -54,10 +55,11 @@ def load_mask(pointer, offset, stride, feature, inside):
     return tl.load(pointer + (offset[:, None] + feature[None, :] * stride), inside, other=0) != 0
 
 
-def block_of_features(features: int, parameters: tuple[Layout, ...]) -> int:
-    """Return the features of a row per load of a warp, with the widest load that the narrowest dtype can fill."""
+def block_of_features(density: Density, features: int, parameters: tuple[Layout, ...]) -> int:
+    """Return the features of a row per load of a warp, with the widest load that the narrowest dtype can fill, or with
+    few numbers if the formulas are long."""
     width = LOAD_BYTES // min(p.itemsize for p in parameters)
-    return min(power_of_two(features), 32 * width, WIDEST_BLOCK)
+    return min(power_of_two(features), 32 * width, LONG_BLOCK if density.is_long else WIDEST_BLOCK)
 
 
 def steps_of_blocks(density: Density, features: int, block: int) -> int:

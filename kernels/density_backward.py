@@ -270,7 +270,7 @@ def _plan_pass(
     )
     alignments = [alignment(*k, *w) for k, w in zip(kept.strides, walk.strides, strict=True)]
 
-    block = block_of_features(features, parameters)
+    block = block_of_features(density, features, parameters)
     steps = 1 if summed_axes else steps_of_blocks(density, features, block)
     blocks = max(triton.cdiv(features, steps * block), 1)
     tile = tile_rows(rows_of_tile(density, dtype.itemsize, steps * block), walk.count)

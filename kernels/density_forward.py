@@ -124,7 +124,7 @@ def _plan(
     *strides, mask_strides = (broadcast_strides(o, shape) for o in (*parameters, mask))
     walk = rows(leading, (*(s[:-1] for s in (*strides, mask_strides)), broadcast_strides(addend, leading)))
     *row_strides, mask_row_strides, addend_strides = walk.strides
-    block = block_of_features(features, parameters)
+    block = block_of_features(density, features, parameters)
     steps = steps_of_blocks(density, features, block)
     rows_a_program = tile_rows(rows_of_tile(density, dtype.itemsize, steps * block), walk.count)
     return _Plan(

@@ -31,6 +31,7 @@ class CountLossContract(FusedLossContract):
 
     op: ClassVar[Any]
     log_prob = staticmethod(log_prob)
+    sum_rounding = 5e-7
 
     @classmethod
     def call(  # type: ignore[override]

@@ -41,6 +41,9 @@ class FusedLossContract(Contract):
     def log_prob(*inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         raise TypeError("the loss's own test class gives its likelihood in torch's own operations")
 
+    sum_rounding = 1e-7
+    """The relative error of a sum of 993 equal terms in float32, whose partial sums are exact in some densities."""
+
     @staticmethod
     def way_on_cuda(clusters: bool, many_observations: bool) -> str:
         """Return which of the ways of csrc/cuda/iwae_loss.h computes the loss."""
@@ -194,7 +197,7 @@ class FusedLossContract(Contract):
         inputs = [torch.full((993,), value) for value in (1.0, -200.0, *[0.0] * parameters)[:parameters]]
         loss = self.call(*inputs, torch.zeros(5, dtype=torch.float16), reduction="none", backend=backend)
         exact = self.composed(*(t.double().expand(5, 993) for t in inputs), torch.zeros(5, dtype=torch.float64))
-        torch.testing.assert_close(loss.double(), exact)
+        torch.testing.assert_close(loss.double(), exact, rtol=self.sum_rounding, atol=1e-7)
         inputs = [torch.rand(40), *(torch.rand(3, 40) for _ in self.names[1:-1]), torch.rand(3, dtype=torch.float64)]
         loss = self.call(*inputs, backend=backend)
         torch.testing.assert_close(loss, self.composed(*(t.double() for t in inputs)), rtol=1e-12, atol=0)
