@@ -124,7 +124,7 @@ def rows(cells: int, genes: int, rounds: int) -> list[Row]:
     for name, count, op, formula in densities:
         own = parts[:count]
         exact = op(*(p.double() for p in own))
-        providers = {
+        providers: dict[str, tuple[Density, Sequence[Tensor]]] = {
             "iwae_fast": (op, own),
             "scVI's formula, float32": (formula, own),
             "reference, float64": (

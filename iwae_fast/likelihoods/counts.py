@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class NegativeBinomial(Likelihood):
     name = "negative-binomial"
     outputs: tuple[str, ...] = ("log_mean", "log_theta")
     support: constraints.Constraint = constraints.nonnegative_integer
-    density = staticmethod(negative_binomial_log_prob)
+    density: Callable[..., Tensor] = staticmethod(negative_binomial_log_prob)
     """The op of the log-probability: of counts, the decoder's outputs and a mask."""
 
     def __init__(self, num_features: int | None = None) -> None:
@@ -111,7 +112,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
 
     name = "zero-inflated-negative-binomial"
     outputs: tuple[str, ...] = ("log_mean", "log_theta", "dropout_logits")
-    density = staticmethod(zero_inflated_negative_binomial_log_prob)
+    density: Callable[..., Tensor] = staticmethod(zero_inflated_negative_binomial_log_prob)
 
     def mean(self, output: Any) -> Tensor:
         log_mean, *_, logits = parts_of(output, self)

@@ -74,6 +74,10 @@ def is_linear(row: dict[str, str]) -> bool:
     return row["case"].startswith("linear")
 
 
+def is_long(row: dict[str, str]) -> bool:
+    return "negative_binomial" in row["case"]
+
+
 def is_layer(row: dict[str, str]) -> bool:
     """Return True for the products of dense layers with an activation."""
     return row["case"].startswith("layer") and row["kernel"] != "sum_kernel"
@@ -83,9 +87,12 @@ def test_registers_leave_room_for_other_warps(rows: list[dict[str, str]]) -> Non
     """Check for at most 128 registers: 16 of a multiprocessor's 64 warps are then resident, enough for its memory.
 
     Matrix products are another matter: the more of their operands and sums stand in registers, the fewer times these
-    are read, and their loads are asynchronous. They may have all 255 of a thread.
+    are read, and their loads are asynchronous. They may have all 255 of a thread. So may the densities of counts, whose
+    hundreds of instructions in float64 take much longer than their loads.
     """
-    assert [row for row in rows if int(row["registers"]) > (255 if is_linear(row) or is_layer(row) else 128)] == []
+    for row in rows:
+        many = is_linear(row) or is_layer(row) or is_long(row)
+        assert int(row["registers"]) <= (255 if many else 128), row
 
 
 def test_shared_memory_holds_two_programs(rows: list[dict[str, str]]) -> None:
@@ -123,6 +130,8 @@ def test_loads_and_stores_are_wide(rows: list[dict[str, str]]) -> None:
     """Check that parameters are read, and gradients written, 16 bytes at a time where alignment allows."""
     for row in rows:
         if row["case"] in UNALIGNED or row["kernel"] == "weights_kernel":  # that is small, as log_mean_exp's
+            continue
+        if is_long(row):  # two numbers per thread
             continue
         if is_linear(row) or is_layer(row):  # observations and biases are read as the products lie in registers
             continue
