@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .launch import LOAD_BYTES, OPTIONS, alignment, bits, device_of
 from .memory import double, multiple
+from .overlap import begin_kernel
 
 CHUNK = 2048
 """The elements of a tensor that one program takes."""
@@ -83,6 +84,7 @@ def adam_kernel(
     ALIGNMENT: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
+    begin_kernel()
     program = tl.program_id(0)
     parameter = pointer_of_program(parameters, first_programs, program, ALIGNED)
     gradient = pointer_of_program(gradients, first_programs, program, ALIGNED)
@@ -141,6 +143,7 @@ def sum_squares_kernel(
     ALIGNMENT: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
+    begin_kernel()
     program = tl.program_id(0)
     gradient = pointer_of_program(gradients, first_programs, program, ALIGNED)
     at = (program - of_program(first_programs, first_programs, program)).to(tl.int64) * CHUNK + tl.arange(0, CHUNK)
@@ -160,7 +163,7 @@ def adam(tensors: Any, settings: Any, extras: Any) -> None:
         squares = extras.squares.sum()
     else:
         numbers["max_norm"] = 0.0
-    with device_of(tensors.parameters[0]):
+    with device_of(tensors.parameters[0]) as options:
         if extras.found_inf is None:
             torch._foreach_add_(list(tensors.steps), 1)
         else:
@@ -180,16 +183,17 @@ def adam(tensors: Any, settings: Any, extras: Any) -> None:
                 CORRECTS_EPS=settings.corrects_eps,
                 ACC=tl.float64 if tensors.parameters[0].dtype == torch.float64 else tl.float32,
                 **launch.options,
+                **options,
             )
 
 
 def sum_squares(gradients: Sequence[Tensor], squares: Tensor) -> None:
     """Write the sum of the squares of each chunk."""
-    with device_of(squares):
+    with device_of(squares) as options:
         written = 0
         for launch in _launches([gradients]):
             sum_squares_kernel[(launch.programs,)](
-                *launch.tensors, launch.sizes, launch.first_programs, squares[written:], **launch.options
+                *launch.tensors, launch.sizes, launch.first_programs, squares[written:], **launch.options, **options
             )
             written += launch.programs
 

@@ -28,6 +28,7 @@ from .launch import (
     tile_rows,
 )
 from .memory import added, multiple, row_offset, row_offsets, store
+from .overlap import begin_kernel
 from .sums import kahan, over_rows
 
 ENOUGH_PROGRAMS, ROWS_WORTH_A_SPLIT = (4, 256) if INTERPRETED else (1024, 256)
@@ -82,6 +83,7 @@ def gradient_kernel(
     The coefficient of a row is its entry of ``grad``. For a loss it is -grad * weight / observations, which is also the
     gradient of the row's log-weight, and is stored in ``coefficients`` unless that is None.
     """
+    begin_kernel()
     blocks = tl.maximum(tl.cdiv(features, STEPS * BLOCK), 1)
     features = multiple(features, FEATURE_ALIGNMENT)
     program = tl.program_id(0)
@@ -184,7 +186,7 @@ def log_prob_backward(
                 g.new_empty((plan.splits, *g.shape), dtype=torch.float64) if summed else g
                 for g, summed in zip(written, plan.summed, strict=True)
             ]
-        with device_of(grad):
+        with device_of(grad) as options:
             gradient_kernel[plan.grid](
                 tuple(written),
                 coefficients,
@@ -195,6 +197,7 @@ def log_prob_backward(
                 observations,
                 *plan.numbers,
                 **plan.constants,
+                **options,
             )
         if plan.splits > 1:
             for gradient, parts, summed in zip(gradients, written, plan.summed, strict=True):

@@ -26,6 +26,7 @@ from .launch import (
     tile_rows,
 )
 from .memory import multiple, row_offset, row_offsets, store
+from .overlap import begin_kernel
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -55,6 +56,7 @@ def log_prob_kernel(
     BLOCK: tl.constexpr,
 ):
     """Write result[row] = sum over features, plus addend[row] if given; a program handles ROWS rows."""
+    begin_kernel()
     row = tl.program_id(0).to(count.dtype) * ROWS + tl.arange(0, ROWS)
     present = row < count
     features = multiple(features, FEATURE_ALIGNMENT)
@@ -99,8 +101,8 @@ def log_prob(
     dtype = accumulation_dtype(*parameters) if addend is None else accumulation_dtype(*parameters, addend)
     plan = _plan(density, dtype, tuple(map(layout, parameters)), layout(mask), layout(addend))
     result = parameters[0].new_empty(plan.leading, dtype=dtype)
-    with device_of(result):
-        log_prob_kernel[plan.grid](result, addend, tuple(parameters), mask, *plan.numbers, **plan.constants)
+    with device_of(result) as options:
+        log_prob_kernel[plan.grid](result, addend, tuple(parameters), mask, *plan.numbers, **plan.constants, **options)
     return result
 
 

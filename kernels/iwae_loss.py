@@ -20,6 +20,7 @@ from .density_forward import log_prob
 from .elementary import exp
 from .launch import OPTIONS, device_of, scalar, tile_rows
 from .memory import store
+from .overlap import begin_kernel
 
 SAMPLES, COLUMNS = 16, 128
 """Log-weights that a program holds at a time. At most COLUMNS observations need only one program, which writes the
@@ -40,6 +41,7 @@ def weights_kernel(
 ):
     """Replace log-weights (samples, columns) by normalized weights in place, and write minus the bounds, or if REDUCED
     their sum over the program's columns, divided by ``observations``."""
+    begin_kernel()
     column = tl.program_id(0).to(columns.dtype) * COLUMNS + tl.arange(0, COLUMNS)
     present = column < columns
     offset = column.to(tl.int64)
@@ -70,7 +72,7 @@ def iwae_loss(
     # With one program its part is the loss itself, not a view: a user may change it in place.
     shape = weights.shape[1:] if not reduced else () if programs == 1 else (programs,)
     losses = weights.new_empty(shape, dtype=torch.float64 if reduced and programs > 1 else weights.dtype)
-    with device_of(weights):
+    with device_of(weights) as options:
         weights_kernel[(programs,)](
             weights,
             losses,
@@ -82,6 +84,7 @@ def iwae_loss(
             SAMPLES=tile_rows(SAMPLES, len(weights)),
             COLUMNS=tile_rows(COLUMNS, observations),
             **OPTIONS,
+            **options,
         )
     if not reduced:
         return losses, weights

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -130,11 +131,30 @@ def scalar(dtype: torch.dtype) -> tl.dtype:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def device_of(tensor: Tensor) -> Any:
-    """Return a context in which the tensor's device is current, so that kernels run on its current stream."""
-    if tensor.device.type != "cuda" or tensor.device.index == torch.cuda.current_device():
-        return nullcontext()
-    return torch.cuda.device(tensor.device)
+def device_of(tensor: Tensor) -> AbstractContextManager[dict[str, bool]]:
+    """Return a context in which the tensor's device is current, so that kernels run on its current stream.
+
+    It gives the options that launches have on this device.
+    """
+    if tensor.device.type != "cuda":
+        return nullcontext({})
+    if tensor.device.index == torch.cuda.current_device():
+        return nullcontext(_overlap(tensor.device))
+    return _made_current(tensor.device)
+
+
+@contextmanager
+def _made_current(device: torch.device) -> Iterator[dict[str, bool]]:
+    with torch.cuda.device(device):
+        yield _overlap(device)
+
+
+@lru_cache
+def _overlap(device: torch.device) -> dict[str, bool]:
+    """Return the option by which a launch begins before the kernel ahead of it has ended (programmatic dependent
+    launch), where the device can do so: kernels wait in ``overlap.begin_kernel``."""
+    able = torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (9, 0)
+    return {"launch_pdl": True} if able and not INTERPRETED else {}
 
 
 def bits(number: float | Tensor) -> int:

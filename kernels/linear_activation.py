@@ -20,6 +20,7 @@ from .activations import activated, derivative
 from .launch import INTERPRETED, Layout, alignment, device_of, layout, scalar
 from .linear_tiles import add_product, precision_of
 from .memory import multiple, store
+from .overlap import begin_kernel
 
 
 class Tile(NamedTuple):
@@ -162,6 +163,7 @@ def forward_kernel(
 ):
     """Write output = activation(hidden @ weight.T + bias), and the activation's input unless ``before`` is None; a
     program writes one tile."""
+    begin_kernel()
     columns = multiple(columns, COLUMN_ALIGNMENT)
     width = multiple(width, WIDTH_ALIGNMENT)
     across = tl.cdiv(columns, COLUMNS)
@@ -361,6 +363,7 @@ def backward_kernel(
 ):
     """Write the gradients of the weight and the bias, summed over the rows of a split, in the first programs, whose
     sums are the longer ones; that of ``hidden`` in the others. The tiles are (ROWS, COLUMNS, INNER, PARTS)."""
+    begin_kernel()
     columns = multiple(columns, COLUMN_ALIGNMENT)
     width = multiple(width, WIDTH_ALIGNMENT)
     program = tl.program_id(0)
@@ -424,6 +427,7 @@ def backward_kernel(
 @triton.jit
 def sum_kernel(weight_sum, bias_sum, weights, biases, splits, weight_size, bias_size, BLOCK: tl.constexpr):
     """Add the splits' sums of the gradients of weight and bias, in order; either may be None."""
+    begin_kernel()
     first = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     if weights is not None:
         add_splits(weight_sum, weights, first, splits, weight_size)
@@ -448,10 +452,10 @@ def linear_activation(hidden: Tensor, weight: Tensor, bias: Tensor | None, activ
     results = [hidden.new_empty(shape) for _ in range(1 + keep)]
     if results[0].numel():
         plan = _forward_plan(hidden.dtype, precision_of(hidden.dtype), *map(layout, (flat, weight, bias)))
-        with device_of(hidden):
+        with device_of(hidden) as options:
             forward_kernel[plan.grid](
                 results[0], results[1] if keep else None, flat, weight, bias,
-                *plan.numbers, ACTIVATION=activation, **plan.constants,
+                *plan.numbers, ACTIVATION=activation, **plan.constants, **options,
             )  # fmt: skip
     return results
 
@@ -487,18 +491,18 @@ def linear_activation_backward(
     if plan.splits > 1:
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         written[1:] = [g if g is None else g.new_empty((plan.splits, *g.shape), dtype=dtype) for g in written[1:]]
-    with device_of(hidden):
+    with device_of(hidden) as options:
         if plan.grid[0]:
             backward_kernel[plan.grid](
                 *written, grad, kept, flat, weight, coefficient, result,
-                *plan.numbers, ACTIVATION=activation, **plan.constants,
+                *plan.numbers, ACTIVATION=activation, **plan.constants, **options,
             )  # fmt: skip
         if plan.splits > 1 and any(needs[1:]):
             sizes = columns * width, columns
             block = 2**16 if INTERPRETED else 512
             grid = (triton.cdiv(max(s for s, needed in zip(sizes, needs[1:], strict=True) if needed), block),)
             if grid[0]:
-                sum_kernel[grid](*gradients[1:], *written[1:], plan.splits, *sizes, BLOCK=block)
+                sum_kernel[grid](*gradients[1:], *written[1:], plan.splits, *sizes, BLOCK=block, **options)
     return [gradient for gradient in gradients if gradient is not None]
 
 

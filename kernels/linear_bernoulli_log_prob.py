@@ -39,6 +39,7 @@ from .linear_tiles import (
     tiling_of,
 )
 from .memory import multiple, row_offset, store
+from .overlap import begin_kernel
 from .sums import product
 
 MOST_PROGRAMS = 4 if INTERPRETED else 8 * 132
@@ -79,6 +80,7 @@ def log_prob_kernel(
 ):
     """Write result[split, row] = the sum over the features of a split, and residual[row, feature] unless it is None; a
     program handles ROWS rows of one split."""
+    begin_kernel()
     features = multiple(features, FEATURE_ALIGNMENT)
     width = multiple(width, WIDTH_ALIGNMENT)
     row_blocks = tl.cdiv(count, ROWS)
@@ -152,8 +154,8 @@ def _launch(
     # Without splits the result must not be a view of a larger tensor: a user may change it in place.
     shape = plan.leading if plan.splits == 1 else (plan.splits, *plan.leading)
     result = hidden.new_empty(shape, dtype=torch.float64 if plan.splits > 1 else dtype)
-    with device_of(result):
-        log_prob_kernel[plan.grid](result, residual, *operands, *plan.numbers, **plan.constants)
+    with device_of(result) as options:
+        log_prob_kernel[plan.grid](result, residual, *operands, *plan.numbers, **plan.constants, **options)
     return result if plan.splits == 1 else result.sum(0, dtype=torch.float64).to(dtype)  # in order
 
 

@@ -20,6 +20,7 @@ from .columns import (
 from .elementary import exp
 from .launch import OPTIONS, device_of, scalar, tile_rows
 from .memory import multiple, row_offset, store
+from .overlap import begin_kernel
 
 
 @triton.jit(do_not_specialize=["samples", "columns"])
@@ -36,6 +37,7 @@ def log_mean_exp_kernel(
     SAMPLES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    begin_kernel()
     columns = multiple(columns, ALIGNMENT)
     sample_stride = multiple(sample_stride, ALIGNMENT)
     column = tl.program_id(0).to(columns.dtype) * COLUMNS + tl.arange(0, COLUMNS)
@@ -61,6 +63,7 @@ def log_mean_exp_gradient_kernel(
     SAMPLES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    begin_kernel()
     columns = multiple(columns, ALIGNMENT)
     sample_stride = multiple(sample_stride, ALIGNMENT)
     column = tl.program_id(0).to(columns.dtype) * COLUMNS + tl.arange(0, COLUMNS)
@@ -86,7 +89,7 @@ def log_mean_exp(log_weights: Tensor, dim: int) -> Tensor:
     bound = samples_first.new_empty(samples_first.shape[1:], dtype=accumulation_dtype(log_weights))
     walk = columns_of(samples_first)
     columns = columns_a_program(walk.count)
-    with device_of(log_weights):
+    with device_of(log_weights) as options:
         log_mean_exp_kernel[(triton.cdiv(walk.count, columns),)](
             bound,
             log_weights,
@@ -100,6 +103,7 @@ def log_mean_exp(log_weights: Tensor, dim: int) -> Tensor:
             SAMPLES=tile_rows(TILE // columns, len(samples_first)),
             COLUMNS=columns,
             **OPTIONS,
+            **options,
         )
     return bound
 
@@ -110,7 +114,7 @@ def log_mean_exp_backward(grad: Tensor, log_weights: Tensor, dim: int) -> Tensor
     gradient_samples_first = gradient.movedim(dim, 0)
     walk = columns_of(samples_first, grad, gradient_samples_first[0])
     columns = columns_a_program(walk.count)
-    with device_of(log_weights):
+    with device_of(log_weights) as options:
         log_mean_exp_gradient_kernel[(triton.cdiv(walk.count, columns),)](
             gradient,
             grad,
@@ -126,5 +130,6 @@ def log_mean_exp_backward(grad: Tensor, log_weights: Tensor, dim: int) -> Tensor
             SAMPLES=tile_rows(TILE // columns, len(samples_first)),
             COLUMNS=columns,
             **OPTIONS,
+            **options,
         )
     return gradient

@@ -14,6 +14,7 @@ from .elementary import exact_exp
 from .launch import OPTIONS, alignment, device_of, noise_tile, samples_strides, scalar
 from .memory import multiple, store
 from .noise import VARYING, sample_indices, standard_normals
+from .overlap import begin_kernel
 from .sums import kahan, over_rows
 
 
@@ -42,6 +43,7 @@ def sample_gaussian_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    begin_kernel()
     row = tl.program_id(0).to(rows.dtype) * ROWS + tl.arange(0, ROWS)
     present = row < rows
     features = multiple(features, FEATURE_ALIGNMENT)
@@ -111,6 +113,7 @@ def sample_gaussian_gradient_kernel(
 ):
     """Write the gradients of mean and log_std; a program handles one observation and one block of features, and sums
     over the samples."""
+    begin_kernel()
     blocks = tl.cdiv(features, BLOCK)
     features = multiple(features, FEATURE_ALIGNMENT)
     block = tl.program_id(0) % blocks
@@ -183,7 +186,7 @@ def sample_gaussian(
     log_ratio = mean.new_empty((num_samples, observations), dtype=dtype)
     rows = num_samples * observations
     rows_a_program, block = noise_tile(rows, features)
-    with device_of(mean):
+    with device_of(mean) as options:
         sample_gaussian_kernel[(triton.cdiv(rows, rows_a_program),)](
             z,
             log_ratio,
@@ -207,6 +210,7 @@ def sample_gaussian(
             ROWS=rows_a_program,
             BLOCK=block,
             **OPTIONS,
+            **options,
         )
     return z, log_ratio
 
@@ -228,7 +232,7 @@ def sample_gaussian_backward(
     grad_mean, grad_log_std = mean.new_empty(mean.shape), log_std.new_empty(log_std.shape)
     grad_z_strides = (0, 0, 0) if grad_z is None else grad_z.stride()
     samples_a_tile, block = noise_tile(num_samples, features)
-    with device_of(mean):
+    with device_of(mean) as options:
         sample_gaussian_gradient_kernel[(observations * triton.cdiv(features, block),)](
             grad_mean,
             grad_log_std,
@@ -255,5 +259,6 @@ def sample_gaussian_backward(
             ROWS=samples_a_tile,
             BLOCK=block,
             **OPTIONS,
+            **options,
         )
     return grad_mean, grad_log_std

@@ -15,6 +15,7 @@ from torch import Tensor
 from .launch import OPTIONS, bits, device_of, power_of_two, scalar
 from .memory import double
 from .noise import open_uniform
+from .overlap import begin_kernel
 
 
 @triton.jit
@@ -68,6 +69,7 @@ def select_samples_kernel(
     ACC: tl.constexpr,
     SAMPLES: tl.constexpr,
 ):
+    begin_kernel()
     observation = tl.program_id(0).to(tl.int64)
     sample = tl.arange(0, SAMPLES)
     inside = sample < samples
@@ -114,7 +116,7 @@ def select_samples(
     """Write the results: samples, their scales in decoder and encoder, the ratio, and the number used."""
     count, observations = decoder.shape
     block = max(power_of_two(count), 32)
-    with device_of(decoder):
+    with device_of(decoder) as options:
         select_samples_kernel[(observations,)](
             tuple(results),
             decoder,
@@ -131,5 +133,5 @@ def select_samples(
             ACC=scalar(results[1].dtype),
             SAMPLES=block,
             # Within a warp, reductions need no shared memory; more warps hold more samples in registers.
-            **{**OPTIONS, "num_warps": 1 if block <= 256 else 4 if block <= 4096 else 16},
+            **{**OPTIONS, **options, "num_warps": 1 if block <= 256 else 4 if block <= 4096 else 16},
         )

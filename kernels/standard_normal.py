@@ -10,6 +10,7 @@ from torch import Tensor
 from .launch import OPTIONS, alignment, device_of, noise_tile, samples_strides, scalar
 from .memory import multiple
 from .noise import VARYING, sample_indices, standard_normals
+from .overlap import begin_kernel
 
 
 @triton.jit(do_not_specialize=["rows", "observations", *VARYING])
@@ -30,6 +31,7 @@ def standard_normal_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    begin_kernel()
     blocks = tl.cdiv(features, BLOCK)
     features = multiple(features, ALIGNMENT)
     program = tl.program_id(0)
@@ -64,7 +66,7 @@ def standard_normal(
     count, observations, features = shape
     rows = count * observations
     rows_a_program, block = noise_tile(rows, features)
-    with device_of(seed):
+    with device_of(seed) as options:
         standard_normal_kernel[(triton.cdiv(rows, rows_a_program) * triton.cdiv(features, block),)](
             noise,
             seed,
@@ -81,5 +83,6 @@ def standard_normal(
             ROWS=rows_a_program,
             BLOCK=block,
             **OPTIONS,
+            **options,
         )
     return noise

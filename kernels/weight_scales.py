@@ -21,6 +21,7 @@ from .columns import (
 from .elementary import exp
 from .launch import OPTIONS, bits, device_of, power_of_two, scalar
 from .memory import double, multiple, row_offset, store
+from .overlap import begin_kernel
 
 
 @triton.jit(do_not_specialize=["samples", "columns", "power", "factor", "linear", "quadratic", "rounding"])
@@ -46,6 +47,7 @@ def weight_scales_kernel(
     SAMPLES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    begin_kernel()
     columns = multiple(columns, ALIGNMENT)
     sample_stride = multiple(sample_stride, ALIGNMENT)
     result_sample_stride = multiple(result_sample_stride, ALIGNMENT)
@@ -81,7 +83,7 @@ def weight_scales(log_weights: Tensor, factors: Any, dim: int) -> tuple[Tensor, 
     result = decoder.movedim(dim, 0)
     walk = columns_of(samples_first, result[0])
     columns = columns_a_program(walk.count)
-    with device_of(log_weights):
+    with device_of(log_weights) as options:
         weight_scales_kernel[(triton.cdiv(walk.count, columns),)](
             value,
             decoder,
@@ -102,5 +104,6 @@ def weight_scales(log_weights: Tensor, factors: Any, dim: int) -> tuple[Tensor, 
             SAMPLES=min(TILE // columns, power_of_two(len(samples_first))),
             COLUMNS=columns,
             **OPTIONS,
+            **options,
         )
     return value, decoder, encoder, ratio

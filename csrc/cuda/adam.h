@@ -73,6 +73,7 @@ __device__ __forceinline__ bool takes_last_turn(unsigned* turns) {
 
 template <class T, class Storage>
 IWAE_KERNEL adam_kernel(const AdamTable table, const AdamPlan plan) {
+  begin_kernel();
   using Part = ChunkPart<Storage>;
   using Layout = typename Part::Layout;
   __shared__ AdamCoefficients<T> shared;
@@ -153,6 +154,7 @@ IWAE_KERNEL adam_kernel(const AdamTable table, const AdamPlan plan) {
 // The sum of the squares of each chunk's gradients, in an order that is the same at every launch.
 template <class T, class Storage>
 IWAE_KERNEL sum_squares_kernel(const AdamTable table, double* squares) {
+  begin_kernel();
   using Part = ChunkPart<Storage>;
   using Layout = typename Part::Layout;
   __shared__ double sums[kThreads / kWarp];

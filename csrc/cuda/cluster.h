@@ -97,16 +97,6 @@ __device__ __forceinline__ void send(float* own, Mailbox* mailbox, int rank, flo
 #endif
 }
 
-inline void check(cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
-}
-
-inline int current_device() {
-  int device = 0;
-  check(cudaGetDevice(&device));
-  return device;
-}
-
 // Returns true if the current device runs clusters of blocks that have the shared memory of a large block.
 inline bool has_clusters() {
   static std::mutex mutex;
@@ -143,7 +133,8 @@ template <class... Parameters, class... Arguments>
 void launch_clusters(void (*kernel)(Parameters...), int threads, int64_t most, int blocks, int64_t shared_bytes,
                      void* stream, const Arguments&... arguments) {
   if (most == 0) return;
-  cudaLaunchAttribute size = {};
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchAttribute& size = attributes[0];
   size.id = cudaLaunchAttributeClusterDimension;
   size.val.clusterDim.x = static_cast<unsigned>(blocks);
   size.val.clusterDim.y = size.val.clusterDim.z = 1;
@@ -152,10 +143,11 @@ void launch_clusters(void (*kernel)(Parameters...), int threads, int64_t most, i
   config.gridDim = dim3(static_cast<unsigned>(blocks) * kManyClusters);  // of the question below
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &size;
+  config.attrs = attributes;
   config.numAttrs = 1;
   const int64_t resident = resident_clusters(reinterpret_cast<const void*>(kernel), config);
   config.gridDim = dim3(static_cast<unsigned>(blocks * (most < resident ? most : resident)));
+  overlap_launch(config, attributes);
   check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 }
 

@@ -237,6 +237,7 @@ __device__ __forceinline__ bool total_of(const Columns<kOperands_>& columns, con
 // The totals of each part of divided columns.
 template <class T, int kWide, int kOperands_>
 IWAE_KERNEL parts_kernel(const Columns<kOperands_> columns, const Parts<T> parts) {
+  begin_kernel();
   const Spot<kWide> spot(columns);
   Held<T, kWide> held(columns, spot);
   Total<T> total[kWide];

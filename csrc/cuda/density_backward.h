@@ -76,6 +76,7 @@ __device__ __forceinline__ void write_gradients(
 template <class Density, class Loader>
 IWAE_BOUNDED_KERNEL(kThreads, (resident_blocks<Density, Loader>()))
 gradient_kernel(const Rows plan, const RowCoefficients coefficients, const unsigned wanted) {
+  begin_kernel();
   using T = typename Density::Scalar;
   constexpr int kRows = kRowsATeam<Density, Loader>;
   const Team team(plan.lanes_log2);
@@ -104,6 +105,7 @@ constexpr int kRowLanes = kThreads / kWarp;
 
 template <class Density, class Loader>
 IWAE_KERNEL summed_gradient_kernel(const SumPlan plan, const RowCoefficients coefficients) {
+  begin_kernel();
   using T = typename Density::Scalar;
   constexpr int kParameters = Density::kParameters, kWidth = Loader::kWidth;
   constexpr int kRows = kRowsATeam<Density, Loader>, kTilesASum = 16 / kRows;
@@ -183,6 +185,7 @@ IWAE_KERNEL summed_gradient_kernel(const SumPlan plan, const RowCoefficients coe
 
 // Adds up the splits in order; the output is contiguous.
 IWAE_KERNEL split_sum_kernel(const double* partial, const int64_t splits, const int64_t count, const View sums) {
+  begin_kernel();
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= count) return;
   double sum = 0.0;
@@ -193,6 +196,7 @@ IWAE_KERNEL split_sum_kernel(const double* partial, const int64_t splits, const 
 // Writes only the coefficients, of `count` contiguous rows.
 template <class T>
 IWAE_KERNEL coefficient_kernel(const Walk<1> grads, const View grad, const RowCoefficients coefficients) {
+  begin_kernel();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (row >= grads.outer_count) return;
   int64_t in[1];

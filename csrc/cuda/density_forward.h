@@ -64,6 +64,7 @@ __device__ __forceinline__ void sum_rows(const Rows& plan, const Tile& tile, con
 template <class Density, class Loader>
 IWAE_BOUNDED_KERNEL(kThreads, (resident_blocks<Density, Loader>()))
 log_prob_kernel(const Rows plan) {
+  begin_kernel();
   constexpr int kRows = kRowsATeam<Density, Loader>;
   const Team team(plan.lanes_log2);
   const Tile tile(plan, team.index);

@@ -39,15 +39,51 @@ constexpr int kHeld = 8;  // log-weights of a column that a thread loads at once
 #define IWAE_KERNEL static __global__ void __launch_bounds__(kThreads, 2)
 #define IWAE_BOUNDED_KERNEL(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
 
+inline void check(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
+}
+
+inline int current_device() {
+  int device = 0;
+  check(cudaGetDevice(&device));
+  return device;
+}
+
+// The first statement of every kernel. On GPUs from sm_90 on, a kernel is launched as soon as every block of the one
+// before it in the stream has begun, and waits here until that one has ended and its memory is visible: only the work
+// of the launch itself overlaps (programmatic dependent launch). So no memory may be read or written before this line.
+__device__ __forceinline__ void begin_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+  cudaGridDependencySynchronize();
+#endif
+}
+
+// Allows a launch to begin before the kernel ahead of it in the stream has ended, where the current device can do so.
+// A capture into a CUDA graph keeps it.
+inline void overlap_launch(cudaLaunchConfig_t& config, cudaLaunchAttribute* attributes) {
+  int major = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, current_device()));
+  config.attrs = attributes;
+  if (major < 9) return;
+  cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+}
+
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int64_t shared_bytes, void* stream,
             const Arguments&... arguments) {
   if (blocks == 0) return;
   if (blocks > INT32_MAX) throw std::length_error("the call is too large: it needs more than 2^31 - 1 blocks");
-  kernel<<<static_cast<unsigned>(blocks), kThreads, static_cast<size_t>(shared_bytes),
-           static_cast<cudaStream_t>(stream)>>>(arguments...);
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute attribute = {};
+  overlap_launch(config, &attribute);
+  check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 }
 
 // An address of 16 bytes that are read or written together; the emulator checks that it is aligned.

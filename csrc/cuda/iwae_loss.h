@@ -22,6 +22,7 @@ using BackwardLoader = Vector<float, 2>;
 // One block per observation: log-weights, weights, bound, and the gradients of the parameters in `wanted`.
 template <class Density>
 IWAE_KERNEL iwae_loss_kernel(const Rows plan, const LossOutputs out, const unsigned wanted) {
+  begin_kernel();
   using T = float;
   constexpr int kRows = kRowsATeam<Density, ForwardLoader>, kFewRows = kRowsATeam<Density, BackwardLoader>;
   const Team team(plan.lanes_log2);
@@ -86,6 +87,7 @@ IWAE_KERNEL iwae_loss_kernel(const Rows plan, const LossOutputs out, const unsig
 // the negated bounds of a block's columns is written to out.reduced.
 template <class T, int kWide>
 IWAE_KERNEL weights_kernel(const Columns<1> columns, const Parts<T> parts, const LossOutputs out) {
+  begin_kernel();
   __shared__ double place[kThreads / kWarp];
   const Spot<kWide> spot(columns);
   Held<T, kWide> held(columns, spot);

@@ -90,6 +90,7 @@ iwae_loss_once_kernel(const OncePlan plan, const LossOutputs out, const unsigned
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
   return;  // without clusters: see iwae_loss.h
 #else
+  begin_kernel();
   using T = float;
   const Rows& rows = plan.rows;
   const Team team(rows.lanes_log2);

@@ -8,6 +8,7 @@ namespace IWAE_ISA {
 
 template <class T, int kWide>
 IWAE_KERNEL log_mean_exp_kernel(const Columns<1> columns, T* bound) {
+  begin_kernel();
   const Spot<kWide> spot(columns);
   Held<T, kWide> held(columns, spot);
   Total<T> total[kWide];
@@ -23,6 +24,7 @@ IWAE_KERNEL log_mean_exp_kernel(const Columns<1> columns, T* bound) {
 template <class T>
 IWAE_KERNEL merged_log_mean_exp_kernel(const Parts<T> parts, const int64_t columns, const int64_t splits,
                                        const int64_t samples, T* bound) {
+  begin_kernel();
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (column >= columns) return;
   const Total<T> total = parts.merged(column, columns, splits);
@@ -33,6 +35,7 @@ IWAE_KERNEL merged_log_mean_exp_kernel(const Parts<T> parts, const int64_t colum
 template <class T, int kWide>
 IWAE_KERNEL log_mean_exp_gradient_kernel(const Columns<3> columns, const Parts<T> parts, const View grad,
                                          const View gradient, const int64_t gradient_sample_stride) {
+  begin_kernel();
   const Spot<kWide> spot(columns);
   Held<T, kWide> held(columns, spot);
   Total<T> total[kWide];

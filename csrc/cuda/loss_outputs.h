@@ -25,6 +25,7 @@ __device__ __forceinline__ void write_bound(const LossOutputs& out, int64_t obse
 // The last step of a reduction: the sum of the parts times the share, by one block, in a fixed order.
 template <class T>
 IWAE_KERNEL loss_kernel(const double* parts, const int64_t count, const double share, T* loss) {
+  begin_kernel();
   __shared__ double place[kThreads / kWarp];
   double sum = 0.0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += parts[i];

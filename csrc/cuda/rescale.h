@@ -14,6 +14,7 @@ namespace IWAE_ISA {
 template <class T, class Storage>
 IWAE_KERNEL rescale_kernel(char* gradient, const T* weights, const View grad, const Walk<1> rows, const bool is_number,
                            const int64_t features, const int64_t blocks) {
+  begin_kernel();
   if (is_number && load_one<T>(grad.data, grad.dtype, 0) == T(1)) return;
   const int64_t entries = rows.outer_count * features, stride = blocks * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < entries; i += stride) {

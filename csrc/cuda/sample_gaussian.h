@@ -25,6 +25,7 @@ PosteriorPlan plan_posterior(const Call& call) {
 template <class T>
 IWAE_KERNEL sample_gaussian_kernel(const NoisePlan plan, const PosteriorPlan q, const int64_t quads,
                                    const int lanes_log2, const bool aligned, T* z, T* log_ratio) {
+  begin_kernel();
   const Team team(lanes_log2);
   const Division at = divide(team.index, plan.observations);
   const int64_t observation = at.remainder;
@@ -71,6 +72,7 @@ constexpr int kQuadLanes = 16, kDrawLanes = kThreads / kQuadLanes;
 template <class T>
 IWAE_KERNEL sample_gaussian_gradient_kernel(const NoisePlan plan, const PosteriorPlan q, const SampleGradientPlan g,
                                             const int64_t quad_blocks, const int64_t quads) {
+  begin_kernel();
   __shared__ double place[2 * kQuad][kThreads];
   constexpr int kDrawsASum = 16;
   const Division at = divide(blockIdx.x, quad_blocks);

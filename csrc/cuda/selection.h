@@ -96,6 +96,7 @@ struct ScalesOf {
 
 template <class T>
 IWAE_KERNEL selection_kernel(const SelectionPlan plan, const SelectionResults<T> results) {
+  begin_kernel();
   const int64_t observation = blockIdx.x, observations = plan.noise.observations, samples = plan.noise.samples;
   ScalesOf<T> scales = {plan, observation, T(1), T(1)};
   double decoder_sum = 0.0, encoder_sum = 0.0;

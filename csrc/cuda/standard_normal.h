@@ -8,6 +8,7 @@ namespace IWAE_ISA {
 
 template <class T>
 IWAE_KERNEL standard_normal_kernel(const NoisePlan plan, const int64_t quads, const bool aligned, T* noise) {
+  begin_kernel();
   const int64_t number = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const Division by_quad = divide(number, quads), by_observation = divide(by_quad.quotient, plan.observations);
   if (by_observation.quotient >= plan.samples) return;

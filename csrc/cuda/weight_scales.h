@@ -16,6 +16,7 @@ struct ScaleViews {
 template <class T, int kWide>
 IWAE_KERNEL weight_scales_kernel(const Columns<2> columns, const Parts<T> parts, const ScaleFactors<T> by, T* value,
                                  const ScaleViews results) {
+  begin_kernel();
   const Spot<kWide> spot(columns);
   Held<T, kWide> held(columns, spot);
   Total<T> total[kWide];

@@ -25,6 +25,7 @@ def test_wrong_kernels_are_seen(tmp_path: Path) -> None:
         "half come: refused",
         "lanes missing: refused",
         "too much shared memory: refused",
+        "no beginning: refused",
         "unwritten: NaN",
         "copies: right",
         "copies without a wait: wrong",

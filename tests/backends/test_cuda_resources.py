@@ -43,6 +43,12 @@ def test_no_spills(rows: list[dict[str, Any]]) -> None:
         assert int(row["spill_bytes"]) <= (64 if "double" in row["kernel"] else 0), row
 
 
+def test_kernels_wait_for_the_one_ahead_before_they_touch_memory(rows: list[dict[str, Any]]) -> None:
+    """Check what makes it safe that launches overlap, which they do from sm_90 on."""
+    for row in rows:
+        assert row["wait"] == ("first" if row["sm"] == "90" else ""), row
+
+
 def test_registers_leave_room_for_other_warps(rows: list[dict[str, Any]]) -> None:
     """Check for at most 128 registers: at least 16 of a multiprocessor's 64 warps are then resident."""
     assert [row for row in rows if int(row["registers"]) > 128] == []

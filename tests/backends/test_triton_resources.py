@@ -70,6 +70,12 @@ def test_no_spills(rows: list[dict[str, str]]) -> None:
     assert [row for row in rows if row["spill_bytes"] != "0"] == []
 
 
+def test_kernels_wait_for_the_one_ahead_before_they_touch_memory(rows: list[dict[str, str]]) -> None:
+    """Check what makes it safe that launches overlap, which they do from sm_90 on."""
+    for row in rows:
+        assert row["wait"] == ("first" if row["sm"] == "90" else ""), row
+
+
 def is_linear(row: dict[str, str]) -> bool:
     return row["case"].startswith("linear")
 

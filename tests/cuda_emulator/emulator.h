@@ -52,6 +52,7 @@ struct Fiber {
   jmp_buf place;       // where it waits: returning to it costs no system call
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   bool begun = false, done = true;
+  bool has_waited = false;  // for the kernel before: begin_kernel() in csrc/cuda/device.h
   const Barrier* waits_at = nullptr;
   int64_t generation = 0;
   const uint64_t* mailbox = nullptr;       // whose round of a parity it waits for
@@ -143,6 +144,7 @@ inline void enter() {
   Machine& m = machine();
   try {
     (*m.body)();
+    if (!m.self().has_waited) throw std::logic_error("a kernel does not call begin_kernel()");
     for (const std::vector<Copy>& group : m.self().copies) {
       if (!group.empty()) throw std::logic_error("a thread ends before it has waited for its copies");
     }
@@ -209,7 +211,7 @@ inline void run_cluster(unsigned first_block) {
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStackBytes;
     makecontext(&fiber.context, enter, 0);
-    fiber.begun = fiber.done = false;
+    fiber.begun = fiber.done = fiber.has_waited = false;
     fiber.waits_at = nullptr;
     fiber.mailbox = nullptr;
     fiber.cluster_generation = -1;
@@ -279,6 +281,8 @@ constexpr int64_t kManyThreads = 128, kManyObservations = 3, kFewBlocks = 4;
 constexpr int kHeld = 2;
 constexpr int kSmallBlocks = 3, kMostBlocksACluster = 4;
 constexpr int64_t kSmallBlockBytes = 4 << 10, kLargeBlockBytes = 16 << 10;
+
+inline void begin_kernel() { emulator::machine().self().has_waited = true; }
 
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int64_t shared_bytes, void*,

@@ -7,6 +7,7 @@ using namespace iwae::cuda;
 
 // Every thread reads what another wrote, with a barrier between or without.
 IWAE_KERNEL reverse(int* out, const bool with_barrier) {
+  begin_kernel();
   __shared__ int place[kThreads];
   place[threadIdx.x] = static_cast<int>(threadIdx.x);
   if (with_barrier) __syncthreads();
@@ -16,17 +17,25 @@ IWAE_KERNEL reverse(int* out, const bool with_barrier) {
 }
 
 IWAE_KERNEL half_come() {
+  begin_kernel();
   if (threadIdx.x < kThreads / 2) __syncthreads();
 }
 
 IWAE_KERNEL some_lanes_exchange() {
+  begin_kernel();
   if (threadIdx.x % kWarp != 3) __shfl_xor_sync(kAllLanes, 1.0, 1);
 }
 
-IWAE_KERNEL shared_memory(double* out) { *out = dynamic_shared<double>()[5]; }
+IWAE_KERNEL shared_memory(double* out) {
+  begin_kernel();
+  *out = dynamic_shared<double>()[5];
+}
+
+IWAE_KERNEL does_not_begin(double* out) { *out = 1.0; }
 
 // Every thread reads four numbers that another copied.
 IWAE_KERNEL copy_and_reverse(const float* in, float* out, const bool waits, const bool with_barrier) {
+  begin_kernel();
   float* place = dynamic_shared<float>();
   const int own = 4 * static_cast<int>(threadIdx.x), other = 4 * (kThreads - 1 - static_cast<int>(threadIdx.x));
   copy_sixteen(place + own, in + own);
@@ -39,12 +48,14 @@ IWAE_KERNEL copy_and_reverse(const float* in, float* out, const bool waits, cons
 }
 
 IWAE_KERNEL end_before_a_copy(const float* in) {
+  begin_kernel();
   copy_sixteen(dynamic_shared<float>() + 4 * threadIdx.x, in + 4 * threadIdx.x);
   end_group_of_copies();
 }
 
 // Every thread reads four numbers that its block copied, or an earlier one.
 IWAE_KERNEL copy_to_static_memory(const float* in, float* out, const bool copies) {
+  begin_kernel();
   alignas(16) __shared__ float places[4 * kThreads];
   const int own = 4 * static_cast<int>(threadIdx.x);
   if (copies) copy_sixteen(places + own, in + own);
@@ -55,6 +66,7 @@ IWAE_KERNEL copy_to_static_memory(const float* in, float* out, const bool copies
 
 // A cluster of two blocks, each of which gets its numbers from the other.
 IWAE_KERNEL send_to_each_other(float* out, const bool waits, const int expected) {
+  begin_kernel();
   Mailbox* mailbox = dynamic_shared<Mailbox>();
   float* place = reinterpret_cast<float*>(mailbox + 2);
   if (threadIdx.x == 0) open_mailbox(mailbox);
@@ -125,12 +137,13 @@ static const char* outcome(Kernel kernel, int64_t shared_bytes = 0) {
 
 int main() {
   double unwritten = 0.0;
-  launch(shared_memory, 1, 64, nullptr, &unwritten);
   std::printf("barrier: %s\n", reversed(true) ? "right" : "wrong");
   std::printf("no barrier: %s\n", reversed(false) ? "right" : "wrong");
   std::printf("half come: %s\n", outcome(half_come));
   std::printf("lanes missing: %s\n", outcome(some_lanes_exchange));
   std::printf("too much shared memory: %s\n", outcome(half_come, 49 << 10));
+  std::printf("no beginning: %s\n", outcome_of([&] { launch(does_not_begin, 1, 0, nullptr, &unwritten); }));
+  launch(shared_memory, 1, 64, nullptr, &unwritten);
   std::printf("unwritten: %s\n", unwritten != unwritten ? "NaN" : "a number");
   std::printf("copies: %s\n", copied(true, true) ? "right" : "wrong");
   std::printf("copies without a wait: %s\n", copied(false, true) ? "right" : "wrong");

@@ -1,6 +1,6 @@
 """A table of nvcc's machine code for the kernels of csrc/cuda: registers, spills, shared memory, widths of loads,
-stores and asynchronous copies, and the instructions of the loop with these copies. It is read from the built extension,
-and needs no GPU.
+stores and asynchronous copies, the instructions of the loop with these copies, and the wait for the kernel ahead. It is
+read from the built extension, and needs no GPU.
 
     python tests/support/cuda_resources.py [--write]
 
@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from paths import ROOT
-from sass import loop_with, widths
+from sass import loop_with, wait_for_the_kernel_ahead, widths
 
 from iwae_fast.backends.extension import MODULE
 
-FIELDS = ("kernel", "sm", "registers", "spill_bytes", "shared_bytes", "loads", "stores", "copies", "loop")
+FIELDS = ("kernel", "sm", "registers", "spill_bytes", "shared_bytes", "loads", "stores", "copies", "loop", "wait")
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -80,6 +80,7 @@ def rows() -> list[dict[str, Any]]:
                 "stores": widths(code[sm, mangled], "STG"),
                 "copies": widths(code[sm, mangled], "LDGSTS"),
                 "loop": loop_with(code[sm, mangled], "LDGSTS") or "",
+                "wait": wait_for_the_kernel_ahead(code[sm, mangled]),
             }
         )
     return sorted(made, key=lambda row: (row["sm"], row["kernel"]))

@@ -22,6 +22,15 @@ def bytes_of(suffix: str) -> int:
     return 4
 
 
+def wait_for_the_kernel_ahead(code: str) -> str:
+    """Return "first" if a kernel waits for the one ahead of it in the stream before it reads or writes global memory,
+    "late" if it does so afterward, and "" if it does not wait."""
+    found = re.search(r"\bACQBULK\b|\b(?:LDG|STG|LDGSTS|UBLKCP|ATOMG?|REDG?|CCTL)\b", code)
+    if "ACQBULK" not in code or found is None:
+        return ""
+    return "first" if found[0] == "ACQBULK" else "late"
+
+
 def loop_with(code: str, instruction: str) -> int:
     """Return the number of instructions of the shortest loop that contains an instruction, 0 without one.
 

@@ -1,5 +1,5 @@
 """A table of Triton's machine code for the kernels on two GPUs: registers, spills, shared memory, widths of loads and
-stores, instructions of tensor cores. It compiles what the launch wrappers would launch, and needs no GPU.
+stores, instructions of tensor cores, and the wait for the kernel ahead. It compiles what the launch wrappers would launch, and needs no GPU.
 
     python tests/support/triton_resources.py [--write]
 
@@ -24,7 +24,7 @@ import torch
 import triton
 import triton_ops as ops
 from paths import ROOT
-from sass import widths
+from sass import wait_for_the_kernel_ahead, widths
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
@@ -42,6 +42,7 @@ FIELDS = (
     "stores",
     "tensor_cores",
     "products",
+    "wait",
 )
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -254,6 +255,7 @@ def resources(kernel: Any) -> dict[str, Any]:
         "stores": widths(code, "STG"),
         "tensor_cores": " ".join(name for name in TENSOR_CORES if re.search(rf"\b{name}\b", code)),
         "products": products(kernel.asm["ttir"]),
+        "wait": wait_for_the_kernel_ahead(code),
     }
 
 
