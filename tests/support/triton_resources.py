@@ -1,5 +1,6 @@
 """A table of Triton's machine code for the kernels on two GPUs: registers, spills, shared memory, widths of loads and
-stores, instructions of tensor cores, and the wait for the kernel ahead. It compiles what the launch wrappers would launch, and needs no GPU.
+stores, instructions of tensor cores, and the wait for the kernel ahead. It compiles what the launch wrappers would
+launch, and needs no GPU.
 
     python tests/support/triton_resources.py [--write]
 
