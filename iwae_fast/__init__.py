@@ -14,7 +14,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import backends, bounds, data, evaluate, likelihoods, models, optim
-    from .capture import CapturedStep
+    from .capture import CapturedStep, CapturedSteps
     from .evaluate import activity, diagnostics, pruning
     from .evaluate.check_estimator import check_estimator
     from .evaluate.gradient_snr import gradient_snr
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CapturedStep",
+    "CapturedSteps",
     "Objective",
     "__version__",
     "activity",
@@ -62,7 +63,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "capture": ("CapturedStep",),
+    "capture": ("CapturedStep", "CapturedSteps"),
     "evaluate": ("activity", "diagnostics", "pruning"),
     "evaluate.check_estimator": ("check_estimator",),
     "evaluate.gradient_snr": ("gradient_snr",),

@@ -70,6 +70,11 @@ class LatentVariableModel(nn.Module, ABC):
         self._met_observations = True
 
     @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that the model calls as modules, by name: those that torch.compile can serve one by one."""
+        return {"encoder": self.encoder, "decoder": self.decoder}
+
+    @property
     def takes_sample_indices(self) -> bool:
         """True if samples of z can be drawn by indices that differ between observations: ``Draw.samples``."""
         return True

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import checks
 from ..deprecation import context_of
@@ -146,6 +146,10 @@ class RandomWeightsVAE(LatentVariableModel):
         logits = self.decoder(z, self._weight_noise(z, draw, DECODER_STREAM), draw.num_samples)
         observed = None if mask is None else observed_features(mask, x).flatten(1)
         return self.likelihood.log_prob(x, logits.flatten(0, 1), draw.num_samples, observed, self.backend)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {}  # each call gets the noise of its weights as a function, which a compiler cannot trace
 
     @property
     def takes_sample_indices(self) -> bool:

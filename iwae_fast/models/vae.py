@@ -72,6 +72,14 @@ class VAE(LatentVariableModel):
         self.latent_dim = latent_dim
         self.has_conditional_priors: bool = bool(upper)
 
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        named = dict(self.upper.named_children())
+        pairs = {
+            f"upper.{name}.{part}": network for name, pair in named.items() for part, network in pair.named_children()
+        }
+        return {**super().networks, **pairs}
+
     def posterior(self, output: Any) -> LatentPosterior:
         """Return q(z_1 | x): a Gaussian, which unpacks to mean and log standard deviation, each (B, Z), or a
         distribution that is not Gaussian."""

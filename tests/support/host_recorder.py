@@ -27,6 +27,11 @@ class Tape(TorchDispatchMode):
         super().__init__()
         self.calls: list[tuple[Any, tuple, dict, Any]] = []
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let compiled code run inside the mode, which sees its operations if the compiler leaves them to torch."""
+        return True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             if not any(file.startswith(OPS) for file in _callers()):
