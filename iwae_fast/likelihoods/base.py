@@ -104,8 +104,9 @@ class Likelihood(nn.Module, ABC):
         if fits.all():
             return
         found = value[~fits][0].item()
+        entry = ", ".join(str(index) for index in (~fits).nonzero()[0].tolist())
         pixels = "; divide pixels from 0 to 255 by 255" if _is_unit_interval(support) and 1.0 < found <= 255.0 else ""
-        raise ValueError(f"likelihood {self.name!r} takes {_described(support)}, but x holds {found:g}{pixels}")
+        raise ValueError(f"likelihood {self.name!r} takes {_described(support)}, but x[{entry}] is {found:g}{pixels}")
 
     @abstractmethod
     def mean(self, output: Any) -> Tensor:
@@ -114,6 +115,29 @@ class Likelihood(nn.Module, ABC):
     def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
         """Draw x for each row of a decoder's output, in the shape of :meth:`mean`."""
         raise NotImplementedError(f"likelihood {self.name!r} does not implement sample()")
+
+    def reparameterized(self, output: Any, noise: Tensor) -> Tensor:
+        """Return x as a differentiable function of a decoder's output for N rows and of standard normal noise (N, D).
+
+        Raises ValueError if x is not a smooth function of normal noise.
+        """
+        raise ValueError(
+            f"likelihood {self.name!r} does not have reparameterized draws: use a Gaussian one, such as 'gaussian'"
+        )
+
+    def expectations(self, output: Any) -> Tensor:
+        """Return the quantities per row of a decoder's output, (N, S), whose averages over the posterior of z determine
+        an imputation: by default E[x | z], with S = D."""
+        return self.mean(output).flatten(1)
+
+    def imputed(self, averages: Tensor) -> Tensor:
+        """Return x, (B, D), for averages (B, S) of :meth:`expectations`."""
+        return averages
+
+    @property
+    def unordered(self) -> Tensor | None:
+        """The features that do not have a median, bool (D,), as classes do not; None if there are none."""
+        return None
 
     def output_sizes(self, data_dim: int) -> dict[str, int]:
         """Return the number of elements per row of each of the :attr:`outputs`, for D features."""

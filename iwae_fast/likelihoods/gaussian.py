@@ -81,10 +81,14 @@ class Gaussian(Likelihood):
         return parts_of(output, self)[0]
 
     def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
+        mean: Tensor = parts_of(output, self)[0]
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return self.reparameterized(output, noise)
+
+    def reparameterized(self, output: Any, noise: Tensor) -> Tensor:
         parts = parts_of(output, self)
         mean: Tensor = parts[0]
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return mean + torch.exp(self._log_std(parts)).to(mean.dtype) * noise
+        return mean + torch.exp(self._log_std(parts)).to(mean.dtype) * noise.view_as(mean)
 
     def initial_biases(self, data_mean: Tensor) -> dict[str, Tensor]:
         return {"mean": data_mean}

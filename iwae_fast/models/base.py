@@ -4,34 +4,36 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..backends.marshal import PLAIN
 from ..deprecation import context_of
 from ..likelihoods import Likelihood, LinearLayer, as_likelihood
 from ..modes import evaluating, evaluation_mode
 from ..modules import as_parameters, defines
 from ..ops.losses import IWAEResult
 from ..ops.samples import seed_tensor
+from .completion import Completions
 from .draw import Draw
 from .embedding import Data, encode_dataset
 from .encoding import observed_features, run_encoder
+from .folders import InFolders
 from .linear_output import LinearOutput, has_plain_linear_output
 from .posteriors import AnyPosterior
+from .readable import may_be_looked_at
 from .terms import Latents, LogQGradient, RouteZ, Terms, weighted
 
-Model = TypeVar("Model", bound="LatentVariableModel")
+if TYPE_CHECKING:
+    from ..imputation import Imputation
 
 RESAMPLING_STREAM = 2**31 + 1
 """Stream of the noise for resampling; the streams of latent layers count from 0."""
 
 
-class LatentVariableModel(nn.Module, ABC):
+class LatentVariableModel(InFolders, nn.Module, ABC):
     """p(z), p(x | z) from the decoder, q(z | x) from the encoder.
 
     A subclass determines the kind of latents: it defines :meth:`posterior`, :meth:`latents`, :meth:`prior_draws`,
@@ -44,6 +46,9 @@ class LatentVariableModel(nn.Module, ABC):
     """True if there are learned priors between layers, whose latents can be reparameterized by the prior's noise."""
     random_weights = False
     """True if each sample has its own draw of network weights, whose distribution is learned."""
+    validate: bool = False
+    """True to check the support of all observations that objectives and :meth:`log_weights` take, not of the first ones
+    alone."""
     _met_observations = False
     """True once :meth:`check_first_observations` has checked a batch."""
 
@@ -59,11 +64,11 @@ class LatentVariableModel(nn.Module, ABC):
     def check_first_observations(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Raise ValueError if the first observations that the model sees are outside its likelihood's support.
 
-        Later ones are not checked: each check would force a device synchronization. Nothing is checked while
-        torch.compile or a function transform traces, while a CUDA graph is captured, or if
+        Later ones are checked if :attr:`validate` is True: each check forces a device synchronization. Nothing is
+        checked while torch.compile or a function transform traces, while a CUDA graph is captured, or if
         ``torch.cuda.set_sync_debug_mode`` reports synchronizations.
         """
-        if torch.compiler.is_compiling() or self._met_observations or not _may_be_looked_at(x):
+        if (self._met_observations and not self.validate) or not may_be_looked_at(x):
             return
         checks.mask(mask, tuple(x.shape), x.device)
         self.likelihood.check_support(x, mask)
@@ -286,6 +291,40 @@ class LatentVariableModel(nn.Module, ABC):
         repeated = (c.expand(len(z), *c.shape).flatten(0, 1) for c in context)
         return as_parameters(self.decoder, z.flatten(0, 1)), *repeated
 
+    def decoded(self, z: Tensor, draw: Draw, context: Sequence[Tensor] = ()) -> Any:
+        """Return the decoder's output for the latents of a draw (k, B, Z), with k B rows."""
+        return self.decoder(*self._decoder_inputs(z, context))
+
+    def completions(
+        self, x: Tensor, posterior: AnyPosterior, draw: Draw, *, context: Sequence[Tensor] = (), mask: Tensor
+    ) -> Completions:
+        """Draw z given the observed features of x, and return the samples with their log-weights."""
+        if not defines(self, LatentVariableModel, "terms", "log_likelihood"):
+            raise TypeError(f"{type(self).__name__} must define completions() to impute: it has its own log-weights")
+        z, log_prior, log_ratio = self.latents(posterior, draw)
+        output = self.decoded(z, draw, context)
+        observed = observed_features(mask, x).flatten(1)
+        log_likelihood = self.likelihood.log_prob(x, output, draw.num_samples, observed, self.backend)
+        expectations = self.likelihood.expectations(output).unflatten(0, z.shape[:2])
+        return Completions(Terms(log_likelihood, log_prior, log_ratio).log_weights(), z, expectations)
+
+    def completed(
+        self, particles: Tensor, generator: torch.Generator, context: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """Draw x, (n, B, D), for samples (n, B, P) that :meth:`completions` has returned."""
+        drawn = self.likelihood.sample(self.decoder(*self._decoder_inputs(particles, context)), generator)
+        return drawn.flatten(1).unflatten(0, particles.shape[:2])
+
+    def impute(self, x: Tensor, mask: Tensor | None = None, num_samples: int = 1000, **options: Any) -> Imputation:
+        """Impute the missing features of x by self-normalized importance sampling (Mattei & Frellsen 2019).
+
+        The arguments are those of :func:`iwae_fast.imputation.impute`: ``num_draws``, ``median``, ``seed``,
+        ``context``, ``chunk_size``, ``observation_offset`` and ``progress``.
+        """
+        from ..imputation import impute
+
+        return impute(self, x, mask, num_samples, **options)
+
     @evaluating
     def sample_implicit_posterior(
         self,
@@ -343,76 +382,6 @@ class LatentVariableModel(nn.Module, ABC):
         z = as_parameters(self.decoder, self.prior_draws(num_samples, seed))
         return self.likelihood.mean(self.decoder(z, *context))
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write the model to a folder, for :meth:`from_pretrained`: its settings as ``config.json``, and its parameters
-        as ``model.safetensors``. Needs safetensors.
-
-        A config describes a :class:`DenseVAE` or :class:`RandomWeightsVAE` with any likelihood of the package but
-        :class:`iwae_fast.likelihoods.FromDistribution`, and with N(0, I), a :class:`MixturePrior` or a
-        :class:`VampPrior` as its prior. Dtypes are kept; ``backend`` is not part of the config.
-
-        Args:
-            save_directory: the folder, which is created if it does not exist. Its two files are replaced.
-
-        Raises:
-            TypeError: the model has networks, a prior or a likelihood of your own code.
-            ImportError: safetensors is not installed.
-            OSError: a file cannot be written.
-        """
-        from .pretrained import save
-
-        save(self, Path(save_directory))
-
-    @classmethod
-    def from_pretrained(
-        cls: type[Model],
-        pretrained_model_name_or_path: str | Path,
-        *,
-        device: torch.device | str = "cpu",
-        backend: str | None = None,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        token: str | bool | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
-    ) -> Model:
-        """Return the model that :meth:`save_pretrained` has written, in evaluation mode. Needs safetensors.
-
-        No code of the folder is run, and nothing is unpickled. ``iw.models.LatentVariableModel.from_pretrained`` takes
-        a model of any class.
-
-        Args:
-            pretrained_model_name_or_path: the folder; or if there is no such folder, the name of a repository, "owner/
-                name", whose two files huggingface_hub downloads or has in its cache.
-            device: the device of the parameters.
-            backend: force a backend of the package by name.
-            revision, cache_dir, token, force_download, local_files_only: as in ``huggingface_hub.hf_hub_download``, for
-                a repository.
-
-        Raises:
-            FileNotFoundError: there is no such folder or file, and huggingface_hub is not installed.
-            ValueError: a file is not one of a model, or they do not belong together.
-            TypeError: the model is of another class.
-            ImportError: safetensors is not installed.
-        """
-        from .pretrained import load
-
-        hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
-        model = load(
-            pretrained_model_name_or_path,
-            device,
-            **hub,
-            force_download=force_download,
-            local_files_only=local_files_only,
-        )
-        if not isinstance(model, cls):
-            raise TypeError(
-                f"{pretrained_model_name_or_path} must hold a {cls.__name__}, got a {type(model).__name__}: call "
-                f"{type(model).__name__}.from_pretrained"
-            )
-        model.backend = backend
-        return model
-
     def kl_by_dimension(self, posterior: AnyPosterior) -> Tensor:
         """Return KL(q(z | x) || p(z)) per latent dimension, (B, Z) in nats, in closed form.
 
@@ -422,15 +391,6 @@ class LatentVariableModel(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"backend={self.backend!r}"
-
-
-def _may_be_looked_at(x: Tensor) -> bool:
-    """Return True if the values of a tensor can be read, with a device synchronization if need be."""
-    if type(x) not in PLAIN or torch._C._are_functorch_transforms_active():
-        return False
-    if x.is_cuda:
-        return not (torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode())
-    return x.device.type == "cpu"
 
 
 def check_model(model: Any) -> None:

@@ -14,6 +14,7 @@ from ..modules import as_parameters
 from ..ops.densities import standard_gaussian_log_prob
 from ..ops.samples import seed_tensor, standard_normal
 from .base import LatentVariableModel
+from .completion import Completions
 from .dense import DenseDecoder, glorot, start_at_mean
 from .draw import Draw, noise_dtype
 from .encoding import observed_features, visible
@@ -143,9 +144,25 @@ class RandomWeightsVAE(LatentVariableModel):
     ) -> Tensor:
         if not isinstance(self.decoder, RandomNetwork):
             return super()._log_likelihood_of(draw, x, z, context=context, mask=mask)
-        logits = self.decoder(z, self._weight_noise(z, draw, DECODER_STREAM), draw.num_samples)
         observed = None if mask is None else observed_features(mask, x).flatten(1)
-        return self.likelihood.log_prob(x, logits.flatten(0, 1), draw.num_samples, observed, self.backend)
+        return self.likelihood.log_prob(x, self.decoded(z, draw), draw.num_samples, observed, self.backend)
+
+    def decoded(self, z: Tensor, draw: Draw, context: Sequence[Tensor] = ()) -> Tensor:
+        if not isinstance(self.decoder, RandomNetwork):
+            return super().decoded(z, draw, context)
+        return self.decoder(z, self._weight_noise(z, draw, DECODER_STREAM), draw.num_samples).flatten(0, 1)
+
+    def completions(
+        self, x: Tensor, posterior: EncoderInput, draw: Draw, *, context: Sequence[Tensor] = (), mask: Tensor
+    ) -> Completions:
+        """Return samples whose particles are the probabilities of the pixels: z alone does not give the weights."""
+        found = super().completions(x, posterior, draw, context=context, mask=mask)
+        return found._replace(particles=found.expectations)
+
+    def completed(
+        self, particles: Tensor, generator: torch.Generator, context: Sequence[Tensor] = ()
+    ) -> Tensor:
+        return torch.bernoulli(particles, generator=generator)
 
     @property
     def networks(self) -> dict[str, nn.Module]:

@@ -369,11 +369,11 @@ def test_bad_arguments(call: Callable[[], object], error: type[Exception], messa
 
 
 OUTSIDE = {
-    "bernoulli": (253.0, "numbers from 0 to 1, but x holds 253; divide pixels from 0 to 255 by 255"),
-    "continuous-bernoulli": (-0.5, "numbers from 0 to 1, but x holds -0.5$"),
-    "negative-binomial": (2.5, "whole numbers of at least 0, but x holds 2.5"),
-    "zero-inflated-negative-binomial": (-1.0, "whole numbers of at least 0, but x holds -1"),
-    "categorical": (256.0, "whole numbers from 0 to 255, but x holds 256"),
+    "bernoulli": (253.0, "numbers from 0 to 1, but x\\[2, 3\\] is 253; divide pixels from 0 to 255 by 255"),
+    "continuous-bernoulli": (-0.5, "numbers from 0 to 1, but x\\[2, 3\\] is -0.5$"),
+    "negative-binomial": (2.5, "whole numbers of at least 0, but x\\[2, 3\\] is 2.5"),
+    "zero-inflated-negative-binomial": (-1.0, "whole numbers of at least 0, but x\\[2, 3\\] is -1"),
+    "categorical": (256.0, "whole numbers from 0 to 255, but x\\[2, 3\\] is 256"),
 }
 
 
@@ -428,7 +428,7 @@ def test_rounding_and_nan_are_not_outside_the_support() -> None:
     bernoulli.check_support(torch.tensor([[True, False]]))
     bernoulli.check_support(torch.empty(0, 3))
     real.check_support(torch.tensor([[1e9, -1e9, math.inf]]))
-    with pytest.raises(ValueError, match="x holds 1.001;"):
+    with pytest.raises(ValueError, match=r"x\[0, 0\] is 1.001;"):
         bernoulli.check_support(torch.tensor([[1.001]]))
 
 
