@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .experiments.loading import load_run
     from .objectives import Objective, estimators, schedules
     from .ops.densities import bernoulli_log_prob, gaussian_log_prob, standard_gaussian_log_prob
-    from .ops.linear import linear_activation, linear_bernoulli_iwae_loss, linear_bernoulli_log_prob
+    from .ops.layers import linear_activation
+    from .ops.linear import linear_bernoulli_iwae_loss, linear_bernoulli_log_prob
     from .ops.losses import bernoulli_iwae_loss, gaussian_iwae_loss, iwae_loss
     from .ops.samples import sample_gaussian, standard_normal
     from .ops.weights import effective_sample_size, log_mean_exp, normalized_weights
@@ -70,7 +71,8 @@ _HOMES = {
     "experiments.loading": ("load_run",),
     "objectives": ("Objective", "estimators", "schedules"),
     "ops.densities": ("bernoulli_log_prob", "gaussian_log_prob", "standard_gaussian_log_prob"),
-    "ops.linear": ("linear_activation", "linear_bernoulli_iwae_loss", "linear_bernoulli_log_prob"),
+    "ops.layers": ("linear_activation",),
+    "ops.linear": ("linear_bernoulli_iwae_loss", "linear_bernoulli_log_prob"),
     "ops.losses": ("bernoulli_iwae_loss", "gaussian_iwae_loss", "iwae_loss"),
     "ops.samples": ("sample_gaussian", "standard_normal"),
     "ops.weights": ("effective_sample_size", "log_mean_exp", "normalized_weights"),

@@ -6,7 +6,8 @@ from .density_backward import log_prob_backward
 from .density_forward import log_prob
 from .gaussian_log_prob import GAUSSIAN
 from .iwae_loss import iwae_loss, iwae_loss_backward
-from .linear_activation import linear_activation, linear_activation_backward
+from .linear_activation_backward import linear_activation_backward, linear_heads_backward
+from .linear_activation_forward import linear_activation, linear_heads
 from .linear_bernoulli_log_prob import linear_bernoulli_log_prob, linear_bernoulli_log_prob_and_residual
 from .log_mean_exp import log_mean_exp, log_mean_exp_backward
 from .sample_gaussian import sample_gaussian, sample_gaussian_backward
@@ -24,6 +25,8 @@ __all__ = [
     "linear_activation_backward",
     "linear_bernoulli_log_prob",
     "linear_bernoulli_log_prob_and_residual",
+    "linear_heads",
+    "linear_heads_backward",
     "log_mean_exp",
     "log_mean_exp_backward",
     "log_prob",

@@ -190,6 +190,14 @@ class Ops(Protocol):
         one contributes NaN where ``result``, which has one number per row, is NaN.
         """
 
+    def linear_heads(self, hidden: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
+        """Return hidden @ weight.T + bias for each weight; there is one bias per weight, or none."""
+
+    def linear_heads_backward(
+        self, grads: Sequence[Tensor], hidden: Tensor, weights: Sequence[Tensor], needs_grad: Sequence[bool]
+    ) -> list[Tensor]:
+        """Return the gradients of hidden, of each weight and, if there are biases, of each bias."""
+
     def rescale(self, gradient: Tensor, grad: Tensor, weights: Tensor) -> None:
         """Multiply a gradient (k, ..., D), computed for an upstream gradient of 1, by the actual one, in place.
 
@@ -261,6 +269,12 @@ class WithoutOptionalOps:
 
     def linear_activation_backward(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "linear_activation_backward")
+
+    def linear_heads(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "linear_heads")
+
+    def linear_heads_backward(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "linear_heads_backward")
 
     def weight_scales(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "weight_scales")

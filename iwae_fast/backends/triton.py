@@ -40,6 +40,7 @@ class TritonBackend(WithoutOptionalOps):
             "adam",
             "linear_activation",
             "linear_bernoulli_log_prob_and_residual",
+            "linear_heads",
             "select_samples",
             "sum_squares",
             "weight_scales",
@@ -164,6 +165,12 @@ class TritonBackend(WithoutOptionalOps):
 
     def linear_activation_backward(self, *arguments: Any, **options: Any) -> list[Tensor]:
         return self.kernels.linear_activation_backward(*arguments, **options)
+
+    def linear_heads(self, *arguments: Any) -> list[Tensor]:
+        return self.kernels.linear_heads(*arguments)
+
+    def linear_heads_backward(self, *arguments: Any) -> list[Tensor]:
+        return self.kernels.linear_heads_backward(*arguments)
 
     def adam(self, tensors: AdamTensors, settings: AdamSettings, extras: AdamExtras, turns: Tensor) -> None:
         self.kernels.adam(tensors, settings, extras)

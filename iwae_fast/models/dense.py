@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..likelihoods import Likelihood, as_likelihood
-from ..modules import as_parameters
-from ..ops.linear import linear_activation
+from ..modules import as_parameters, runs_forward
+from ..ops.layers import linear_activation, linear_heads
 from ..reference.activations import ACTIVATIONS
 from .linear_output import LinearOutput
 from .vae import VAE
@@ -142,7 +142,8 @@ class GaussianNetwork(nn.Module):
         if self.transform is not None:
             value = self.transform(value)
         hidden = self.hidden(as_parameters(self, value.flatten(1)))
-        return self.mean(hidden), self.log_std(hidden)
+        mean, log_std = heads(hidden, self.mean, self.log_std)
+        return mean, log_std
 
 
 class DenseDecoder(LinearOutput):
@@ -207,6 +208,17 @@ class DenseLayer(nn.Linear):
     def _is_small(self, input: Tensor) -> bool:
         """Return True if the call of a kernel of the CPU would cost more than it saves."""
         return input.is_cpu and self.backend is None and len(input) * self.out_features < WORTH_A_KERNEL
+
+
+def heads(hidden: Tensor, *layers: DenseLayer) -> tuple[Tensor, ...]:
+    """Return the results of linear layers of one input, in one op where kernels have it and every layer is certain to
+    compute its product and nothing else."""
+    plain = all(type(layer) is DenseLayer and "forward" not in vars(layer) and runs_forward(layer) for layer in layers)
+    first = layers[0]
+    if not plain or torch.compiler.is_compiling() or first._is_small(hidden):
+        return tuple(layer(hidden) for layer in layers)
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    return linear_heads(hidden, [layer.weight for layer in layers], biases, backend=first.backend)
 
 
 class TanhLayer(DenseLayer):

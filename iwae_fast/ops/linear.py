@@ -1,5 +1,4 @@
-"""A linear layer fused with the operation that follows it: a Bernoulli likelihood, the whole IWAE loss, or an
-activation.
+"""A linear layer fused with the operation that follows it: a Bernoulli likelihood, or the whole IWAE loss.
 
 Matrix products are torch's, except in the kernels of Triton, and gradients overwrite their inputs.
 """
@@ -18,7 +17,6 @@ from .. import checks, reference
 from ..backends import NATIVE, REFERENCE, choose
 from ..backends.serving import MOST_ELEMENTS, number_of_elements
 from ..checks import accumulation_dtype, autocast_dtype
-from ..reference.activations import ACTIVATIONS, FROM_INPUT
 from .densities import bernoulli_log_prob
 from .function import (
     Fused,
@@ -35,6 +33,7 @@ from .function import (
     times_upstream,
     with_memory,
 )
+from .layers import check_layer, layer_backend, layer_backward
 from .losses import IWAELoss, IWAEResult, composed_iwae, reduced
 
 
@@ -160,62 +159,12 @@ def linear_bernoulli_iwae(
     return IWAEResult(reduced(-bound, reduction), bound.detach(), weights, normalized=True)
 
 
-def linear_activation(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    activation: str = "tanh",
-    *,
-    backend: str | None = None,
-) -> Tensor:
-    """Compute activation(hidden @ weight.T + bias), a dense layer.
-
-    On a GPU, Triton's kernels compute it in one launch and all of its gradients in another, where they are chosen
-    (docs/performance.md says when). On the CPU a layer with tanh in float32 or float64 has kernels around torch's
-    matrix product: bias and tanh in one pass, and the gradient before the tanh with its sum in one pass. Other layers
-    are torch's own operations.
-
-    Args:
-        hidden: (..., H).
-        weight, bias: (M, H) and (M,), as in ``nn.Linear``, with the dtype of ``hidden``. Under autocast all three are
-            cast like the arguments of a linear layer.
-        activation: "none", "tanh", "relu", "gelu" (with the error function) or "silu".
-        backend: force a backend by name.
-
-    Returns:
-        (..., M), with the dtype of ``hidden``.
-    """
-    _linear_layer(hidden, weight, bias)
-    function = ACTIVATIONS[checks.one_of("activation", activation, ACTIVATIONS)]
-    chosen = _layer_backend(backend, activation, hidden, weight, bias)
-    if chosen is None:
-        return function(F.linear(hidden, weight, bias))
-    if (cast := autocast_dtype(hidden.device)) is not None:
-        hidden, weight, bias = hidden.to(cast), weight.to(cast), None if bias is None else bias.to(cast)
-    keep = activation in FROM_INPUT and torch.is_grad_enabled()
-    output, *_ = applied(LinearActivation)(chosen, activation, keep, hidden, weight, bias)
-    return output
-
-
-def _layer_backend(
-    backend: str | None, activation: str, hidden: Tensor, weight: Tensor, bias: Tensor | None
-) -> str | None:
-    """Return the backend whose ``linear_activation`` serves a layer, or None if torch does."""
-    chosen = choose(backend, (hidden, weight, bias), "linear_activation", (*hidden.shape[:-1], len(weight)))
-    if chosen == REFERENCE:
-        return None
-    dtypes = {tensor.dtype for tensor in (hidden, weight, bias) if tensor is not None}
-    dtype = autocast_dtype(hidden.device) or (hidden.dtype if len(dtypes) == 1 else None)
-    activations = NATIVE[chosen].layer_activations
-    return chosen if dtype is not None and activation in activations.get(dtype, ()) else None
-
-
 def _products_backend(backend: str | None, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
     """Return the backend whose ``linear_activation_backward`` makes the gradients of a layer from those of its result,
     or None if products of torch do."""
     results = number_of_elements((*hidden.shape[:-1], len(weight)))
     few = results is not None and results <= MOST_ELEMENTS
-    return _layer_backend(backend, "none", hidden, weight, bias) if few else None
+    return layer_backend(backend, "none", hidden, weight, bias) if few else None
 
 
 def _linear_bernoulli(
@@ -223,7 +172,7 @@ def _linear_bernoulli(
 ) -> tuple[tuple[int, ...], Tensor, Tensor, Tensor | None]:
     """Check observations and the arguments of a linear layer; return their leading axes, and the layer's arguments cast
     as under autocast."""
-    _linear_layer(hidden, weight, bias, value=value, **others)
+    check_layer(hidden, weight, bias, value=value, **others)
     leading = checks.broadcast({"value": tuple(value.shape[:-1]), "hidden": tuple(hidden.shape[:-1])})
     if value.dim() == 0 or value.shape[-1] != weight.shape[0]:
         raise ValueError(f"value must be (..., {weight.shape[0]}), got {tuple(value.shape)}")
@@ -233,15 +182,6 @@ def _linear_bernoulli(
     if hidden.dtype != weight.dtype or (bias is not None and bias.dtype != weight.dtype):
         raise TypeError(f"hidden, weight and bias must have one dtype, got {hidden.dtype} and {weight.dtype}")
     return leading, hidden, weight, bias
-
-
-def _linear_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None, **others: Tensor) -> None:
-    """Raise unless the arguments are those of a linear layer, with others on the same device."""
-    checks.floating(**others, hidden=hidden, weight=weight, **({} if bias is None else {"bias": bias}))
-    if weight.dim() != 2 or hidden.dim() == 0 or hidden.shape[-1] != weight.shape[1]:
-        raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (..., H) and (D, H)")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must be ({weight.shape[0]},) as weight {tuple(weight.shape)}, got {tuple(bias.shape)}")
 
 
 def _stores_residuals(
@@ -432,7 +372,7 @@ class LinearIWAELoss(Fused):
             needs_grad = [hidden_needed, weight_needed, bias_needed]
             of_layer = backward_pass(
                 "linear_bernoulli_iwae_loss",
-                _layer_backward,
+                layer_backward,
                 (gradient,),
                 *(None, hidden, weight, "none", needs_grad, None, None),
                 ctx.products,
@@ -451,43 +391,3 @@ class LinearIWAELoss(Fused):
                 if result is not None:
                     result.mul_(number) if number else result.zero_()  # 0 times NaN would be NaN
         return None, None, None, None, None, *once(gradients, weights)
-
-
-class LinearActivation(Fused):
-    """The Function of :func:`linear_activation`, which also returns the activation's input if it is kept."""
-
-    @staticmethod
-    def forward(
-        backend: str, activation: str, keep: bool, hidden: Tensor, weight: Tensor, bias: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        return tuple(implementation(backend).linear_activation(hidden, weight, bias, activation, keep))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.backend, ctx.activation, _, hidden, weight, _ = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(None if ctx.activation == "none" else output[-1], hidden, weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return (None,) * 6
-        needs_grad = list(ctx.needs_input_grad[3:])
-        gradients = backward_pass(
-            "linear_activation",
-            _layer_backward,
-            (grad,),
-            *saved(ctx),
-            ctx.activation,
-            needs_grad,
-            None,
-            None,
-            ctx.backend,
-        )
-        return None, None, None, *scatter_gradients(gradients, needs_grad)
-
-
-def _layer_backward(grad: Tensor, *arguments: Any) -> Sequence[Tensor]:
-    *others, backend = arguments
-    return implementation(backend).linear_activation_backward(grad, *others)

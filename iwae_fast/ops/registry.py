@@ -116,6 +116,12 @@ class RegisteredOps(WithoutOptionalOps):
     def linear_activation_backward(self, *arguments: Any, **options: Any) -> list[Tensor]:
         return self._call("linear_activation_backward", *arguments, **options)
 
+    def linear_heads(self, *arguments: Any, **options: Any) -> list[Tensor]:
+        return self._call("linear_heads", *arguments, **options)
+
+    def linear_heads_backward(self, *arguments: Any, **options: Any) -> list[Tensor]:
+        return self._call("linear_heads_backward", *arguments, **options)
+
     def adam(self, tensors: AdamTensors, settings: AdamSettings, extras: AdamExtras, turns: Tensor) -> None:
         rate = settings.lr if isinstance(settings.lr, Tensor) else None
         settings = settings if rate is None else settings._replace(lr=0.0)
@@ -276,6 +282,18 @@ def _(
     backend: str,
 ) -> list[Tensor]:
     return _needed((hidden, weight, weight[:, 0]), needs)
+
+
+@_register("linear_heads(Tensor hidden, Tensor[] weights, Tensor[] biases, str backend) -> Tensor[]")
+def _(hidden: Tensor, weights: list[Tensor], biases: list[Tensor], backend: str) -> list[Tensor]:
+    return [hidden.new_empty((*hidden.shape[:-1], weight.shape[0])) for weight in weights]
+
+
+@_register(
+    "linear_heads_backward(Tensor[] grads, Tensor hidden, Tensor[] weights, bool[] needs, str backend) -> Tensor[]"
+)
+def _(grads: list[Tensor], hidden: Tensor, weights: list[Tensor], needs: list[bool], backend: str) -> list[Tensor]:
+    return _needed((hidden, *weights, *(weight[:, 0] for weight in weights))[: len(needs)], needs)
 
 
 @_register("log_mean_exp(Tensor log_weights, int dim, str backend) -> Tensor")

@@ -89,6 +89,11 @@ def samples() -> dict[str, list[tuple]]:
             (r(3, 4, 7), r(3, 4, 7), r(3, 4, 5), r(7, 5), "tanh", [True, True, True], None, None),
             (r(7, 4).T, r(4, 7), r(4, 5), r(7, 5), "tanh", [False, True, False], None, None),
         ],
+        "linear_heads": [(r(3, 4, 5), [r(7, 5), r(2, 5)], [r(7), r(2)]), (r(5, 4).T, [r(5, 7).T, r(3, 5)], [])],
+        "linear_heads_backward": [
+            ([r(3, 4, 7), r(3, 4, 2)], r(3, 4, 5), [r(7, 5), r(2, 5)], [True] * 5),
+            ([r(7, 4).T, r(4, 3)], r(5, 4).T, [r(7, 5), r(3, 5)], [False, True, False]),
+        ],
         "log_mean_exp": [(log_ratio, 0), (log_ratio, 1), (log_ratio.double().T, 0)],
         "log_mean_exp_backward": [(r(4), log_ratio, 0), (r(3), log_ratio, 1)],
         "weight_scales": [

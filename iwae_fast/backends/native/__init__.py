@@ -1,12 +1,13 @@
 """The operations of the C++ extension, shared by the CPU and CUDA backends, which differ in how kernels are run."""
 
 from .adam import AdamSteps
+from .layers import Layers
 from .linear import Linear
 from .samples import Samples
 from .weights import Weights
 
 
-class NativeBackend(Linear, Samples, Weights, AdamSteps):
+class NativeBackend(Linear, Layers, Samples, Weights, AdamSteps):
     """All operations on the extension's kernels. A subclass selects the kernels and runs them."""
 
 
