@@ -56,11 +56,16 @@ class CudaGraphs:
 
     Args:
         device: the device whose work is captured.
-        stream: the stream of rehearsals and captures; a new one if None.
+        stream: the stream of rehearsals and captures. If None, the current stream, or a new one if that is the default
+            stream, on which nothing can be captured. Graphs of different streams may run at the same time: each stream
+            has its own workspaces of matrix products, so a graph must not be replayed beside others of its stream.
     """
 
     def __init__(self, device: torch.device, stream: torch.cuda.Stream | None = None) -> None:
-        self.stream: torch.cuda.Stream = torch.cuda.Stream(device) if stream is None else stream
+        if stream is None:
+            current = torch.cuda.current_stream(device)
+            stream = torch.cuda.Stream(device) if current == torch.cuda.default_stream(device) else current
+        self.stream: torch.cuda.Stream = stream
         self.pool: Any = torch.cuda.graph_pool_handle()
 
     def rehearse(self, function: Function) -> tuple[Any, str | None]:

@@ -39,7 +39,7 @@ CLOSING = ("eval_k", "eval_observations")
 SELECTION = ("keep_best", "patience")
 """Settings of which checkpoint is kept, and of when training stops."""
 
-CHANGEABLE = ("epochs", "stages", *SELECTION, "device", "backend", "capture", *OBJECTIVE, *CLOSING)
+CHANGEABLE = ("epochs", "stages", *SELECTION, "device", "backend", "capture", "compile", *OBJECTIVE, *CLOSING)
 """Settings that may change at a resumption, such as the objective (Table 2 of Burda, Grosse & Salakhutdinov 2016)."""
 
 
@@ -105,6 +105,8 @@ class TrainConfig(BoundSettings):
     """Name of the backend to force; None for the automatic choice."""
     capture: bool = True
     """True to capture steps as CUDA graphs where possible; the results are the same either way."""
+    compile: bool = False
+    """True to run the networks through torch.compile in training steps; the results are the same to rounding."""
     eval_k: int = EVALUATION_K
     """Samples per test observation in the evaluation after training; 0 skips the evaluation."""
     eval_observations: int = OBSERVATIONS
@@ -149,6 +151,8 @@ class TrainConfig(BoundSettings):
             raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
         check_network(self)
         self.objective()  # raises if its settings are incompatible
+        if not isinstance(self.compile, bool):
+            raise TypeError(f"compile must be true or false, got {self.compile!r}")
         if ESTIMATORS[self.estimator].reparameterize_prior and len(self.latent) == 1:
             raise ValueError(f"estimator {self.estimator!r} requires conditional priors between several latent layers")
 

@@ -75,10 +75,8 @@ class VAE(LatentVariableModel):
     @property
     def networks(self) -> dict[str, nn.Module]:
         named = dict(self.upper.named_children())
-        pairs = {
-            f"upper.{name}.{part}": network for name, pair in named.items() for part, network in pair.named_children()
-        }
-        return {**super().networks, **pairs}
+        upper = {f"upper.{n}.{part}": network for n, pair in named.items() for part, network in pair.named_children()}
+        return {**super().networks, **upper}
 
     def posterior(self, output: Any) -> LatentPosterior:
         """Return q(z_1 | x): a Gaussian, which unpacks to mean and log standard deviation, each (B, Z), or a

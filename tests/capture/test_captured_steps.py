@@ -1,4 +1,4 @@
-"""Tests of several models side by side, with tapes in place of CUDA graphs: each takes the steps that it takes alone."""
+"""Tests of models side by side, with tapes in place of CUDA graphs: each takes the steps that it takes alone."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_saved_state_goes_on() -> None:
 def test_steps_without_a_graph_are_taken_in_turn() -> None:
     class Failing(TapeRecorder):
         def record(self, function: Any) -> Any:
-            raise RuntimeError("no graph")
+            raise RuntimeError(f"no graph\nof {function}")
 
     steps = iw.CapturedSteps([step_of(VARIANTS[0], Failing()), step_of(VARIANTS[1])])
     alone = [step_of(variant) for variant in VARIANTS[:2]]

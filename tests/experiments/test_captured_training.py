@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from host_recorder import TapeRecorder
 from same_run import assert_same_run
+from torch._dynamo.backends.common import aot_autograd
 
 from iwae_fast import data
+from iwae_fast.capture import compiled
 from iwae_fast.experiments.config import TrainConfig
 from iwae_fast.experiments.protocols import passes
 from iwae_fast.experiments.train import training
@@ -155,3 +158,38 @@ def test_means_and_diagnostics_are_those_of_the_replay(digits, tmp_path, monkeyp
         for made in (eager, recorded):
             made.take_steps()
             made._end_epoch()
+
+
+@pytest.fixture
+def compiled_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Compile to torch's operations, which a tape records; return the list of compiled graphs."""
+    graphs: list[Any] = []
+
+    def compile_graph(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(compiled, "BACKEND", aot_autograd(fw_compiler=compile_graph))
+    yield graphs
+    torch._dynamo.reset()
+
+
+def test_compiled_training_is_recorded_and_goes_on_without(digits, tmp_path, compiled_calls) -> None:
+    images = replace(digits, train=digits.train[:60])  # no smaller last batch, which would be compiled too
+    whole = train(tmp_path / "eager", images, settings(epochs=4))
+    first = trainer(tmp_path / "compiled", images, settings(epochs=4, compile=True), TapeRecorder())
+    assert not first.fit(Reporter(), stop=lambda: first.step >= 20)
+    assert first.steps.how == "captured as CUDA graphs of up to 6, with networks by torch.compile"
+    assert len(compiled_calls) == 4  # encoder and decoder, forward and backward
+    run, checkpoint = open_run(first.run.folder)
+    assert checkpoint.model.keys() == open_run(whole.folder)[1].model.keys()
+    again = training.Trainer(replace(checkpoint.config, compile=False), run, images)
+    again.restore(checkpoint)
+    assert again.fit(Reporter())
+    torch.testing.assert_close(open_run(run.folder)[1].model, open_run(whole.folder)[1].model)
+
+
+def test_networks_that_cannot_be_compiled_are_refused(digits) -> None:
+    with pytest.raises(ValueError, match="compile must be False: .* RandomWeightsVAE draws the weights"):
+        training.check(settings(network="iwaer", compile=True), digits)

@@ -18,6 +18,7 @@ from iwae_fast.experiments.cli.reproduce import _part
 from iwae_fast.experiments.many import runner as runner_module
 from iwae_fast.experiments.many import slots as slots_module
 from iwae_fast.experiments.many.launcher import Launcher
+from iwae_fast.experiments.many.plan import Plan
 from iwae_fast.experiments.many.runner import RunError, Runner
 from iwae_fast.experiments.many.slots import Slots
 from iwae_fast.experiments.reproduce.tables import RunOfTable
@@ -261,3 +262,90 @@ def test_the_command_line_starts() -> None:
     words = [sys.executable, *runner_module.COMMAND, "--version"]
     shown = subprocess.run(words, capture_output=True, text=True, check=True, env=dict(os.environ)).stdout
     assert shown.startswith("iwae_fast ")
+
+
+# --- several runs in one process -------------------------------------------------------------------------------------
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Plan], bool]) -> list[list[str]]:
+    """Answer the calls of processes by a function of their plan; return the names of their commands, which grow."""
+    called: list[list[str]] = []
+
+    def call(self: Runner, work: object, slot: object, *arguments: str) -> bool:
+        assert arguments[0] == "side-by-side"
+        called.append([command.name for command in Plan(Path(arguments[1])).commands()])
+        return answer(Plan(Path(arguments[1])))
+
+    monkeypatch.setattr(Runner, "_call", call)
+    return called
+
+
+def test_a_job_has_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def finished(plan: Plan) -> bool:
+        for command in plan.commands():
+            assert Path(command.log) == tmp_path / "runs" / f"{command.name}.log"
+            Path(command.arguments[0]).mkdir(exist_ok=True)
+            (Path(command.arguments[0]) / "done").touch()
+        plan.write_codes({command.name: 0 for command in plan.commands()})
+        return True
+
+    called = answering(monkeypatch, finished)
+    works = [FileWork(f"run{n}", tmp_path / "runs") for n in range(6)]
+    ended, errors = finish(tmp_path / "runs", works, side_by_side=3)
+    assert (ended, errors) == ([work.name for work in works], [])
+    assert called == [["run0", "run1", "run2"], ["run3", "run4", "run5"]]
+    assert list((tmp_path / "runs" / ".side-by-side").iterdir()) == []
+    assert finish(tmp_path / "runs", works, side_by_side=4) == (ended, [])
+    assert len(called) == 2
+
+
+def test_the_outcomes_of_runs_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mixed(plan: Plan) -> bool:
+        for command in plan.commands():
+            if command.name == "good":
+                Path(command.arguments[0]).mkdir()
+                (Path(command.arguments[0]) / "done").touch()
+            Path(command.log).write_text(f"{command.name} said this\n")
+        plan.write_codes({"good": 0, "bad": 2, "interrupted": 130, "lazy": 0})
+        raise RunError("2 of 4 commands failed")
+
+    called = answering(monkeypatch, mixed)
+    works = [FileWork(name, tmp_path / "runs") for name in ("bad", "good", "interrupted", "lazy")]
+    ended, errors = finish(tmp_path / "runs", works, side_by_side=4)
+    assert ended == ["good"]
+    log = tmp_path / "runs" / "bad.log"
+    assert [str(error) for error in errors] == [
+        f"bad failed: bad said this (see {log})",
+        "lazy is not done although its command ended",
+    ]
+    assert errors[0].last_lines() == ["bad said this"]
+    assert len(called) == 1
+
+
+def test_a_process_that_crashes_fails_all_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crashing(plan: Plan) -> bool:
+        raise RunError("it failed: out of memory (see a log)")
+
+    answering(monkeypatch, crashing)
+    works = [FileWork(name, tmp_path / "runs") for name in ("a", "b")]
+    ended, errors = finish(tmp_path / "runs", works, side_by_side=2)
+    assert (ended, len(errors)) == ([], 2)
+    assert str(errors[1]) == "b failed: it failed: out of memory (see a log)"
+
+
+def test_an_interrupted_process_leaves_all_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = answering(monkeypatch, lambda plan: False)
+    works = [FileWork(name, tmp_path / "runs") for name in ("a", "b")]
+    assert finish(tmp_path / "runs", works, side_by_side=2) == ([], [])
+    assert called == [["a", "b"]]
+
+
+def test_a_process_of_several_runs_goes_through_the_launcher(program: Callable, tmp_path: Path) -> None:
+    program(
+        'mkdir -p "$(dirname "$2")/../a" "$(dirname "$2")/../b"\n'
+        'touch "$(dirname "$2")/../a/done" "$(dirname "$2")/../b/done"; echo "$NAME $1"\n'
+    )
+    works = [FileWork(name, tmp_path / "runs") for name in ("a", "b")]
+    launcher = Launcher.parse("env NAME={name}")
+    assert finish(tmp_path / "runs", works, side_by_side=2, launcher=launcher) == (["a", "b"], [])
+    assert (tmp_path / "runs" / ".side-by-side" / "a.log").read_text() == "a side-by-side\n"

@@ -39,7 +39,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capture
 def asked(here: Here, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]:
     """Return a function that returns what a command line asks for, without doing it."""
     found: list[Asked] = []
-    monkeypatch.setattr(training_run, "begin_or_resume", lambda what, _: found.append(what))
+    monkeypatch.setattr(training_run, "perform", lambda what, _: found.append(what))
 
     def ask(*arguments: object) -> Asked:
         code, _, error = here(*arguments)

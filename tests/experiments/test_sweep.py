@@ -111,6 +111,9 @@ def test_a_space() -> None:
         (("--grid", "k"), "--grid must be NAME=VALUE,..., got 'k'"),
         (("--grid", "k="), "k must have values separated by commas"),
         (("--grid", "k=1,,5"), "k must have values separated by commas"),
+        (("--grid", "k=1,1"), "k must have different values, got 1 twice: give the number of seeds by --seeds"),
+        (("--sample", "learning_rate=0.1,0.10"), "learning_rate must have different values, got 0.1 twice"),
+        (("--grid", "k=1,5", "--side-by-side", "0"), "side-by-side must be at least 1"),
         (("--grid", "lerning_rate=1"), "unknown setting 'lerning_rate': did you mean 'learning_rate'?"),
         (("--grid", "k=1,five"), "k must be an int, got 'five'"),
         (("--grid", "learning_rate=fast"), "learning_rate must be a float, got 'fast'"),
@@ -222,6 +225,35 @@ def test_without_a_validation_set_the_test_nll_counts_with_a_warning(sweep: Comm
     assert [run["name"] for run in trial["runs"]] == ["seed0", "seed1"]
     assert [run["nll"] for run in trial["runs"]] == [run["test_nll"] for run in trial["runs"]]
     assert all(arguments[0] == "train" for arguments in called)
+
+
+@needs_optuna
+def test_runs_side_by_side_give_the_same_table(sweep: Command, called: list, tmp_path: Path) -> None:
+    grid = ("--grid", "k=1,2", "--seeds", "2", "--set", "validation=10", *SET)
+    assert sweep(*grid, "-o", "alone")[0] == 0
+    called.clear()
+    code, printed, error = sweep(*grid, "-o", "beside", "--side-by-side", "3")
+    assert (code, error) == (0, "")
+    assert trials("beside") == trials("alone")
+    processes = [arguments for arguments in called if arguments[0] == "side-by-side"]
+    # The first job has three runs and the second one; each trains, and then evaluates the validation sets.
+    assert len(processes) == 2
+    assert printed.count("done: k=") == 4
+    log = (tmp_path / "beside" / "runs" / "k=1-seed0.log").read_text()
+    assert "training in beside/runs/k=1-seed0\n" in log
+    assert "of the run's validation set" in " ".join(log.split())
+
+
+@needs_optuna
+def test_a_run_that_fails_side_by_side_is_tried_again(sweep: Command, called: list) -> None:
+    arguments = (*SET, "--grid", "learning_rate=1e-3,1e30", "-o", "out", "--side-by-side", "2")
+    code, _, error = sweep(*arguments)
+    assert code == 2
+    assert "learning_rate=1e+30-seed0 failed: iwae-fast: error: " in error
+    assert [trial["nll"] is None for trial in trials("out")] == [False, True]
+    called.clear()
+    assert sweep(*arguments)[0] == 2
+    assert [words[0] for words in called] == ["train"]
 
 
 SEARCH = ("--grid", "bound=iwae,elbo", "--sample", "learning_rate=1e-4..1e-2:log", "--sample", "hidden=4;6")

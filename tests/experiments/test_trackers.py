@@ -18,6 +18,7 @@ from iwae_fast.experiments.cli import closing, main, training_run
 from iwae_fast.experiments.trackers import channel, table
 from iwae_fast.experiments.trackers.base import Tracker
 from iwae_fast.experiments.train.metrics import read_metrics
+from iwae_fast.experiments.train.turns import Pause, Turns
 
 pytestmark = pytest.mark.xdist_group("command line")
 
@@ -163,11 +164,12 @@ def test_a_resumed_run_goes_on_in_its_trackers(here: Here, fakes: list[Fake], mo
 def test_the_outcome_of_a_run_that_ends_otherwise(
     here: Here, fakes: list[Fake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopping(*_: object, reporter: object, stop: object, **__: object) -> None:
+    def stopping(*_: object, reporter: object, stop: object, **__: object) -> Turns[None]:
         stop.set = True
+        yield Pause.STEP
 
     assert here("train", *SMALL, "--learning-rate", 1e30, "--epochs", 9, "--log", "fake", "-o", "diverged")[0] == 2
-    monkeypatch.setattr(training_run.training, "train", stopping)
+    monkeypatch.setattr(training_run.training, "train_in_turns", stopping)
     assert here("train", *SMALL, "--epochs", 1, "--log", "fake", "-o", "stopped")[0] == 130
     assert [run.outcome for run in fakes] == ["failed", "interrupted"]
 

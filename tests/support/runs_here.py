@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from iwae_fast import data
-from iwae_fast.experiments.cli import main, training_run
+from iwae_fast.experiments.cli import interrupt, main, side_by_side, training_run
 from iwae_fast.experiments.many.runner import RunError, Runner, Work
 
 
@@ -20,11 +20,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, kill_at: int | None = None) -> lis
     The command number ``kill_at``, from 0, kills the process after it has trained or evaluated.
     """
     called: list[list[str]] = []
-    load = data.load
-
-    def few(name: str, **options: bool) -> data.ImageData:
-        images = load(name, **options)
-        return replace(images, train=images.train[:40], test=images.test[:20])
+    few_digits(monkeypatch)
 
     def call(self: Runner, work: Work, slot: object, *arguments: str) -> bool:
         called.append(list(arguments))
@@ -36,15 +32,29 @@ def run_here(monkeypatch: pytest.MonkeyPatch, kill_at: int | None = None) -> lis
             raise RunError(f"{work.name} failed")
         return True
 
+    # Signals are the main thread's.
+    monkeypatch.setattr(training_run, "stop_on_signals", lambda: nullcontext(lambda: False))
+    monkeypatch.setattr(side_by_side, "stop_on_signals", lambda: nullcontext(interrupt.StopFlag()))
+    monkeypatch.setattr(Runner, "_call", call)
+    return called
+
+
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make commands use few digits, and draw no pictures, which take seconds per run; return the list of data sets that
+    are loaded, which grows."""
+    loaded: list[str] = []
+    load = data.load
+
+    def few(name: str, **options: bool) -> data.ImageData:
+        loaded.append(name)
+        images = load(name, **options)
+        return replace(images, train=images.train[:40], test=images.test[:20])
+
     monkeypatch.setattr("iwae_fast.experiments.config.load", few)
-    # Pictures take seconds per run.
     monkeypatch.setattr("iwae_fast.experiments.cli.closing.write_run_report", lambda run, *_: run.report.write_text(""))
     for drawn in ("loss_curve", "reconstructions", "samples"):
         monkeypatch.setattr(f"iwae_fast.experiments.cli.training_run.draw_{drawn}", lambda *_: None)
-    # Signals are the main thread's.
-    monkeypatch.setattr(training_run, "stop_on_signals", lambda: nullcontext(lambda: False))
-    monkeypatch.setattr(Runner, "_call", call)
-    return called
+    return loaded
 
 
 def killed_command(arguments: list[str], kill_at: int) -> None:

@@ -78,12 +78,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (ModuleNotFoundError, Interrupted):
         raise
     except Exception as error:
-        expected = _is_expected(error) and not os.environ.get(DEBUG)
+        expected = is_expected(error)
         if number_of_processes() > 1:
             return _fail_of_several(error, expected)
         if not expected:
             raise
-        _say(_one_line(error))
+        _say(one_line(error))
         return USAGE
 
 
@@ -97,16 +97,20 @@ def _fail_of_several(error: Exception, expected: bool) -> int:
         _say(f"process {rank()} ends because another one has ended ({error})")
         return 1
     get_error_handler().record_exception(error)  # for the summary of torchrun
-    _say(_one_line(error) if expected else f"process {rank()} failed:\n{traceback.format_exc()}")
+    _say(one_line(error) if expected else f"process {rank()} failed:\n{traceback.format_exc()}")
     return USAGE if expected else 1
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return the message of an error as one line."""
     return f"error: {' '.join(_explain(error).split())}"
 
 
-def _is_expected(error: Exception) -> bool:
-    """Return whether the error is about the user's input or files, so that its message suffices without a traceback."""
+def is_expected(error: Exception) -> bool:
+    """Return whether the error is about the user's input or files, so that its message suffices without a traceback,
+    unless the environment asks for one."""
+    if os.environ.get(DEBUG):
+        return False
     if isinstance(error, ValueError | TypeError | OSError):
         return True
     # Imported only after an error, because these import torch.

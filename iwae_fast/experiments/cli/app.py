@@ -20,6 +20,7 @@ from .info import info
 from .invocation import invoked_with
 from .reproduce import reproduce
 from .sample import sample
+from .side_by_side import side_by_side
 from .sweep import sweep
 from .train import train
 
@@ -53,6 +54,7 @@ def _program(
 
 for command in (train, evaluate, compare, sample, reproduce, sweep, info):
     app.command()(command)
+app.command(hidden=True)(side_by_side)  # for runners
 
 
 def run_app(arguments: Sequence[str] | None) -> int:

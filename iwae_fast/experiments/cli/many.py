@@ -34,6 +34,7 @@ def run_works(
     launcher: Launcher | None,
     stop: StopFlag,
     ended: Callable[[W], str | None],
+    side_by_side: int = 1,
 ) -> list[RunError]:
     """Finish all works with their logs in ``folder``; return the errors of those that failed.
 
@@ -51,7 +52,7 @@ def run_works(
         for line in error.last_lines():
             console.print(f"    {line}", markup=False)
 
-    runner: Runner[W] = Runner(folder, jobs, launcher, stop)
+    runner: Runner[W] = Runner(folder, jobs, launcher, stop, side_by_side)
     return runner.run_all(works, tell, show)
 
 

@@ -25,6 +25,14 @@ ChunkSize = Annotated[
 SAMPLE_RANKS = "Processes of torchrun that divide the samples of the same images; groups of them divide the images."
 SampleRanks = Annotated[int, typer.Option(help=SAMPLE_RANKS)]
 Jobs = Annotated[int, typer.Option(help="Number of concurrent runs, which share the cores or the GPUs.")]
+SideBySide = Annotated[
+    int,
+    typer.Option(
+        "--side-by-side",
+        help="Number of runs that each job trains together, in one process with one copy of the data, so that small "
+        "models share a GPU.",
+    ),
+]
 LauncherTemplate = Annotated[
     str | None,
     typer.Option(

@@ -13,7 +13,7 @@ from . import choices
 from .interrupt import stop_on_signals
 from .invocation import command_line
 from .many import checked_launcher, end, run_works
-from .options import Device, Jobs, LauncherTemplate
+from .options import Device, Jobs, LauncherTemplate, SideBySide
 
 if TYPE_CHECKING:
     from rich.table import Table as Printed
@@ -56,6 +56,7 @@ def reproduce(
         ),
     ] = None,
     jobs: Jobs = 1,
+    side_by_side: SideBySide = 1,
     launcher: LauncherTemplate = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of all tables, with one subfolder per scale.")
@@ -78,6 +79,7 @@ def reproduce(
 
     for what, name, known in (("table", table, TABLES), ("scale", scale, SCALES)):
         checks.one_of(what, name, known)
+    checks.positive("side-by-side", side_by_side)
     launch = checked_launcher(launcher, jobs, device)
     chosen = SCALES[scale]
     given = {"stages": stages, "epochs": epochs, "trials": trials}
@@ -105,7 +107,7 @@ def reproduce(
 
     with stop_on_signals() as stop:
         console.print(f"{len(works)} runs in {folder}, {sum(map(_is_done, works))} of them done")
-        failures = run_works(when_ready(works, done), folder, jobs, launch, stop, ended)
+        failures = run_works(when_ready(works, done), folder, jobs, launch, stop, ended, side_by_side)
     outcomes = [outcome(entry, folder, lambda run: evaluation_of(run, chosen, k)) for entry in entries]
     console.print(_printed(spec.title, outcomes))
     write_json(folder / f"{table}.json", content(table, spec, name, chosen, k, outcomes))

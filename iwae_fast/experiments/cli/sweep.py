@@ -12,7 +12,7 @@ from . import choices
 from .interrupt import stop_on_signals
 from .invocation import command_line
 from .many import checked_launcher, end, run_works
-from .options import Device, Jobs, LauncherTemplate
+from .options import Device, Jobs, LauncherTemplate, SideBySide
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,6 +67,7 @@ def sweep(
         ),
     ] = choices.SAMPLERS[0],
     jobs: Jobs = 1,
+    side_by_side: SideBySide = 1,
     launcher: LauncherTemplate = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the sweep.", show_default="sweeps/DATASET-SETTINGS")
@@ -86,7 +87,8 @@ def sweep(
     from .progress import console
 
     checks.one_of("sampler", sampler, SAMPLERS)
-    for name, value in (("seeds", seeds), ("trials", TRIALS if trials is None else trials)):
+    counts = {"seeds": seeds, "trials": TRIALS if trials is None else trials, "side-by-side": side_by_side}
+    for name, value in counts.items():
         checks.positive(name, value)
     settings = [*(shared or []), *([] if device is None else [f"device={device}"])]
     space = Space.parse(settings, grid or [], sample or [])
@@ -130,7 +132,7 @@ def sweep(
     total = len(search.points) * search.count
     console.print(f"{total} trials with {seeds} seed{'' if seeds == 1 else 's'} each in {folder}", markup=False)
     with stop_on_signals() as stop:
-        failures = run_works(works(), parent, jobs, launch, stop, ended)
+        failures = run_works(works(), parent, jobs, launch, stop, ended, side_by_side)
     outcomes = ranked([trial_outcome(trial, works_of(trial)) for trial in search.known()])
     console.print(_printed(space, objective, outcomes))
     _write(folder, space, seeds, objective, outcomes)

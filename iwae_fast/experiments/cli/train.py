@@ -228,6 +228,15 @@ def train(
             show_default="capture",
         ),
     ] = None,
+    compile: Annotated[
+        bool | None,
+        _in(
+            MACHINE,
+            "--compile/--no-compile",
+            help="Run the networks of training steps through torch.compile: the same results to rounding.",
+            show_default="no-compile",
+        ),
+    ] = None,
     sample_ranks: Annotated[int, _in(MACHINE, help=SAMPLE_RANKS)] = 1,
     **bound_settings: float | None,
 ) -> None:
@@ -235,12 +244,11 @@ def train(
 
     Ctrl-C stops after a complete step with everything saved.
     """
-    from ..processes import started
     from ..setting_text import parse_setting
     from ..settings_file import FileSettings, read_settings, toml
     from ..trackers.table import tracker_names
     from ..train.run_data import stored_name
-    from .training_run import Asked, begin_or_resume
+    from .training_run import Asked, perform
 
     if data_file is not None and dataset is not None:
         raise ValueError("--data and --dataset exclude each other: give one of them")
@@ -275,6 +283,7 @@ def train(
         "device": device,
         "backend": backend,
         "capture": capture,
+        "compile": compile,
         "eval_k": eval_k,
         "eval_observations": eval_observations,
     }
@@ -297,5 +306,4 @@ def train(
         options = {"log": list(asked.log or ()) or None, "output": None if output is None else str(output)}
         typer.echo(toml({**asked.config().relevant(), **options}), nl=False)
         return
-    with started(sample_ranks) as processes:
-        begin_or_resume(asked, processes)
+    perform(asked, sample_ranks)

@@ -1,11 +1,16 @@
-"""The steps of ``iwae-fast train``: open a new or an earlier run, train it, evaluate it and draw pictures."""
+"""The steps of ``iwae-fast train``: open a new or an earlier run, train it, evaluate it and draw pictures.
+
+They are taken in turns (:mod:`..train.turns`), so that ``iwae-fast side-by-side`` can train several runs together.
+"""
 
 from __future__ import annotations
 
 import shlex
 import signal
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +18,7 @@ from .. import launched
 from ..config import CHANGEABLE, TrainConfig, usable_device
 from ..defaults import OBSERVATIONS
 from ..evaluate.results import draw_loss_curve, draw_reconstructions, draw_samples
-from ..processes import Processes, is_loss_of_another
+from ..processes import ALONE, Processes, is_loss_of_another, started
 from ..trackers.reporter import recorded, tracking
 from ..trackers.table import tracker_names
 from ..train import training
@@ -31,10 +36,12 @@ from ..train.runs import (
     sole_trainer,
     trained_model,
 )
+from ..train.shared import SharedData
+from ..train.turns import Pause, Turns, finish, on_own_stream
 from ..unused import check_training
 from . import Interrupted, Terminated
 from .closing import evaluate_and_print
-from .interrupt import stop_on_signals
+from .interrupt import StopFlag, stop_on_signals
 from .progress import console, training_progress
 
 if TYPE_CHECKING:
@@ -86,24 +93,66 @@ class Asked:
         return config
 
 
-def begin_or_resume(asked: Asked, processes: Processes) -> None:
-    """Train a new or an earlier run, to the end."""
+@dataclass(frozen=True)
+class Company:
+    """The other runs in the process of a run."""
+
+    data: SharedData = field(default_factory=SharedData)
+    stop: StopFlag | None = None
+    """The flag by which all of them stop; None if there are none."""
+
+    def stopping(self) -> AbstractContextManager[StopFlag]:
+        """Return a context with the flag by which training stops."""
+        return stop_on_signals() if self.stop is None else nullcontext(self.stop)
+
+    def beside(self, turns: Turns[bool], config: TrainConfig) -> Turns[bool]:
+        """Return training in turns, on a stream of its own if there are other runs."""
+        return turns if self.stop is None else on_own_stream(turns, usable_device(config.device, config.backend))
+
+
+_requests: ContextVar[list[Asked] | None] = ContextVar("requests", default=None)
+
+
+@contextmanager
+def collected_requests() -> Iterator[Sequence[Asked]]:
+    """Yield a list to which :func:`perform` adds requests inside the context, in place of performing them."""
+    found: list[Asked] = []
+    token = _requests.set(found)
+    try:
+        yield found
+    finally:
+        _requests.reset(token)
+
+
+def perform(asked: Asked, sample_ranks: int) -> None:
+    """Train the run that is asked for, together with the other processes if there are several."""
+    requests = _requests.get()
+    if requests is not None:
+        requests.append(asked)
+        return
+    with started(sample_ranks) as processes:
+        finish(begin_or_resume(asked, processes))
+
+
+def begin_or_resume(asked: Asked, processes: Processes = ALONE, company: Company | None = None) -> Turns[None]:
+    """Train a new or an earlier run to the end, and evaluate it."""
+    company = company or Company()
     checkpoint: Checkpoint | None
     if asked.resume is not None:
         folder = check_is_run(asked.resume).folder
         with processes.holding(sole_trainer(folder)):  # before reading: no other process may change the run meanwhile
-            run, checkpoint, config, images = _reopen(folder, asked, processes)
-            _train(run, config, images, checkpoint, asked.log, processes)
+            run, checkpoint, config, images = _reopen(folder, asked, processes, company)
+            yield from _train(run, config, images, checkpoint, asked.log, processes, company)
         return
     if asked.start_from is None:
         earlier, checkpoint = None, None
         config = asked.config()
         processes.use(config.device)
         usable_device(config.device, config.backend)
-        images = processes.leaders_first(config.load_data)
-        training.check(config, images)
+        images = processes.leaders_first(lambda: company.data.load(config))
+        training.check(config, images, company.data)
     else:
-        earlier, checkpoint, config, images = _reopen(asked.start_from, asked, processes)
+        earlier, checkpoint, config, images = _reopen(asked.start_from, asked, processes, company)
     # The name of a default folder has the time, which differs between processes.
     folder = processes.from_first(lambda: _new_folder(asked.output or default_folder(config)))
     with processes.holding(sole_trainer(folder)):
@@ -111,7 +160,7 @@ def begin_or_resume(asked: Asked, processes: Processes) -> None:
             lambda: create_run(folder, config) if earlier is None else continue_elsewhere(earlier, folder, config)
         )
         console.print(f"training in {run.folder}")
-        _train(run, config, images, checkpoint, asked.log, processes)
+        yield from _train(run, config, images, checkpoint, asked.log, processes, company)
 
 
 def _new_folder(folder: Path) -> Path:
@@ -128,22 +177,25 @@ def _train(
     checkpoint: Checkpoint | None,
     log: tuple[str, ...] | None,
     processes: Processes,
-) -> None:
+    company: Company,
+) -> Turns[None]:
     """Train to the end, evaluate and draw pictures; the caller holds :func:`.runs.sole_trainer`."""
     command = f"{launched.command()} train --resume {shlex.quote(str(run.folder))}"
     trackers = log if log is not None else processes.from_first(lambda: _recorded_trackers(run))
     with _tracked(run, config, checkpoint, trackers, processes) as tracked:
-        with stop_on_signals() as stop, training_progress(config.epochs) as progress:
+        with company.stopping() as stop, training_progress(config.epochs) as progress:
+            turns = training.train_in_turns(
+                config,
+                run,
+                images,
+                resume_from=checkpoint,
+                reporter=Reporters(progress, tracked),
+                stop=stop,
+                processes=processes,
+                shared=company.data,
+            )
             try:
-                training.train(
-                    config,
-                    run,
-                    images,
-                    resume_from=checkpoint,
-                    reporter=Reporters(progress, tracked),
-                    stop=stop,
-                    processes=processes,
-                )
+                yield from company.beside(turns, config)
             except RuntimeError as error:
                 if processes.size > 1 and is_loss_of_another(error):
                     raise training.TrainingError(
@@ -155,6 +207,7 @@ def _train(
         if number:
             raise Interrupted(f"interrupted, everything is saved; resume with: {command}", number)
         try:
+            yield Pause.TRAINED
             _close(run, config, images, tracked, processes)
         except (KeyboardInterrupt, Terminated) as error:
             message = f"training is done but its evaluation is not; resume with: {command}"
@@ -184,7 +237,9 @@ def _tracked(
     return tracking(run, config, trackers, step, say, (KeyboardInterrupt, Interrupted, Terminated))
 
 
-def _reopen(folder: Path, asked: Asked, processes: Processes) -> tuple[Run, Checkpoint, TrainConfig, ImageData]:
+def _reopen(
+    folder: Path, asked: Asked, processes: Processes, company: Company
+) -> tuple[Run, Checkpoint, TrainConfig, ImageData]:
     """Open an earlier run with its data and with changed settings; raises ValueError for settings that may not change.
 
     Nothing is written.
@@ -193,8 +248,9 @@ def _reopen(folder: Path, asked: Asked, processes: Processes) -> tuple[Run, Chec
     config = asked.changed(checkpoint.config)
     processes.use(config.device)
     usable_device(config.device, config.backend)
-    images = processes.leaders_first(lambda: load_own_data(replace(checkpoint, config=config), run.checkpoint))
-    training.check(config, images)
+    now = replace(checkpoint, config=config)
+    images = processes.leaders_first(lambda: load_own_data(now, run.checkpoint, load=company.data.load))
+    training.check(config, images, company.data)
     return run, checkpoint, config, images
 
 

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -16,6 +17,7 @@ import filelock
 
 from ..train.runs import in_use
 from .launcher import Launcher
+from .plan import Command, Plan
 from .slots import Slot, Slots
 from .training import DAMAGED
 
@@ -25,6 +27,10 @@ SETTLE_SECONDS = 60.0
 SAVING_SECONDS = 30.0
 """The longest time that an interrupted run takes to save itself."""
 INTERRUPTED = 130
+SIGNALED = 128
+"""Exit codes above this are those of interrupted commands."""
+TOGETHER = ".side-by-side"
+"""Folder of the plans, and of the logs, of processes that run several commands."""
 COMMAND = ("-m", "iwae_fast")
 LAST_LINES = 8
 
@@ -41,11 +47,22 @@ class RunError(ValueError):
         return [] if self.log is None else _lines(self.log)[-LAST_LINES:]
 
 
-class Work(Protocol):
-    """A run to finish, whose state is read from its folder."""
+class Named(Protocol):
+    """A thing with a name, by which its log is called."""
 
     @property
     def name(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several works in one process."""
+
+    name: str
+
+
+class Work(Named, Protocol):
+    """A run to finish, whose state is read from its folder."""
 
     @property
     def folder(self) -> Path: ...
@@ -59,6 +76,9 @@ class Work(Protocol):
 
 W = TypeVar("W", bound=Work)
 
+Outcome = bool | RunError
+"""The outcome of a work: True if it is done, False if it was interrupted, or the error with which it failed."""
+
 
 class Runner(Generic[W]):
     """A runner of several works at once, whose logs are in ``folder``.
@@ -71,6 +91,7 @@ class Runner(Generic[W]):
         jobs: number of concurrent runs. Without a launcher they share the cores, and the GPUs if there are several.
         launcher: template by which commands are started; None to start them on this machine.
         stop: polled continually; once it returns True the current runs are interrupted, which saves them.
+        side_by_side: the most runs of a job, which share a process and its data, and are trained in turns.
     """
 
     def __init__(
@@ -79,11 +100,13 @@ class Runner(Generic[W]):
         jobs: int = 1,
         launcher: Launcher | None = None,
         stop: Callable[[], bool] = lambda: False,
+        side_by_side: int = 1,
     ) -> None:
         self.folder = folder
         self.jobs = jobs
         self.launcher = launcher
         self.stop = stop
+        self.side_by_side = side_by_side
         self.slots = Slots(jobs)
 
     def run_all(
@@ -107,29 +130,32 @@ class Runner(Generic[W]):
         failures: list[RunError] = []
         (self.folder / ".claims").mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.jobs) as pool:
-            under_way: dict[Future[bool], tuple[W, filelock.BaseFileLock]] = {}
+            under_way: dict[Future[list[Outcome]], list[tuple[W, filelock.BaseFileLock]]] = {}
             while True:
                 while len(under_way) < self.jobs and not self.stop():
-                    found = self._next(source, elsewhere)
-                    if found is None:
+                    found = self._next_few(source, elsewhere)
+                    if not found:
                         break
-                    under_way[pool.submit(self.run, found[0])] = found
+                    under_way[pool.submit(self.run, [work for work, _ in found])] = found
                 if not under_way:
                     if not elsewhere or self.stop():
                         return failures  # works that the source holds back continue from failed ones
                     time.sleep(POLL_SECONDS)
                 for future in wait(under_way, POLL_SECONDS if elsewhere else None, FIRST_COMPLETED).done:
-                    work, claim = under_way.pop(future)
-                    claim.release()
-                    try:
-                        if future.result():
-                            ended(work)
-                        continue
-                    except RunError as error:
-                        failures.append(error)
-                    except DAMAGED as error:  # of one run
-                        failures.append(RunError(f"{work.name} failed: {error}"))
-                    failed(failures[-1])
+                    for (work, claim), outcome in zip(under_way.pop(future), future.result(), strict=True):
+                        claim.release()
+                        if outcome is True:
+                            outcome = self._told(work, ended)
+                        if isinstance(outcome, RunError):
+                            failures.append(outcome)
+                            failed(outcome)
+
+    def _next_few(self, source: Iterator[W | None], elsewhere: list[W]) -> list[tuple[W, filelock.BaseFileLock]]:
+        """Return the next works for a job, with their claims; none if there are none now."""
+        found: list[tuple[W, filelock.BaseFileLock]] = []
+        while len(found) < self.side_by_side and (one := self._next(source, elsewhere)) is not None:
+            found.append(one)
+        return found
 
     def _next(self, source: Iterator[W | None], elsewhere: list[W]) -> tuple[W, filelock.BaseFileLock] | None:
         """Return the next work that no other runner has claimed, with the claim; None if there is none now."""
@@ -155,22 +181,92 @@ class Runner(Generic[W]):
             return None
         return claim  # the operating system releases it when this process ends, even by a crash
 
-    def run(self, work: W) -> bool:
+    def run(self, works: Sequence[W]) -> list[Outcome]:
+        """Finish works in the slot of one job; return their outcomes."""
+        with self.slots.one() as slot:
+            if len(works) > 1:
+                return self._finish_together(works, slot)
+            try:
+                return [self._finish(work, slot) for work in works]
+            except (RunError, *DAMAGED) as error:
+                return [_error_of(works[0], error)]
+
+    def _told(self, work: W, ended: Callable[[W], None]) -> Outcome:
+        try:
+            ended(work)
+        except DAMAGED as error:
+            return _error_of(work, error)
+        return True
+
+    def _finish(self, work: W, slot: Slot) -> bool:
         """Finish a work and return True; return False if it was interrupted. Raises RunError if it failed."""
         earlier: list[str] | None = None
-        with self.slots.one() as slot:
-            while (arguments := self._next_command(work, earlier)) is not None:
-                if self.stop():
+        while (arguments := self._next_command(work, earlier)) is not None:
+            if self.stop():
+                return False
+            earlier = arguments
+            try:
+                if not self._call(work, slot, *arguments):
                     return False
-                earlier = arguments
-                try:
-                    if not self._call(work, slot, *arguments):
-                        return False
-                except RunError:
-                    if not in_use(work.folder):
-                        raise
-                    earlier = None  # it failed because another process is at it
+            except RunError:
+                if not in_use(work.folder):
+                    raise
+                earlier = None  # it failed because another process is at it
         return True
+
+    def _finish_together(self, works: Sequence[W], slot: Slot) -> list[Outcome]:
+        """Finish works by processes that each run the next commands of all of them; return their outcomes."""
+        outcomes: dict[str, Outcome] = {}
+        earlier: dict[str, list[str] | None] = {}
+        while left := [work for work in works if work.name not in outcomes]:
+            found = {work.name: self._next_command_or_outcome(work, earlier.get(work.name)) for work in left}
+            commands = {name: each for name, each in found.items() if isinstance(each, list)}
+            outcomes |= {name: each for name, each in found.items() if not isinstance(each, list)}
+            if not commands:
+                continue
+            folders = {work.name: work.folder for work in left}
+            for name, outcome in self._call_together(commands, slot).items():
+                if outcome is True:
+                    earlier[name] = commands[name]
+                elif isinstance(outcome, RunError) and in_use(folders[name]):
+                    earlier[name] = None  # it failed because another process is at it
+                else:
+                    outcomes[name] = outcome
+        return [outcomes[work.name] for work in works]
+
+    def _next_command_or_outcome(self, work: W, earlier: list[str] | None) -> list[str] | Outcome:
+        """Return the next command of a work, or its outcome if there is none."""
+        try:
+            arguments = self._next_command(work, earlier)
+        except (RunError, *DAMAGED) as error:
+            return _error_of(work, error)
+        if arguments is None:
+            return True
+        return False if self.stop() else arguments
+
+    def _call_together(self, commands: dict[str, list[str]], slot: Slot) -> dict[str, Outcome]:
+        """Run commands in one process; return their outcomes by name, True for those that report success."""
+        together = Together(f"{TOGETHER}/{next(iter(commands))}")
+        folder = self.folder.absolute()
+        plan = Plan(folder / f"{together.name}.json")
+        plan.write([Command(name, words, str(folder / f"{name}.log")) for name, words in commands.items()])
+        failure: RunError | None = None
+        try:
+            ended = self._call(together, slot, "side-by-side", str(plan.path))
+        except RunError as error:
+            ended, failure = True, error
+        codes = plan.codes()
+        plan.remove()
+        outcomes: dict[str, Outcome] = {}
+        for name in commands:
+            log, code = self.folder / f"{name}.log", codes.get(name)
+            if code is None:  # the process did not end by itself, or a launcher did not wait for it
+                outcomes[name] = ended if failure is None else RunError(f"{name} failed: {failure}", failure.log)
+            elif 0 < code <= SIGNALED:
+                outcomes[name] = RunError(f"{name} failed: {_last_line(log, code)} (see {log})", log)
+            else:
+                outcomes[name] = code == 0
+        return outcomes
 
     def _next_command(self, work: W, earlier: list[str] | None) -> list[str] | None:
         """Return the next command once no process is at the work; None if it is done.
@@ -193,17 +289,17 @@ class Runner(Generic[W]):
             time.sleep(POLL_SECONDS)
         return []
 
-    def _log(self, work: W) -> Path:
+    def _log(self, work: Named) -> Path:
         return self.folder / f"{work.name}.log"
 
-    def _call(self, work: W, slot: Slot, *arguments: str) -> bool:
+    def _call(self, work: Named, slot: Slot, *arguments: str) -> bool:
         """Run a process of the command line, with its output in a log; return False if it was interrupted."""
         log = self._log(work)
         command, environment = [sys.executable, *COMMAND, *arguments], dict(os.environ)
         if self.launcher is None:
             environment |= slot.environment
         else:
-            values = {"name": work.name, "log": str(log.absolute()), "slot": str(slot.number)}
+            values = {"name": Path(work.name).name, "log": str(log.absolute()), "slot": str(slot.number)}
             command = self.launcher(command, values)
         with log.open("a") as output:
             # In a session of its own, so that Ctrl-C reaches only this process, which forwards it once.
@@ -231,8 +327,7 @@ class Runner(Generic[W]):
         if code == INTERRUPTED:
             return False
         if code:
-            last = (_lines(log) or [f"it printed nothing, exit status {code}"])[-1]
-            raise RunError(f"{work.name} failed: {last} (see {log})", log)
+            raise RunError(f"{work.name} failed: {_last_line(log, code)} (see {log})", log)
         return True
 
     def _interrupt(self, process: subprocess.Popen[bytes]) -> None:
@@ -251,6 +346,15 @@ def _wait_for_group(leader: int) -> None:
         except OSError:  # there are none left
             return
         time.sleep(POLL_SECONDS)
+
+
+def _error_of(work: Named, error: Exception) -> RunError:
+    """Return an error as that of a run."""
+    return error if isinstance(error, RunError) else RunError(f"{work.name} failed: {error}")
+
+
+def _last_line(log: Path, code: int) -> str:
+    return (_lines(log) or [f"it printed nothing, exit status {code}"])[-1]
 
 
 def _lines(log: Path) -> list[str]:

@@ -19,7 +19,7 @@ from ..train.selection import is_over
 Settings = Mapping[str, Any]
 """Settings of a :class:`iwae_fast.experiments.config.TrainConfig` that differ from its preset."""
 
-FREE = ("device", "backend", "capture", "chunk_size")
+FREE = ("device", "backend", "capture", "compile", "chunk_size")
 """Settings that may differ without making it a different run."""
 
 

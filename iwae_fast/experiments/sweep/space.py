@@ -187,7 +187,12 @@ def _values(name: str, text: str) -> dict[str, Any]:
     if not all(parts):
         raise ValueError(f"{name} must have values separated by commas (or by semicolons), got {text!r}")
     values = [parse_setting(name, part) for part in parts]
-    return {setting_text(value): value for value in values}
+    found = {setting_text(value): value for value in values}
+    if len(found) < len(values):
+        texts = [setting_text(value) for value in values]
+        twice = next(each for each in texts if texts.count(each) > 1)
+        raise ValueError(f"{name} must have different values, got {twice} twice: give the number of seeds by --seeds")
+    return found
 
 
 def _sampled(name: str, text: str) -> Range | Choice:

@@ -9,8 +9,7 @@ from torch import Tensor
 from ...data import ImageData
 from ...data.rows import Observations
 from ...seeds import Purpose
-from .pixels import as_pixels, subset_order
-from .training import split
+from .pixels import as_pixels, split, subset_order
 
 TEST_PIXELS_SEED = 0
 """Seed of the test pixels, the same for every run."""

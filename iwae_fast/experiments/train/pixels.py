@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...backends import best
-from ...data.rows import Observations, Rows
+from ...data import ImageData
+from ...data.rows import Observations, Rows, select
 from ...ops.samples import seed_tensor, standard_normal
 from ...seeds import Purpose, derive_seed, generator
 
@@ -93,6 +94,18 @@ def _drawn(grey_levels: Tensor, seed: Tensor, *, samples: Tensor | None = None, 
     # erfc(-noise / sqrt(2)) is twice the normal CDF of the noise. Unlike 1 + erf it stays above 0 in the lower tail, so
     # that levels of 0 and 1 are certain despite rounding.
     return noise.mul_(-math.sqrt(0.5)).erfc_().gt_(2.0 - 2.0 * grey_levels)
+
+
+def split(data: ImageData, validation: int) -> tuple[Observations, Observations | None]:
+    """Return the training observations without ``validation`` held-out ones, always the same, and these (None if 0)."""
+    if not validation:
+        return data.train, None
+    if validation >= len(data.train):
+        raise ValueError(f"validation must be below the {len(data.train)} training observations, got {validation}")
+    held_out = torch.zeros(len(data.train), dtype=torch.bool)
+    held_out[subset_order(len(data.train))[:validation]] = True
+    training, validating = (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+    return select(data.train, training), select(data.train, validating)
 
 
 def subset_order(observations: int) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from ...data import FILES, DataError, ImageData
+from ..config import TrainConfig
 from .checkpoint import Checkpoint, CheckpointError
 
 
@@ -34,12 +36,17 @@ def check_own(checkpoint: Checkpoint, data: ImageData, source: Path) -> None:
         )
 
 
-def load_own_data(checkpoint: Checkpoint, source: Path, dataset: str | None = None) -> ImageData:
+def load_own_data(
+    checkpoint: Checkpoint,
+    source: Path,
+    dataset: str | None = None,
+    load: Callable[[TrainConfig, str], ImageData] = TrainConfig.load_data,
+) -> ImageData:
     """Load the data of a run, from the file ``dataset`` if given; raises CheckpointError if they are not the run's."""
     name = checkpoint.config.dataset if dataset is None else stored_name(dataset)
     if name.endswith(FILES) and not Path(name).exists():
         raise DataError(f"{name} does not exist: give the file with the run's data by --data")
-    data = checkpoint.config.load_data(name)
+    data = load(checkpoint.config, name)
     check_own(checkpoint, data, source)
     return data
 

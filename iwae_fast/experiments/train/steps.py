@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import cast
 
@@ -9,7 +10,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...capture import CudaGraphs, Program, Recorder, launched_by_a_graph, obstacle, unavailable
+from ...capture import (
+    CompiledNetworks,
+    CudaGraphs,
+    Program,
+    Recorder,
+    launched_by_a_graph,
+    obstacle,
+    unavailable,
+)
 from ...models import LatentVariableModel
 from ...objectives import Objective
 from ...objectives.ranks import part
@@ -57,6 +66,8 @@ class Steps:
             self.exchange = GroupExchange(processes, model.parameters(), device)
         self.model, self.optimizer, self.images, self.grey_levels = model, optimizer, images, grey_levels
         self.objective = config.objective()
+        self._networks = CompiledNetworks(model) if config.compile else nullcontext()
+        self._compiled = ", with networks by torch.compile" if config.compile else ""
         self.batch_size = config.batch_size
         self.whole, self.rest = divmod(len(images), config.batch_size)
         self.in_epoch = self.whole + bool(self.rest)
@@ -85,9 +96,9 @@ class Steps:
     def how(self) -> str | None:
         """A phrase on how steps are taken, for output; None until it is decided."""
         if self.reason is not None:
-            return f"one by one: {self.reason}"
+            return f"one by one{self._compiled}: {self.reason}"
         if any(program.recorded for program in self._programs.values()):
-            return f"captured as CUDA graphs of up to {self.at_once}"
+            return f"captured as CUDA graphs of up to {self.at_once}{self._compiled}"
         return None
 
     def seek(self, step: int, order: Tensor, rates: Tensor) -> None:
@@ -121,7 +132,7 @@ class Steps:
         seeds = steps + self._latents
         rates = self._rates.index_select(0, steps[:, 0] % self.in_epoch)
         records: list[StepRecord] = []
-        with launched_by_a_graph():
+        with launched_by_a_graph(), self._networks:
             for ahead, x in enumerate(self._batches(steps[:, 0], size)):
                 self.exchange.clear_gradients(self.optimizer)
                 loss = self.objective(

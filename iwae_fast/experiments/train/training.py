@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ...capture import Recorder
+from ...capture.compiled import check as check_compiles
 from ...data import ImageData
-from ...data.rows import Observations, select
+from ...data.rows import Observations
 from ...files import replace_file, write_json
 from ...models import LatentVariableModel
 from ...seeds import Purpose, derive_seed, generator
@@ -22,14 +23,14 @@ from ..protocols import PROTOCOLS
 from ..schedules import check_warmup, learning_rates
 from .checkpoint import Checkpoint, save_checkpoint
 from .metrics import EpochMetrics, Means, append_metrics, drop_metrics_after
-from .pixels import subset_order
 from .reporter import Live, Reporter
 from .run_data import check_own
 from .runs import Run, copy_matching
 from .segments import Segment, extended
 from .selection import Best, better, is_over
-from .source import Source
+from .shared import SharedData
 from .steps import Steps
+from .turns import Pause, Turns, finish
 from .validation import Validation
 
 REPORT_SECONDS = 0.1
@@ -54,7 +55,7 @@ class Trainer:
     Args:
         config, run, data: as for :func:`train`.
         recorder: records steps; CUDA graphs if None.
-        processes: as for :func:`train`.
+        processes, shared: as for :func:`train`.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Trainer:
         data: ImageData,
         recorder: Recorder | None = None,
         processes: Processes = ALONE,
+        shared: SharedData | None = None,
     ) -> None:
         self.config = config
         self.processes = processes
@@ -71,8 +73,9 @@ class Trainer:
         self.image_shape = data.image_shape
         self.data = data
         self.device = usable_device(config.device, config.backend)
-        train, held_out = split(data, config.validation)
-        self.images = Source(train, self.device)
+        shared = shared or SharedData()
+        train, held_out = shared.split(data, config.validation)
+        self.images = shared.source(train, self.device)
         self.validation = Validation(config, data, held_out, self.device)
         self.model = initial_model(config, train).to(self.device)
         self.protocol = PROTOCOLS[config.protocol]
@@ -119,6 +122,10 @@ class Trainer:
         Returns whether the end was reached. Raises TrainingError if the loss is not finite; the checkpoint is then the
         last one before that.
         """
+        return finish(self.turns(reporter, stop))
+
+    def turns(self, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> Turns[bool]:
+        """Train as :meth:`fit` does, in turns of one step or graph of steps."""
         total_steps = self.config.epochs * self.steps_per_epoch
         first_step, first_second = self.step, self.seconds
         reporter.started(self.step, total_steps)
@@ -147,6 +154,7 @@ class Trainer:
                 saved = self.seconds
             if stopping:
                 return False
+            yield Pause.STEP
         self.save()
         if self.best is not None and self.step < total_steps:
             reporter.stopped_early(self._epoch(), self.best)
@@ -241,26 +249,17 @@ class Trainer:
         return {name: self.optimizer.state[parameter] for name, parameter in self.model.named_parameters()}
 
 
-def split(data: ImageData, validation: int) -> tuple[Observations, Observations | None]:
-    """Return the training observations without ``validation`` held-out ones, always the same, and these (None if 0)."""
-    if not validation:
-        return data.train, None
-    if validation >= len(data.train):
-        raise ValueError(f"validation must be below the {len(data.train)} training observations, got {validation}")
-    held_out = torch.zeros(len(data.train), dtype=torch.bool)
-    held_out[subset_order(len(data.train))[:validation]] = True
-    training, validating = (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
-    return select(data.train, training), select(data.train, validating)
-
-
-def check(config: TrainConfig, data: ImageData) -> None:
+def check(config: TrainConfig, data: ImageData, shared: SharedData | None = None) -> None:
     """Raise ValueError if the settings do not fit the data or the model, so that a run would fail later."""
-    train, held_out = split(data, config.validation)
+    train, held_out = (shared or SharedData()).split(data, config.validation)
     check_warmup(config, -(-len(train) // config.batch_size))
     if config.keeps_best and held_out is None and data.valid is None:
         option = "keep-best" if config.patience is None else "patience"
         raise ValueError(f"--{option} needs a validation set, which {data.name} does not have: add --validation N")
-    config.objective().check_model(build(config, data.train.shape[1]))
+    model = build(config, data.train.shape[1])
+    config.objective().check_model(model)
+    if config.compile:
+        check_compiles(model, torch.device(config.device))
 
 
 def initial_model(config: TrainConfig, images: Observations) -> LatentVariableModel:
@@ -270,7 +269,7 @@ def initial_model(config: TrainConfig, images: Observations) -> LatentVariableMo
         return build(config, images.shape[1], images)
 
 
-def train(
+def train_in_turns(
     config: TrainConfig,
     run: Run,
     data: ImageData,
@@ -279,8 +278,9 @@ def train(
     reporter: Reporter | None = None,
     stop: Callable[[], bool] = lambda: False,
     processes: Processes = ALONE,
-) -> bool:
-    """Train or resume a run until its last epoch, or until ``stop()`` between steps.
+    shared: SharedData | None = None,
+) -> Turns[bool]:
+    """Train or resume a run until its last epoch, or until ``stop()`` between steps, in turns.
 
     Args:
         config: the settings; if resuming, only those in :data:`.config.CHANGEABLE` may differ from the checkpoint's.
@@ -291,12 +291,26 @@ def train(
         stop: called at every step or graph of steps; training stops if it returns True.
         processes: the processes that train together and all call this, each with its own ``stop``: all of them stop
             after the same step. The first one writes the files.
+        shared: the data that runs of this process share.
 
     Returns whether the end was reached. Either way the checkpoint holds the current state.
     """
-    trainer = Trainer(config, run, data, processes=processes)
+    trainer = Trainer(config, run, data, processes=processes, shared=shared)
     if resume_from is not None:
         trainer.restore(resume_from)
     if resume_from is not None and processes.is_first:
         write_json(run.config, config.to_json())  # only after all checks have passed
-    return trainer.fit(reporter or Reporter(), stop)
+    return (yield from trainer.turns(reporter or Reporter(), stop))
+
+
+def train(
+    config: TrainConfig,
+    run: Run,
+    data: ImageData,
+    *,
+    resume_from: Checkpoint | None = None,
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train or resume a run as :func:`train_in_turns` does, without a pause."""
+    return finish(train_in_turns(config, run, data, resume_from=resume_from, reporter=reporter, stop=stop))
