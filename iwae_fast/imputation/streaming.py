@@ -63,6 +63,6 @@ class Resampler:
         best, index = race.max(0)  # (B, m)
         chosen = particles.gather(0, index.T.unsqueeze(-1).expand(-1, -1, particles.shape[-1]))
         # The first part replaces the zeros, also where all of its weights are zero.
-        wins = (best.T > self.best) | self.best.isneginf()
+        wins = (self.best < best.T) | self.best.isneginf()
         self.particles = torch.where(wins.unsqueeze(-1), chosen, self.particles)
         self.best = torch.maximum(self.best, best.T)

@@ -8,24 +8,39 @@ from functools import partial
 from .. import checks
 from .base import Likelihood
 from .bernoulli import Bernoulli, LinearLayer
+from .beta import Beta
 from .categorical import Categorical
+from .columns import Column, infer_columns, read_schema
 from .continuous_bernoulli import ContinuousBernoulli
 from .counts import NegativeBinomial, ZeroInflatedNegativeBinomial
+from .discretized_logistic import DiscretizedLogistic
 from .distribution import FromDistribution
 from .gaussian import Gaussian
+from .mixed import Mixed
+from .poisson import Poisson, ZeroInflatedPoisson
+from .student_t import StudentT
 
 __all__ = [
     "LIKELIHOODS",
     "Bernoulli",
+    "Beta",
     "Categorical",
+    "Column",
     "ContinuousBernoulli",
+    "DiscretizedLogistic",
     "FromDistribution",
     "Gaussian",
     "Likelihood",
     "LinearLayer",
+    "Mixed",
     "NegativeBinomial",
+    "Poisson",
+    "StudentT",
     "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
     "as_likelihood",
+    "infer_columns",
+    "read_schema",
 ]
 
 LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
@@ -37,6 +52,11 @@ LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
     "negative-binomial": NegativeBinomial,
     "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial,
     "categorical": Categorical,
+    "poisson": Poisson,
+    "zero-inflated-poisson": ZeroInflatedPoisson,
+    "student-t": StudentT,
+    "beta": Beta,
+    "discretized-logistic": DiscretizedLogistic,
 }
 """A constructor without arguments per name, for the default settings."""
 

@@ -92,21 +92,33 @@ class Likelihood(nn.Module, ABC):
                 of a division.
             mask: bool, True where observed, broadcasting to the shape of ``value``.
         """
+        entry = self.first_outside(value, mask)
+        if entry is None:
+            return
+        found = value[entry].item()
+        unit = _is_unit_interval(self.support) and 1.0 < found <= 255.0
+        pixels = "; divide pixels from 0 to 255 by 255" if unit else ""
+        raise ValueError(
+            f"likelihood {self.name!r} takes {self.described_support()}, but x[{', '.join(map(str, entry))}] is "
+            f"{found:g}{pixels}"
+        )
+
+    def first_outside(self, value: Tensor, mask: Tensor | None = None) -> tuple[int, ...] | None:
+        """Return the index of the first observed feature outside the support, or None; see :meth:`check_support`."""
         support = self.support
         if support is constraints.real:
-            return
+            return None
         fits = support.check(value) | value.isnan()
         if mask is not None:
             fits = fits | ~mask
         if fits.all():
-            return
+            return None
         fits = fits | support.check(value - ROUNDING) | support.check(value + ROUNDING)
-        if fits.all():
-            return
-        found = value[~fits][0].item()
-        entry = ", ".join(str(index) for index in (~fits).nonzero()[0].tolist())
-        pixels = "; divide pixels from 0 to 255 by 255" if _is_unit_interval(support) and 1.0 < found <= 255.0 else ""
-        raise ValueError(f"likelihood {self.name!r} takes {_described(support)}, but x[{entry}] is {found:g}{pixels}")
+        return None if fits.all() else tuple((~fits).nonzero()[0].tolist())
+
+    def described_support(self) -> str:
+        """Return a description of the numbers that the support allows, such as "whole numbers of at least 0"."""
+        return _described(self.support)
 
     @abstractmethod
     def mean(self, output: Any) -> Tensor:
@@ -150,9 +162,17 @@ class Likelihood(nn.Module, ABC):
         """
         return {}
 
+    encoder_takes_mask = False
+    """True if :meth:`encoder_input` takes the mask of observed features, bool (B, ...) or None, as its second
+    argument."""
+
     def encoder_input(self, x: Tensor) -> Tensor:
         """Scale observations for a dense encoder; unchanged by default."""
         return x
+
+    def encoder_width(self, data_dim: int) -> int:
+        """Return the number of columns of :meth:`encoder_input`, for D features."""
+        return data_dim
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}"

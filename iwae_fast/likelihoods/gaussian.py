@@ -14,6 +14,7 @@ from ..modules import defines
 from ..ops.densities import gaussian_log_prob
 from ..ops.losses import IWAEResult, fused_iwae
 from .base import Likelihood, parts_by_sample, parts_of
+from .bounded import bounded, checked_bounds
 
 
 class Gaussian(Likelihood):
@@ -27,12 +28,18 @@ class Gaussian(Likelihood):
             which returns (mean, log_std), each (N, ...). "learned" ("gaussian-learned"): one parameter ``log_std``
             shared by all features, initialized with 0. A number above 0 ("gaussian-fixed" has 1): that number. With the
             latter two the decoder returns only the mean.
+        log_std_bounds: bounds (low, high) of the decoder's log_std, for ``scale`` "decoder": it is then low + (high -
+            low) sigmoid(4 (v - m) / (high - low)), for the decoder's v and the center m of the bounds. They keep the
+            likelihood of a table finite where a column repeats a value.
     """
 
     takes_integers = False
 
-    def __init__(self, scale: str | float = "decoder") -> None:
+    def __init__(self, scale: str | float = "decoder", log_std_bounds: tuple[float, float] | None = None) -> None:
         super().__init__()
+        self.log_std_bounds: tuple[float, float] | None = checked_bounds(log_std_bounds)
+        if log_std_bounds is not None and scale != "decoder":
+            raise ValueError(f"log_std_bounds must be None unless scale is 'decoder', got scale {scale!r}")
         self.name: str
         self.outputs: tuple[str, ...]
         if scale == "decoder":
@@ -63,7 +70,7 @@ class Gaussian(Likelihood):
     ) -> IWAEResult:
         if self.scale == "decoder" and defines(self, Gaussian, "log_prob"):
             mean, log_std = parts_by_sample(self, output, len(log_ratio), value)
-            parameters = {"value": value.flatten(1), "mean": mean, "log_std": log_std}
+            parameters = {"value": value.flatten(1), "mean": mean, "log_std": bounded(log_std, self.log_std_bounds)}
             if (fused := fused_iwae("gaussian", log_ratio, mask, reduction, backend, **parameters)) is not None:
                 return fused
         return super().iwae_loss(value, output, log_ratio, mask, reduction, backend)
@@ -71,7 +78,7 @@ class Gaussian(Likelihood):
     def _log_std(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the log standard deviation per feature, (..., D), or of all features, (1,)."""
         if self.scale == "decoder":
-            return parts[1]
+            return bounded(parts[1], self.log_std_bounds)
         if self.scale == "learned":
             return self.log_std
         dtype = accumulation_dtype(*parts)  # half precision would round it
@@ -94,4 +101,5 @@ class Gaussian(Likelihood):
         return {"mean": data_mean}
 
     def extra_repr(self) -> str:
-        return f"scale={self.scale!r}"
+        bounds = "" if self.log_std_bounds is None else f", log_std_bounds={self.log_std_bounds}"
+        return f"scale={self.scale!r}{bounds}"

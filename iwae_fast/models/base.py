@@ -308,9 +308,7 @@ class LatentVariableModel(InFolders, nn.Module, ABC):
         expectations = self.likelihood.expectations(output).unflatten(0, z.shape[:2])
         return Completions(Terms(log_likelihood, log_prior, log_ratio).log_weights(), z, expectations)
 
-    def completed(
-        self, particles: Tensor, generator: torch.Generator, context: Sequence[Tensor] = ()
-    ) -> Tensor:
+    def completed(self, particles: Tensor, generator: torch.Generator, context: Sequence[Tensor] = ()) -> Tensor:
         """Draw x, (n, B, D), for samples (n, B, P) that :meth:`completions` has returned."""
         drawn = self.likelihood.sample(self.decoder(*self._decoder_inputs(particles, context)), generator)
         return drawn.flatten(1).unflatten(0, particles.shape[:2])

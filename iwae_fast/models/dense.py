@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..likelihoods import Likelihood, as_likelihood
+from ..likelihoods.bounded import bounded, checked_bounds
 from ..modules import as_parameters, runs_forward
 from ..ops.layers import linear_activation, linear_heads
 from ..reference.activations import ACTIVATIONS
@@ -39,6 +40,9 @@ class DenseVAE(VAE):
         prior: see :class:`VAE`.
         data_mean: (D,) mean of the training data, to which the output bias sets the initial E[x | z]; the bias is zero
             if None. Not used by "categorical" and :class:`iwae_fast.likelihoods.FromDistribution`.
+        log_std_bounds: bounds (low, high) of the log standard deviations of q, and of the priors between layers: as for
+            :class:`iwae_fast.likelihoods.Gaussian`, which has its own.
+        validate: see :class:`VAE`.
         backend: force a backend of the package by name.
     """
 
@@ -51,6 +55,8 @@ class DenseVAE(VAE):
         likelihood: str | Likelihood = "bernoulli",
         prior: nn.Module | Distribution | None = None,
         data_mean: Tensor | None = None,
+        log_std_bounds: tuple[float, float] | None = None,
+        validate: bool = False,
         backend: str | None = None,
     ) -> None:
         latent_dims = tuple(latent_dims)
@@ -58,19 +64,40 @@ class DenseVAE(VAE):
         if not latent_dims or min(data_dim, *latent_dims, *(size for sizes in hidden for size in sizes)) < 1:
             raise ValueError(f"layer sizes must be at least 1, got {(data_dim, hidden, latent_dims)}")
         likelihood = as_likelihood(likelihood)
-        encoder = GaussianNetwork(data_dim, hidden[0], latent_dims[0], likelihood.encoder_input)
-        decoder = dense_decoder(latent_dims[0], hidden[0][::-1], likelihood.output_sizes(data_dim))
+        bounds = checked_bounds(log_std_bounds)
+        sizes_of_outputs = likelihood.output_sizes(data_dim)
+        encoder = GaussianNetwork(
+            data_dim,
+            hidden[0],
+            latent_dims[0],
+            likelihood.encoder_input,
+            width=likelihood.encoder_width(data_dim),
+            takes_mask=likelihood.encoder_takes_mask,
+            log_std_bounds=bounds,
+        )
+        decoder = dense_decoder(latent_dims[0], hidden[0][::-1], sizes_of_outputs)
         upper = [
-            (GaussianNetwork(below, sizes, above), GaussianNetwork(above, sizes[::-1], below))
+            (
+                GaussianNetwork(below, sizes, above, log_std_bounds=bounds),
+                GaussianNetwork(above, sizes[::-1], below, log_std_bounds=bounds),
+            )
             for below, above, sizes in zip(latent_dims, latent_dims[1:], hidden[1:], strict=False)
         ]
         for network in (encoder, decoder, *(module for pair in upper for module in pair)):
             glorot(network)
         start_at_mean(likelihood, data_dim, data_mean, lambda name: decoder.layer(name).bias)
         super().__init__(
-            encoder, decoder, likelihood, upper=upper, prior=prior, latent_dim=latent_dims[-1], backend=backend
+            encoder,
+            decoder,
+            likelihood,
+            upper=upper,
+            prior=prior,
+            latent_dim=latent_dims[-1],
+            validate=validate,
+            backend=backend,
         )
         self.data_dim: int = data_dim
+        self.log_std_bounds: tuple[float, float] | None = bounds
         self.latent_dims: tuple[int, ...] = latent_dims
         self.hidden_dims: tuple[tuple[int, ...], ...] = hidden
 
@@ -119,31 +146,40 @@ def _hidden_by_layer(
 
 class GaussianNetwork(nn.Module):
     """A network from observations or latents (N, ...), after ``transform`` if given, to mean and log standard
-    deviation, each (N, Z)."""
+    deviation, each (N, Z).
+
+    ``transform`` returns ``width`` columns, and is given the mask of observed features too if ``takes_mask`` is True.
+    """
 
     def __init__(
         self,
         input_dim: int,
         hidden_dims: Sequence[int],
         output_dim: int,
-        transform: Callable[[Tensor], Tensor] | None = None,
+        transform: Callable[..., Tensor] | None = None,
+        *,
+        width: int | None = None,
+        takes_mask: bool = False,
+        log_std_bounds: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         self.input_dim = input_dim
         self.transform = transform
-        self.hidden: nn.Sequential = tanh_layers((input_dim, *hidden_dims))
-        width = (input_dim, *hidden_dims)[-1]
-        self.mean: DenseLayer = DenseLayer(width, output_dim)
-        self.log_std: DenseLayer = DenseLayer(width, output_dim)
+        self.takes_mask = takes_mask
+        self.log_std_bounds = log_std_bounds
+        sizes = (input_dim if width is None else width, *hidden_dims)
+        self.hidden: nn.Sequential = tanh_layers(sizes)
+        self.mean: DenseLayer = DenseLayer(sizes[-1], output_dim)
+        self.log_std: DenseLayer = DenseLayer(sizes[-1], output_dim)
 
-    def forward(self, value: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if value.shape[1:].numel() != self.input_dim:
             raise ValueError(f"x must have {self.input_dim} features per observation, got shape {tuple(value.shape)}")
         if self.transform is not None:
-            value = self.transform(value)
+            value = self.transform(value, mask) if self.takes_mask else self.transform(value)
         hidden = self.hidden(as_parameters(self, value.flatten(1)))
         mean, log_std = heads(hidden, self.mean, self.log_std)
-        return mean, log_std
+        return mean, bounded(log_std, self.log_std_bounds)
 
 
 class DenseDecoder(LinearOutput):

@@ -19,14 +19,18 @@ WRONG_SHAPE = ("shapes cannot be multiplied", "Expected 3D", "expected input")
 def run_encoder(encoder: nn.Module, x: Tensor, context: Sequence[Tensor], mask: Tensor | None) -> Any:
     """Call an encoder with zeros in place of masked features.
 
+    An encoder with the attribute ``takes_mask`` that is True also gets ``mask=``, bool in the shape of x, or None.
     Floating observations are cast to the dtype of its parameters, integers are passed unchanged. Raises TypeError if
     the encoder does not take integers, and ValueError if its first layer does not take observations of this shape.
     """
+    options = {}
+    if getattr(encoder, "takes_mask", False):
+        options["mask"] = None if mask is None else observed_features(mask, x)
     x = visible(x, mask)
     if x.is_floating_point():
         x = as_parameters(encoder, x)
     try:
-        return encoder(x, *context)
+        return encoder(x, *context, **options)
     except RuntimeError as error:
         what, name = str(error), type(encoder).__name__
         if not x.is_floating_point() and any(words in what for words in WRONG_DTYPE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -30,7 +30,7 @@ class NotMIWAE(VAE):
     Gaussian one.
 
     Args:
-        encoder, decoder, likelihood, upper, prior, latent_dim, backend: as for :class:`iwae_fast.models.VAE`.
+        encoder, decoder, likelihood, upper, prior, latent_dim, validate, backend: as for :class:`iwae_fast.models.VAE`.
         mechanism: a module from x (..., D) to the logits of being observed (..., D):
             :class:`iwae_fast.models.SelfMasking`, :class:`iwae_fast.models.GeneralMasking`, or your own. It gets the
             decoder's gradient.
@@ -46,10 +46,18 @@ class NotMIWAE(VAE):
         upper: Sequence[tuple[nn.Module, nn.Module]] = (),
         prior: nn.Module | Distribution | None = None,
         latent_dim: int | None = None,
+        validate: bool = False,
         backend: str | None = None,
     ) -> None:
         super().__init__(
-            encoder, decoder, likelihood, upper=upper, prior=prior, latent_dim=latent_dim, backend=backend
+            encoder,
+            decoder,
+            likelihood,
+            upper=upper,
+            prior=prior,
+            latent_dim=latent_dim,
+            validate=validate,
+            backend=backend,
         )
         self.mechanism = mechanism
 
@@ -65,6 +73,7 @@ class NotMIWAE(VAE):
             upper=upper,  # type: ignore[arg-type]
             prior=model.prior,
             latent_dim=model.latent_dim,
+            validate=model.validate,
             backend=model.backend,
         )
 
@@ -117,7 +126,5 @@ class NotMIWAE(VAE):
         log_likelihood, whole = self._joint(x, self.decoded(z, draw, context), draw, mask)
         return Completions(Terms(log_likelihood, log_prior, log_ratio).log_weights(), whole, whole)
 
-    def completed(
-        self, particles: Tensor, generator: torch.Generator, context: Sequence[Tensor] = ()
-    ) -> Tensor:
+    def completed(self, particles: Tensor, generator: torch.Generator, context: Sequence[Tensor] = ()) -> Tensor:
         return particles

@@ -45,12 +45,49 @@ class Kind(NamedTuple):
     """A function that takes the settings as keyword arguments, and returns an object of them with other parameters."""
 
 
+
+def _bounds_of(described: Any) -> dict[str, Any]:
+    """Return the bounds of an object's log standard deviation as a setting, if it has any."""
+    return {} if described.log_std_bounds is None else {"log_std_bounds": list(described.log_std_bounds)}
+
+
+def _bounds(log_std_bounds: Any = None) -> dict[str, Any]:
+    return {"log_std_bounds": None if log_std_bounds is None else tuple(log_std_bounds)}
+
+
 LIKELIHOODS: dict[str, Kind] = {
     **{
         name: Kind(lambda _: {}, getattr(likelihoods, name))
-        for name in ("Bernoulli", "ContinuousBernoulli", "NegativeBinomial", "ZeroInflatedNegativeBinomial")
+        for name in (
+            "Bernoulli",
+            "ContinuousBernoulli",
+            "NegativeBinomial",
+            "ZeroInflatedNegativeBinomial",
+            "Poisson",
+            "ZeroInflatedPoisson",
+        )
     },
-    "Gaussian": Kind(lambda likelihood: {"scale": likelihood.scale}, likelihoods.Gaussian),
+    "Gaussian": Kind(
+        lambda likelihood: {"scale": likelihood.scale, **_bounds_of(likelihood)},
+        lambda scale, **bounds: likelihoods.Gaussian(scale, **_bounds(**bounds)),
+    ),
+    "StudentT": Kind(_bounds_of, lambda **bounds: likelihoods.StudentT(**_bounds(**bounds))),
+    "Beta": Kind(lambda likelihood: {"margin": likelihood.margin}, likelihoods.Beta),
+    "DiscretizedLogistic": Kind(
+        lambda likelihood: {"num_levels": likelihood.num_levels, **_bounds_of(likelihood)},
+        lambda num_levels, **bounds: likelihoods.DiscretizedLogistic(num_levels, **_bounds(**bounds)),
+    ),
+    "Mixed": Kind(
+        lambda likelihood: {
+            "columns": [list(column) for column in likelihood.columns],
+            "real": likelihood.real,
+            "count": likelihood.count,
+            "log_std_bounds": likelihood.log_std_bounds,
+        },
+        lambda columns, real, count, log_std_bounds: likelihoods.Mixed(
+            columns, real=real, count=count, **_bounds(log_std_bounds)
+        ),
+    ),
     "Categorical": Kind(lambda likelihood: {"num_classes": likelihood.num_classes}, likelihoods.Categorical),
 }
 
@@ -70,13 +107,17 @@ def _dense_settings(model: DenseVAE) -> dict[str, Any]:
         "data_dim": model.data_dim,
         "latent_dims": list(model.latent_dims),
         "hidden_dims": [list(sizes) for sizes in model.hidden_dims],
+        **_bounds_of(model),
         "likelihood": _described(model.likelihood, LIKELIHOODS, "likelihood"),
         "prior": None if model.prior is None else _described(model.prior, PRIORS, "prior"),
     }
 
 
-def _dense(likelihood: Mapping[str, Any], prior: Mapping[str, Any] | None, **sizes: Any) -> DenseVAE:
+def _dense(
+    likelihood: Mapping[str, Any], prior: Mapping[str, Any] | None, log_std_bounds: Any = None, **sizes: Any
+) -> DenseVAE:
     made: Likelihood = _built(likelihood, LIKELIHOODS, "likelihood")
+    sizes |= _bounds(log_std_bounds)
     return DenseVAE(**sizes, likelihood=made, prior=None if prior is None else _built(prior, PRIORS, "prior"))
 
 

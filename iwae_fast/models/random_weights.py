@@ -159,9 +159,7 @@ class RandomWeightsVAE(LatentVariableModel):
         found = super().completions(x, posterior, draw, context=context, mask=mask)
         return found._replace(particles=found.expectations)
 
-    def completed(
-        self, particles: Tensor, generator: torch.Generator, context: Sequence[Tensor] = ()
-    ) -> Tensor:
+    def completed(self, particles: Tensor, generator: torch.Generator, context: Sequence[Tensor] = ()) -> Tensor:
         return torch.bernoulli(particles, generator=generator)
 
     @property

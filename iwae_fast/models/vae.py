@@ -52,6 +52,8 @@ class VAE(LatentVariableModel):
         latent_dim: the size of the topmost z, for :meth:`sample` from N(0, I) before the model has seen observations.
             If not given, the attribute ``latent_dim`` is set by the first call of :meth:`encode` (with ``upper``
             layers, by the first call of an objective) that is not inside torch.compile.
+        validate: if True, all observations are checked against the support of the likelihood, and a ValueError names
+            the first entry outside; by default only the first call's, since a check synchronizes with the device.
         backend: force a backend of the package by name.
     """
 
@@ -64,9 +66,11 @@ class VAE(LatentVariableModel):
         upper: Sequence[tuple[nn.Module, nn.Module]] = (),
         prior: nn.Module | Distribution | None = None,
         latent_dim: int | None = None,
+        validate: bool = False,
         backend: str | None = None,
     ) -> None:
         super().__init__(encoder, decoder, likelihood, backend)
+        self.validate = validate
         self.upper: nn.ModuleList = nn.ModuleList(UpperLayer(*modules) for modules in upper)
         self.prior: nn.Module | None = as_prior(prior)
         self.latent_dim = latent_dim

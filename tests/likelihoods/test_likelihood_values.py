@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from iwae_fast import backends
-from iwae_fast.likelihoods import LIKELIHOODS, Categorical, Likelihood
+from iwae_fast.likelihoods import LIKELIHOODS, Categorical, DiscretizedLogistic, Likelihood
 
 ROUNDINGS = 8
 INF = math.inf
@@ -60,6 +60,35 @@ ROWS: dict[str, list[Row]] = {
     "zero-inflated-negative-binomial": [
         (*row, logit) for row, logit in zip(count_rows(), itertools.cycle((-300.0, -5.0, 0.0, 2.0, 40.0)), strict=False)
     ],
+    "poisson": [
+        (count, log_rate)
+        for count in (0.0, 1.0, 5.0, 1000.0, 1e8)
+        for log_rate in (-700.0, -30.0, 0.5, 7.0, math.log(max(count, 1.0)) + 1e-3, 18.0)
+    ],
+    "zero-inflated-poisson": [
+        (count, log_rate, logit)
+        for count in (0.0, 1.0, 1000.0)
+        for log_rate in (-30.0, 0.5, 7.0)
+        for logit in (-300.0, -5.0, 0.0, 40.0)
+    ],
+    "student-t": [
+        (x, mean, log_scale, log_df)
+        for x, mean in ((0.0, 0.0), (0.3, 0.3), (1.0, -2.0), (1e6, 0.0), (0.0, 1e-30))
+        for log_scale in (-300.0, -20.0, 0.0, 3.0, 300.0)
+        for log_df in (-100.0, -5.0, 0.0, 2.0, 15.0, 36.0, 70.0)
+    ],
+    "beta": [
+        (x, logit, log_concentration)
+        for x in (1e-6, 0.25, 0.5, 0.999)
+        for logit in (-300.0, -5.0, 0.0, 2.0, 40.0)
+        for log_concentration in (-70.0, -5.0, 0.0, 3.0, 12.0, 30.0)
+    ],
+    "discretized-logistic": [
+        (level, mean, log_scale)
+        for level in (0.0, 1.0, 2.0, 3.0)
+        for mean in (-1e3, 0.2, 1.0 / 3.0, 30.0)
+        for log_scale in (-30.0, -3.0, 0.0, 10.0, 200.0)
+    ],
 }
 DENSITIES = {
     "bernoulli": exact.bernoulli,
@@ -68,11 +97,17 @@ DENSITIES = {
     "categorical": exact.categorical,
     "negative-binomial": exact.negative_binomial,
     "zero-inflated-negative-binomial": exact.zero_inflated,
+    "poisson": exact.poisson,
+    "zero-inflated-poisson": exact.zero_inflated_poisson,
+    "student-t": exact.student_t,
+    "beta": exact.beta,
+    "discretized-logistic": exact.discretized_logistic,
 }
 
 
 def build(name: str) -> Likelihood:
-    return Categorical(4) if name == "categorical" else LIKELIHOODS[name]()
+    with_four = {"categorical": Categorical, "discretized-logistic": DiscretizedLogistic}
+    return with_four[name](4) if name in with_four else LIKELIHOODS[name]()
 
 
 def output_of(name: str, parameters: Tensor) -> tuple[Any, Tensor]:
@@ -106,7 +141,10 @@ def test_log_prob_and_its_gradient(name: str, dtype: torch.dtype) -> None:
     )
     rounding, more = torch.finfo(dtype).eps / 2, torch.zeros(len(rows), 1, dtype=torch.float64)
     double = rows.double()
-    if name.endswith("binomial"):
+    if name in ("student-t", "beta"):
+        # Scales, df and concentrations are exponentials, whose arguments have a rounding of their size.
+        more = 2.0**-48 * (1.0 + double[:, 1:].abs().sum(1, keepdim=True)) * (1.0 + expected.abs())
+    elif name.endswith(("binomial", "poisson")):
         # A mean e^s has a rounding of s, and of its own, which the count's excess over it amplifies.
         mean = torch.exp(double[:, [1]])
         more = 2.0**-50 * (1.0 + double[:, [1]].abs()) * (expected[:, [1]].abs() + torch.minimum(mean, double[:, [0]]))
@@ -219,12 +257,25 @@ def test_an_incoming_gradient_of_zero_stops_what_is_not_finite() -> None:
         assert (found == 0).all()
 
 
-@pytest.mark.parametrize("name", ["continuous-bernoulli", "negative-binomial", "zero-inflated-negative-binomial"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "continuous-bernoulli",
+        "negative-binomial",
+        "zero-inflated-negative-binomial",
+        "poisson",
+        "zero-inflated-poisson",
+        "student-t",
+        "beta",
+        "discretized-logistic",
+    ],
+)
 def test_forward_mode(name: str) -> None:
     likelihood = build(name)
     parameters = torch.tensor([[0.5, -1.0, 0.3], [2.0, 1.0, 0.0], [-4.0, 9.0, 0.2]], dtype=torch.float64)
     parameters = parameters[: len(likelihood.outputs)]
-    x = torch.tensor([[0.0, 1.0, 1.0 if "bernoulli" in name else 5.0]], dtype=torch.float64)
+    last = {"continuous-bernoulli": 1.0, "beta": 0.3, "discretized-logistic": 2.0}.get(name, 5.0)
+    x = torch.tensor([[0.0, 1.0, last]], dtype=torch.float64)
 
     def density(parameters: Tensor) -> Tensor:
         parts = tuple(parameters.unsqueeze(1))

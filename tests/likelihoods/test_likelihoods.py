@@ -12,10 +12,19 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import seeds
 from torch import Tensor, nn
-from torch.distributions import Beta, ContinuousBernoulli, Dirichlet, Distribution, Normal, Poisson, constraints
+from torch.distributions import (
+    Beta,
+    ContinuousBernoulli,
+    Dirichlet,
+    Distribution,
+    Normal,
+    Poisson,
+    StudentT,
+    constraints,
+)
 
 import iwae_fast as iw
-from iwae_fast.likelihoods import LIKELIHOODS, Categorical, FromDistribution, Gaussian, Likelihood
+from iwae_fast.likelihoods import LIKELIHOODS, Categorical, DiscretizedLogistic, FromDistribution, Gaussian, Likelihood
 from iwae_fast.likelihoods.continuous_bernoulli import log_normalizer
 
 K, B, D = 3, 4, 5
@@ -38,10 +47,26 @@ def categorical(output: Tensor, x: Tensor) -> Tensor:
     return torch.distributions.Categorical(logits=output.unflatten(-1, (D, CLASSES))).log_prob(x)
 
 
+def zero_inflated_poisson(output: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
+    log_rate, logits = output
+    counted = Poisson(log_rate.exp()).log_prob(x).exp()
+    return torch.where(x == 0, logits.sigmoid() + (-logits).sigmoid() * counted, (-logits).sigmoid() * counted).log()
+
+
+def discretized_logistic(output: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
+    mean, scale = output[0], output[1].exp()
+    above, below = (((x + half) / (CLASSES - 1) - mean) / scale for half in (0.5, -0.5))
+    above, below = torch.where(x == CLASSES - 1, math.inf, above), torch.where(x == 0, -math.inf, below)
+    flipped = below > 0  # the difference of two probabilities near 1 would cancel
+    above, below = torch.where(flipped, -below, above), torch.where(flipped, -above, below)
+    return (above.sigmoid() - below.sigmoid()).log()
+
+
 BUILD: dict[str, Callable[[], Likelihood]] = {
     **LIKELIHOODS,
     "gaussian of 0.3": lambda: Gaussian(0.3),
     "categorical": lambda: Categorical(CLASSES),
+    "discretized-logistic": lambda: DiscretizedLogistic(CLASSES),
     "Poisson": lambda: FromDistribution(lambda output: Poisson(output.exp())),
 }
 BY_FEATURE: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -55,7 +80,14 @@ BY_FEATURE: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "zero-inflated-negative-binomial": zero_inflated,
     "categorical": categorical,
     "Poisson": lambda o, x: Poisson(o.exp()).log_prob(x),
+    "poisson": lambda o, x: Poisson(o.exp()).log_prob(x),
+    "zero-inflated-poisson": zero_inflated_poisson,
+    "student-t": lambda o, x: StudentT(o[2].exp(), o[0], o[1].exp()).log_prob(x),
+    "beta": lambda o, x: Beta(o[0].sigmoid() * o[1].exp(), (-o[0]).sigmoid() * o[1].exp()).log_prob(x),
+    "discretized-logistic": discretized_logistic,
 }
+CANCELING = ("continuous-bernoulli", "discretized-logistic")
+"""Likelihoods whose definitions, with which they are compared here, cancel."""
 every = pytest.mark.parametrize("name", BUILD)
 
 
@@ -105,7 +137,7 @@ def test_log_prob_is_the_distributions(name: str, seed: int, scale: float, maske
     found = likelihood.log_prob(x, as_output(parts), K, mask)
     assert found.shape == (K, B)
     assert found.dtype == dtype
-    tolerance = {torch.float32: 2e-5, torch.float64: 1e-7 if "continuous" in name else 1e-11}[dtype]
+    tolerance = {torch.float32: 2e-5, torch.float64: 1e-7 if name in CANCELING else 1e-11}[dtype]
     torch.testing.assert_close(found.double(), terms.sum(-1), rtol=tolerance, atol=tolerance)
 
 
@@ -325,7 +357,7 @@ def test_empty_batch_and_one_sample(name: str) -> None:
         (lambda: Gaussian(0.0), ValueError, "scale must be"),
         (lambda: Categorical(0), ValueError, "num_classes must be at least 1"),
         (lambda: FromDistribution(3), TypeError, "build must be a function"),
-        (lambda: iw.models.DenseVAE(D, likelihood="poisson"), ValueError, "likelihood must be one of bernoulli, conti"),
+        (lambda: iw.models.DenseVAE(D, likelihood="poison"), ValueError, "likelihood must be one of bernoulli, conti"),
         (lambda: iw.models.DenseVAE(D, likelihood=3), TypeError, "likelihood must be a name or an"),
         (
             lambda: LIKELIHOODS["zero-inflated-negative-binomial"]().log_prob(
@@ -373,6 +405,9 @@ OUTSIDE = {
     "continuous-bernoulli": (-0.5, "numbers from 0 to 1, but x\\[2, 3\\] is -0.5$"),
     "negative-binomial": (2.5, "whole numbers of at least 0, but x\\[2, 3\\] is 2.5"),
     "zero-inflated-negative-binomial": (-1.0, "whole numbers of at least 0, but x\\[2, 3\\] is -1"),
+    "poisson": (-2.0, "whole numbers of at least 0, but x\\[2, 3\\] is -2"),
+    "beta": (1.5, "numbers from 0 to 1, but x\\[2, 3\\] is 1.5"),
+    "discretized-logistic": (0.5, "whole numbers from 0 to 255, but x\\[2, 3\\] is 0.5"),
     "categorical": (256.0, "whole numbers from 0 to 255, but x\\[2, 3\\] is 256"),
 }
 

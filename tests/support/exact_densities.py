@@ -35,6 +35,44 @@ def zero_inflated(x: mpf, log_mean: mpf, log_theta: mpf, logit: mpf) -> mpf:
     return mpmath.log((dropout if x == 0 else 0) + counted * probability)
 
 
+def poisson(x: mpf, log_rate: mpf) -> mpf:
+    return x * log_rate - mpmath.exp(log_rate) - mpmath.loggamma(x + 1)
+
+
+def zero_inflated_poisson(x: mpf, log_rate: mpf, logit: mpf) -> mpf:
+    dropout, counted = 1 / (1 + mpmath.exp(-logit)), 1 / (1 + mpmath.exp(logit))
+    return mpmath.log((dropout if x == 0 else 0) + counted * mpmath.exp(poisson(x, log_rate)))
+
+
+def student_t(x: mpf, mean: mpf, log_scale: mpf, log_df: mpf) -> mpf:
+    df, standardized = mpmath.exp(log_df), (x - mean) / mpmath.exp(log_scale)
+    ways = mpmath.loggamma((df + 1) / 2) - mpmath.loggamma(df / 2) - mpmath.log(df * mpmath.pi) / 2
+    return ways - log_scale - (df + 1) / 2 * mpmath.log1p(standardized**2 / df)
+
+
+def beta(x: mpf, logit: mpf, log_concentration: mpf) -> mpf:
+    concentration = mpmath.exp(log_concentration)
+    a, b = concentration / (1 + mpmath.exp(-logit)), concentration / (1 + mpmath.exp(logit))
+    ways = mpmath.loggamma(a + b) - mpmath.loggamma(a) - mpmath.loggamma(b)
+    return ways + (a - 1) * mpmath.log(x) + (b - 1) * mpmath.log1p(-x)
+
+
+def discretized_logistic(x: mpf, mean: mpf, log_scale: mpf) -> mpf:
+    """Compute the probability of one of 4 levels."""
+    below, above = (((x + half) / 3 - mean) / mpmath.exp(log_scale) for half in (mpf(-1) / 2, mpf(1) / 2))
+    if x == 0:
+        return -mpmath.log1p(mpmath.exp(-above))
+    if x == 3:
+        return -mpmath.log1p(mpmath.exp(below))
+    # sigmoid(u) - sigmoid(v) as one fraction: in float arithmetic of any width the difference would cancel.
+    return (
+        mpmath.log(mpmath.expm1(above - below))
+        + below
+        - mpmath.log1p(mpmath.exp(above))
+        - mpmath.log1p(mpmath.exp(below))
+    )
+
+
 def categorical(x: mpf, *logits: mpf) -> mpf:
     return logits[int(x)] - mpmath.log(mpmath.fsum(map(mpmath.exp, logits)))
 
