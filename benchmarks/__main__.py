@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import catalogue, predict, rows, run, targets
+from . import catalogue, fused_step, predict, rows, run, targets
 from .compare import compare
 from .fastest import fastest
 from .kernel_model import read_counts
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         predictions = predict.predict(read_counts(chosen.launches))
         if not chosen.results:
             predict.write(predictions)
+            fused_step.write()
         print(predict.comparison(predictions, [row for each in chosen.results for row in rows.read(each)]))
     else:
         from .plot import draw

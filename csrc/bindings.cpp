@@ -1,5 +1,5 @@
 // The Python module iwae_fast._C: the ops on the CPU, and on GPUs where it was built with CUDA.
-#include "bindings.h"
+#include "training_bindings.h"
 
 #include <cstdlib>
 
@@ -77,5 +77,6 @@ PYBIND11_MODULE(_C, module) {
   kernels_of<OnGPU> = &cuda::kKernels;
   py::module_ gpu = module.def_submodule("cuda");
   define_ops<OnGPU>(gpu);
+  define_training_steps(gpu);
 #endif
 }

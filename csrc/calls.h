@@ -7,6 +7,7 @@
 
 #include "densities.h"
 #include "operand.h"
+#include "training_items.h"
 
 namespace iwae {
 
@@ -202,8 +203,24 @@ struct SquaresCall : Place {
   double* squares = nullptr;
 };
 
-// The kernels of one instruction set or of CUDA. tanh_layer* exist only on the CPU, rescale and selection only on the
-// GPU; null otherwise.
+// Training steps in one launch: the plan, the objective, Adam, and where results go, in device memory.
+struct TrainingRun {
+  TrainingProgram program;
+  TrainingObjective objective;
+  TrainingInputs inputs;
+  AdamSettings adam;
+  float* coefficients = nullptr;  // of Adam, per tensor
+  float* metrics = nullptr;       // (steps, 3, batch): bound, effective sample size, largest weight
+  unsigned* counter = nullptr;    // of the blocks' barrier
+  int32_t steps = 0;
+};
+
+struct TrainingCall : Place, TrainingRun {
+  bool tf32 = false;  // products in TF32, not in float32 accuracy
+};
+
+// The kernels of one instruction set or of CUDA. tanh_layer* exist only on the CPU, rescale, selection and
+// training steps only on the GPU; null otherwise.
 struct Kernels {
   const char* isa;  // the name of the instruction set, or "cuda"
   void (*density)(const DensityForwardCall&);
@@ -222,6 +239,8 @@ struct Kernels {
   void (*sum_squares)(const SquaresCall&);
   void (*weight_scales)(const WeightScalesCall&);
   void (*selection)(const SelectionCall&);
+  void (*training_steps)(const TrainingCall&);
+  bool (*has_cooperative_launch)();  // of the current device
 };
 
 }  // namespace iwae

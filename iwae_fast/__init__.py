@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .evaluate.check_estimator import check_estimator
     from .evaluate.gradient_snr import gradient_snr
     from .experiments.loading import load_run
+    from .fused import FusedStep
     from .objectives import Objective, estimators, schedules
     from .ops.densities import bernoulli_log_prob, gaussian_log_prob, standard_gaussian_log_prob
     from .ops.layers import linear_activation
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CapturedStep",
     "CapturedSteps",
+    "FusedStep",
     "Objective",
     "__version__",
     "activity",
@@ -69,6 +71,7 @@ _HOMES = {
     "evaluate.check_estimator": ("check_estimator",),
     "evaluate.gradient_snr": ("gradient_snr",),
     "experiments.loading": ("load_run",),
+    "fused": ("FusedStep",),
     "objectives": ("Objective", "estimators", "schedules"),
     "ops.densities": ("bernoulli_log_prob", "gaussian_log_prob", "standard_gaussian_log_prob"),
     "ops.layers": ("linear_activation",),

@@ -101,6 +101,8 @@ const Kernels kKernels = {
     run_sum_squares,
     run_weight_scales,
     nullptr,
+    nullptr,
+    nullptr,
 };
 
 }  // namespace IWAE_ISA

@@ -8,6 +8,7 @@
 #include "sample_gaussian.h"
 #include "selection.h"
 #include "standard_normal.h"
+#include "training_step/step.h"
 #include "weight_scales.h"
 
 namespace iwae {
@@ -106,6 +107,8 @@ const Kernels kKernels = {
     run_sum_squares,
     run_weight_scales,
     run_selection,
+    training_steps,
+    has_cooperative_launch,
 };
 
 }  // namespace IWAE_ISA

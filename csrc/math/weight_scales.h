@@ -14,7 +14,7 @@ struct ScaleFactors {
   T power, factor, linear, quadratic, rounding;
 
   template <class Call>
-  explicit ScaleFactors(const Call& call)
+  IWAE_EVERYWHERE explicit ScaleFactors(const Call& call)
       : power(static_cast<T>(call.power)),
         factor(static_cast<T>(call.factor)),
         linear(static_cast<T>(call.linear)),

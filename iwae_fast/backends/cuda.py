@@ -55,6 +55,20 @@ class CUDABackend(NativeBackend):
             self._too_old[index] = _too_old(index)
         return self._too_old[index]
 
+    def no_training_steps(self, device: torch.device) -> str | None:
+        """Return the reason why a GPU does not run training steps in one launch, or None."""
+        if (reason := self._reason(device.index)) is not None:
+            return reason
+        with torch.cuda.device(device):
+            if self.kernels.has_cooperative_launch():
+                return None
+        return f"{device} does not support cooperative launches, in which all blocks run at the same time"
+
+    def training_steps(self, tensor: Tensor, *arguments: Any) -> None:
+        """Take training steps in one launch, on the device of a tensor: ``training_steps`` in
+        csrc/training_bindings.h."""
+        self.run(self.kernels.training_steps, tensor, *arguments)
+
     def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:
         """Call a kernel with the tensor's device as the current one.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -18,13 +18,12 @@ from ..models import LatentVariableModel
 from ..objectives import Objective
 from ..objectives.ranks import ONE_PROCESS, MeshRanks, Ranks
 from ..objectives.record import StepRecord
-from ..ops.samples import seed_number, seed_tensor
-from ..seeds import Purpose, first_seed
 from .compiled import CompiledNetworks
 from .obstacles import obstacle, settings
 from .program import Program
 from .rates import Rates
 from .recorder import CudaGraphs, Recorder, unavailable
+from .resumable import Resumable
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -33,7 +32,7 @@ MOST_GRAPHS = 16
 """The most graphs of one step, one per kind of batch; further kinds run without a graph."""
 
 
-class CapturedStep:
+class CapturedStep(Resumable):
     """A training step (noise, objective, backward pass, optimizer), captured as a CUDA graph: ``loss = step(x)``.
 
         model = iw.models.DenseVAE(784).cuda()
@@ -116,14 +115,10 @@ class CapturedStep:
         if not self._parameters:
             raise ValueError("model has no parameters")
         self.device: torch.device = self._parameters[0].device
-        run_seed = seed_number(seed)
-        self.seed: Tensor = seed_tensor(first_seed(run_seed, Purpose.LATENTS), self.device)
-        """The seed of the next call's noise, an int64 scalar on the device; each call increments it."""
+        super().__init__(seed, self.device)
         self.ranks: Ranks = ONE_PROCESS if mesh is None else MeshRanks(mesh)
         """The processes that take steps together."""
         self.ranks.copy_from_first((*self._parameters, *model.buffers(), self.seed))
-        self.calls: int = 0
-        """The number of calls so far, which is the step passed to a schedule of kl_weight."""
         self.reason: str | None = None
         """The reason why steps are not captured, or None if they are."""
         self._networks = CompiledNetworks(model) if compile else nullcontext()
@@ -193,35 +188,6 @@ class CapturedStep:
         for parameter, gradient in zip(self._parameters, result.gradients, strict=True):
             parameter.grad = gradient
         return result.loss.clone()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state needed to resume a run, in addition to those of the model and the optimizer.
-
-        The entries are "seed", the seed of the next step's noise, and "calls", the number of steps so far. Both are
-        ints, suitable for :func:`torch.save` and JSON. Reading the seed forces a device synchronization.
-        """
-        return {"seed": int(self.seed), "calls": self.calls}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore a state returned by :meth:`state_dict`; captured graphs stay valid.
-
-        Load the states of the model and the optimizer separately.
-
-        Raises:
-            TypeError, ValueError: ``state_dict`` is not such a state.
-        """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"state_dict must be what state_dict() returned, got {type(state_dict).__name__}")
-        if state_dict.keys() != {"seed", "calls"}:
-            raise ValueError(f"state_dict must have 'seed' and 'calls', got {', '.join(map(repr, state_dict))}")
-        seed, calls = state_dict["seed"], state_dict["calls"]
-        for name, value in (("seed", seed), ("calls", calls)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"state_dict[{name!r}] must be an int, got {type(value).__name__}")
-        if calls < 0:
-            raise ValueError(f"state_dict['calls'] must be at least 0, got {calls}")
-        self.seed.copy_(seed_tensor(seed, torch.device("cpu")))
-        self.calls = calls
 
     def _kind(self, batch: _Batch) -> _Kind | None:
         """Return the kind of a batch, or None if the limit of graphs is reached."""

@@ -14,7 +14,7 @@ import pytest
 from code_paths import Counts, paths
 from paths import ROOT, TESTS
 
-from benchmarks import catalogue, kernel_model, predict, rows
+from benchmarks import catalogue, fused_step, kernel_model, predict, rows
 from benchmarks.__main__ import main
 
 AT_34CE24D = predict.RESULTS / "launches-sm90-at-34ce24d.csv"
@@ -24,9 +24,22 @@ MEASURED = [predict.RESULTS / f"nvidia-h100-at-34ce24d{more}.csv" for more in ("
 def test_predictions_are_those_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Check that the committed file is what the command writes."""
     monkeypatch.setattr(predict.write, "__defaults__", (tmp_path / "predicted.csv",))
+    monkeypatch.setattr(fused_step.write, "__defaults__", (tmp_path / "steps.csv",))
     assert main(["predict"]) == 0
     told = "`python -m benchmarks predict` renews the predictions"
     assert (tmp_path / "predicted.csv").read_text() == predict.PREDICTED.read_text(), told
+    assert (tmp_path / "steps.csv").read_text() == fused_step.RESULTS.read_text(), told
+
+
+def test_steps_in_one_launch_are_predicted_as_documented() -> None:
+    """Check the table of docs/fused-steps.md, and that a step has the operations of its products."""
+    documented = (ROOT / "docs" / "fused-steps.md").read_text()
+    for samples, batch in fused_step.SIZES:
+        network = fused_step.papers_network(samples, batch)
+        both = (f"{1e6 * fused_step.seconds(network, products):.0f}" for products in (3, 1))
+        assert f"| {samples}, {batch} | {' | '.join(both)} |" in documented
+    phases = fused_step.phases(fused_step.plan_of(fused_step.papers_network(50, 20)), 3)
+    assert sum(phase.flops for phase in phases) == pytest.approx(1.26e9, rel=0.01)
 
 
 def test_every_op_of_a_gpu_is_predicted_for_both_backends() -> None:

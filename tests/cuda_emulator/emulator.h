@@ -6,6 +6,10 @@
 // is filled with NaN before each block. An asynchronous copy fills its destination with NaN, and is made when its
 // thread waits for it: a read without the wait, or without a barrier after another thread's wait, gets NaN. So does a
 // read in a later block of memory that only an earlier block copied to.
+//
+// The blocks of a cooperative launch run together. Of each number that they exchange through global memory it is known
+// who wrote and who read it last: an access that no barrier separates from that of another block, or of another thread
+// of the block, is an error (Accesses).
 #pragma once
 
 #include <setjmp.h>
@@ -19,6 +23,7 @@
 #include <functional>
 #include <memory>
 #include <stdexcept>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -28,6 +33,7 @@
 #define __shared__ static  // one block at a time: kernels of clusters use dynamic shared memory alone
 #define IWAE_KERNEL static void
 #define IWAE_BOUNDED_KERNEL(threads, blocks) static void
+#define IWAE_NOT_INLINED static __attribute__((noinline))
 
 namespace emulator {
 
@@ -40,11 +46,62 @@ struct Barrier {
   int64_t generation = 0;
 };
 
-// A copy that a thread has started.
+// A copy that a thread has started, of some bytes, and zeros for the rest.
 struct Copy {
   void* to;
   const void* from;
-  size_t bytes;
+  size_t bytes, present;
+};
+
+// Where a thread is between barriers.
+struct Moment {
+  int64_t grid = -1, generation = -1;  // of the barriers of all blocks and of its block
+  int block = 0, thread = 0;           // -1: several
+
+  // Returns true if a barrier separates an earlier access from one of this moment, or if both are of one thread.
+  bool follows(const Moment& earlier) const {
+    if (earlier.grid != grid) return true;
+    if (earlier.block != block) return false;
+    return earlier.generation != generation || earlier.thread == thread;
+  }
+};
+
+// The last accesses of each number in global memory, by its address.
+class Accesses {
+ public:
+  void forget() { last_.clear(); }
+
+  void read(const void* address, const Moment& now) {
+    Access& access = last_[address];
+    if (!now.follows(access.written)) throw std::logic_error("a number is read, and no barrier follows its write");
+    Moment& read = access.read;
+    if (now.follows(read) && read.block != -1) {
+      read = read.grid == now.grid && read.block != now.block ? Moment{now.grid, now.generation, -1, -1} : now;
+    } else if (read.grid == now.grid) {
+      read = {now.grid, now.generation, read.block == now.block ? now.block : -1, -1};
+    } else {
+      read = now;
+    }
+  }
+
+  void write(const void* address, const Moment& now) {
+    Access& access = last_[address];
+    if (!now.follows(access.written)) throw std::logic_error("a number is written twice without a barrier between");
+    if (!now.follows(access.read)) throw std::logic_error("a number is written, and no barrier follows its read");
+    access.written = now;
+  }
+
+ private:
+  struct Access {
+    Moment written, read;
+  };
+  std::unordered_map<const void*, Access> last_;
+};
+
+// The operands of a warp's product, in the memory of its threads.
+struct Operands {
+  const float* a;
+  const float* b;
 };
 
 struct Fiber {
@@ -80,6 +137,8 @@ struct Machine {
   std::deque<Fiber> fibers;  // of the blocks of a cluster
   std::vector<Block> blocks;
   std::vector<uint64_t> exchanged;
+  std::vector<Operands> operands;
+  Accesses accesses;
   Barrier cluster;
   std::vector<Copy> made;  // by the running blocks
   int threads = kThreads;  // of a block
@@ -245,6 +304,7 @@ inline void run(int64_t clusters, int blocks, int threads, int64_t shared_bytes,
   m.blocks.resize(blocks);
   while (m.fibers.size() < static_cast<size_t>(blocks) * threads) m.fibers.emplace_back();
   m.exchanged.resize(m.fibers.size());
+  m.operands.resize(m.fibers.size());
   m.body = &body;
   gridDim.x = static_cast<unsigned>(clusters * blocks);
   for (int64_t cluster = 0; cluster < clusters; ++cluster) run_cluster(static_cast<unsigned>(cluster * blocks));
@@ -366,7 +426,7 @@ inline void copy_sixteen(void* to, const void* from) {
     throw std::logic_error("an asynchronous copy is not aligned to 16 bytes");
   }
   std::memset(to, 0xff, 16);
-  emulator::machine().self().copies.back().push_back({to, from, 16});
+  emulator::machine().self().copies.back().push_back({to, from, 16, 16});
 }
 
 inline void end_group_of_copies() { emulator::machine().self().copies.emplace_back(); }
@@ -375,11 +435,97 @@ inline void wait_for_copies(int pending) {
   std::deque<std::vector<emulator::Copy>>& groups = emulator::machine().self().copies;
   while (static_cast<int>(groups.size()) - 1 > pending) {
     for (const emulator::Copy& copy : groups.front()) {
-      std::memcpy(copy.to, copy.from, copy.bytes);
+      std::memcpy(copy.to, copy.from, copy.present);
+      std::memset(static_cast<char*>(copy.to) + copy.present, 0, copy.bytes - copy.present);
       emulator::machine().made.push_back(copy);
     }
     groups.pop_front();
   }
+}
+
+// Cooperative launches: see csrc/cuda/training_step/grid.h.
+
+inline emulator::Moment this_moment() {
+  const emulator::Machine& m = emulator::machine();
+  const int block = m.current / m.threads;
+  return {m.cluster.generation, m.blocks[block].barrier.generation, block, m.current};
+}
+
+inline float read_global(const float* address) {
+  emulator::machine().accesses.read(address, this_moment());
+  return *address;
+}
+
+inline void write_global(float* address, float value) {
+  emulator::machine().accesses.write(address, this_moment());
+  *address = value;
+}
+
+inline void start_copy(float* to, const float* from, size_t bytes, int present) {
+  for (int i = 0; i < present / 4; ++i) emulator::machine().accesses.read(from + i, this_moment());
+  std::memset(to, 0xff, bytes);
+  emulator::machine().self().copies.back().push_back({to, from, bytes, static_cast<size_t>(present)});
+}
+
+inline void copy_four(float* to, const float* from, int present) { start_copy(to, from, 4, present); }
+
+inline void copy_part(float* to, const float* from, int present) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0) {
+    throw std::logic_error("an asynchronous copy is not aligned to 16 bytes");
+  }
+  start_copy(to, from, 16, present);
+}
+
+class GridBarrier {
+ public:
+  explicit GridBarrier(unsigned*) {}
+  void wait() { emulator::wait(emulator::machine().cluster); }
+};
+
+inline bool has_cooperative_launch() { return true; }
+
+template <class... Parameters, class... Arguments>
+void launch_cooperative(void (*kernel)(Parameters...), int64_t shared_bytes, unsigned*, void*,
+                        const Arguments&... arguments) {
+  emulator::machine().accesses.forget();
+  emulator::run(1, 3, kThreads, shared_bytes, [&] { kernel(arguments...); });
+}
+
+// Products on tensor cores: see csrc/cuda/training_step/tensor_cores.h.
+
+// The nearest number with 10 bits after the point.
+inline float as_tf32(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  if ((bits >> 23 & 0xff) != 0xff) bits = (bits + 0x1000u) & 0xffffe000u;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+template <int kProducts, int kRows, int kColumns>
+void multiply(float (&sum)[kRows][kColumns][4], const float (&a)[kRows][4], const float (&b)[kColumns][2]) {
+  emulator::Machine& m = emulator::machine();
+  const int self = m.current, lane = self % emulator::kWarp, group = lane / 4, pair = lane % 4;
+  emulator::Barrier& warp = m.block().warps[self % m.threads / emulator::kWarp];
+  m.operands[self] = {&a[0][0], &b[0][0]};
+  emulator::wait(warp);
+  const emulator::Operands* lanes = &m.operands[self - lane];
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kColumns; ++c) {
+      for (int i = 0; i < 4; ++i) {
+        float low = 0.0f, high = 0.0f;
+        for (int k = 0; k < 8; ++k) {
+          const float x = lanes[group * 4 + k % 4].a[r * 4 + i / 2 + k / 4 * 2];
+          const float y = lanes[(2 * pair + i % 2) * 4 + k % 4].b[c * 2 + k / 4];
+          const float x1 = as_tf32(x), y1 = as_tf32(y);
+          high += x1 * y1;
+          if (kProducts == 3) low += as_tf32(x - x1) * y1 + x1 * as_tf32(y - y1);
+        }
+        sum[r][c][i] += low + high;
+      }
+    }
+  }
+  emulator::wait(warp);  // before a lane changes its operands
 }
 
 }  // namespace IWAE_ISA

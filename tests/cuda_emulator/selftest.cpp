@@ -2,6 +2,8 @@
 #include <cstdio>
 
 #include "../../csrc/cuda/device.h"
+#include "../../csrc/cuda/training_step/grid.h"
+#include "../../csrc/cuda/training_step/tensor_cores.h"
 
 using namespace iwae::cuda;
 
@@ -79,6 +81,37 @@ IWAE_KERNEL send_to_each_other(float* out, const bool waits, const int expected)
   out[rank * kThreads + threadIdx.x] = place[kThreads - 1 - threadIdx.x];
 }
 
+// Every block reads what the next one wrote, or each thread what another of its block did.
+IWAE_KERNEL exchange(float* numbers, const bool within_block, const bool with_barrier) {
+  begin_kernel();
+  GridBarrier barrier(nullptr);
+  const unsigned block = within_block ? blockIdx.x : (blockIdx.x + 1) % gridDim.x;
+  write_global(numbers + blockIdx.x * kThreads + threadIdx.x, 1.0f);
+  if (with_barrier) within_block ? __syncthreads() : barrier.wait();
+  read_global(numbers + block * kThreads + (kThreads - 1 - threadIdx.x));
+}
+
+// Every thread writes what all have read.
+IWAE_KERNEL overwrite(float* numbers, const bool with_barrier) {
+  begin_kernel();
+  GridBarrier barrier(nullptr);
+  read_global(numbers);
+  if (with_barrier) barrier.wait();
+  if (blockIdx.x == 0 && threadIdx.x == 0) write_global(numbers, 1.0f);
+}
+
+// A product of (16, 8) and (8, 8) by a warp: a has ones in column 3, and b the number 1 + 2^-12 in row 3.
+template <int kProducts>
+IWAE_KERNEL product_of_a_warp(float* out) {
+  begin_kernel();
+  float sum[1][1][4] = {}, a[1][4], b[1][2];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  for (int i = 0; i < 4; ++i) a[0][i] = lane % 4 + i / 2 * 4 == 3 ? 1.0f : 0.0f;
+  for (int i = 0; i < 2; ++i) b[0][i] = lane % 4 + i * 4 == 3 ? 1.0f + 1.0f / 4096 : 0.0f;
+  multiply<kProducts>(sum, a, b);
+  if (threadIdx.x == 0) *out = sum[0][0][0];
+}
+
 static bool copied(bool waits, bool with_barrier) {
   alignas(16) static float in[4 * kThreads], out[4 * kThreads];
   for (int i = 0; i < 4 * kThreads; ++i) in[i] = static_cast<float>(i);
@@ -154,6 +187,21 @@ int main() {
   }));
   std::printf("copies of each block: %s\n", copied_by_each_block(true) ? "right" : "wrong");
   std::printf("copies of an earlier block: %s\n", copied_by_each_block(false) ? "right" : "wrong");
+  static float numbers[8 * kThreads];
+  const auto cooperative = [&](auto kernel, auto... flags) {
+    return outcome_of([&] { launch_cooperative(kernel, 0, nullptr, nullptr, static_cast<float*>(numbers), flags...); });
+  };
+  std::printf("barrier of all blocks: %s\n", cooperative(exchange, false, true));
+  std::printf("no barrier of all blocks: %s\n", cooperative(exchange, false, false));
+  std::printf("barrier of a block: %s\n", cooperative(exchange, true, true));
+  std::printf("no barrier of a block: %s\n", cooperative(exchange, true, false));
+  std::printf("barrier before writing: %s\n", cooperative(overwrite, true));
+  std::printf("no barrier before writing: %s\n", cooperative(overwrite, false));
+  float rounded = 0.0f, exact = 0.0f;
+  launch(product_of_a_warp<1>, 1, 0, nullptr, &rounded);
+  launch(product_of_a_warp<3>, 1, 0, nullptr, &exact);
+  std::printf("one product: %s\n", rounded == 1.0f ? "rounded" : "wrong");
+  std::printf("three products: %s\n", exact == 1.0f + 1.0f / 4096 ? "exact" : "wrong");
   std::printf("mail: %s\n", sent(true) ? "right" : "wrong");
   std::printf("mail without a wait: %s\n", sent(false) ? "right" : "wrong");
   std::printf("mail that never comes: %s\n", outcome_of([] { sent(true, 8 * kThreads); }));

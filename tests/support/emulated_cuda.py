@@ -64,6 +64,9 @@ class EmulatedBackend(CUDABackend):
     def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:  # noqa: ARG002
         kernel(*arguments, (0, Memory()))
 
+    def no_training_steps(self, device: torch.device) -> str | None:  # noqa: ARG002
+        return None
+
     def missing(self) -> str | None:
         return None
 
