@@ -7,11 +7,14 @@
   X(Gaussian, gaussian)                  \
   X(StandardGaussian, standard_gaussian) \
   X(Bernoulli, bernoulli)                \
-  X(BiasedBernoulli, biased_bernoulli)
+  X(BiasedBernoulli, biased_bernoulli)   \
+  X(NegativeBinomial, negative_binomial) \
+  X(ZeroInflatedNegativeBinomial, zero_inflated_negative_binomial)
 
 #ifdef IWAE_ISA  // the bindings need the names alone
 #include "math/bernoulli.h"
 #include "math/gaussian.h"
+#include "math/negative_binomial.h"
 #include "math/standard_gaussian.h"
 #endif
 

@@ -6,7 +6,7 @@
 namespace iwae {
 
 constexpr int kMaxDims = 8;      // as MAX_DIMS in iwae_fast/backends/marshal.py
-constexpr int kMaxParameters = 3;  // tensors of a density; may be raised here alone, at a cost to every call's walks
+constexpr int kMaxParameters = 4;  // tensors of a density; may be raised here alone, at a cost to every call's walks
 
 enum class DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3, kBool = 4, kInt64 = 5 };
 

@@ -21,10 +21,22 @@ if TYPE_CHECKING:
     from .experiments.loading import load_run
     from .fused import FusedStep
     from .objectives import Objective, estimators, schedules
-    from .ops.densities import bernoulli_log_prob, gaussian_log_prob, standard_gaussian_log_prob
+    from .ops.densities import (
+        bernoulli_log_prob,
+        gaussian_log_prob,
+        negative_binomial_log_prob,
+        standard_gaussian_log_prob,
+        zero_inflated_negative_binomial_log_prob,
+    )
     from .ops.layers import linear_activation
     from .ops.linear import linear_bernoulli_iwae_loss, linear_bernoulli_log_prob
-    from .ops.losses import bernoulli_iwae_loss, gaussian_iwae_loss, iwae_loss
+    from .ops.losses import (
+        bernoulli_iwae_loss,
+        gaussian_iwae_loss,
+        iwae_loss,
+        negative_binomial_iwae_loss,
+        zero_inflated_negative_binomial_iwae_loss,
+    )
     from .ops.samples import sample_gaussian, standard_normal
     from .ops.weights import effective_sample_size, log_mean_exp, normalized_weights
 
@@ -56,6 +68,8 @@ __all__ = [
     "load_run",
     "log_mean_exp",
     "models",
+    "negative_binomial_iwae_loss",
+    "negative_binomial_log_prob",
     "normalized_weights",
     "optim",
     "pruning",
@@ -63,6 +77,8 @@ __all__ = [
     "schedules",
     "standard_gaussian_log_prob",
     "standard_normal",
+    "zero_inflated_negative_binomial_iwae_loss",
+    "zero_inflated_negative_binomial_log_prob",
 ]
 
 _HOMES = {
@@ -73,10 +89,22 @@ _HOMES = {
     "experiments.loading": ("load_run",),
     "fused": ("FusedStep",),
     "objectives": ("Objective", "estimators", "schedules"),
-    "ops.densities": ("bernoulli_log_prob", "gaussian_log_prob", "standard_gaussian_log_prob"),
+    "ops.densities": (
+        "bernoulli_log_prob",
+        "gaussian_log_prob",
+        "negative_binomial_log_prob",
+        "standard_gaussian_log_prob",
+        "zero_inflated_negative_binomial_log_prob",
+    ),
     "ops.layers": ("linear_activation",),
     "ops.linear": ("linear_bernoulli_iwae_loss", "linear_bernoulli_log_prob"),
-    "ops.losses": ("bernoulli_iwae_loss", "gaussian_iwae_loss", "iwae_loss"),
+    "ops.losses": (
+        "bernoulli_iwae_loss",
+        "gaussian_iwae_loss",
+        "iwae_loss",
+        "negative_binomial_iwae_loss",
+        "zero_inflated_negative_binomial_iwae_loss",
+    ),
     "ops.samples": ("sample_gaussian", "standard_normal"),
     "ops.weights": ("effective_sample_size", "log_mean_exp", "normalized_weights"),
 }

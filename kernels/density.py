@@ -10,6 +10,10 @@ import triton.language as tl
 from .launch import INTERPRETED, LOAD_BYTES, OPTIONS, Layout, power_of_two
 
 
+# In the interpreter a program costs milliseconds and an element little, so it uses few, large programs.
+TILE_BYTES, LONG_TILE_BYTES, WIDEST_BLOCK, MAX_STEPS = (65536, 65536, 256, 2) if INTERPRETED else (8192, 1024, 256, 8)
+
+
 class Density(NamedTuple):
     """A density, defined in its op's file by two functions of tiles of the parameters and constants."""
 
@@ -24,6 +28,8 @@ class Density(NamedTuple):
     """Constant term per observed feature."""
     has_factors: bool = False
     """True if ``accumulate`` uses ``factors``."""
+    is_long: bool = False
+    """True if the formulas take hundreds of instructions: programs then hold fewer numbers, and do not unroll loops."""
 
 
 @triton.jit
@@ -49,25 +55,24 @@ def load_mask(pointer, offset, stride, feature, inside):
     return tl.load(pointer + (offset[:, None] + feature[None, :] * stride), inside, other=0) != 0
 
 
-# In the interpreter a program costs milliseconds and an element little, so it uses few, large programs.
-TILE_BYTES, WIDEST_BLOCK, MAX_STEPS = (65536, 256, 2) if INTERPRETED else (8192, 256, 8)
-
-
 def block_of_features(features: int, parameters: tuple[Layout, ...]) -> int:
     """Return the features of a row per load of a warp, with the widest load that the narrowest dtype can fill."""
     width = LOAD_BYTES // min(p.itemsize for p in parameters)
     return min(power_of_two(features), 32 * width, WIDEST_BLOCK)
 
 
-def steps_of_blocks(features: int, block: int) -> int:
+def steps_of_blocks(density: Density, features: int, block: int) -> int:
     """Return the number of blocks of a row per iteration of a program.
 
     At most MAX_STEPS, since the running product gets one factor per block, and such that few blocks are empty.
     """
+    if density.is_long:
+        return 1
     rounds = max(triton.cdiv(features, MAX_STEPS * block), 1)
     return max(triton.cdiv(features, rounds * block), 1)
 
 
-def rows_of_tile(itemsize: int, features: int) -> int:
+def rows_of_tile(density: Density, itemsize: int, features: int) -> int:
     """Return the number of rows of ``features`` entries that a program holds at a time, at least one per warp."""
-    return max(TILE_BYTES // (itemsize * features), OPTIONS["num_warps"])
+    tile_bytes = LONG_TILE_BYTES if density.is_long else TILE_BYTES
+    return max(tile_bytes // (itemsize * features), OPTIONS["num_warps"])

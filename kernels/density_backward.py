@@ -274,9 +274,9 @@ def _plan_pass(
     alignments = [alignment(*k, *w) for k, w in zip(kept.strides, walk.strides, strict=True)]
 
     block = block_of_features(features, parameters)
-    steps = 1 if summed_axes else steps_of_blocks(features, block)
+    steps = 1 if summed_axes else steps_of_blocks(density, features, block)
     blocks = max(triton.cdiv(features, steps * block), 1)
-    tile = tile_rows(rows_of_tile(dtype.itemsize, steps * block), walk.count)
+    tile = tile_rows(rows_of_tile(density, dtype.itemsize, steps * block), walk.count)
     splits = triton.cdiv(walk.count, tile)
     rows_a_split = tile
     if summed_axes:

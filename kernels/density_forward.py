@@ -127,8 +127,8 @@ def _plan(
     walk = rows(leading, (*(s[:-1] for s in (*strides, mask_strides)), broadcast_strides(addend, leading)))
     *row_strides, mask_row_strides, addend_strides = walk.strides
     block = block_of_features(features, parameters)
-    steps = steps_of_blocks(features, block)
-    rows_a_program = tile_rows(rows_of_tile(dtype.itemsize, steps * block), walk.count)
+    steps = steps_of_blocks(density, features, block)
+    rows_a_program = tile_rows(rows_of_tile(density, dtype.itemsize, steps * block), walk.count)
     return _Plan(
         leading,
         grid=(triton.cdiv(walk.count, rows_a_program),),

@@ -10,6 +10,7 @@ from .linear_activation_backward import linear_activation_backward, linear_heads
 from .linear_activation_forward import linear_activation, linear_heads
 from .linear_bernoulli_log_prob import linear_bernoulli_log_prob, linear_bernoulli_log_prob_and_residual
 from .log_mean_exp import log_mean_exp, log_mean_exp_backward
+from .negative_binomial_log_prob import NEGATIVE_BINOMIAL, ZERO_INFLATED_NEGATIVE_BINOMIAL
 from .sample_gaussian import sample_gaussian, sample_gaussian_backward
 from .selection import select_samples
 from .standard_gaussian_log_prob import STANDARD_GAUSSIAN
@@ -39,4 +40,10 @@ __all__ = [
     "weight_scales",
 ]
 
-DENSITIES = {"bernoulli": BERNOULLI, "gaussian": GAUSSIAN, "standard_gaussian": STANDARD_GAUSSIAN}
+DENSITIES = {
+    "bernoulli": BERNOULLI,
+    "gaussian": GAUSSIAN,
+    "negative_binomial": NEGATIVE_BINOMIAL,
+    "standard_gaussian": STANDARD_GAUSSIAN,
+    "zero_inflated_negative_binomial": ZERO_INFLATED_NEGATIVE_BINOMIAL,
+}

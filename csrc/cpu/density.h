@@ -144,11 +144,26 @@ static inline int tile_size(int64_t begin, int64_t end) {
   return static_cast<int>(left < lanes ? left : left - left % lanes);
 }
 
-// Calls body with a compile-time constant whose bits are the requested gradients, so that only those are computed.
+// Calls body with a compile-time constant whose bits are the requested gradients, so that only those are computed. Long
+// formulas share what takes their time, and would take minutes to compile so often: for them the bits are those of no
+// gradient, of all but that of the value, or of all, and only the requested ones are stored.
 template <class Density, unsigned kWanted = 0, class Body>
 static inline void with_wanted(unsigned wanted, const Body& body) {
-  if (wanted == kWanted) return body(std::integral_constant<unsigned, kWanted>{});
-  if constexpr (kWanted + 1 < (1u << Density::kParameters)) with_wanted<Density, kWanted + 1>(wanted, body);
+  constexpr unsigned kAll = (1u << Density::kParameters) - 1;
+  if constexpr (Density::kLong) {
+    if (wanted == 0) return body(std::integral_constant<unsigned, 0>{});
+    if ((wanted & 1) == 0) return body(std::integral_constant<unsigned, kAll - 1>{});
+    return body(std::integral_constant<unsigned, kAll>{});
+  } else {
+    if (wanted == kWanted) return body(std::integral_constant<unsigned, kWanted>{});
+    if constexpr (kWanted < kAll) with_wanted<Density, kWanted + 1>(wanted, body);
+  }
+}
+
+// True if a gradient whose bit is set is stored.
+template <class Density, unsigned kWanted>
+static inline bool is_stored(int parameter, const void* to) {
+  return (kWanted >> parameter & 1) && (!Density::kLong || to != nullptr);
 }
 
 // Stores the gradients of one vector of features, times a factor; those of masked features are 0.
@@ -158,7 +173,7 @@ static inline void store_gradients(const Parameters<Density>& gradients, typenam
                                    int position) {
   using S = typename Density::Math;
   for (int p = 0; p < Density::kParameters; ++p) {
-    if (!(kWanted >> p & 1)) continue;
+    if (!is_stored<Density, kWanted>(p, to[p])) continue;
     typename S::Value value = factor * gradients.value[p];
     // Selected, not multiplied: a factor of NaN must not reach a masked feature.
     if (observed != nullptr) value = S::zero_where_zero(S::load(observed + position), value);
@@ -182,23 +197,25 @@ struct KeptRows {
     }
   }
 
+  bool is_kept(int p) const { return is_stored<Density, kWanted>(p, operands[p].data); }
+
   // Sets `out` to the memory in which to compute the gradients of a tile of this row; end() then moves them.
   void begin(int64_t row, int64_t first, int count, T** out) {
     for (int p = 0; p < Density::kParameters; ++p) {
-      if (kWanted >> p & 1) out[p] = output_tile<T>(operands[p], row * features + first, count, buffers[p]);
+      if (is_kept(p)) out[p] = output_tile<T>(operands[p], row * features + first, count, buffers[p]);
     }
   }
   // Moves the gradients of a tile to their tensors.
   void end(int64_t row, int64_t first, int count, T* const* out) {
     for (int p = 0; p < Density::kParameters; ++p) {
-      if (kWanted >> p & 1) store_tile<T>(operands[p], row * features + first, count, out[p]);
+      if (is_kept(p)) store_tile<T>(operands[p], row * features + first, count, out[p]);
     }
   }
   // Multiplies a row by a coefficient; zero gives zero even where the gradient has overflowed.
   void scale(int64_t row, T coefficient) {
     using S = Simd<T>;
     for (int p = 0; p < Density::kParameters; ++p) {
-      if (!(kWanted >> p & 1)) continue;
+      if (!is_kept(p)) continue;
       T* out = reinterpret_cast<T*>(operands[p].data) + row * features;
       if (coefficient == T(0)) {
         std::memset(out, 0, sizeof(T) * features);

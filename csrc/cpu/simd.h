@@ -147,6 +147,43 @@ struct Simd {
     return x;
   }
 
+  // A positive normal number as a power of two and a mantissa near 1. Infinity and NaN give finite numbers.
+  static Binary<Value> split(Value x) {
+    static_assert(!kFloat, "only float64 numbers are split");
+    typedef uint64_t Bits __attribute__((vector_size(IWAE_VECTOR_BYTES)));
+    constexpr uint64_t kRootOfHalf = 0x3fe6a09e667f3bcd, kOne = 0x3ff0000000000000, kMantissaBits = 0xfffffffffffff;
+    constexpr uint64_t kTwoTo52 = 0x4330000000000000;
+    const Bits above = reinterpret_cast<Bits>(x) + (kOne - kRootOfHalf);
+    const Value biased = reinterpret_cast<Value>(above >> Lanes::kMantissa | kTwoTo52);  // 2^52 + exponent + bias
+    return {biased - (4503599627370496.0 + Lanes::kBias),
+            reinterpret_cast<Value>((above & kMantissaBits) + kRootOfHalf)};
+  }
+
+  // Runs a formula on float64 numbers: Formula::run<Simd<double>, T>(p, made). It is not inlined, since the loops have
+  // many copies of it, and it takes longer than a call.
+  template <class Formula, int kInputs, int kResults>
+  __attribute__((noinline)) static void in_double(const Value (&p)[kInputs], Value (&made)[kResults]) {
+    using Double = Simd<double>;
+    if constexpr (kFloat) {
+      typedef float Half __attribute__((vector_size(IWAE_VECTOR_BYTES / 2)));
+      for (int half = 0; half < 2; ++half) {
+        typename Double::Value wide[kInputs], results[kResults];
+        for (int i = 0; i < kInputs; ++i) {
+          Half narrow;
+          std::memcpy(&narrow, reinterpret_cast<const char*>(&p[i]) + half * sizeof narrow, sizeof narrow);
+          wide[i] = __builtin_convertvector(narrow, typename Double::Value);
+        }
+        Formula::template run<Double, T>(wide, results);
+        for (int i = 0; i < kResults; ++i) {
+          const Half narrow = __builtin_convertvector(results[i], Half);
+          std::memcpy(reinterpret_cast<char*>(&made[i]) + half * sizeof narrow, &narrow, sizeof narrow);
+        }
+      }
+    } else {
+      Formula::template run<Double, T>(p, made);
+    }
+  }
+
   // value, and 0 where the flag is 0
   static Value zero_where_zero(Value flag, Value value) { return flag != zero() ? value : zero(); }
 

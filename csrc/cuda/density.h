@@ -262,9 +262,9 @@ bool fits(const DensityCall& call, const Operand* outputs, View (&views)[kOperan
 }
 
 // Calls body with the loader for a call: copies of 16 bytes at a time, in the dtype of the largest parameter, or loads,
-// if all rows allow it; otherwise single elements, as for float64, which is not optimized for speed. Loads are of two
-// rows, since masks and numbers per row take registers, or of one for sums, which take more. For sums, 16-bit elements
-// are rare, and read one by one.
+// if all rows allow it; otherwise single elements, as for long formulas, and for float64, which is not optimized for
+// speed. Loads are of two rows, since masks and numbers per row take registers, or of one for sums, which take more.
+// For sums, 16-bit elements are rare, and read one by one.
 template <class Density, bool kSums, class Body>
 void with_loader(const DensityCall& call, const Operand* outputs, const Body& body) {
   using T = typename Density::Scalar;
@@ -278,7 +278,7 @@ void with_loader(const DensityCall& call, const Operand* outputs, const Body& bo
     using Storage = decltype(storage);
     return attempt(Copying<Vector<Storage>>{}) || attempt(Vector<Storage, kSums ? 1 : 2>{});
   };
-  if constexpr (std::is_same<T, float>::value) {
+  if constexpr (std::is_same<T, float>::value && !Density::kLong) {
     bool has_bfloat16 = false, has_float16 = false;
     for (int p = 0; p < Density::kParameters; ++p) {
       has_bfloat16 = has_bfloat16 || call.parameters[p].dtype == DType::kBFloat16;
@@ -291,7 +291,11 @@ void with_loader(const DensityCall& call, const Operand* outputs, const Body& bo
     }
     if (!has_bfloat16 && !has_float16 && sixteen_bytes(float{})) return;
   }
-  attempt(Single<T>{});
+  if constexpr (Density::kLong) {
+    attempt(SingleRow<T>{});
+  } else {
+    attempt(Single<T>{});
+  }
 }
 
 }  // namespace IWAE_ISA

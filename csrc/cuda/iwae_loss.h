@@ -2,7 +2,8 @@
 //
 // Three ways, in the order in which they are tried: everything is read once and in one launch, where clusters of blocks
 // have room for it (iwae_loss_once.h); with many observations, a block computes everything for one observation, and the
-// second read of the likelihood's parameters hits the L2 cache; else rows, weights and gradients are separate launches.
+// second read of the likelihood's parameters hits the L2 cache; else, and for long formulas, whose time is not that of
+// memory, rows, weights and gradients are separate launches.
 #pragma once
 
 #include "columns.h"
@@ -118,7 +119,7 @@ IWAE_KERNEL weights_kernel(const Columns<1> columns, const Parts<T> parts, const
 // all rows; returns false otherwise.
 template <class Density>
 bool iwae_loss_together(const IWAELossCall& call, const Operand* gradients, unsigned wanted) {
-  if constexpr (std::is_same<typename Density::Scalar, float>::value) {
+  if constexpr (std::is_same<typename Density::Scalar, float>::value && !Density::kLong) {
     const int64_t observations = observations_of(call), samples = call.shape.sizes[0];
     View views[kOperands];
     if (observations < kManyObservations || samples > kMostSamplesABlock ||

@@ -352,7 +352,7 @@ bool launch_once(const IWAELossCall& call, const Operand* gradients, unsigned wa
 // Computes a loss in one launch where that is possible; returns false otherwise.
 template <class Density>
 bool iwae_loss_once(const IWAELossCall& call, const Operand* gradients, unsigned wanted) {
-  if constexpr (std::is_same<typename Density::Scalar, float>::value) {
+  if constexpr (std::is_same<typename Density::Scalar, float>::value && !Density::kLong) {
     if (call.shape.sizes[0] < kFewestSamplesOnce || !has_clusters()) return false;
     if (launch_once<Density, Vector<float, 1>>(call, gradients, wanted)) return true;
     // Gradients of float16 are not written by the forward pass: they could underflow before they are scaled.

@@ -209,5 +209,11 @@ struct Single {
   }
 };
 
+// The same for long formulas, which leave no registers to the elements of a second row.
+template <class T>
+struct SingleRow : Single<T> {
+  static constexpr int kMostRows = 1;
+};
+
 }  // namespace IWAE_ISA
 }  // namespace iwae

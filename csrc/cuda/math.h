@@ -50,8 +50,10 @@ struct Numbers {
   IWAE_EVERYWHERE static T zero() { return T(0); }
   IWAE_EVERYWHERE static T one() { return T(1); }
   IWAE_EVERYWHERE static T half() { return T(0.5); }
+  IWAE_EVERYWHERE static T all(T x) { return x; }
   // A NaN is returned.
   IWAE_EVERYWHERE static T max(T x, T y) { return x != x || x > y ? x : y; }
+  IWAE_EVERYWHERE static T min(T x, T y) { return x != x || x < y ? x : y; }
   IWAE_EVERYWHERE static T minus_abs(T x) { return x < T(0) ? x : -x; }
   IWAE_EVERYWHERE static T zero_where_zero(T flag, T value) { return flag != T(0) ? value : T(0); }
   IWAE_EVERYWHERE static T one_where_positive(T x, T value) { return x >= T(0) ? T(1) : value; }
@@ -59,6 +61,17 @@ struct Numbers {
   IWAE_EVERYWHERE static Word word(uint32_t x) { return x; }
   IWAE_EVERYWHERE static Word product(Word x, uint32_t factor) { return uint64_t{static_cast<uint32_t>(x)} * factor; }
   IWAE_EVERYWHERE static T value(Bits x) { return static_cast<T>(x); }
+
+  // Runs a formula on float64 numbers: Formula::run<Math<double>, T>(p, made).
+  template <class Formula, int kInputs, int kResults>
+  IWAE_EVERYWHERE static void in_double(const T (&p)[kInputs], T (&made)[kResults]) {
+    double wide[kInputs], results[kResults];
+#pragma unroll
+    for (int i = 0; i < kInputs; ++i) wide[i] = static_cast<double>(p[i]);
+    Formula::template run<Math<double>, T>(wide, results);
+#pragma unroll
+    for (int i = 0; i < kResults; ++i) made[i] = static_cast<T>(results[i]);
+  }
 
   // For angles in turns, in (0, 1). The reduction to an eighth of a turn is exact, so short series are enough, without
   // the slow path for large angles that the library's functions have.
@@ -140,6 +153,18 @@ struct Math<double> : Numbers<double> {
     return x * y;
 #endif
   }
+  // A positive normal number as a power of two and a mantissa near 1. Infinity and NaN give finite numbers.
+  IWAE_EVERYWHERE static Binary<double> split(double x) {
+    constexpr uint64_t kRootOfHalf = 0x3fe6a09e667f3bcd, kOne = 0x3ff0000000000000, kMantissaBits = 0xfffffffffffff;
+    uint64_t above;
+    memcpy(&above, &x, sizeof above);
+    above += kOne - kRootOfHalf;
+    const uint64_t bits = (above & kMantissaBits) + kRootOfHalf;
+    double mantissa;
+    memcpy(&mantissa, &bits, sizeof mantissa);
+    return {static_cast<double>(static_cast<int>(above >> 52) - 1023), mantissa};
+  }
+
   IWAE_EVERYWHERE static double exp_nonpositive(double x) { return ::exp(x); }
   IWAE_EVERYWHERE static double exp(double x) { return ::exp(x); }
   // As in float32, up to e^1200; e^1100 would be enough.

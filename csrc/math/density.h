@@ -21,6 +21,9 @@ struct DensityDefaults {
 
   // True if log p has logarithms, of which many elements share one.
   static constexpr bool kHasFactors = false;
+  // True if the formulas take hundreds of instructions: GPU kernels then read one number at a time, since wide loads
+  // would take registers and make nothing faster.
+  static constexpr bool kLong = false;
   // True if 16-bit parameters are common enough for GPU kernels of their own.
   static constexpr bool kHalves = true;
   static constexpr double kScale = 1.0;  // exact: plus or minus a power of two, and 1 if kHasFactors

@@ -1,4 +1,4 @@
-// A number as a product of two, for numbers that overflow but whose product with another number does not.
+// Numbers as products of two.
 #pragma once
 
 #include "inline.h"
@@ -6,11 +6,19 @@
 namespace iwae {
 namespace IWAE_ISA {
 
-// Multiply in this order: (x * first) * second.
+// A number that may overflow, though its product with another number does not. Multiply in this order:
+// (x * first) * second.
 template <class Value>
 struct Factors {
   Value first;
   Value second;
+};
+
+// 2^exponent times a mantissa from 1/sqrt(2) to sqrt(2).
+template <class Value>
+struct Binary {
+  Value exponent;
+  Value mantissa;
 };
 
 }  // namespace IWAE_ISA

@@ -7,10 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.distributions import constraints
 
-from ..ops.function import applied
 from ..ops.losses import IWAEResult, composed_iwae
 
 ROUNDING = 1e-5
@@ -222,16 +220,6 @@ def parts_by_sample(likelihood: Likelihood, output: Any, num_samples: int, value
     """Reshape each of the decoder's outputs from (k B, ...) to (k, B, D)."""
     parts = parts_of(output, likelihood)
     return [by_sample(name, part, num_samples, value) for name, part in zip(likelihood.outputs, parts, strict=True)]
-
-
-def elementwise(function: type[Function], *arguments: Tensor) -> Tensor:
-    """Apply a Function whose forward pass consists of ordinary operations.
-
-    Functions do not support forward-mode differentiation; there these operations are differentiated directly.
-    """
-    if not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0:
-        return function.forward(*arguments)
-    return applied(function)(*arguments)
 
 
 def observed(mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:

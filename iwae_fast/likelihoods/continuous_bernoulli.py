@@ -11,8 +11,9 @@ from torch.distributions import constraints
 
 from ..ops.densities import bernoulli_log_prob
 from ..reference import widen
-from .base import Likelihood, by_sample, elementwise, observed, sum_observed
-from .series import BERNOULLI_NUMBERS, polynomial
+from ..reference.apply import elementwise
+from ..reference.series import BERNOULLI_NUMBERS, polynomial
+from .base import Likelihood, by_sample, observed, sum_observed
 
 SERIES = tuple(
     4**n * (2 ** (2 * n - 1) - 1) * b / (n * math.factorial(2 * n)) for n, b in enumerate(BERNOULLI_NUMBERS, 1)

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ..checks import accumulation_dtype
-from .base import Likelihood, observed, parts_by_sample, parts_of, sum_observed
-from .negative_binomial import negative_binomial_log_prob, zero_inflated_log_prob
+from .. import checks
+from ..modules import defines
+from ..ops.densities import counts, negative_binomial_log_prob, zero_inflated_negative_binomial_log_prob
+from ..ops.losses import IWAEResult, fused_iwae
+from .base import Likelihood, parts_by_sample, parts_of
 
 
 class NegativeBinomial(Likelihood):
@@ -23,37 +25,71 @@ class NegativeBinomial(Likelihood):
     torch.distributions calls theta ``total_count`` and log_mean - log_theta ``logits``. The decoder may add the size
     factor of a cell to log_mean, from its context.
 
-    Computation is in float64, whatever the dtype of the inputs, in a form that does not cancel. For log_mean from -inf
-    to 700, any log_theta and counts up to 1e8, the error of a log-probability is at most 1e-14 relative plus 1e-14
-    nats, plus the effect of rounding the mean; that of a gradient is at most 1e-13 in the same sense. A count of zero
-    at a mean of zero has log-probability 0, any other count -inf. Counts may have any floating or integer dtype.
+    The log-probability is fused: :func:`iwae_fast.negative_binomial_log_prob`. Its terms are computed in float64,
+    whatever the dtype of the inputs, in a form that does not cancel, and added in float32, or in float64 if any input
+    is float64. For log_mean from -inf to 700, any log_theta and counts up to 1e8, the error of a term is at most 1e-14
+    relative plus 1e-14 nats, plus the effect of rounding the mean and the term; that of a gradient is at most 1e-13 in
+    the same sense. A count of zero at a mean of zero has log-probability 0, any other count -inf. Counts may have any
+    floating or integer dtype.
+
+    Args:
+        num_features: if given, D: log_theta is then a parameter of the likelihood with one entry per feature, (D,),
+            initialized with 0, and the decoder does not return it (the gene-wise dispersion of Lopez et al. 2018).
     """
 
     name = "negative-binomial"
     outputs: tuple[str, ...] = ("log_mean", "log_theta")
     support: constraints.Constraint = constraints.nonnegative_integer
+    density = staticmethod(negative_binomial_log_prob)
+    """The op of the log-probability: of counts, the decoder's outputs and a mask."""
+
+    def __init__(self, num_features: int | None = None) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.log_theta: nn.Parameter | None = None
+        if num_features is not None:
+            self.outputs = tuple(name for name in self.outputs if name != "log_theta")
+            self.log_theta = nn.Parameter(torch.zeros(checks.positive("num_features", num_features)))
 
     def log_prob(
         self, value: Tensor, output: Any, num_samples: int, mask: Tensor | None = None, backend: str | None = None
     ) -> Tensor:
-        parts = parts_by_sample(self, output, num_samples, value)
-        flat = value.flatten(1)
-        dtype = accumulation_dtype(flat, *parts)
-        terms = self._log_prob(*observed(mask, flat, *parts))
-        return sum_observed(terms, mask).to(dtype)
+        return self.density(value.flatten(1), *self._parameters_of(output, num_samples, value), mask, backend=backend)
 
-    def _log_prob(self, value: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
-        """Return the log-probability per count."""
-        return negative_binomial_log_prob(value, log_mean, log_theta)
+    def _parameters_of(self, output: Any, num_samples: int, value: Tensor) -> list[Tensor]:
+        """Return log_mean, log_theta and what follows: of the decoder (k, B, D), and of the likelihood (D,)."""
+        parts = parts_by_sample(self, output, num_samples, value)
+        if self.log_theta is not None:
+            parts.insert(1, self.log_theta)
+        return parts
+
+    def iwae_loss(
+        self,
+        value: Tensor,
+        output: Any,
+        log_ratio: Tensor,
+        mask: Tensor | None = None,
+        reduction: str = "mean",
+        backend: str | None = None,
+    ) -> IWAEResult:
+        if defines(self, NegativeBinomial, "log_prob"):
+            parts = self._parameters_of(output, len(log_ratio), value)
+            tensors = dict(zip(type(self).outputs, parts, strict=True))
+            flat = counts(value.flatten(1), *parts, log_ratio)
+            name = self.density.__name__.removesuffix("_log_prob")
+            if fused := fused_iwae(name, log_ratio, mask, reduction, backend, value=flat, **tensors):
+                return fused
+        return super().iwae_loss(value, output, log_ratio, mask, reduction, backend)
 
     def mean(self, output: Any) -> Tensor:
         return torch.exp(parts_of(output, self)[0])
 
     def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
         """Draw from a Poisson distribution whose mean is drawn from a Gamma distribution."""
-        log_mean, log_theta = parts_of(output, self)[:2]
+        log_mean, *others = parts_of(output, self)
+        log_theta = others[0] if self.log_theta is None else self.log_theta
         # Beyond these limits a Gamma variable with mean 1 rounds to 1, or is almost always 0.
-        theta = torch.exp(log_theta.double().clamp(-600.0, 80.0))
+        theta = torch.exp(log_theta.double().clamp(-600.0, 80.0)).expand(log_mean.shape)
         rate = torch._standard_gamma(theta, generator=generator) / theta * torch.exp(log_mean.double())
         return torch.poisson(rate, generator=generator).to(log_mean.dtype)
 
@@ -75,14 +111,10 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
 
     name = "zero-inflated-negative-binomial"
     outputs: tuple[str, ...] = ("log_mean", "log_theta", "dropout_logits")
-
-    def _log_prob(self, value: Tensor, log_mean: Tensor, log_theta: Tensor, *dropout: Tensor) -> Tensor:
-        logits = dropout[0].double()
-        counted = negative_binomial_log_prob(value, log_mean, log_theta)
-        return torch.where(value == 0, zero_inflated_log_prob(counted, logits), counted + F.logsigmoid(-logits))
+    density = staticmethod(zero_inflated_negative_binomial_log_prob)
 
     def mean(self, output: Any) -> Tensor:
-        log_mean, _, logits = parts_of(output, self)
+        log_mean, *_, logits = parts_of(output, self)
         return torch.exp(log_mean + F.logsigmoid(-logits))  # either factor alone may overflow or underflow
 
     def initial_biases(self, data_mean: Tensor) -> dict[str, Tensor]:
@@ -90,5 +122,5 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         return {"log_mean": super().initial_biases(data_mean)["log_mean"] + math.log(2.0)}
 
     def sample(self, output: Any, generator: torch.Generator | None = None) -> Tensor:
-        counts = super().sample(output, generator)
-        return counts * torch.bernoulli(torch.sigmoid(-parts_of(output, self)[2]), generator=generator)
+        drawn = super().sample(output, generator)
+        return drawn * torch.bernoulli(torch.sigmoid(-parts_of(output, self)[-1]), generator=generator)

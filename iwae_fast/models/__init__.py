@@ -1,11 +1,12 @@
 """Latent-variable models: :class:`VAE` and :class:`BernoulliVAE` around user-supplied modules, :class:`DenseVAE` with
-the papers' dense networks, :class:`RandomWeightsVAE` with random network weights; :class:`MixturePrior` and
+the papers' dense networks, :class:`CellVAE` for counts of genes in cells, :class:`RandomWeightsVAE` with random network weights; :class:`MixturePrior` and
 :class:`VampPrior` as p(z); :class:`DiagonalGaussian`, :class:`SampledPosterior` and :class:`BernoulliPosterior`, the
 results of ``encode``; :class:`NotMIWAE` with :class:`SelfMasking` or :class:`GeneralMasking` for features that are
 missing not at random."""
 
 from .base import LatentVariableModel
 from .bernoulli import BernoulliPosterior, BernoulliVAE
+from .cells import CellVAE
 from .dense import DenseVAE
 from .linear_output import LinearOutput
 from .missingness import GeneralMasking, SelfMasking
@@ -19,6 +20,7 @@ __all__ = [
     "VAE",
     "BernoulliPosterior",
     "BernoulliVAE",
+    "CellVAE",
     "DenseVAE",
     "DiagonalGaussian",
     "GeneralMasking",

@@ -45,7 +45,6 @@ class Kind(NamedTuple):
     """A function that takes the settings as keyword arguments, and returns an object of them with other parameters."""
 
 
-
 def _bounds_of(described: Any) -> dict[str, Any]:
     """Return the bounds of an object's log standard deviation as a setting, if it has any."""
     return {} if described.log_std_bounds is None else {"log_std_bounds": list(described.log_std_bounds)}
@@ -58,14 +57,11 @@ def _bounds(log_std_bounds: Any = None) -> dict[str, Any]:
 LIKELIHOODS: dict[str, Kind] = {
     **{
         name: Kind(lambda _: {}, getattr(likelihoods, name))
-        for name in (
-            "Bernoulli",
-            "ContinuousBernoulli",
-            "NegativeBinomial",
-            "ZeroInflatedNegativeBinomial",
-            "Poisson",
-            "ZeroInflatedPoisson",
-        )
+        for name in ("Bernoulli", "ContinuousBernoulli", "Poisson", "ZeroInflatedPoisson")
+    },
+    **{
+        name: Kind(lambda likelihood: {"num_features": likelihood.num_features}, getattr(likelihoods, name))
+        for name in ("NegativeBinomial", "ZeroInflatedNegativeBinomial")
     },
     "Gaussian": Kind(
         lambda likelihood: {"scale": likelihood.scale, **_bounds_of(likelihood)},

@@ -80,6 +80,76 @@ def bernoulli_log_prob(
     return _density("bernoulli", mask, event_dims, backend, value=value, logits=logits)
 
 
+def negative_binomial_log_prob(
+    value: Tensor,
+    log_mean: Tensor,
+    log_theta: Tensor,
+    mask: Tensor | None = None,
+    *,
+    event_dims: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Compute the log-probability of independent negative binomial counts, summed over the last axis.
+
+    log p = sum_d [log Gamma(x + t) - log Gamma(t) - log x! + x log(m / (t + m)) + t log(t / (t + m))], with mean m and
+    inverse dispersion t (theta): the variance is m + m^2 / t (Lopez et al. 2018). The arithmetic of a term is float64 in
+    a form that does not cancel, whatever the dtypes, and that of the sum is float32 or float64 as for other densities.
+    ``log_theta`` may be inf, which is the Poisson distribution, and either parameter may be -inf, which allows only a
+    count of zero. Both are exact from -1e6 to 700.
+
+    Args:
+        value: counts, also of an integer dtype, which is converted to that of the result: above 2^24 a count is rounded
+            in float32. Negative numbers are not checked, and their result is unspecified. Its gradient is that of a real
+            number.
+        log_mean, log_theta: log m and log t. Shapes broadcast to (..., D) with that of ``value``, without copies.
+        mask, event_dims: as in :func:`gaussian_log_prob`.
+        backend: force a backend by name.
+
+    Returns:
+        Log-probability in nats, shape (...), float32 or float64.
+    """
+    value = counts(value, log_mean, log_theta)
+    checks.floating(value=value, log_mean=log_mean, log_theta=log_theta)
+    return _density("negative_binomial", mask, event_dims, backend, value=value, log_mean=log_mean, log_theta=log_theta)
+
+
+def zero_inflated_negative_binomial_log_prob(
+    value: Tensor,
+    log_mean: Tensor,
+    log_theta: Tensor,
+    dropout_logits: Tensor,
+    mask: Tensor | None = None,
+    *,
+    event_dims: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Compute the log-probability of negative binomial counts that are replaced by 0 with a probability of their own,
+    summed over the last axis (Lopez et al. 2018).
+
+    log p = sum_d log[d 1(x = 0) + (1 - d) NB(x; m, t)], with d = sigmoid(dropout_logits).
+
+    Args:
+        value, log_mean, log_theta: as in :func:`negative_binomial_log_prob`.
+        dropout_logits: the logits of the probability d that a count is replaced by 0. Shapes broadcast to (..., D).
+        mask, event_dims: as in :func:`gaussian_log_prob`.
+        backend: force a backend by name.
+
+    Returns:
+        Log-probability in nats, shape (...), float32 or float64.
+    """
+    value = counts(value, log_mean, log_theta, dropout_logits)
+    checks.floating(value=value, log_mean=log_mean, log_theta=log_theta, dropout_logits=dropout_logits)
+    parameters = {"value": value, "log_mean": log_mean, "log_theta": log_theta, "dropout_logits": dropout_logits}
+    return _density("zero_inflated_negative_binomial", mask, event_dims, backend, **parameters)
+
+
+def counts(value: Tensor, *parameters: Tensor) -> Tensor:
+    """Convert counts of an integer dtype to the dtype in which a sum with these parameters is accumulated."""
+    if isinstance(value, Tensor) and value.dtype in checks.INTEGERS:
+        return value.to(checks.accumulation_dtype(*(p for p in parameters if isinstance(p, Tensor))))
+    return value
+
+
 def _density(name: str, mask: Tensor | None, event_dims: int, backend: str | None, **parameters: Tensor) -> Tensor:
     shape = checks.features(**parameters)
     checks.mask(mask, shape, parameters["value"].device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from ..backends import NATIVE
 from ..backends.base import Ops
 from ..backends.marshal import PLAIN
 from ..reference import widen
+from ..reference.apply import applied as applied
 from .registry import RegisteredOps
 
 
@@ -38,28 +38,6 @@ def is_tracing() -> bool:
 def supports(op: str, backend: str) -> bool:
     """Return True if the backend implements an optional op."""
     return op in NATIVE[backend].optional_ops
-
-
-def applied(function: type[Function]) -> Callable[..., Any]:
-    """Return what to call in place of ``function.apply``, which costs tens of microseconds to inspect signatures, and
-    ten more to build a node if no graph is recorded.
-
-    While compiling, ``forward`` is called directly if no graph is recorded: the compiler would mistake its first
-    argument for a context.
-    """
-    if torch._C._are_functorch_transforms_active():
-        return function.apply
-    if not torch.is_grad_enabled():
-        return function.forward
-    if not torch.compiler.is_compiling():
-        return super(Function, function).apply  # type: ignore[misc]
-    return partial(_apply_if_differentiable, function)
-
-
-def _apply_if_differentiable(function: type[Function], *arguments: Any) -> Any:
-    if any(isinstance(argument, Tensor) and argument.requires_grad for argument in arguments):
-        return function.apply(*arguments)
-    return function.forward(*arguments)
 
 
 def saved(ctx: Any) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import checks, reference
 from ..backends import NATIVE, REFERENCE, choose
 from ..checks import accumulation_dtype
+from .densities import counts
 from .events import flattened
 from .function import (
     Fused,
@@ -110,6 +111,72 @@ def gaussian_iwae_loss(
     return _iwae_loss(
         "gaussian", log_ratio, mask, reduction, event_dims, backend, value=value, mean=mean, log_std=log_std
     )
+
+
+def negative_binomial_iwae_loss(
+    value: Tensor,
+    log_mean: Tensor,
+    log_theta: Tensor,
+    log_ratio: Tensor,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    *,
+    event_dims: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Compute minus the IWAE bound with a negative binomial likelihood of counts: see :func:`bernoulli_iwae_loss`.
+
+    Args:
+        value: counts x, for example (B, D), of a floating or integer dtype.
+        log_mean, log_theta: parameters of p(x | z_i), as in :func:`negative_binomial_log_prob`, for example (k, B, D).
+            With ``value`` they broadcast to (k, ..., D), k >= 1.
+        log_ratio: log p(z_i) - log q(z_i | x), (k, ...): as many axes as the likelihood, each of its size or 1, or a
+            scalar.
+        mask, event_dims: as in :func:`gaussian_log_prob`.
+        reduction: "mean" or "sum" over the observations, or "none".
+        backend: force a backend by name.
+
+    Returns:
+        The loss in nats: a scalar, or with "none" one entry per observation, shape (...).
+    """
+    value = counts(value, log_mean, log_theta)
+    checks.floating(value=value, log_mean=log_mean, log_theta=log_theta, log_ratio=log_ratio)
+    tensors = {"value": value, "log_mean": log_mean, "log_theta": log_theta}
+    return _iwae_loss("negative_binomial", log_ratio, mask, reduction, event_dims, backend, **tensors)
+
+
+def zero_inflated_negative_binomial_iwae_loss(
+    value: Tensor,
+    log_mean: Tensor,
+    log_theta: Tensor,
+    dropout_logits: Tensor,
+    log_ratio: Tensor,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    *,
+    event_dims: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Compute minus the IWAE bound with a zero-inflated negative binomial likelihood: see :func:`bernoulli_iwae_loss`.
+
+    Args:
+        value: counts x, for example (B, D), of a floating or integer dtype.
+        log_mean, log_theta, dropout_logits: parameters of p(x | z_i), as in
+            :func:`zero_inflated_negative_binomial_log_prob`, for example (k, B, D). With ``value`` they broadcast to
+            (k, ..., D), k >= 1.
+        log_ratio: log p(z_i) - log q(z_i | x), (k, ...): as many axes as the likelihood, each of its size or 1, or a
+            scalar.
+        mask, event_dims: as in :func:`gaussian_log_prob`.
+        reduction: "mean" or "sum" over the observations, or "none".
+        backend: force a backend by name.
+
+    Returns:
+        The loss in nats: a scalar, or with "none" one entry per observation, shape (...).
+    """
+    value = counts(value, log_mean, log_theta, dropout_logits)
+    tensors = {"value": value, "log_mean": log_mean, "log_theta": log_theta, "dropout_logits": dropout_logits}
+    checks.floating(**tensors, log_ratio=log_ratio)
+    return _iwae_loss("zero_inflated_negative_binomial", log_ratio, mask, reduction, event_dims, backend, **tensors)
 
 
 def _iwae_loss(

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import accumulation_dtype
+from .negative_binomial import count_log_prob, zero_inflated_log_prob
 from .stopping import stopping
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -76,6 +77,28 @@ def bernoulli_log_prob(value: Tensor, logits: Tensor, mask: Tensor | None = None
         return _sum_observed(value * logits + F.logsigmoid(-logits), mask)
 
     return stopping(density, value, logits)
+
+
+def negative_binomial_log_prob(
+    value: Tensor, log_mean: Tensor, log_theta: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Compute sum_d [log Gamma(x + t) - log Gamma(t) - log x! + x log(m / (t + m)) + t log(t / (t + m))]."""
+    return _sum_counts(count_log_prob, mask, value, log_mean, log_theta)
+
+
+def zero_inflated_negative_binomial_log_prob(
+    value: Tensor, log_mean: Tensor, log_theta: Tensor, dropout_logits: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Compute sum_d log[d 1(x = 0) + (1 - d) p(x)], with p a negative binomial and d = sigmoid(dropout_logits)."""
+    return _sum_counts(zero_inflated_log_prob, mask, value, log_mean, log_theta, dropout_logits)
+
+
+def _sum_counts(log_prob: Callable[..., Tensor], mask: Tensor | None, *tensors: Tensor) -> Tensor:
+    """Sum the log-probabilities of counts, which are computed in float64, and round the sum."""
+    dtype = accumulation_dtype(*tensors)
+    if mask is not None:
+        tensors = tuple(torch.where(mask, t, 0.0) for t in tensors)
+    return _sum_observed(log_prob(*tensors), mask).to(dtype)
 
 
 def linear_bernoulli_log_prob(
@@ -161,6 +184,8 @@ DENSITIES: dict[str, Callable[..., Tensor]] = {
     "gaussian": gaussian_log_prob,
     "standard_gaussian": standard_gaussian_log_prob,
     "bernoulli": bernoulli_log_prob,
+    "negative_binomial": negative_binomial_log_prob,
+    "zero_inflated_negative_binomial": zero_inflated_negative_binomial_log_prob,
 }
 """The densities by name. Their parameters, but for the mask, are those of the ops and backends, in this order."""
 

@@ -111,6 +111,16 @@ def test_counts() -> None:
     assert float(nll) < 150.0
 
 
+def test_single_cells() -> None:
+    """Check that the model learns the dispersion, and finds the genes whose expression differs."""
+    output = run("single_cells.py", "12")
+    (theta,) = re.findall(r"theta of the genes ([\d.]+)", output)
+    (found, right) = map(int, *re.findall(r"(\d+) genes found, (\d+) of them", output))
+    assert 1.2 < float(theta) < 6.0
+    assert right >= 10
+    assert found - right <= 5
+
+
 def test_conditional() -> None:
     (found,) = re.findall(r"log p\(x \| y\) (-[\d.]+) nats", run("conditional.py"))
     assert float(found) > -36.0

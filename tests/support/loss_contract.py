@@ -41,6 +41,11 @@ class FusedLossContract(Contract):
     def log_prob(*inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         raise TypeError("the loss's own test class gives its likelihood in torch's own operations")
 
+    @staticmethod
+    def way_on_cuda(clusters: bool, many_observations: bool) -> str:
+        """Return which of the ways of csrc/cuda/iwae_loss.h computes the loss."""
+        return "once" if clusters else "together" if many_observations else "apart"
+
     def composed(self, *inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the loss of each observation by torch alone."""
         *parameters, log_ratio = inputs
@@ -145,8 +150,7 @@ class FusedLossContract(Contract):
                 lambda *t: self.call(value, *t, mask=mask, reduction=reduction, backend=backend), others, 1
             )
         if clusters is not None:
-            expected = "once" if clusters else "together" if observations > 2 else "apart"
-            assert emulated_cuda.way_of_losses() == expected
+            assert emulated_cuda.way_of_losses() == self.way_on_cuda(clusters, observations > 2)
         torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
         for grad, exact_grad in zip(grads, exact_grads, strict=True):
             allowed = 1e-5 * float(exact_grad.abs().max())

@@ -1,4 +1,7 @@
-"""The negative binomial probability of a count, and its mixture with zero, for parameters from 0 to infinity."""
+"""The negative binomial probability of a count, and its mixture with zero, for parameters from 0 to infinity.
+
+The kernels compute the same by another formula (csrc/math/negative_binomial.h).
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import elementwise
+from .apply import elementwise
 from .series import HALF_LOG_2PI, digamma_remainder, log_gamma_remainder, scaled_deviation
 
 TINY = 1e-300
 
 
-def negative_binomial_log_prob(value: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
+def count_log_prob(value: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
     """Compute log Gamma(x + t) - log Gamma(t) - log x! + x log(m / (t + m)) + t log(t / (t + m)) per count x.
 
     These terms are not computed directly, since they cancel. With n = x + t, the sum is minus the deviance of (x, t)
@@ -30,12 +33,19 @@ def negative_binomial_log_prob(value: Tensor, log_mean: Tensor, log_theta: Tenso
     return elementwise(_NegativeBinomial, value, log_mean, log_theta)
 
 
-def zero_inflated_log_prob(log_prob: Tensor, logits: Tensor) -> Tensor:
+def zero_log_prob(log_prob: Tensor, logits: Tensor) -> Tensor:
     """Compute log(d + (1 - d) p), the log-probability of a count of zero, from log p and the logits of d.
 
     Either may have any size or be infinite. The result is float64.
     """
     return elementwise(_ZeroInflated, log_prob, logits)
+
+
+def zero_inflated_log_prob(value: Tensor, log_mean: Tensor, log_theta: Tensor, logits: Tensor) -> Tensor:
+    """Compute the log-probability of a count that is replaced by 0 with the probability whose logits are given
+    (float64)."""
+    counted = count_log_prob(value, log_mean, log_theta)
+    return torch.where(value == 0, zero_log_prob(counted, logits), counted + F.logsigmoid(-logits.double()))
 
 
 class _Parts(NamedTuple):
