@@ -6,14 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import catalogue, fused_step, predict, rows, run, targets
+from . import catalogue, fused_step, overlap, predict, rows, run, targets
 from .compare import compare
 from .fastest import fastest
 from .kernel_model import read_counts
 from .summary import summary
 from .table import table
 
-COMMANDS = ("run", "compile", "compare", "table", "summary", "targets", "fastest", "predict", "plot")
+COMMANDS = ("run", "compile", "compare", "table", "summary", "targets", "fastest", "predict", "overlap", "plot")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
             predict.write(predictions)
             fused_step.write()
         print(predict.comparison(predictions, [row for each in chosen.results for row in rows.read(each)]))
+    elif chosen.command == "overlap":
+        print(overlap.told(chosen.models))
     else:
         from .plot import draw
 
@@ -80,6 +82,8 @@ def parser() -> argparse.ArgumentParser:
         "results", type=Path, nargs="*", help="measured results; without any, predictions are written"
     )
     predicting.add_argument("--launches", type=Path, default=predict.COUNTS, help="the kernels' counts")
+    overlapping = commands.add_parser("overlap", help="predict the time of many models side by side on an H100")
+    overlapping.add_argument("--models", type=int, default=overlap.MODELS)
     plotting = commands.add_parser("plot", help="draw speed-ups over torch eager")
     plotting.add_argument("results", type=Path)
     plotting.add_argument("picture", type=Path)

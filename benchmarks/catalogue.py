@@ -21,6 +21,7 @@ from . import (
     linear_bernoulli_iwae_loss,
     linear_bernoulli_log_prob,
     log_mean_exp,
+    many_models,
     memory,
     sample_gaussian,
     standard_gaussian_log_prob,
@@ -86,6 +87,7 @@ def gpu(quick: bool = False) -> Catalogue:  # noqa: ARG001 - a GPU's works are a
         "linear_bernoulli_iwae_loss B=1024": partial(linear_bernoulli_iwae_loss.works, device, 50, 1024),
         f"step {paper}": partial(training_step.gpu_works, paper, launched=True),
         **{f"step {setting}": partial(training_step.gpu_works, setting) for setting in steps},
+        f"steps of {many_models.MODELS} models": partial(many_models.works, paper),
         "evaluation k=5000": partial(evaluation.test_set_works, replace(paper, k=5000, batch=10_000)),
     }
 
@@ -137,6 +139,29 @@ GPU_TARGETS = (
         )
         for mode in ("forward", "forward+backward")
         for backend in ("cuda", "triton")
+    ),
+    *(
+        Target(
+            f"{many_models.MODELS} models side by side: a third of the time in a row, {backend}",
+            times(3.0, f"iwae_fast {backend} {many_models.IN_A_ROW}"),
+            op,
+            "training",
+            providers=f"iwae_fast {backend}",
+            suffix=many_models.SIDE_BY_SIDE,
+        )
+        for op in (many_models.OP, training.MANY)
+        for backend in ("cuda", "triton")
+    ),
+    *(
+        Target(
+            f"convolutional step, compile=True, k = {k}: faster than torch.compile captured whole",
+            times(1.0, training_step.WHOLE),
+            "step",
+            "training",
+            str(Convolutional(k)),
+            suffix="compile=True",
+        )
+        for k in (50, 1)
     ),
     Target("log p(x) of 10,000 images, k = 5000: at most 1 s", at_most(1.0), "evaluation", "forward", "k=5000 B=10000"),
     Target(

@@ -89,7 +89,7 @@ rm -f "$CSV"
 STEPS='step|evaluation'
 part timings 130 "$PYTHON" -m benchmarks --device cuda --output "$CSV" --seconds 115 --only "^(?!$STEPS)"
 part timings-steps 150 "$PYTHON" -m benchmarks --device cuda --output "$CSV" --append --seconds 110 --only "^($STEPS)"
-part training 45 "$PYTHON" -m benchmarks.training --seconds 24 --output "$CSV"
+part training 80 "$PYTHON" -m benchmarks.training --seconds 30 --models 24 --output "$CSV"
 LEFT=$((DEADLINE - SECONDS))
 part sanitizer $LEFT bash benchmarks/sanitize.sh $((LEFT - 8))
 

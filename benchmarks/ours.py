@@ -44,17 +44,30 @@ def by_backend(setting: Setting, backend: str) -> Step:
     return objective_step(setting, backend=backend)
 
 
-def captured(setting: Setting, backend: str, **options: Any) -> Step:
-    """Return a step captured as a CUDA graph, with options of the objective."""
-    model, x = vae(setting, backend), observations(setting)
-    objective = iw.Objective(iw.bounds.IWAE(), num_samples=setting.k, **options)
-    optimizer = iw.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    step = iw.CapturedStep(objective, model, optimizer, seed=0)
+def captured(setting: Setting, backend: str, compile: bool = False, **options: Any) -> Step:
+    """Return a step captured as a CUDA graph, with options of the objective, and with networks by torch.compile if
+    ``compile``."""
+    x = observations(setting)
+    step = captured_step(setting, backend, 0, compile, **options)
     for _ in range(CALLS_TO_CAPTURE):
         step(x)
+    refuse_if_not_captured(step)
+    return Step(lambda: step(x), weight_matrices(step.model.parameters()))
+
+
+def captured_step(setting: Setting, backend: str, seed: int, compile: bool = False, **options: Any) -> iw.CapturedStep:
+    """Return a step that is captured after some calls."""
+    model = vae(setting, backend)
+    objective = iw.Objective(iw.bounds.IWAE(), num_samples=setting.k, **options)
+    optimizer = iw.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    more = {"compile": True} if compile else {}
+    return iw.CapturedStep(objective, model, optimizer, seed=seed, **more)
+
+
+def refuse_if_not_captured(step: iw.CapturedStep) -> None:
+    """Raise NotCapturedError if a step is not captured."""
     if step.reason is not None:
         raise NotCapturedError(f"steps are run one by one: {step.reason}")
-    return Step(lambda: step(x), weight_matrices(model.parameters()))
 
 
 def objective_step(setting: Setting, backend: str | None = None, **options: Any) -> Step:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from . import agreement, ours
-from .networks import Setting
+from .networks import Convolutional, Setting
 from .ops import backends
 from .precision import TF32
 from .rivals import captured, distributions, eager, pyro, pythae
@@ -25,6 +25,7 @@ def gpu_works(setting: Setting, launched: bool = False) -> list[Work]:
     """Return the GPU workloads: steps in CUDA graphs, with the backends of the setting's device, in float32 and TF32.
 
     ``launched`` adds steps whose kernels are launched one by one, and our captured steps with other gradient estimates.
+    Convolutional networks also have our captured steps with networks by torch.compile.
     """
     return [
         Work(
@@ -53,6 +54,13 @@ def gpu_providers(setting: Setting, dtype: str, launched: bool) -> list[Provider
     for name in backends(setting.device):
         make = partial(ours.captured, backend=name)
         everybody.append(provider(f"iwae_fast {name} captured", make, "ours", "iwae_fast"))
+        if isinstance(setting, Convolutional):
+            label = f"iwae_fast {name} captured, compile=True"
+            compiled = partial(make, compile=True)
+            everybody.append(provider(label, compiled, "ours", "iwae_fast"))
+            if setting.k > ours.BUDGET:
+                fewer = partial(compiled, budget=ours.BUDGET)
+                everybody.append(provider(f"{label}, budget={ours.BUDGET}", fewer, "estimate", "iwae_fast"))
         if launched:
             dreg = partial(ours.captured, backend=name, estimator="dreg")
             everybody.append(provider(f"iwae_fast {name} captured, dreg", dreg, "estimate", "iwae_fast"))

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -43,6 +44,7 @@ from benchmarks import (
     linear_bernoulli_iwae_loss,
     linear_bernoulli_log_prob,
     log_mean_exp,
+    many_models,
     memory,
     networks,
     ops,
@@ -70,6 +72,7 @@ from benchmarks.table import table
 from benchmarks.work import BASELINE, COMPILED, COPIED, CPU, Provider, Work, WrongResultError, refuse_if_wrong
 from iwae_fast.backends import NATIVE
 from iwae_fast.backends.base import Ops
+from iwae_fast.capture import compiled as compiled_networks
 
 
 @pytest.fixture(autouse=True)
@@ -623,6 +626,48 @@ def test_seconds_of_training_are_those_after_a_while(monkeypatch: pytest.MonkeyP
     assert 1 <= len(found) <= training.PARTS
     assert all(0.0 < seconds < 0.4 for seconds in found)
     assert told.startswith("digits, ")
+
+
+def test_training_of_many_models_is_timed_side_by_side_and_in_a_row(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(training, "dataset", lambda _: "digits")
+    small = {"hidden": ((8,),), "latent": (2,)}
+    for name in ("measure", "measure_side_by_side"):
+        monkeypatch.setattr(training, name, partial(getattr(training, name), **small))
+    monkeypatch.setattr(training, "backends", lambda _: ["cpu"])
+    output = tmp_path / "rows.csv"
+    assert training.main(["--device", "cpu", "--seconds", "0.8", "--models", "3", "--output", str(output)]) == 0
+    alone, in_a_row, beside = rows.read(output)
+    assert (alone.op, in_a_row.op, beside.op) == ("schedule", "schedule of 3 models", "schedule of 3 models")
+    assert (in_a_row.provider, beside.provider) == ("iwae_fast cpu in a row", "iwae_fast cpu side by side")
+    assert in_a_row.median == pytest.approx(3 * alone.median)
+    assert beside.rounds >= 1
+
+
+@pytest.mark.filterwarnings("ignore:training steps are run one by one:UserWarning")
+@pytest.mark.parametrize("name", [many_models.IN_A_ROW, many_models.SIDE_BY_SIDE])
+def test_steps_of_many_models_agree_with_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the steps without graphs, which need a GPU."""
+    monkeypatch.setattr(many_models, "backends", lambda _: ["cpu"])
+    monkeypatch.setattr(ours, "refuse_if_not_captured", lambda _: None)
+    (work,) = many_models.works(TINY, models=3)
+    agrees(work, f"iwae_fast cpu {name}")
+
+
+def test_compiled_convolutional_steps_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check the labels, and that a step is the reference's, without a graph and by the compiler's first half."""
+    monkeypatch.setattr(compiled_networks, "BACKEND", "aot_eager")
+    monkeypatch.setattr(training_step, "backends", lambda _: ["cpu"])
+    monkeypatch.setattr(ours, "refuse_if_not_captured", lambda _: None)
+    setting = Convolutional(k=ours.BUDGET + 1, batch=3, channels=(2, 3), latents=4)
+    work, _ = training_step.gpu_works(setting)
+    label = "iwae_fast cpu captured, compile=True"
+    offered = {each.name: each.role for each in work.providers if each.name.startswith(label)}
+    assert offered == {label: "ours", f"{label}, budget={ours.BUDGET}": "estimate"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # there is no graph on the CPU
+        agrees(work, label)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are not emulated where there is a GPU")
