@@ -13,14 +13,14 @@ from torch import Tensor
 
 from .errors import BackendError
 from .extension import MODULE, REASON
-from .native import NativeBackend
+from .native import NativeBackend, TrainingSteps
 
 OLDEST = (8, 0)
 """Minimum compute capability. Machine code is built for 8.0 and 9.0; the driver compiles the PTX for 9.0 on later
 GPUs."""
 
 
-class CUDABackend(NativeBackend):
+class CUDABackend(NativeBackend, TrainingSteps):
     """The extension's kernels for NVIDIA GPUs, on the current stream of a tensor's device."""
 
     device = "cuda"
@@ -59,15 +59,9 @@ class CUDABackend(NativeBackend):
         """Return the reason why a GPU does not run training steps in one launch, or None."""
         if (reason := self._reason(device.index)) is not None:
             return reason
-        with torch.cuda.device(device):
-            if self.kernels.has_cooperative_launch():
-                return None
+        if self.has_cooperative_launch(device):
+            return None
         return f"{device} does not support cooperative launches, in which all blocks run at the same time"
-
-    def training_steps(self, tensor: Tensor, *arguments: Any) -> None:
-        """Take training steps in one launch, on the device of a tensor: ``training_steps`` in
-        csrc/training_bindings.h."""
-        self.run(self.kernels.training_steps, tensor, *arguments)
 
     def run(self, kernel: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:
         """Call a kernel with the tensor's device as the current one.

@@ -4,6 +4,7 @@ from .adam import AdamSteps
 from .layers import Layers
 from .linear import Linear
 from .samples import Samples
+from .training import TrainingSteps
 from .weights import Weights
 
 
@@ -11,4 +12,4 @@ class NativeBackend(Linear, Layers, Samples, Weights, AdamSteps):
     """All operations on the extension's kernels. A subclass selects the kernels and runs them."""
 
 
-__all__ = ["NativeBackend"]
+__all__ = ["NativeBackend", "TrainingSteps"]
