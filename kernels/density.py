@@ -9,7 +9,6 @@ import triton.language as tl
 
 from .launch import INTERPRETED, LOAD_BYTES, OPTIONS, Layout, power_of_two
 
-
 # In the interpreter a program costs milliseconds and an element little, so it uses few, large programs.
 TILE_BYTES, LONG_TILE_BYTES, WIDEST_BLOCK, MAX_STEPS = (65536, 65536, 256, 2) if INTERPRETED else (8192, 1024, 256, 8)
 

@@ -44,7 +44,7 @@ def shared_parts(x, s, r):
 
 
 @triton.jit
-def of_mean(x, m, n, per_total, share, excess, y_x):
+def of_mean(m, n, per_total, share, excess, y_x):
     """Return the logarithm and deviation of the mean."""
     return log_and_deviation(-(excess + share * 3.0) * y_x, m * ((n + 3.0) * per_total) * y_x)
 
@@ -61,7 +61,7 @@ def both_terms(x, s, r, factor):
     """Return log p at x = 0, and log p + log(factor) for x > 0."""
     m, t, n, per_total, share, excess, y_t, y_n, beyond_s, beyond_r, log, deviation = shared_parts(x, s, r)
     y_x = 1.0 / (x + 3.0)
-    _, deviation_of_mean = of_mean(x, m, n, per_total, share, excess, y_x)
+    _, deviation_of_mean = of_mean(m, n, per_total, share, excess, y_x)
     above = above_mean(excess, beyond_s, beyond_r)
     products = t * product(y_t) * product(y_x) * factor / (n * product(y_n))
     logs = tl.log(y_x * ((n + 3.0) * y_t) * products * products)
@@ -91,7 +91,7 @@ def slopes(x, s, r):
     counts = x / n + t_y * (x * y_n) * reciprocals - share * x * y_t * 3.0
     of_theta = counts + (t_y * y_t * stirling_slope(y_t) - t * y_n * y_n * stirling_slope(y_n)) - t * deviation
     y_x = 1.0 / (x + 3.0)
-    log_of_mean, _ = of_mean(x, m, n, per_total, share, excess, y_x)
+    log_of_mean, _ = of_mean(m, n, per_total, share, excess, y_x)
     of_count = log_of_mean + tl.minimum(beyond_s, 0.0) + digamma_less_log(y_x) - digamma_less_log(y_n) - 1.0 / n
     zero = t * log + above_mean(excess, beyond_s, beyond_r)
     return zero, of_count, excess, of_theta

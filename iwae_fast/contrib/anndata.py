@@ -96,8 +96,8 @@ class Cells:
         wrong = (x < 0) | (x != x.round())
         if bool(wrong.any()):
             raise ValueError(
-                f"adata must have counts, whole numbers of at least 0, got {x[wrong][0].item():g}: normalized data have "
-                "their counts in another layer (layer=) or in adata.raw"
+                f"adata must have counts, whole numbers of at least 0, got {x[wrong][0].item():g}: normalized data "
+                "have their counts in another layer (layer=) or in adata.raw"
             )
 
 

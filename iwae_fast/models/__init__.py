@@ -1,8 +1,8 @@
 """Latent-variable models: :class:`VAE` and :class:`BernoulliVAE` around user-supplied modules, :class:`DenseVAE` with
-the papers' dense networks, :class:`CellVAE` for counts of genes in cells, :class:`RandomWeightsVAE` with random network weights; :class:`MixturePrior` and
-:class:`VampPrior` as p(z); :class:`DiagonalGaussian`, :class:`SampledPosterior` and :class:`BernoulliPosterior`, the
-results of ``encode``; :class:`NotMIWAE` with :class:`SelfMasking` or :class:`GeneralMasking` for features that are
-missing not at random."""
+the papers' dense networks, :class:`CellVAE` for counts of genes in cells, :class:`RandomWeightsVAE` with random network
+weights; :class:`MixturePrior` and :class:`VampPrior` as p(z); :class:`DiagonalGaussian`, :class:`SampledPosterior` and
+:class:`BernoulliPosterior`, the results of ``encode``; :class:`NotMIWAE` with :class:`SelfMasking` or
+:class:`GeneralMasking` for features that are missing not at random."""
 
 from .base import LatentVariableModel
 from .bernoulli import BernoulliPosterior, BernoulliVAE

@@ -115,7 +115,7 @@ class CellEncoder(nn.Module):
         self.mean: DenseLayer = DenseLayer(width, latent_dim)
         self.log_std: DenseLayer = DenseLayer(width, latent_dim)
 
-    def forward(self, x: Tensor, log_library: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def forward(self, x: Tensor, log_library: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.hidden(with_batch(torch.log1p(as_parameters(self, x)), self.num_batches, batch))
         return self.mean(hidden), self.log_std(hidden)
 

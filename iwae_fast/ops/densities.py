@@ -92,15 +92,16 @@ def negative_binomial_log_prob(
     """Compute the log-probability of independent negative binomial counts, summed over the last axis.
 
     log p = sum_d [log Gamma(x + t) - log Gamma(t) - log x! + x log(m / (t + m)) + t log(t / (t + m))], with mean m and
-    inverse dispersion t (theta): the variance is m + m^2 / t (Lopez et al. 2018). The arithmetic of a term is float64 in
-    a form that does not cancel, whatever the dtypes, and that of the sum is float32 or float64 as for other densities.
+    inverse dispersion t (theta): the variance is m + m^2 / t (Lopez et al. 2018). The arithmetic of a term is float64
+    in a form that does not cancel, whatever the dtypes, and that of the sum is float32 or float64 as for other
+    densities.
     ``log_theta`` may be inf, which is the Poisson distribution, and either parameter may be -inf, which allows only a
     count of zero. Both are exact from -1e6 to 700.
 
     Args:
         value: counts, also of an integer dtype, which is converted to that of the result: above 2^24 a count is rounded
-            in float32. Negative numbers are not checked, and their result is unspecified. Its gradient is that of a real
-            number.
+            in float32. Negative numbers are not checked, and their result is unspecified. Its gradient is that of a
+            real number.
         log_mean, log_theta: log m and log t. Shapes broadcast to (..., D) with that of ``value``, without copies.
         mask, event_dims: as in :func:`gaussian_log_prob`.
         backend: force a backend by name.

@@ -47,7 +47,7 @@ class CountLossContract(FusedLossContract):
         return run(cls.op, count, *others, mask=mask, reduction=reduction, backend=backend)
 
     @staticmethod
-    def way_on_cuda(clusters: bool, many_observations: bool) -> str:  # noqa: ARG004
+    def way_on_cuda(clusters: bool, many_observations: bool) -> str:
         return "apart"
 
     def test_integers_are_refused(self) -> None:
