@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .arrays import read_arrays
 from .files import obtain, verify
+from .formats.numpy_files import read_arrays
 from .images import DataError, ImageData
 
 FOLDER = "binarized_mnist"

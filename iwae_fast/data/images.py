@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .rows import Observations, fingerprint
@@ -27,8 +30,9 @@ class ImageData:
     """(N, D) float32."""
     test: Observations
     """(M, D) float32."""
-    image_shape: tuple[int, int]
-    """Height and width in pixels, with D their product; (1, D) for features that are not an image."""
+    image_shape: tuple[int, ...]
+    """Height and width in pixels, and 3 for the channels of a color image, with D their product; (1, D) for features
+    that are not an image."""
     valid: Observations | None = None
     """(V, D) float32: the data set's own validation set; None if it does not have one."""
     grey_levels: bool = True
@@ -36,6 +40,16 @@ class ImageData:
     are used as they are."""
     source: str = ""
     """A sentence for reports that names the files and the split."""
+    labels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Labels (N,), numbers or strings, by the parts ``train``, ``test`` and ``valid``; for plots only."""
+    columns: tuple[str, ...] = ()
+    """Names of the features (D,), if they come from a table."""
+    missing: bool = False
+    """True if NaN stands for features that were not observed."""
+
+    def mask(self, x: Tensor) -> Tensor | None:
+        """Return True where observations of this data set (B, D) have a value, or None if none is missing."""
+        return ~x.isnan() if self.missing else None
 
     @cached_property
     def train_fingerprint(self) -> str:

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .arrays import read_arrays
 from .extra import extra_needed_by
 from .files import obtain, verify
+from .formats.numpy_files import read_arrays
 from .images import DataError, ImageData
 from .splits import split
 

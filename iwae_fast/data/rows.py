@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from .stored import Stored
 
 BYTES_AT_ONCE = 1 << 23
 """Bytes of float32 numbers per chunk in loops over a whole data set."""
@@ -29,14 +32,22 @@ class Rows:
         stored: (M, ...), numbers of any dtype.
         order: int64 (N,), the selected rows of ``stored``; all of them if None.
         divisor: divides the numbers; 255 where bytes are gray levels.
+        missing: the number that stands for a missing value, which becomes NaN: NaN itself where the array has it. None
+            if no value is missing.
     """
 
     def __init__(
-        self, stored: NDArray[Any], order: NDArray[np.int64] | None = None, divisor: float | None = None
+        self,
+        stored: Stored,
+        order: NDArray[np.int64] | None = None,
+        divisor: float | None = None,
+        missing: float | None = None,
     ) -> None:
-        self.stored: NDArray[Any] = stored.view(np.ndarray)
+        # The rows of a view are plain arrays too, which those of a memory-mapped one are not.
+        self.stored: Stored = stored.view(np.ndarray) if isinstance(stored, np.memmap) else stored
         self.order = order
         self.divisor = divisor
+        self.missing = missing
 
     def __len__(self) -> int:
         return len(self.stored) if self.order is None else len(self.order)
@@ -44,25 +55,27 @@ class Rows:
     @property
     def shape(self) -> torch.Size:
         """The shape (N, D)."""
-        return torch.Size((len(self), int(np.prod(self.stored.shape[1:]))))
+        return torch.Size((len(self), math.prod(self.stored.shape[1:])))
 
     @property
     def is_bytes(self) -> bool:
-        """True if each number is stored as one byte."""
-        return self.stored.dtype in (np.uint8, np.bool_)
+        """True if each number is stored as one byte, and none is missing."""
+        return self.stored.dtype in (np.uint8, np.bool_) and self.missing is None
 
     def __getitem__(self, index: Any) -> Tensor:
         stored = self._stored(index)
         # An int index removes the axis of observations.
-        lead = stored.shape[: stored.ndim - self.stored.ndim + 1]
+        lead = stored.shape[: stored.ndim - len(self.stored.shape) + 1]
         with np.errstate(over="ignore"):  # overflow gives an infinity, which loading rejects
             values = torch.from_numpy(stored.reshape(*lead, self.shape[1]).astype(np.float32, order="C"))
+        if self.missing is not None and not math.isnan(self.missing):
+            values[values == self.missing] = math.nan
         return values if self.divisor is None else values.div_(self.divisor)
 
     def select(self, indices: Tensor) -> Rows:
         """Return the rows of these indices, as another view of the same array."""
         order = indices.numpy() if self.order is None else self.order[indices.numpy()]
-        return Rows(self.stored, order, self.divisor)
+        return Rows(self.stored, order, self.divisor, self.missing)
 
     def chunks(self, as_bytes: bool = False) -> Iterator[Tensor]:
         """Yield all rows in order, some megabytes at a time, as float32, or as the stored uint8 if ``as_bytes``."""
@@ -84,15 +97,26 @@ class Rows:
         return found
 
     def mean(self, dim: int = 0) -> Tensor:
-        """Return the mean of each feature (D,); as for a tensor, but ``dim`` must be 0."""
+        """Return the mean of each feature (D,), of its observed values if some are missing; as for a tensor, but
+        ``dim`` must be 0."""
         if dim != 0:
             raise ValueError(f"dim must be 0 (the observations), got {dim}")
+        if self.missing is not None:
+            return self._mean_of_observed()
         if self.shape.numel() <= AVERAGED_WHOLE:
             return self.tensor().mean(0)
         total = torch.zeros(self.shape[1], dtype=torch.float64)
         for chunk in self.chunks():
             total += chunk.sum(0, dtype=torch.float64)
         return (total / len(self)).float()
+
+    def _mean_of_observed(self) -> Tensor:
+        """Return the mean of the observed values of each feature, and that of all values where none is observed."""
+        totals, counts = torch.zeros(2, self.shape[1], dtype=torch.float64)
+        for chunk in self.chunks():
+            totals += chunk.nansum(0, dtype=torch.float64)
+            counts += (~chunk.isnan()).sum(0)
+        return torch.where(counts > 0, totals / counts, totals.sum() / counts.sum()).float()
 
     def _stored(self, index: Any) -> NDArray[Any]:
         """Return the indexed rows in the dtype and shape of the file."""

@@ -7,9 +7,11 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import backends, bounds, checks
-from ..data import DATASETS, FILES, DataError, ImageData, load
+from ..data import DATASETS, FILES, DataError, FileOptions, ImageData, is_file, load, load_file
+from ..data.own import LARGEST_BYTE
 from ..data.rows import chunks
 from ..likelihoods import LIKELIHOODS
 from ..objectives.estimators import ESTIMATORS
@@ -39,6 +41,9 @@ CLOSING = ("eval_k", "eval_observations")
 SELECTION = ("keep_best", "patience")
 """Settings of which checkpoint is kept, and of when training stops."""
 
+FILE_SETTINGS = ("test", "split", "labels", "array", "missing", "divide_by")
+"""Settings of reading a file, which are fields of :class:`iwae_fast.data.FileOptions`."""
+
 CHANGEABLE = ("epochs", "stages", *SELECTION, "device", "backend", "capture", "compile", *OBJECTIVE, *CLOSING)
 """Settings that may change at a resumption, such as the objective (Table 2 of Burda, Grosse & Salakhutdinov 2016)."""
 
@@ -51,7 +56,7 @@ class TrainConfig(BoundSettings):
     """
 
     dataset: str
-    """Name of a data set, or path of a .npz or .npy file."""
+    """Name of a data set, or path of a file or of a folder of images."""
     epochs: int
     batch_size: int
     hidden: tuple[tuple[int, ...], ...]
@@ -73,6 +78,18 @@ class TrainConfig(BoundSettings):
     """Fraction of the learning rate that the schedule reaches at the end."""
     max_norm: float | None = None
     """Norm to which the gradient of each step is clipped, as by :class:`iwae_fast.optim.Adam`; None to leave it."""
+    test: str | None = None
+    """Path of a file whose observations are the test set of the file ``dataset``."""
+    split: float | str | None = None
+    """Fraction of the file's observations that is the test set, or name of the column that divides them."""
+    labels: str | None = None
+    """Name of the column or array of labels, for plots."""
+    array: str | None = None
+    """Name of the array of observations; of a table, its columns, separated by commas."""
+    missing: str | None = None
+    """Value that stands for a missing one: "nan", a number, or a text in a table; None if none is missing."""
+    divide_by: float | None = None
+    """Divisor of all numbers of the file, such as 255; None to divide bytes only."""
     validation: int = 0
     """Number of training observations held out for validation, replacing a data set's own validation set."""
     keep_best: bool = False
@@ -113,7 +130,7 @@ class TrainConfig(BoundSettings):
     """The most test observations in the evaluation after training."""
 
     def __post_init__(self) -> None:
-        _known_or_file(self.dataset)
+        self._check_data()
         checks.one_of("protocol", self.protocol, PROTOCOLS)
         checks.one_of("lr_schedule", self.lr_schedule, SCHEDULES)
         checks.one_of("network", self.network, NETWORKS)
@@ -156,7 +173,23 @@ class TrainConfig(BoundSettings):
         if ESTIMATORS[self.estimator].reparameterize_prior and len(self.latent) == 1:
             raise ValueError(f"estimator {self.estimator!r} requires conditional priors between several latent layers")
 
-    def load_data(self, dataset: str | None = None, unsplit: bool = False) -> ImageData:
+    def _check_data(self) -> None:
+        """Raise ValueError if the data set is unknown, or options of files are not valid or have no effect on it."""
+        _known_or_file(self.dataset)
+        given = [name for name in FILE_SETTINGS if getattr(self, name) is not None]
+        if given and not is_file(self.dataset):
+            raise ValueError(
+                f"--{given[0].replace('_', '-')} is an option of files given by --data, and has no effect on data set "
+                f"{self.dataset!r}"
+            )
+        self.file_options()
+
+    def file_options(self) -> FileOptions:
+        """Return the options by which a file is read, for the likelihood; raises ValueError for those not valid."""
+        discrete = LIKELIHOODS[self.likelihood]().support.is_discrete if self.likelihood in LIKELIHOODS else False
+        return FileOptions(**{name: getattr(self, name) for name in FILE_SETTINGS}, whole_numbers=discrete)
+
+    def load_data(self, dataset: str | None = None, options: FileOptions | None = None) -> ImageData:
         """Load the data set in the form that the likelihood requires.
 
         Only "bernoulli" treats gray levels as probabilities of binary pixels. A discrete likelihood treats the bytes of
@@ -164,19 +197,23 @@ class TrainConfig(BoundSettings):
 
         Args:
             dataset: another data set or file than the run's.
-            unsplit: use all of a file's single array as the test set.
+            options: options of a file in place of the run's.
 
         Raises DataError if files are missing or damaged, or hold values outside the support of the likelihood.
         """
         support = LIKELIHOODS[self.likelihood]().support
         name = self.dataset if dataset is None else dataset
-        found = load(name, whole_numbers=support.is_discrete, as_stored=True, unsplit=unsplit)
+        found = load_file(name, options or self.file_options()) if is_file(name) else load(name)
         for part in (found.train, found.test, *(() if found.valid is None else (found.valid,))):
             for some in chunks(part):
                 inside = support.check(some)
+                if found.missing:
+                    inside = inside | some.isnan()
                 if not inside.all():
                     value = some[~inside][0].item()
-                    raise DataError(f"likelihood {self.likelihood!r} does not support the value {value:g} in {name}")
+                    raise DataError(
+                        f"likelihood {self.likelihood!r} does not support the value {value:g} in {name}: {advice(some)}"
+                    )
         return replace(found, grey_levels=found.grey_levels and self.likelihood == "bernoulli")
 
     @property
@@ -235,6 +272,8 @@ class TrainConfig(BoundSettings):
                 continue
             if name == "lr_final" and self.lr_schedule == "constant":
                 continue
+            if name in FILE_SETTINGS and value is None:
+                continue
             found[name] = value
             if name == "bound":  # a report shows its settings beside it
                 found.update({own: settings[own] for own in BOUNDS[value].settings})
@@ -246,8 +285,10 @@ class TrainConfig(BoundSettings):
         A file may have moved, so paths of files are not compared; the fingerprint of the data is checked elsewhere.
         """
         mine, others = self.to_json(), other.to_json()
-        if self.dataset.endswith(FILES) and other.dataset.endswith(FILES):
+        if is_file(self.dataset) and is_file(other.dataset):
             mine["dataset"] = others["dataset"]
+            if self.test is not None and other.test is not None:
+                mine["test"] = others["test"]
         return [name for name in mine if name not in CHANGEABLE and mine[name] != others[name]]
 
 
@@ -266,8 +307,22 @@ def usable_device(name: str, backend: str | None) -> torch.device:
 
 
 def _known_or_file(dataset: str) -> None:
-    if not dataset.endswith(FILES):
-        checks.one_of("data set", dataset, DATASETS, ", or the path of a .npz or .npy file")
+    if not is_file(dataset):
+        others = f", or the path of a file ({', '.join(FILES)}) or of a folder of images"
+        checks.one_of("data set", dataset, DATASETS, others)
+
+
+def advice(values: Tensor) -> str:
+    """Return what to do about values (B, D) that a likelihood does not support, as far as they show what they are."""
+    observed = values[~values.isnan()]
+    if not bool((observed == observed.round()).all()) or observed.min() < 0:
+        return "choose another one, such as --likelihood gaussian"
+    if observed.max() > LARGEST_BYTE:
+        return "they are counts: choose another one, such as --likelihood negative-binomial or gaussian"
+    return (
+        "the numbers are whole, in 0 to 255: make gray levels of them by --divide-by 255, or choose another one, such "
+        "as --likelihood gaussian or negative-binomial"
+    )
 
 
 def _by_stochastic_layer(hidden: Any) -> tuple[tuple[int, ...], ...]:

@@ -30,8 +30,9 @@ class LoadedRun:
     """Training steps before the checkpoint."""
     which: str
     """The checkpoint that was loaded: "best" for the epoch with the highest validation bound, else "last"."""
-    image_shape: tuple[int, int]
-    """Height and width of an observation in pixels; (1, D) for features that are not an image."""
+    image_shape: tuple[int, ...]
+    """Height and width of an observation in pixels, and 3 for the channels of a color image; (1, D) for features that
+    are not an image."""
     checkpoint: Checkpoint
     """The full state from which training would resume."""
 

@@ -48,6 +48,8 @@ def _vamp(config: TrainConfig, data_dim: int, images: Observations | None) -> nn
     start = torch.zeros(COMPONENTS, data_dim)
     if images is not None:
         start = images[torch.arange(COMPONENTS) % len(images)]
+        if start.isnan().any():  # missing values
+            start = torch.where(start.isnan(), images.mean(0), start)
     return VampPrior(start, *bounds)
 
 

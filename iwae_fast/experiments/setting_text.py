@@ -7,9 +7,9 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from .. import checks
-from ..data import FILES
+from ..data import is_file
 from .config import TrainConfig
-from .train.run_data import stored_name
+from .train.run_data import stored_name, stored_path
 
 TYPES = get_type_hints(TrainConfig)
 """Types of the settings by name."""
@@ -33,6 +33,8 @@ def parse_setting(name: str, text: str) -> Any:
         return sizes(name, text)
     if name == "dataset":
         return stored_name(text)
+    if name == "test" and text.lower() != "none":
+        return stored_path(text)
     kinds = get_args(TYPES[name]) or (TYPES[name],)
     if NoneType in kinds and text.lower() == "none":
         return None
@@ -40,6 +42,8 @@ def parse_setting(name: str, text: str) -> Any:
     try:
         return TRUTH[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
+        if str in kinds:  # a number or a name
+            return text
         expected = "true or false" if kind is bool else f"{'an' if kind is int else 'a'} {kind.__name__}"
         raise ValueError(f"{name} must be {expected}, got {text!r}") from None
 
@@ -67,7 +71,7 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
     found = []
     for name, value in settings.items():
         option = name.replace("_", "-")
-        if name == "dataset" and str(value).endswith(FILES):
+        if name == "dataset" and is_file(str(value)):
             option = "data"
         if isinstance(value, bool):
             found.append(f"--{option}" if value else f"--no-{option}")

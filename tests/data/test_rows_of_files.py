@@ -15,7 +15,8 @@ from same_run import assert_same_run
 
 import iwae_fast
 from iwae_fast import data
-from iwae_fast.data import DataError, Rows, arrays, rows
+from iwae_fast.data import DataError, Rows, rows
+from iwae_fast.data.formats import numpy_files
 from iwae_fast.data.rows import chunks, fingerprint, select
 from iwae_fast.experiments.config import TrainConfig
 from iwae_fast.experiments.train import training
@@ -39,8 +40,8 @@ STORED = {
 @pytest.fixture
 def mapped(monkeypatch):
     """Map every file, and read a few rows at a time."""
-    monkeypatch.setattr(arrays, "MAPPED_FROM", 1)
-    monkeypatch.setattr(arrays, "CHECKED_AT_ONCE", 100)
+    monkeypatch.setattr(numpy_files, "MAPPED_FROM", 1)
+    monkeypatch.setattr(numpy_files, "CHECKED_AT_ONCE", 100)
     monkeypatch.setattr(rows, "BYTES_AT_ONCE", 7 * 12 * 4)
 
 
@@ -101,7 +102,7 @@ def test_large_arrays_are_mapped_and_small_ones_are_not(tmp_path, mapped, monkey
         assert torch.equal(own.test[:], whole.test)
         assert (own.train_fingerprint, own.grey_levels) == (whole.train_fingerprint, True)
     assert torch.equal(data.load(str(archive)).train, LEVELS[:50])
-    monkeypatch.setattr(arrays, "MAPPED_FROM", BYTES.nbytes + 1)
+    monkeypatch.setattr(numpy_files, "MAPPED_FROM", BYTES.nbytes + 1)
     assert not is_of_a_mapping(data.load(str(plain), as_stored=True).train)
 
 

@@ -233,7 +233,8 @@ def test_the_latent_plane(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = model_and_data()
     _, said = pictures.latent_plane(model, data)
     means = model.posterior_mean(model.encode(fixed_test_images(data))).double()
-    points, labels, images, _ = calls[0]
+    points, labels, images, _, classes = calls[0]
+    assert classes is None
     variances = torch.linalg.eigvalsh(torch.cov(means.T)).flip(0)
     assert torch.allclose(torch.from_numpy(points).var(0), variances[:2].detach())
     assert labels == ("first principal component", "second principal component")

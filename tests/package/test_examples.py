@@ -121,6 +121,26 @@ def test_single_cells() -> None:
     assert found - right <= 5
 
 
+def test_tabular() -> None:
+    """Compare with -7 nats, the log-likelihood of independent standard normal entries."""
+    pytest.importorskip("pandas")
+    printed = run("tabular.py", "15")
+    (found,) = re.findall(r"log p\(observed entries\) (-?[\d.]+) nats", printed)
+    assert float(found) > -5.0
+    assert len(re.findall(r"expected +-?[\d.]+", printed)) == 6
+
+
+def test_image_folder() -> None:
+    """Check that reconstructions have the color of their class, which labels tell."""
+    pytest.importorskip("PIL")
+    printed = run("image_folder.py", "8")
+    assert "240 training images of shape (12, 12, 3)" in printed
+    colors = re.findall(r"(red|green): \d+ images, mean color of their reconstructions \[([\d.]+), ([\d.]+)", printed)
+    (_, red, green), (_, red_of_green, green_of_green) = colors
+    assert float(red) > float(green)
+    assert float(green_of_green) > float(red_of_green)
+
+
 def test_conditional() -> None:
     (found,) = re.findall(r"log p\(x \| y\) (-[\d.]+) nats", run("conditional.py"))
     assert float(found) > -36.0

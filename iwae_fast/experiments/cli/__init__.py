@@ -17,6 +17,9 @@ from ..launched import number_of_processes, rank
 EXTRA = ("filelock", "requests", "jinja2", "matplotlib", "platformdirs", "rich", "safetensors", "sklearn", "typer")
 """Top-level modules of the optional dependencies ``cli``."""
 
+OF_FILES = ("PIL", "h5py", "pandas", "pyarrow", "scipy")
+"""Top-level modules of the optional dependencies ``files``, whose errors name the extra."""
+
 DEBUG = "IWAE_FAST_DEBUG"
 SIGNALED = 128
 """Base of the exit code of a process ended by a signal, to which the signal's number is added, as in shells."""
@@ -59,7 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _say(str(error))
         code = SIGNALED + error.number
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in EXTRA:
+        package = (error.name or "").split(".")[0]
+        if package in OF_FILES:
+            _say(_one_line(error))
+            sys.exit(1)
+        if package not in EXTRA:
             raise
         from .without_extra import run_without_extra
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from .. import bound_settings
 
+FILES = (".npz", ".npy", ".csv", ".tsv", ".parquet", ".mat", ".h5", ".hdf5", ".h5ad")
 DATASETS = ("digits", "mnist", "binarized-mnist", "omniglot", "fashion-mnist")
 PROTOCOLS = ("constant", "paper", "code", "dd2434", "iwaer")
 SCHEDULES = ("constant", "linear", "cosine", "exponential")

@@ -124,7 +124,7 @@ def evaluate_other_and_print(
     if data.name == VALIDATION:
         where = "the run's validation set"
     console.print(
-        f"NLL {_with_error(result['nll'], result['std_error'])} nats (standard error; step {result['step']}, "
+        f"NLL {_explained(result['nll'], result['std_error'])}step {result['step']}, "
         f"k = {k}, {result['observations']} of {result['test_observations']} observations of "
         f"{where}), mean ESS {result['ess']:.1f}"
     )
@@ -139,7 +139,7 @@ def _check(k: int, observations: int | None) -> None:
 
 def _lines(result: dict[str, Any], thing: str) -> list[str]:
     lines = [
-        f"test NLL {_with_error(result['nll'], result['std_error'])} nats (standard error; k = {result['k']}, "
+        f"test NLL {_explained(result['nll'], result['std_error'])}k = {result['k']}, "
         f"{result['observations']} of {result['test_observations']} test {thing}s), mean ESS {result['ess']:.1f}"
     ]
     if (verdict := judge(result)) is not None:
@@ -151,6 +151,11 @@ def _lines(result: dict[str, Any], thing: str) -> list[str]:
         layers = zip(result["active_units"], result["units"], strict=True)
         lines.append("active units " + ", ".join(f"{active} of {size}" for active, size in layers))
     return lines
+
+
+def _explained(value: float, error: float | None) -> str:
+    """Return a mean with its error, which that of a single observation does not have, and an open parenthesis."""
+    return f"{_with_error(value, error)} nats (" + ("" if error is None else "standard error; ")
 
 
 def _with_error(value: float, error: float | None) -> str:

@@ -7,11 +7,20 @@ from typing import Annotated
 import typer
 
 from ..defaults import EVALUATION_K, OBSERVATIONS
-from .options import Backend, ChunkSize, Device, RunFolder, SampleRanks
+from .options import MISSING, Backend, ChunkSize, Device, RunFolder, SampleRanks
 
 
 def evaluate(
     run_folder: RunFolder,
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="Other data to evaluate: a file, a folder of images or a data set; its test array, or all of its "
+            "rows. Or the run's data, if they have moved.",
+            show_default=False,
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("--k", "-k", help="Samples per image.")] = EVALUATION_K,
     observations: Annotated[
         int | None, typer.Option(help="Number of test images, always the same subset.", show_default="all")
@@ -28,10 +37,26 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="New path of the run's data file, if it has moved; or other data to evaluate (a file or a data set): "
-            "its test array, or all rows of a single array.",
+            metavar="FILE",
+            help="The same as FILE.",
             show_default="the run's",
         ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Column or array of labels in FILE.", show_default="the run's, if FILE has it"
+        ),
+    ] = None,
+    array: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Array or columns of observations in FILE.", show_default="the run's, if FILE has it"
+        ),
+    ] = None,
+    missing: Annotated[str | None, typer.Option(metavar="VALUE", help=MISSING, show_default="the run's")] = None,
+    divide_by: Annotated[
+        float | None, typer.Option(help="Divisor of all numbers of FILE.", show_default="the run's")
     ] = None,
     validation: Annotated[
         bool, typer.Option("--validation", help="Evaluate the validation set of the run in place of its test set.")
@@ -52,11 +77,15 @@ def evaluate(
     from ..train.runs import open_trained, trained_model
     from .closing import evaluate_and_print, evaluate_other_and_print
 
+    if file is not None and data is not None:
+        raise ValueError(f"FILE and --data are the same, and exclude each other: got {file} and {data}")
+    data = file if data is None else data
+    given = {"labels": labels, "array": array, "missing": missing, "divide_by": divide_by}
     with started(sample_ranks) as processes:
         run, checkpoint = processes.from_first(lambda: open_trained(run_folder))
         processes.use(device or checkpoint.config.device)
         model = trained_model(checkpoint, device, backend)
-        found = processes.leaders_first(lambda: find_data(checkpoint, run.checkpoint, data))
+        found = processes.leaders_first(lambda: find_data(checkpoint, run.checkpoint, data, **given))
         other = None if found.is_own else found.data
         if validation:
             if not found.is_own:

@@ -22,6 +22,7 @@ Backend = Annotated[
 ChunkSize = Annotated[
     int | None, typer.Option(help="Samples evaluated at once; fewer take less memory.", show_default="automatic")
 ]
+MISSING = "Value that stands for a missing one: nan, another number, or a text in a table. The model then ignores it."
 SAMPLE_RANKS = "Processes of torchrun that divide the samples of the same images; groups of them divide the images."
 SampleRanks = Annotated[int, typer.Option(help=SAMPLE_RANKS)]
 Jobs = Annotated[int, typer.Option(help="Number of concurrent runs, which share the cores or the GPUs.")]

@@ -10,7 +10,7 @@ import typer
 from ..defaults import EVALUATION_K, OBSERVATIONS
 from . import choices
 from .bound_options import with_bound_options
-from .options import SAMPLE_RANKS
+from .options import MISSING, SAMPLE_RANKS
 
 PRESET = "depends on the data set"
 DATA, MODEL, OBJECTIVE = "Data", "Model", "Objective"
@@ -41,8 +41,48 @@ def train(
         _in(
             DATA,
             "--data",
-            help="Data file (.npz or .npy) in place of a data set; with --resume, the new path of the run's data.",
+            metavar="FILE",
+            help=f"Data file ({', '.join(choices.FILES)}) or folder of images in place of a data set; with --resume, "
+            "the new path of the run's data.",
             show_default=False,
+        ),
+    ] = None,
+    test: Annotated[
+        Path | None,
+        _in(DATA, metavar="FILE", help="Another file, whose observations are the test set.", show_default=False),
+    ] = None,
+    split: Annotated[
+        str | None,
+        _in(
+            DATA,
+            help="Fraction of the file's observations for the test, or the column or array that says train, test or "
+            "valid for each.",
+            show_default="0.1",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        _in(
+            DATA,
+            metavar="NAME",
+            help="Column or array of labels, which color plots and are not part of an observation.",
+            show_default="by usual names",
+        ),
+    ] = None,
+    array: Annotated[
+        str | None,
+        _in(
+            DATA,
+            metavar="NAME",
+            help="Array of observations in the file; of a table, its columns, separated by commas.",
+            show_default="by usual names",
+        ),
+    ] = None,
+    missing: Annotated[str | None, _in(DATA, metavar="VALUE", help=MISSING, show_default="none")] = None,
+    divide_by: Annotated[
+        float | None,
+        _in(
+            DATA, help="Divisor of all numbers of the file, such as 255 for gray levels.", show_default="255 for bytes"
         ),
     ] = None,
     validation: Annotated[
@@ -247,14 +287,20 @@ def train(
     from ..setting_text import parse_setting
     from ..settings_file import FileSettings, read_settings, toml
     from ..trackers.table import tracker_names
-    from ..train.run_data import stored_name
+    from ..train.run_data import stored_name, stored_path
     from .training_run import Asked, perform
 
     if data_file is not None and dataset is not None:
         raise ValueError("--data and --dataset exclude each other: give one of them")
-    named = dataset if data_file is None else str(data_file)
+    named = None if dataset is None else stored_name(dataset)
     settings: dict[str, Any] = {
-        "dataset": None if named is None else stored_name(named),
+        "dataset": named if data_file is None else stored_path(str(data_file)),
+        "test": None if test is None else stored_path(str(test)),
+        "split": None if split is None else parse_setting("split", split),
+        "labels": labels,
+        "array": array,
+        "missing": missing,
+        "divide_by": divide_by,
         "protocol": protocol,
         "network": network,
         "likelihood": likelihood,

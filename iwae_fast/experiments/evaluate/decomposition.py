@@ -26,8 +26,13 @@ class Decomposition(NamedTuple):
 
 
 @torch.no_grad()
-def decompose(model: LatentVariableModel, x: Tensor, seed: int, num_samples: int = NUM_SAMPLES) -> Decomposition:
-    """Estimate both parts for observations (B, ...) with ``num_samples`` draws of z per observation."""
+def decompose(
+    model: LatentVariableModel, x: Tensor, seed: int, num_samples: int = NUM_SAMPLES, mask: Tensor | None = None
+) -> Decomposition:
+    """Estimate both parts for observations (B, ...) with ``num_samples`` draws of z per observation.
+
+    The mask (B, ...) is True where x is observed; the reconstruction is then that of the observed features.
+    """
     noise = seed_tensor(seed, x.device)
     rows = max(1, device_rows(model, x) // num_samples)
     sums = torch.zeros(2, dtype=torch.float64, device=x.device)
@@ -35,7 +40,8 @@ def decompose(model: LatentVariableModel, x: Tensor, seed: int, num_samples: int
         for first in range(0, len(x), rows):
             part = x[first : first + rows]
             draw = Draw(noise, num_samples, observation_offset=first)
-            _, terms = model.terms(part, model.encode(part), draw)
+            observed = None if mask is None else mask[first : first + rows]
+            _, terms = model.terms(part, model.encode(part, mask=observed), draw, mask=observed)
             likelihood = terms.log_likelihood.double().sum()
             sums -= torch.stack((likelihood, terms.log_weights().double().sum() - likelihood))
     reconstruction, divergence = (sums / (len(x) * num_samples)).tolist()

@@ -63,7 +63,7 @@ def evaluate_other(
     x = as_pixels(data.test, data.grey_levels, TEST_PIXELS_SEED, Purpose.TEST_PIXELS, rows=rows).to(device)
     images, seed = fingerprint(x), derive_seed(checkpoint.config.seed, Purpose.EVALUATION)
     name = "other-" + re.sub(r"[^A-Za-z0-9_.]+", "_", Path(data.name).stem)
-    estimates = Estimates(run, checkpoint.step, k, chunk_size, progress, processes)
+    estimates = Estimates(run, checkpoint.step, data, k, chunk_size, progress, processes)
     found = estimates("observations", model, x, seed, f"{name}-{images[:8]}")
     content = {
         "nll": -found.mean,

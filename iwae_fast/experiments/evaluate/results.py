@@ -88,7 +88,7 @@ def evaluate_run(
     device = next(model.parameters()).device
     x = fixed_test_images(data, observations).to(device)
     images = fingerprint(x)
-    estimates = Estimates(run, checkpoint.step, k, chunk_size, progress, processes)
+    estimates = Estimates(run, checkpoint.step, data, k, chunk_size, progress, processes)
     seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION)
     left_out: dict[str, str] = {}
     test = estimates("test images", model, x, seed)
@@ -112,10 +112,11 @@ def evaluate_run(
     }
     if k < FEWEST_SAMPLES:
         left_out["pareto_k"] = f"fitting a tail needs at least {FEWEST_SAMPLES} samples, and k is {k}"
-    parts = decompose(model, x, derive_seed(checkpoint.config.seed, Purpose.EVALUATION, DECOMPOSITION_NOISE))
+    noise = derive_seed(checkpoint.config.seed, Purpose.EVALUATION, DECOMPOSITION_NOISE)
+    parts = decompose(model, x, noise, mask=data.mask(x))
     content |= {"reconstruction": parts.reconstruction, "divergence": parts.divergence}
     content |= _training(estimates, checkpoint, model, data, train_observations, left_out)
-    found = processes.from_first(lambda: _activity(checkpoint, model, x, left_out))
+    found = processes.from_first(lambda: _activity(checkpoint, model, data, x, left_out))
     content |= _activity_numbers(found)
     content |= _active_units_only(estimates, model, x[:pruned_observations], seed, test, found, left_out)
     content |= {"left_out": left_out, **provenance(model, x, started, command)}
@@ -149,6 +150,7 @@ class Estimates:
 
     run: Run
     step: int
+    data: ImageData
     k: int
     chunk_size: int | None
     progress: Progress
@@ -168,6 +170,7 @@ class Estimates:
             self.k,
             self.chunk_size,
             seed,
+            mask=self.data.mask(x),
             progress=advance,
             journal=journal,
             mesh=self.processes.mesh,
@@ -207,13 +210,13 @@ def _training(
 
 
 def _activity(
-    checkpoint: Checkpoint, model: LatentVariableModel, x: Tensor, left_out: dict[str, str]
+    checkpoint: Checkpoint, model: LatentVariableModel, data: ImageData, x: Tensor, left_out: dict[str, str]
 ) -> Activity | None:
     if len(x) < 2:
         left_out["active_units"] = "a variance needs at least 2 observations"
         return None
     seed = derive_seed(checkpoint.config.seed, Purpose.EVALUATION, ACTIVITY_NOISE)
-    return activity.active_units(model, x, seed=seed)
+    return activity.active_units(model, x, mask=data.mask(x), seed=seed)
 
 
 def _activity_numbers(found: Activity | None) -> dict[str, Any]:

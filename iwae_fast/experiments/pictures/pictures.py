@@ -13,7 +13,7 @@ from ...models import LatentVariableModel
 from ...modes import evaluation_mode
 from ...seeds import Purpose, derive_seed
 from ..config import TrainConfig
-from ..train.fixed_pixels import fixed_test_grey_levels, fixed_test_images
+from ..train.fixed_pixels import fixed_test_grey_levels, fixed_test_images, labels_of_test
 from ..train.metrics import EpochMetrics, read_metrics
 from ..train.runs import Run
 from ..train.segments import Segment
@@ -87,7 +87,8 @@ def _above_reconstructions(
 ) -> bytes:
     shown = fixed_test_images(data)[chosen]
     with evaluation_mode(model):
-        reconstructed = model.reconstruct(shown.to(next(model.parameters()).device)).cpu()
+        on_device = shown.to(next(model.parameters()).device)
+        reconstructed = model.reconstruct(on_device, mask=data.mask(on_device)).cpu()
     named = {"test images": shown, "reconstructions": reconstructed}
     if data.grey_levels:
         named = {"gray levels": fixed_test_grey_levels(data)[chosen], "as evaluated": shown, **named}
@@ -98,14 +99,15 @@ def _above_reconstructions(
 
 @torch.no_grad()
 def latent_plane(model: LatentVariableModel, data: ImageData, theme: Theme = LIGHT) -> tuple[bytes, str]:
-    """Draw the posterior means of test observations in two dimensions, with thumbnails if they are images.
+    """Draw the posterior means of test observations in two dimensions, with thumbnails if they are images,
+    in the colors of their classes if there are labels.
 
     The axes are the two latent units, or the first two principal components if there are more. Returns the picture and
     a sentence that describes its axes.
     """
     x = fixed_test_images(data, IN_PLANE).to(next(model.parameters()).device)
     with evaluation_mode(model):
-        means = model.posterior_mean(model.encode(x)).double().cpu()
+        means = model.posterior_mean(model.encode(x, mask=data.mask(x))).double().cpu()
     if means.shape[1] == 2:
         points, labels = means, ("unit 0", "unit 1")
         said = "The axes are the two latent units."
@@ -120,7 +122,7 @@ def latent_plane(model: LatentVariableModel, data: ImageData, theme: Theme = LIG
             f"{shares[:2].sum().item():.0%} of the variance."
         )
     images = x.cpu().unflatten(-1, data.image_shape).numpy() if are_images(data.image_shape) else None
-    return plots.plane(points.numpy(), labels, images, theme), said
+    return plots.plane(points.numpy(), labels, images, theme, labels_of_test(data, len(x))), said
 
 
 @torch.no_grad()
@@ -164,7 +166,7 @@ def traversals(model: LatentVariableModel, data: ImageData, variance: Tensor, th
     example = fixed_test_images(data, 1).to(next(model.parameters()).device)
     units = variance.topk(min(TRAVERSED_UNITS, len(variance))).indices.tolist()
     with evaluation_mode(model):
-        z = model.posterior_mean(example)
+        z = model.posterior_mean(example, mask=data.mask(example))
         z = z.repeat(len(units), len(TRAVERSED_VALUES), 1)
         for row, unit in zip(z, units, strict=True):
             row[:, unit] = TRAVERSED_VALUES.to(row)

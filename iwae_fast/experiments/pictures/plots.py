@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ..train.metrics import EpochMetrics
+from .classes import scatter_classes
 from .themes import LIGHT, Theme
 
 DOTS_PER_INCH = 150
@@ -278,11 +280,19 @@ def plane(
     labels: tuple[str, str],
     images: NDArray[np.floating] | None = None,
     theme: Theme = LIGHT,
+    classes: NDArray[Any] | None = None,
 ) -> bytes:
-    """Draw points (M, 2) of a plane as dots, and those of their images (M, height, width) that do not overlap."""
+    """Draw points (M, 2) of a plane as dots, and those of their images (M, height, width[, 3]) that do not overlap.
+
+    With ``classes`` (M,), numbers or strings, dots have the color of their class. Numbers of many values are shown on a
+    scale, and of strings the most frequent ones have colors.
+    """
     figure = Figure(figsize=(7.0, 6.4))
     axes = figure.add_axes((0.1, 0.08, 0.88, 0.9))
-    axes.scatter(points[:, 0], points[:, 1], s=9, color=theme.first, alpha=0.6, linewidths=0)
+    if classes is None:
+        axes.scatter(points[:, 0], points[:, 1], s=9, color=theme.first, alpha=0.6, linewidths=0)
+    else:
+        scatter_classes(axes, points, classes, theme)
     span = np.maximum(np.ptp(points, axis=0), 1e-12)
     low, high = points.min(0) - 0.05 * span, points.max(0) + 0.05 * span
     if images is not None:
@@ -300,9 +310,9 @@ def _thumbnails(where: NDArray[np.floating], images: NDArray[np.floating], theme
     Each image is centered at its position ``where`` in the unit square, whose second axis points up. Images that would
     cover earlier ones are left out.
     """
-    stride = math.ceil(max(images.shape[1:]) / (2 * PLANE_PIXELS * THUMBNAIL))  # larger images are subsampled
+    stride = math.ceil(max(images.shape[1:3]) / (2 * PLANE_PIXELS * THUMBNAIL))  # larger images are subsampled
     images = images[:, ::stride, ::stride]
-    height, width = images.shape[1:]
+    height, width = images.shape[1:3]
     scale = max(1, round(PLANE_PIXELS * THUMBNAIL / max(height, width)))
     high, wide = height * scale, width * scale
     free = np.ones((PLANE_PIXELS, PLANE_PIXELS), dtype=bool)
@@ -313,7 +323,7 @@ def _thumbnails(where: NDArray[np.floating], images: NDArray[np.floating], theme
         place = slice(top, top + high), slice(left, left + wide)
         if free[place].all():
             free[place] = False
-            canvas[place] = theme.shades(np.clip(image, 0.0, 1.0).repeat(scale, axis=0).repeat(scale, axis=1))
+            canvas[place] = theme.painted(np.clip(image, 0.0, 1.0).repeat(scale, axis=0).repeat(scale, axis=1))
     return canvas
 
 
@@ -349,29 +359,36 @@ def _threshold(axes: Axes, position: float | None, theme: Theme) -> None:
 def image_grid(
     images: NDArray[np.floating], labels: Sequence[str] = (), columns: Sequence[str] = (), theme: Theme = LIGHT
 ) -> bytes:
-    """Draw images (rows, columns, height, width), with labels of rows and columns if given.
+    """Draw images (rows, columns, height, width[, 3]), with labels of rows and columns if given.
 
-    The color scale is [0, 1], or from 0 to the largest value if that is above 1, as for images of counts.
+    The color scale is [0, 1], or from 0 to the largest value if that is above 1, as for images of counts. Missing
+    pixels, NaN, have the color of the paper.
     """
-    rows, _, _, width = images.shape
+    rows, _, _, width = images.shape[:4]
+    channels = images.shape[4:]
+    largest = max(1.0, float(np.nanmax(images, initial=0.0)))
     # An integer scale keeps pixels sharp.
     scale = max(1, round(72 / width))
     tiles = images.repeat(scale, axis=2).repeat(scale, axis=3)
     gap = max(3, round(GAP * width * scale))
-    tiles = np.pad(tiles, ((0, 0), (0, 0), (gap, gap), (gap, gap)))
-    canvas = tiles.transpose(0, 2, 1, 3).reshape(rows * tiles.shape[2], images.shape[1] * tiles.shape[3])
+    around = ((0, 0), (0, 0), (gap, gap), (gap, gap), *((0, 0) for _ in channels))
+    # Gaps between color images are transparent, those between gray ones have the value 0 of the paper.
+    tiles = np.pad(tiles, around, constant_values=math.nan if channels else 0.0)
+    across = tiles.shape[3]
+    canvas = tiles.swapaxes(1, 2).reshape(rows * tiles.shape[2], images.shape[1] * across, *channels)
     left, above = (150 if labels else 0), (26 if columns else 0)
     wide, high = canvas.shape[1] + left, canvas.shape[0] + above
     figure = Figure(figsize=(wide / 100, high / 100))
     axes = figure.add_axes((left / wide, 0.0, canvas.shape[1] / wide, canvas.shape[0] / high))
-    largest = max(1.0, float(images.max()))
+    if channels:
+        canvas = theme.painted(np.clip(canvas / largest, 0.0, 1.0))
     axes.imshow(canvas, cmap=theme.shades, vmin=0.0, vmax=largest, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     for row, label in enumerate(labels):
         position = (canvas.shape[0] / high) * (1.0 - (row + 0.5) / rows)
         figure.text(0.94 * left / wide, position, label, ha="right", va="center", color=theme.ink, fontsize=11)
     for column, label in enumerate(columns):
-        position = (left + (column + 0.5) * tiles.shape[3]) / wide
+        position = (left + (column + 0.5) * across) / wide
         figure.text(position, 1.0 - 0.5 * above / high, label, ha="center", va="center", color=theme.quiet, fontsize=9)
     return _png(figure, theme, 100)
 

@@ -151,6 +151,8 @@ def _plane(model: LatentVariableModel, data: ImageData) -> list[Figure]:
     shown = "The posterior mean of each test observation" + (
         ", with some of the images." if pictures.are_images(data.image_shape) else "."
     )
+    if "test" in data.labels:
+        said = f"Colors are labels. {said}"
     figures = [
         Figure.drawn(lambda theme: pictures.latent_plane(model, data, theme)[0], "Latent space", f"{shown} {said}")
     ]

@@ -143,7 +143,7 @@ class Space:
             check_training(settings, config)
             if devices:
                 usable_device(config.device, config.backend)
-            key = (config.dataset, config.likelihood)
+            key = (config.dataset, config.likelihood, config.file_options())
             if key not in loaded:
                 loaded[key] = config.load_data()
             training.check(config, loaded[key])

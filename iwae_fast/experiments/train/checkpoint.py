@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Checkpoint:
     """The state of a run after a whole number of steps."""
 
     config: TrainConfig
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, ...]
     data: str
     """A fingerprint of the training observations."""
     step: int
@@ -59,8 +60,7 @@ class Checkpoint:
 
     @property
     def data_dim(self) -> int:
-        height, width = self.image_shape
-        return height * width
+        return math.prod(self.image_shape)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -129,14 +129,13 @@ def _assemble(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Checkpoin
         elif kind == "optimizer":
             parameter, _, entry = rest.rpartition("/")
             optimizer.setdefault(parameter, {})[entry] = tensor
-    height, width = json.loads(metadata["image_shape"])
     config = TrainConfig.from_json(json.loads(metadata["config"]))
     # Earlier versions did not store segments; the settings of the checkpoint stand for the whole run.
     segments = [Segment(**segment) for segment in json.loads(metadata.get("segments", "[]"))]
     progress: dict[str, Any] = json.loads(metadata["progress"])
     return Checkpoint(
         config=config,
-        image_shape=(height, width),
+        image_shape=tuple(json.loads(metadata["image_shape"])),
         data=metadata["data"],
         epoch_sums=tensors["epoch_sums"],
         model=model,

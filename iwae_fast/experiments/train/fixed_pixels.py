@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...data import ImageData
@@ -31,6 +33,12 @@ def fixed_test_grey_levels(data: ImageData) -> Tensor:
     return data.test[subset_order(len(data.test))]
 
 
+def labels_of_test(data: ImageData, observations: int | None = None) -> NDArray[Any] | None:
+    """Return the labels (M,) of the observations of :func:`fixed_test_images`; None if the data do not have labels."""
+    labels = data.labels.get("test")
+    return None if labels is None else labels[subset_order(len(data.test))[:observations].numpy()]
+
+
 def fixed_training_images(data: ImageData, validation: int, observations: int | None = None) -> Tensor:
     """Draw the training set as :func:`fixed_test_images` draws the test set, without the held-out observations."""
     train, _ = split(data, validation)
@@ -46,7 +54,7 @@ def validation_data(data: ImageData, validation: int) -> ImageData | None:
     """
     _, held_out = split(data, validation)
     observations = data.valid if held_out is None else held_out
-    return None if observations is None else replace(data, name=VALIDATION, test=observations)
+    return None if observations is None else replace(data, name=VALIDATION, test=observations, labels={})
 
 
 def _first(images: Observations, observations: int | None, grey_levels: bool, *indices: int) -> Tensor:

@@ -27,7 +27,9 @@ ROWS_AT_ONCE = 1024
 """Images per chunk when the pixels of a data set are drawn, because the noise takes a few times their memory."""
 
 
-def batches_as_pixels(grey_levels: Tensor, seed: Tensor, steps: Tensor, first: int = 0) -> Tensor:
+def batches_as_pixels(
+    grey_levels: Tensor, seed: Tensor, steps: Tensor, first: int = 0, missing: bool = False
+) -> Tensor:
     """Draw every pixel of the batches (S, B, D) of S steps as Bernoulli(gray level): zeros and ones in float32.
 
     Each pixel is a function of the seed, the step and its position in the batch, so drawing steps one by one or
@@ -38,9 +40,11 @@ def batches_as_pixels(grey_levels: Tensor, seed: Tensor, steps: Tensor, first: i
         seed: int64 scalar on their device.
         steps: (S,) int64 on their device, each in [0, 2^32).
         first: position in the whole batch of the first observation, if these are parts of batches.
+        missing: True if NaN stands for missing pixels, which stay NaN.
     """
     samples = steps[:, None].expand(grey_levels.shape[:2])
-    return _drawn(grey_levels, seed, samples=samples, observation_offset=first)
+    pixels = _drawn(grey_levels, seed, samples=samples, observation_offset=first)
+    return torch.where(grey_levels.isnan(), grey_levels, pixels) if missing else pixels
 
 
 def as_pixels(
@@ -54,7 +58,7 @@ def as_pixels(
     """Draw every pixel of the images (N, D), or of some rows of them (M, D), as Bernoulli(gray level).
 
     A pixel is a function of the seed, purpose and indices and of its position among all images, whichever rows are
-    drawn. Rows that are not gray levels are returned as they are.
+    drawn. Rows that are not gray levels are returned as they are. NaN, a missing pixel, stays NaN.
 
     Args:
         images: float32, or a :class:`.rows.Rows`, which returns float32 when it is indexed.
@@ -75,7 +79,9 @@ def as_pixels(
     for first, start, end in zip(firsts.tolist(), starts, starts[1:], strict=False):
         if start == end:
             continue
-        drawn = _drawn(images[first : first + ROWS_AT_ONCE][None], key, observation_offset=first).squeeze(0)
+        levels = images[first : first + ROWS_AT_ONCE]
+        drawn = _drawn(levels[None], key, observation_offset=first).squeeze(0)
+        drawn = torch.where(levels.isnan(), levels, drawn)
         pixels[places[start:end].to(device)] = drawn[(ascending[start:end] - first).to(device)]
     return pixels
 

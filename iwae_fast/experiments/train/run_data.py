@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ...data import FILES, DataError, ImageData
+from ...data import DataError, ImageData, is_file
 from ..config import TrainConfig
 from .checkpoint import Checkpoint, CheckpointError
 
 
 def stored_name(dataset: str) -> str:
-    """Return the name of the data set to store in a run: for a file, its absolute path."""
-    return str(Path(dataset).expanduser().absolute()) if dataset.endswith(FILES) else dataset
+    """Return the name of the data set to store in a run: for a file or a folder, its absolute path."""
+    return stored_path(dataset) if is_file(dataset) else dataset
+
+
+def stored_path(path: str) -> str:
+    """Return the absolute path of a file or a folder."""
+    return str(Path(path).expanduser().absolute())
 
 
 def difference(checkpoint: Checkpoint, data: ImageData) -> str | None:
@@ -44,7 +50,7 @@ def load_own_data(
 ) -> ImageData:
     """Load the data of a run, from the file ``dataset`` if given; raises CheckpointError if they are not the run's."""
     name = checkpoint.config.dataset if dataset is None else stored_name(dataset)
-    if name.endswith(FILES) and not Path(name).exists():
+    if is_file(name) and not Path(name).exists():
         raise DataError(f"{name} does not exist: give the file with the run's data by --data")
     data = load(checkpoint.config, name)
     check_own(checkpoint, data, source)
@@ -59,7 +65,7 @@ class Found(NamedTuple):
     """True if the run was trained with these data."""
 
 
-def find_data(checkpoint: Checkpoint, source: Path, dataset: str | None = None) -> Found:
+def find_data(checkpoint: Checkpoint, source: Path, dataset: str | None = None, **given: Any) -> Found:
     """Load the data of a run, or other data if ``dataset`` names them.
 
     Args:
@@ -67,17 +73,27 @@ def find_data(checkpoint: Checkpoint, source: Path, dataset: str | None = None) 
         source: file of the checkpoint, for messages.
         dataset: a data set, or a file with either the run's data, if they have moved, or other data. None for the
             run's own data set; raises CheckpointError if its content has changed.
+        given: fields of :class:`iwae_fast.data.FileOptions` for other data. Those that are not given are the run's as
+            far as the data have the arrays or columns that they name.
 
     If other data are a single array, all of its rows are the test part.
     """
+    config = checkpoint.config
+    given = {option: value for option, value in given.items() if value is not None}
     if dataset is None:
+        if given:
+            raise ValueError(f"{', '.join(given)} can only be given for other data, together with a file")
         return Found(load_own_data(checkpoint, source), True)
     name = stored_name(dataset)
-    try:
-        data = checkpoint.config.load_data(name)
-    except DataError:
-        pass  # it may lack only a training part; any other error is raised again below
-    else:
-        if difference(checkpoint, data) is None:
-            return Found(data, True)
-    return Found(checkpoint.config.load_data(name, unsplit=True), False)
+    if not given:
+        try:
+            data = config.load_data(name)
+        except DataError:
+            pass  # it may lack only a training part; any other error is raised again below
+        else:
+            if difference(checkpoint, data) is None:
+                return Found(data, True)
+    options = replace(config.file_options(), test=None, unsplit=True, optional=True)
+    if any(option in given for option in ("array", "labels")):
+        options = replace(options, split=None, array=None, labels=None, optional=False)
+    return Found(config.load_data(name, replace(options, **given)), False)

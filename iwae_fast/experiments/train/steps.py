@@ -19,6 +19,7 @@ from ...capture import (
     obstacle,
     unavailable,
 )
+from ...data import ImageData
 from ...models import LatentVariableModel
 from ...objectives import Objective
 from ...objectives.ranks import part
@@ -55,7 +56,7 @@ class Steps:
         model: LatentVariableModel,
         optimizer: Optimizer,
         images: Source,
-        grey_levels: bool,
+        data: ImageData,
         recorder: Recorder | None = None,
         processes: Processes = ALONE,
     ) -> None:
@@ -64,7 +65,7 @@ class Steps:
         self.exchange = Exchange()
         if processes.size > 1:
             self.exchange = GroupExchange(processes, model.parameters(), device)
-        self.model, self.optimizer, self.images, self.grey_levels = model, optimizer, images, grey_levels
+        self.model, self.optimizer, self.images, self.data = model, optimizer, images, data
         self.objective = config.objective()
         self._networks = CompiledNetworks(model) if config.compile else nullcontext()
         self._compiled = ", with networks by torch.compile" if config.compile else ""
@@ -138,6 +139,7 @@ class Steps:
                 loss = self.objective(
                     self.model,
                     x,
+                    mask=self.data.mask(x),
                     seed=seeds[ahead, 0],
                     observation_offset=self._own(size)[0],
                     step=self._step_of_schedule + ahead,
@@ -165,7 +167,9 @@ class Steps:
         else:
             rows = self.order[self.whole * self.batch_size :][first:end]
         images = self.images.take(rows).view(len(steps), end - first, self.images.width)
-        return batches_as_pixels(images, self._pixels, steps, first) if self.grey_levels else images
+        if not self.data.grey_levels:
+            return images
+        return batches_as_pixels(images, self._pixels, steps, first, self.data.missing)
 
 
 def _reason(

@@ -81,7 +81,7 @@ class Trainer:
         self.protocol = PROTOCOLS[config.protocol]
         self.optimizer = self.protocol.optimizer(self.model.parameters(), config.learning_rate, config.max_norm)
         allocate_state(self.optimizer)
-        self.steps = Steps(config, self.model, self.optimizer, self.images, data.grey_levels, recorder, processes)
+        self.steps = Steps(config, self.model, self.optimizer, self.images, data, recorder, processes)
         self.means = self.steps.means
         self.steps_per_epoch = self.steps.in_epoch
         self.step = 0
@@ -240,8 +240,9 @@ class Trainer:
         return means
 
     def _not_finite(self) -> TrainingError:
+        epoch = max(0, self.step - 1) // self.steps_per_epoch + 1  # of the step that was taken last
         return TrainingError(
-            f"the loss is not finite at step {self.step} (epoch {self._epoch() + 1}): try a lower learning rate; "
+            f"the loss is not finite at step {self.step} (epoch {epoch}): try a lower learning rate; "
             f"{self.run.checkpoint} holds the last finite state"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ...data import ImageData
 from ...data.rows import Observations, select
@@ -33,10 +34,12 @@ class Validation:
         images = data.valid if held_out is None else held_out
         self.k = config.k
         self.seed = derive_seed(config.seed, Purpose.VALIDATION)
-        self.observations = None
+        self.observations: Tensor | None = None
+        self.mask: Tensor | None = None
         if images is not None:
             few = select(images, subset_order(len(images))[:LARGEST])[:].to(device)
             self.observations = as_pixels(few, data.grey_levels, config.seed, Purpose.VALIDATION_PIXELS)
+            self.mask = data.mask(self.observations)
 
     def bound(self, model: LatentVariableModel, mesh: DeviceMesh | None = None) -> float | None:
         """Return the mean IWAE bound in nats with the k of training; None without a validation set.
@@ -45,4 +48,5 @@ class Validation:
         """
         if self.observations is None:
             return None
-        return evaluate.log_likelihood(model, self.observations, self.k, seed=self.seed, mesh=mesh).mean
+        x = self.observations
+        return evaluate.log_likelihood(model, x, self.k, seed=self.seed, mask=self.mask, mesh=mesh).mean
