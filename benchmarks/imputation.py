@@ -117,7 +117,9 @@ def methods(task: Task, rows: int, classes: int) -> dict[str, Callable[[Array], 
     def miwae(**settings: Any) -> Callable[[Array], Array]:
         epochs = math.ceil(STEPS / math.ceil(rows / 64))
         imputer = MIWAEImputer(max_epochs=epochs, random_state=task.seed, **settings)
-        return lambda x: imputer.set_params(columns={x.shape[1] - 1: "categorical"} if classes else None).fit_transform(x)
+        return lambda x: imputer.set_params(columns={x.shape[1] - 1: "categorical"} if classes else None).fit_transform(
+            x
+        )
 
     found: dict[str, Callable[[Array], Array]] = {}
     for name, rival in (
@@ -196,7 +198,12 @@ def table(rows: list[Row]) -> str:
     ):
         chosen = [row for row in rows if row.columns == columns]
         names = list(dict.fromkeys(row.method for row in chosen))
-        lines = [f"{title}:", "", f"| table | missing | {' | '.join(names)} |", "| --- | --- |" + " ---: |" * len(names)]
+        lines = [
+            f"{title}:",
+            "",
+            f"| table | missing | {' | '.join(names)} |",
+            "| --- | --- |" + " ---: |" * len(names),
+        ]
         for key in dict.fromkeys((row.table, row.missing, row.fraction) for row in chosen):
             by_method: dict[str, list[float]] = {}
             for row in sorted(chosen, key=lambda row: row.seed):

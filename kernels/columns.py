@@ -54,12 +54,17 @@ def totals(
     for first in range(0, samples, SAMPLES):
         sample = first + tl.arange(0, SAMPLES)
         tile = load_samples(pointer, offset, stride, sample, samples, present, ACC)
-        larger = tl.maximum(largest, tl.max(tile, 0))
-        shift = finite(larger)
-        rescaling = tl.exp((largest.to(tl.float64) - shift.to(tl.float64)) * power)
-        total = total * rescaling + tl.sum(exp((tile - shift[None, :]) * power).to(tl.float64), 0)
-        largest = larger
+        largest, total = added(largest, total, tile, power)
     return finite(largest), total
+
+
+@triton.jit
+def added(largest, total, tile, power=1.0):
+    """Return the largest log-weight, and the sum of weights relative to :func:`finite` of it, with those of a tile."""
+    larger = tl.maximum(largest, tl.max(tile, 0))
+    shift = finite(larger)
+    rescaling = tl.exp((largest.to(tl.float64) - shift.to(tl.float64)) * power)
+    return larger, total * rescaling + tl.sum(exp((tile - shift[None, :]) * power).to(tl.float64), 0)
 
 
 @triton.jit

@@ -15,6 +15,7 @@ from .sample_gaussian import sample_gaussian, sample_gaussian_backward
 from .selection import select_samples
 from .standard_gaussian_log_prob import STANDARD_GAUSSIAN
 from .standard_normal import standard_normal
+from .terms import scaled_gradients
 from .weight_scales import weight_scales
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "log_prob_backward",
     "sample_gaussian",
     "sample_gaussian_backward",
+    "scaled_gradients",
     "select_samples",
     "standard_normal",
     "sum_squares",

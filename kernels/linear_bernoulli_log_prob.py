@@ -39,7 +39,6 @@ from .linear_tiles import (
     tiling_of,
 )
 from .memory import multiple, row_offset, store
-from .overlap import begin_kernel
 from .sums import product
 
 MOST_PROGRAMS = 4 if INTERPRETED else 8 * 132
@@ -53,6 +52,7 @@ VARYING = ["count", "blocks_a_split"]
 @triton.jit(do_not_specialize=VARYING)
 def log_prob_kernel(
     result,
+    copy,
     residual,
     value,
     hidden,
@@ -78,8 +78,8 @@ def log_prob_kernel(
     BLOCK: tl.constexpr,
     INNER: tl.constexpr,
 ):
-    """Write result[split, row] = the sum over the features of a split, and residual[row, feature] unless it is None; a
-    program handles ROWS rows of one split."""
+    """Write result[split, row] = the sum over the features of a split, also to ``copy``, and residual[row, feature],
+    unless they are None; a program handles ROWS rows of one split."""
     begin_kernel()
     features = multiple(features, FEATURE_ALIGNMENT)
     width = multiple(width, WIDTH_ALIGNMENT)
@@ -128,35 +128,63 @@ def log_prob_kernel(
             address = residual + (row.to(tl.int64)[:, None] * features + feature[None, :])
             store(address, slopes, inside)
     store(result + split.to(tl.int64) * count + row, total, present)
+    if copy is not None:
+        store(copy + row, total, present)
+
+
+@triton.jit(do_not_specialize=["splits", "count"])
+def sum_kernel(result, copy, parts, splits, count, BLOCK: tl.constexpr):
+    """Write the sum of the splits, in order, also to ``copy`` unless it is None."""
+    begin_kernel()
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    present = row < count
+    total = tl.zeros((BLOCK,), tl.float64)
+    for split in range(splits):
+        total += tl.load(parts + split.to(tl.int64) * count + row, present, other=0.0)
+    store(result + row, total, present)
+    if copy is not None:
+        store(copy + row, total, present)
 
 
 def linear_bernoulli_log_prob(
     value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
 ) -> Tensor:
-    return _launch(value, hidden, weight, bias, mask, None)
+    return _launch(value, hidden, weight, bias, mask, None, None)
 
 
 def linear_bernoulli_log_prob_and_residual(
     value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return the log-probability, and value - sigmoid(logits) in the dtype of ``hidden``: 0 where masked or NaN."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the log-probability, value - sigmoid(logits) in the dtype of ``hidden``, which is 0 where masked or NaN,
+    and the log-probability again."""
     leading = torch.broadcast_shapes(value.shape[:-1], hidden.shape[:-1])
     residual = hidden.new_empty((*leading, len(weight)))
-    return _launch(value, hidden, weight, bias, mask, residual), residual
+    copy = hidden.new_empty(leading, dtype=accumulation_dtype(hidden))
+    return _launch(value, hidden, weight, bias, mask, copy, residual), residual, copy
 
 
 def _launch(
-    value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, residual: Tensor | None
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    copy: Tensor | None,
+    residual: Tensor | None,
 ) -> Tensor:
     operands = (value, hidden, weight, bias, mask)
     plan = _plan(hidden.dtype, precision_of(hidden.dtype), *map(layout, operands))
-    dtype = accumulation_dtype(hidden)
-    # Without splits the result must not be a view of a larger tensor: a user may change it in place.
-    shape = plan.leading if plan.splits == 1 else (plan.splits, *plan.leading)
-    result = hidden.new_empty(shape, dtype=torch.float64 if plan.splits > 1 else dtype)
+    result = hidden.new_empty(plan.leading, dtype=accumulation_dtype(hidden))
     with device_of(result) as options:
-        log_prob_kernel[plan.grid](result, residual, *operands, *plan.numbers, **plan.constants, **options)
-    return result if plan.splits == 1 else result.sum(0, dtype=torch.float64).to(dtype)  # in order
+        if plan.splits == 1:
+            log_prob_kernel[plan.grid](result, copy, residual, *operands, *plan.numbers, **plan.constants, **options)
+            return result
+        parts = result.new_empty((plan.splits, *plan.leading), dtype=torch.float64)
+        log_prob_kernel[plan.grid](parts, None, residual, *operands, *plan.numbers, **plan.constants, **options)
+        block, count = 2**16 if INTERPRETED else 256, result.numel()
+        if count:
+            sum_kernel[(triton.cdiv(count, block),)](result, copy, parts, plan.splits, count, BLOCK=block, **options)
+    return result
 
 
 class _Plan(NamedTuple):

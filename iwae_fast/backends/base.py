@@ -69,10 +69,16 @@ class Ops(Protocol):
         """Return the gradient of the log-weights."""
 
     def weight_scales(
-        self, log_weights: Tensor, factors: ScaleFactors, dim: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the value (...) and the scales of decoder and encoder and their ratio, each (k, ...), of
+        self, terms: Sequence[Tensor], kl_weight: float, factors: ScaleFactors, reduction: str
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Return the loss, the bounds (...), the log-weights (k, ...) and the scales, each (k, ...), of
         :func:`iwae_fast.reference.weight_scales`."""
+
+    def scaled_gradients(self, scales: Sequence[Tensor], grad: Tensor, factors: Sequence[float]) -> list[Tensor]:
+        """Return each scale (k, ...) times its factor and an upstream gradient, a number or (...): 0 where that is 0.
+
+        The scales are contiguous.
+        """
 
     def select_samples(
         self,
@@ -147,8 +153,9 @@ class Ops(Protocol):
 
     def linear_bernoulli_log_prob_and_residual(
         self, value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the log-probability and value - sigmoid(logits), from which its gradients follow."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the log-probability, value - sigmoid(logits), from which its gradients follow, and the log-probability
+        again, in memory of its own: a user may change a result in place."""
 
     def linear_bernoulli_iwae_loss(
         self,
@@ -278,6 +285,9 @@ class WithoutOptionalOps:
 
     def weight_scales(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "weight_scales")
+
+    def scaled_gradients(self, *arguments: Any, **options: Any) -> Any:
+        raise _not_offered(self, "scaled_gradients")
 
     def select_samples(self, *arguments: Any, **options: Any) -> Any:
         raise _not_offered(self, "select_samples")

@@ -100,6 +100,16 @@ def empty_selection(decoder: Tensor, encoder: Tensor, budget: int) -> tuple[Tens
     return samples, chosen[0], chosen[1], chosen[2], decoder.new_empty(observations, dtype=torch.int64)
 
 
+def empty_bound(terms: Sequence[Tensor], reduction: str, scales: int) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Allocate the results of ``weight_scales``: loss, bounds, log-weights, and this many scales."""
+    shape, dtype = terms[0].shape, accumulation_dtype(*terms)
+    loss, bound, log_weights, *others = (
+        terms[0].new_empty(size, dtype=dtype)
+        for size in (shape[1:] if reduction == "none" else (), shape[1:], shape, *(shape,) * scales)
+    )
+    return loss, bound, log_weights, others
+
+
 def empty_squares(gradients: Sequence[Tensor]) -> Tensor:
     """Allocate a number for each chunk of each gradient; an empty tensor has one chunk."""
     return gradients[0].new_empty(sum(max(1, -(-g.numel() // CHUNK)) for g in gradients), dtype=torch.float64)

@@ -23,7 +23,7 @@ from ..reference.activations import ACTIVATIONS
 from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
 from . import tiled
 from .base import WithoutOptionalOps
-from .marshal import empty_selection, empty_squares
+from .marshal import empty_bound, empty_selection, empty_squares
 
 OLDEST = (3, 6)
 
@@ -41,6 +41,7 @@ class TritonBackend(WithoutOptionalOps):
             "linear_activation",
             "linear_bernoulli_log_prob_and_residual",
             "linear_heads",
+            "scaled_gradients",
             "select_samples",
             "sum_squares",
             "weight_scales",
@@ -110,9 +111,13 @@ class TritonBackend(WithoutOptionalOps):
         return self.kernels.log_mean_exp_backward(grad, log_weights, dim)
 
     def weight_scales(
-        self, log_weights: Tensor, factors: ScaleFactors, dim: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.kernels.weight_scales(log_weights, factors, dim)
+        self, terms: Sequence[Tensor], kl_weight: float, factors: ScaleFactors, reduction: str
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        results = empty_bound(terms, reduction, 1 if factors.is_one else 3)
+        return self.kernels.weight_scales(results, terms, kl_weight, factors, reduction)
+
+    def scaled_gradients(self, scales: Sequence[Tensor], grad: Tensor, factors: Sequence[float]) -> list[Tensor]:
+        return self.kernels.scaled_gradients(scales, grad, factors)
 
     def select_samples(
         self, decoder: Tensor, encoder: Tensor, seed: Tensor, budget: int, *others: Any
@@ -139,14 +144,14 @@ class TritonBackend(WithoutOptionalOps):
 
     def linear_bernoulli_log_prob_and_residual(
         self, value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if not _by_tiles(value, hidden):
             return self.kernels.linear_bernoulli_log_prob_and_residual(value, hidden, weight, bias, mask)
         logits = torch.nn.functional.linear(hidden, weight, bias)
         log_prob = self.density("bernoulli", (value, logits), mask)
         ones = log_prob.new_ones(()).expand(log_prob.shape)
         (residual,) = self.density_backward("bernoulli", ones, (value, logits), mask, [False, True])
-        return log_prob, residual.masked_fill_(residual.isnan(), 0.0)
+        return log_prob, residual.masked_fill_(residual.isnan(), 0.0), log_prob.clone()
 
     def linear_bernoulli_log_prob_backward(
         self,

@@ -80,7 +80,7 @@ class Likelihood(nn.Module, ABC):
             reduction: "mean" or "sum" over the observations, or "none".
         """
         log_prob = self.log_prob(value, output, len(log_ratio), mask, backend)
-        return composed_iwae(log_prob + log_ratio, reduction, backend)
+        return composed_iwae(log_prob, log_ratio, reduction, backend)
 
     def check_support(self, value: Tensor, mask: Tensor | None = None) -> None:
         """Raise ValueError if an observed feature lies outside the support. Forces a device synchronization.

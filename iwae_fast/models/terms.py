@@ -38,6 +38,11 @@ class Terms(NamedTuple):
     log_ratio: Tensor
     """See :class:`Latents`."""
 
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The terms that there are: log p(x | z), log p(z) if it is one, and the log-ratio."""
+        return tuple(term for term in self if term is not None)
+
     def log_weights(self, kl_weight: float = 1.0) -> Tensor:
         """Return log p(x | z) + kl_weight (log p(z) - log q(z | x)), (k, B)."""
         return self.log_likelihood + weighted(self.log_prior, self.log_ratio, kl_weight)

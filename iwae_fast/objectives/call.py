@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,10 @@ from ..models.posteriors import AnyPosterior
 from ..models.terms import LogQGradient, Terms
 from ..modules import parameter_dtype
 from ..ops.function import applied
+from ..ops.losses import reduced
 from ..ops.samples import standard_normal
-from ..ops.weights import backend_with, select_samples
+from ..ops.scales import ScaledLoss, backend_with, scaled_loss, select_samples
+from ..reference import log_weights_of
 from . import estimators
 from .budgets import Selection, to_tolerance, within_budget
 from .estimators import Estimator, Scales
@@ -88,21 +90,21 @@ class Call:
         )
         return result.loss
 
-    def run(self) -> tuple[Tensor, Tensor, int | Tensor]:
-        """Return the bound with the estimator's gradient, the log-weights, and the number of samples that run backward
-        (an int for all observations, or one entry per observation)."""
+    def run(self) -> tuple[Tensor, Tensor, Tensor, int | Tensor]:
+        """Return the loss of this rank's observations with the estimator's gradient, the bounds, the log-weights, and
+        the number of samples that run backward (an int for all observations, or one entry per observation)."""
         objective = self.objective
         posterior = self.model.encode(self.x, context=self.context, mask=self.mask)
         if objective.tolerance is not None or (objective.budget or math.inf) < self.num_samples:
             return self._chosen_samples(posterior)
         ran = self.num_samples
         if objective.free_bits:
-            return *self._with_free_bits(posterior), ran
+            value, log_weights = self._with_free_bits(posterior)
+            return self._reduced(value), value, log_weights, ran
         both = self.bound.for_decoder is self.bound and self.bound.for_encoder is self.bound
         own_gradient = objective.estimator == "reparameterized" and both and objective.chunk_size is None
         if own_gradient and self.ranks.num_sample_ranks == 1:
-            log_weights = self._terms(posterior, 0, self.num_samples).log_weights(self.kl_weight)
-            return self._own_gradient(log_weights), log_weights, ran
+            return *self._own_gradient(self._terms(posterior, 0, self.num_samples)), ran
         return *self._all_samples(posterior), ran
 
     def _terms(
@@ -124,13 +126,13 @@ class Call:
         )
         return terms
 
-    def _own_gradient(self, log_weights: Tensor) -> Tensor:
-        """Return the bound with its own gradient, which is the estimator's."""
-        # log_mean_exp is one kernel each way.
-        if self.bound.is_log_mean_exp or (scaled := self._in_one_launch(log_weights)) is None:
-            return self.bound(log_weights)
-        value, scales, ratio = scaled
-        return _weighted(value, ratio, ratio, [(scales.decoder, log_weights)])
+    def _own_gradient(self, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss of a bound whose own gradient is the estimator's, the bounds, and the log-weights."""
+        if (scaled := self._in_one_launch(terms.parts)) is not None:
+            return scaled.loss, scaled.bound, scaled.log_weights
+        log_weights = terms.log_weights(self.kl_weight)
+        value = self.bound(log_weights)
+        return self._reduced(value), value, log_weights
 
     def _with_free_bits(self, posterior: AnyPosterior) -> tuple[Tensor, Tensor]:
         """Return the ELBO whose divergence is at least ``free_bits`` in each dimension, and the log-weights."""
@@ -153,8 +155,9 @@ class Call:
         ]
         return _weighted(value.detach(), torch.ones_like(share), torch.empty_like(share), scaled), log_weights
 
-    def _all_samples(self, posterior: AnyPosterior) -> tuple[Tensor, Tensor]:
-        """Run this rank's samples with a graph; their scales are computed when all log-weights are known."""
+    def _all_samples(self, posterior: AnyPosterior) -> tuple[Tensor, Tensor, Tensor]:
+        """Run this rank's samples with a graph; their scales are computed when all log-weights are known. Return the
+        loss, the bounds, and the log-weights."""
 
         def terms(first: int, count: int) -> tuple[Terms, Tensor]:
             router = GradientRouter(self.estimator.reparameterize_prior)
@@ -165,6 +168,9 @@ class Call:
         step = self.objective.chunk_size or count
         if step >= count:
             own, messenger = terms(start, count)
+            alone = self.ranks.num_sample_ranks == 1
+            if alone and (scaled := self._in_one_launch(own.parts, messenger)) is not None:
+                return scaled.loss, scaled.bound, scaled.log_weights
         else:
             # Checkpointed: only the terms of a chunk are saved, and its backward pass recomputes the rest. The state of
             # torch's generators cannot be saved while a CUDA graph is captured; the noise here does not depend on it.
@@ -182,21 +188,25 @@ class Call:
                 return_free_memory(self.x.device)
             own, messenger = _concatenated(parts), torch.cat(messengers)
         log_weights = self.ranks.gather(own.log_weights(self.kl_weight).detach(), self.num_samples)
-        value, scales, ratio = self._scaled(log_weights)
+        result, scales, ratio = self._scaled((log_weights,))
         ratio = None if ratio is None else self.share.rows(ratio)
-        return self._with_gradient(value, self.share.of(scales), ratio, messenger, own), log_weights
+        loss = self._with_gradient(result, self.share.of(scales), ratio, messenger, own)
+        return loss, result.bound, log_weights
 
-    def _chosen_samples(self, posterior: AnyPosterior) -> tuple[Tensor, Tensor, Tensor]:
+    def _chosen_samples(self, posterior: AnyPosterior) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Compute all log-weights without a graph, then run this rank's part of the selected samples with a graph."""
         fixed = posterior.detach()
         step = self.objective.chunk_size or max(1, ROWS_WITHOUT_A_GRAPH // max(1, self.x.shape[0]))
         with torch.no_grad():
-            parts = []
+            chunks = []
             for first, chunk in _chunks(self.share.first, self.share.size, step):
-                parts.append(self._terms(fixed, first, chunk).log_weights(self.kl_weight))
+                chunks.append(self._terms(fixed, first, chunk))
                 return_free_memory(self.x.device)
-            log_weights = self.ranks.gather(torch.cat(parts) if len(parts) > 1 else parts[0], self.num_samples)
-            value, scales, _ = self._scaled(log_weights)
+            if len(chunks) == 1 and self.ranks.num_sample_ranks == 1:
+                result, scales, _ = self._scaled(chunks[0].parts)
+            else:
+                own_weights = torch.cat([terms.log_weights(self.kl_weight) for terms in chunks])
+                result, scales, _ = self._scaled((self.ranks.gather(own_weights, self.num_samples),))
             if self.objective.budget is not None:
                 selection = self._within_budget(scales, self.objective.budget)
             else:
@@ -206,8 +216,8 @@ class Call:
         samples = selection.samples[share.first : share.first + share.size]
         own = self._terms(posterior, 0, share.size, samples, router)
         ratio = None if selection.ratio is None else share.rows(selection.ratio)
-        value = self._with_gradient(value, share.of(selection.scales), ratio, router.messenger(own.log_ratio), own)
-        return value, log_weights, selection.num_used
+        loss = self._with_gradient(result, share.of(selection.scales), ratio, router.messenger(own.log_ratio), own)
+        return loss, result.bound, result.log_weights, selection.num_used
 
     def _within_budget(self, scales: Scales, budget: int) -> Selection:
         if (backend := backend_with("select_samples", self.model.backend, tuple(scales))) is None:
@@ -242,36 +252,63 @@ class Call:
         dtype = autocast_dtype(self.x.device) or parameter_dtype(self.model.decoder, self.x.dtype)
         return 0.5 * torch.finfo(dtype).eps
 
-    def _scaled(self, log_weights: Tensor) -> tuple[Tensor, Scales, Tensor | None]:
-        """Return the bound, the scales, and their ratio if it was computed with them."""
-        if (scaled := self._in_one_launch(log_weights)) is not None:
-            return scaled
+    def _scaled(self, terms: Sequence[Tensor]) -> tuple[_Result, Scales, Tensor | None]:
+        """Return the loss without a graph, the scales, and their ratio if it was computed with them."""
+        terms = [term.detach() for term in terms]
         with torch.no_grad():
-            return *estimators.value_and_scales(self.estimator, self.bound, log_weights, self.kl_weight), None
+            if (scaled := self._in_one_launch(terms)) is not None:
+                encoder = scaled.encoder
+                result = _Result(scaled.loss, scaled.bound, scaled.log_weights, is_loss=True)
+                return result, Scales(scaled.decoder, encoder), scaled.ratio
+            log_weights = log_weights_of(terms, self.kl_weight)
+            value, scales = estimators.value_and_scales(self.estimator, self.bound, log_weights, self.kl_weight)
+            return _Result(value, value, log_weights, is_loss=False), scales, None
 
-    def _in_one_launch(self, log_weights: Tensor) -> tuple[Tensor, Scales, Tensor] | None:
-        with torch.no_grad():
-            return estimators.in_one_launch(
-                self.estimator, self.bound, log_weights.detach(), self.kl_weight, self._rounding(), self.model.backend
-            )
+    def _in_one_launch(self, terms: Sequence[Tensor], messenger: Tensor | None = None) -> ScaledLoss | None:
+        """Return the loss with the estimator's gradient if a kernel computes both."""
+        factors = estimators.factors_of(self.estimator, self.bound, self.num_samples, self.kl_weight, self._rounding())
+        serving = None if factors is None else backend_with("weight_scales", self.model.backend, terms)
+        if factors is None or serving is None:
+            return None
+        return scaled_loss(terms, factors, self._reduction, self.kl_weight, messenger, backend=serving)
+
+    @property
+    def _reduction(self) -> str:
+        return self.ranks.shard_reduction(self.objective.reduction)
+
+    def _reduced(self, value: Tensor) -> Tensor:
+        return reduced(-value, self._reduction)
 
     def _with_gradient(
-        self, value: Tensor, scales: Scales, ratio: Tensor | None, messenger: Tensor, terms: Terms
+        self, result: _Result, scales: Scales, ratio: Tensor | None, messenger: Tensor, terms: Terms
     ) -> Tensor:
-        """Return the value with the gradient of the sum of the samples' terms times their scales."""
-        if ratio is None:
+        """Return the loss with the gradient of the sum of the samples' terms times their scales."""
+        if ratio is None and scales.encoder is not scales.decoder:
             scales, ratio = with_ratio(scales, self._rounding())
         decoder, encoder = scales
         scaled = [(decoder, terms.log_likelihood), (self._times_kl_weight(encoder), terms.log_ratio)]
         if terms.log_prior is not None:
             scaled.append((self._times_kl_weight(decoder), terms.log_prior))
-        return _weighted(value, ratio, messenger, scaled)
+        weighted = _weighted(result.value, ratio, messenger, scaled)
+        return weighted if result.is_loss else self._reduced(weighted)
 
     def _times_kl_weight(self, scale: Tensor) -> Tensor:
         return scale if self.kl_weight == 1.0 else self.kl_weight * scale
 
 
-def _weighted(value: Tensor, ratio: Tensor, messenger: Tensor, scaled: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+class _Result(NamedTuple):
+    """The bound of a call, without a graph."""
+
+    value: Tensor
+    """The reduced loss if ``is_loss``, whose gradient the scales are; else the bounds (B,)."""
+    bound: Tensor
+    log_weights: Tensor
+    is_loss: bool
+
+
+def _weighted(
+    value: Tensor, ratio: Tensor | None, messenger: Tensor, scaled: Sequence[tuple[Tensor, Tensor]]
+) -> Tensor:
     """Return the value with the gradient of the sum of scales times terms, for each pair of them."""
     weighted: Tensor = applied(WeightedTerms)(value, ratio, messenger, *(part for pair in scaled for part in pair))
     return weighted

@@ -20,7 +20,6 @@ from ..bounds import Bound, Coefficients
 from ..bounds.leave_one_out import log_rest, log_sum_exp
 from ..models.base import LatentVariableModel
 from ..models.terms import LogQGradient
-from ..ops.weights import backend_with, weight_scales
 from ..reference import ScaleFactors
 
 
@@ -155,26 +154,17 @@ def value_and_scales(
     return own.value, estimator.scales(Weights(log_weights, decoder, encoder, kl_weight))
 
 
-def in_one_launch(
-    estimator: Estimator, bound: Bound, log_weights: Tensor, kl_weight: float, rounding: float, backend: str | None
-) -> tuple[Tensor, Scales, Tensor] | None:
-    """Return the bound, the scales and their ratio, as :func:`value_and_scales` and
-    :func:`iwae_fast.objectives.routing.with_ratio` do, from one kernel; None if there is none for these arguments."""
+def factors_of(
+    estimator: Estimator, bound: Bound, num_samples: int, kl_weight: float, rounding: float
+) -> ScaleFactors | None:
+    """Return the numbers from which a kernel computes the bound, and the scales and their ratio as
+    :func:`value_and_scales` and :func:`iwae_fast.objectives.routing.with_ratio` do; None if they have another form."""
     form = bound.power_mean
     if form is None or estimator.polynomial is None or not _one_for_both(bound):
         return None
-    serving = backend_with("weight_scales", backend, (log_weights,))
-    if serving is None:
-        return None
-    polynomial = estimator.polynomial(form.power, kl_weight, len(log_weights))
-    factors = ScaleFactors(form.power, 1.0 / form.groups, *polynomial, rounding)
-    if form.groups == 1:
-        value, decoder, encoder, ratio = weight_scales(log_weights, factors, backend=serving)
-        return value, Scales(decoder, encoder), ratio
-    grouped = log_weights.unflatten(0, (form.groups, -1))
-    value, *scales = weight_scales(grouped, factors, 1, backend=serving)
-    decoder, encoder, ratio = (each.flatten(0, 1) for each in scales)
-    return value.mean(0), Scales(decoder, encoder), ratio
+    return ScaleFactors(
+        form.power, form.groups, *estimator.polynomial(form.power, kl_weight, num_samples), rounding=rounding
+    )
 
 
 def check(name: str, bound: Bound, num_samples: int, weighs_divergence: bool) -> Estimator:

@@ -19,7 +19,6 @@ from ..models import VAE, LatentVariableModel
 from ..models.base import check_model
 from ..models.draw import Draw
 from ..models.terms import LogQGradient
-from ..ops.losses import reduced
 from . import estimators
 from .bound_objective import BoundObjective, DictObjective
 from .call import Call
@@ -169,9 +168,8 @@ class Objective:
         )
         call = Call(self, model, bound, x, context, mask, draw, self._kl_weight(step), ranks)
         if (loss := call.plain_loss()) is None:
-            value, log_weights, ran = call.run()
+            loss, value, log_weights, ran = call.run()
             self.record = StepRecord(value.detach(), ran, call.kl_weight, log_weights.detach(), normalized=False)
-            loss = reduced(-value, ranks.shard_reduction(self.reduction))
         return ranks.finish(loss, x.shape[0], self.reduction, self.dataset_size)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,18 +84,18 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 
 
 class WeightedTerms(Function):
-    """The value (B,), with the gradient of sum_i scales_i terms_i for each pair of scales and terms, (k, B).
+    """The value, (B,) or reduced, with the gradient of sum_i scales_i terms_i for each pair of them, (k, B).
 
     The sum itself is not computed: a scale of 0 gives a gradient of 0, also if its term is infinite. The gradient of
     the messenger of a :class:`GradientRouter` is ``ratio`` (k, B), regardless of the upstream gradient.
     """
 
     @staticmethod
-    def forward(value: Tensor, ratio: Tensor, messenger: Tensor, *scales_and_terms: Tensor) -> Tensor:
-        return value.view_as(value)
+    def forward(value: Tensor, ratio: Tensor | None, messenger: Tensor, *scales_and_terms: Tensor) -> Tensor:
+        return value.detach()  # not a view, so that it may be changed in place
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
         _, ratio, _, *scales_and_terms = inputs
         ctx.save_for_backward(ratio, *scales_and_terms)
 
@@ -102,14 +103,21 @@ class WeightedTerms(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         ratio, *saved = ctx.saved_tensors
         gradients: list[Tensor | None] = [None, None, ratio if ctx.needs_input_grad[2] else None]
-        for index, (scales, term) in enumerate(zip(saved[::2], saved[1::2], strict=True)):
-            gradient = None
-            if ctx.needs_input_grad[2 * index + 4]:
-                gradient = (scales * grad).to(term.dtype)
-                if torch.is_grad_enabled():
-                    gradient = applied(NotTwiceDifferentiable)(gradient, *saved[1::2])
+        scales, terms, needed = saved[::2], saved[1::2], ctx.needs_input_grad[4::2]
+        products = iter(_products([scale for scale, needs in zip(scales, needed, strict=True) if needs], grad))
+        for term, needs in zip(terms, needed, strict=True):
+            gradient = next(products).to(term.dtype) if needs else None
+            if gradient is not None and torch.is_grad_enabled():
+                gradient = applied(NotTwiceDifferentiable)(gradient, *terms)
             gradients += [None, gradient]
         return tuple(gradients)
+
+
+def _products(scales: list[Tensor], grad: Tensor) -> Sequence[Tensor]:
+    """Return scales times an upstream gradient, in one launch if that is a number."""
+    if grad.dim() or not scales or torch._C._are_functorch_transforms_active():
+        return [scale * grad for scale in scales]
+    return torch._foreach_mul(scales, grad)
 
 
 def with_ratio(scales: Scales, rounding: float) -> tuple[Scales, Tensor]:

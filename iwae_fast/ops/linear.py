@@ -148,7 +148,7 @@ def linear_bernoulli_iwae(
         return IWAEResult(loss, bound, weights.detach(), normalized=True)
     if chosen != REFERENCE and _stores_residuals(chosen, leading, value, hidden, weight, bias):
         log_prob, *_ = applied(LinearBernoulliFunction)(chosen, products, value, mask, hidden, weight, bias)
-        return composed_iwae(log_prob + log_ratio, reduction, backend)
+        return composed_iwae(log_prob, log_ratio, reduction, backend)
     logits = F.linear(hidden, weight, bias)
     if chosen != REFERENCE:
         losses, weights = applied(IWAELoss)("bernoulli", chosen, "none", mask, log_ratio, value, logits)
@@ -256,10 +256,7 @@ class LinearBernoulliFunction(Fused):
         weight: Tensor,
         bias: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        log_prob, residual = implementation(backend).linear_bernoulli_log_prob_and_residual(
-            value, hidden, weight, bias, mask
-        )
-        return log_prob, residual, log_prob.clone()
+        return implementation(backend).linear_bernoulli_log_prob_and_residual(value, hidden, weight, bias, mask)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import checks, reference
 from ..backends import NATIVE, REFERENCE, choose
 from ..checks import accumulation_dtype
+from ..reference import ScaleFactors
 from .densities import counts
 from .events import flattened
 from .function import (
@@ -32,6 +33,7 @@ from .function import (
     times_upstream,
     with_memory,
 )
+from .scales import backend_with, scaled_loss
 from .weights import log_mean_exp
 
 
@@ -269,8 +271,13 @@ def fused_iwae(
     return IWAEResult(loss, bound, weights.detach(), normalized=True)
 
 
-def composed_iwae(log_weights: Tensor, reduction: str, backend: str | None) -> IWAEResult:
-    """Compute the loss from log-weights (k, ...), differentiated by autograd."""
+def composed_iwae(log_prob: Tensor, log_ratio: Tensor, reduction: str, backend: str | None) -> IWAEResult:
+    """Compute the loss from log p(x | z_i) and a log-ratio, (k, ...), which one launch adds where a kernel does."""
+    serving = backend_with("weight_scales", backend, (log_prob, log_ratio))
+    if serving is not None and log_prob.shape == log_ratio.shape:
+        result = scaled_loss((log_prob, log_ratio), ScaleFactors(), reduction, backend=serving)
+        return IWAEResult(result.loss, result.bound, result.log_weights, normalized=False)
+    log_weights = log_prob + log_ratio
     bound = log_mean_exp(log_weights, backend=backend)
     return IWAEResult(reduced(-bound, reduction), bound.detach(), log_weights.detach(), normalized=False)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..backends import NATIVE
 from ..backends.base import Ops, WithoutOptionalOps
-from ..backends.marshal import empty_selection, empty_squares, leading_shape
+from ..backends.marshal import empty_bound, empty_selection, empty_squares, leading_shape
 from ..checks import accumulation_dtype
 from ..reference import DENSITIES, ScaleFactors
 from ..reference.adam import AdamExtras, AdamSettings, AdamTensors
@@ -82,9 +82,12 @@ class RegisteredOps(WithoutOptionalOps):
         return self._call("log_mean_exp_backward", *arguments, **options)
 
     def weight_scales(
-        self, log_weights: Tensor, factors: ScaleFactors, dim: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self._call("weight_scales", log_weights, *factors, dim)
+        self, terms: Sequence[Tensor], kl_weight: float, factors: ScaleFactors, reduction: str
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        return self._call("weight_scales", list(terms), kl_weight, *factors, reduction)
+
+    def scaled_gradients(self, *arguments: Any, **options: Any) -> list[Tensor]:
+        return self._call("scaled_gradients", *arguments, **options)
 
     def select_samples(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self._call("select_samples", *arguments, **options)
@@ -104,7 +107,7 @@ class RegisteredOps(WithoutOptionalOps):
     def linear_bernoulli_log_prob_backward(self, *arguments: Any, **options: Any) -> list[Tensor]:
         return self._call("linear_bernoulli_log_prob_backward", *arguments, **options)
 
-    def linear_bernoulli_log_prob_and_residual(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    def linear_bernoulli_log_prob_and_residual(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
         return self._call("linear_bernoulli_log_prob_and_residual", *arguments, **options)
 
     def linear_bernoulli_iwae_loss(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -251,12 +254,13 @@ def _(
 
 @_register(
     "linear_bernoulli_log_prob_and_residual(Tensor value, Tensor hidden, Tensor weight, Tensor? bias, Tensor? mask, "
-    "str backend) -> (Tensor log_prob, Tensor residual)"
+    "str backend) -> (Tensor log_prob, Tensor residual, Tensor copy)"
 )
 def _(
     value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, backend: str
-) -> tuple[Tensor, Tensor]:
-    return _log_prob(value, hidden), hidden.new_empty((*hidden.shape[:-1], weight.shape[0]))
+) -> tuple[Tensor, Tensor, Tensor]:
+    residual = hidden.new_empty((*hidden.shape[:-1], weight.shape[0]))
+    return _log_prob(value, hidden), residual, _log_prob(value, hidden)
 
 
 @_register(
@@ -385,25 +389,28 @@ def _(
     return _contiguous_like(mean), _contiguous_like(log_std)
 
 
-def weight_scales(backend: Ops, log_weights: Tensor, *numbers: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def weight_scales(backend: Ops, terms: list[Tensor], kl_weight: float, *numbers: Any) -> Any:
     """Call a backend's method with the flat arguments of the op's schema."""
-    *factors, dim = numbers
-    return backend.weight_scales(log_weights, ScaleFactors(*factors), dim)
+    *factors, reduction = numbers
+    return backend.weight_scales(terms, kl_weight, ScaleFactors(*factors), reduction)
 
 
-def _weight_scales(log_weights: Tensor, *numbers: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dim, dtype = numbers[-2], accumulation_dtype(log_weights)
-    value = log_weights.new_empty((*log_weights.shape[:dim], *log_weights.shape[dim + 1 :]), dtype=dtype)
-    first, second, third = (log_weights.new_empty(log_weights.shape, dtype=dtype) for _ in range(3))
-    return value, first, second, third
+def _weight_scales(terms: list[Tensor], kl_weight: float, *numbers: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    *factors, reduction, _ = numbers
+    return empty_bound(terms, reduction, 1 if ScaleFactors(*factors).is_one else 3)
 
 
 _define(
-    "weight_scales(Tensor log_weights, float power, float factor, float linear, float quadratic, float rounding, "
-    "int dim, str backend) -> (Tensor value, Tensor decoder, Tensor encoder, Tensor ratio)",
+    "weight_scales(Tensor[] terms, float kl_weight, float power, int groups, float linear, float quadratic, "
+    "float rounding, str reduction, str backend) -> (Tensor loss, Tensor bound, Tensor log_weights, Tensor[] scales)",
     weight_scales,
     _weight_scales,
 )
+
+
+@_register("scaled_gradients(Tensor[] scales, Tensor grad, float[] factors, str backend) -> Tensor[]")
+def _(scales: list[Tensor], grad: Tensor, factors: list[float], backend: str) -> list[Tensor]:
+    return [_contiguous_like(scale) for scale in scales]
 
 
 @_register(

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, reference
 from ..backends import REFERENCE, BackendError, choose
 from ..checks import WIDE
-from .function import Fused, applied, backward_pass, implementation, saved, supports
+from .function import Fused, applied, backward_pass, implementation, saved
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0, *, backend: str | None = None) -> Tensor:
@@ -95,36 +95,3 @@ class LogMeanExp(Fused):
 
 def _log_mean_exp_backward(grad: Tensor, log_weights: Tensor, dim: int, backend: str) -> tuple[Tensor]:
     return (implementation(backend).log_mean_exp_backward(grad, log_weights, dim),)
-
-
-def backend_with(op: str, backend: str | None, tensors: tuple[Tensor, ...]) -> str | None:
-    """Return the backend whose kernel serves ``weight_scales`` or ``select_samples`` on these tensors, or None: the
-    same results are then composed of other operations."""
-    chosen = choose(backend, tensors, op, tensors[0].shape)
-    return chosen if chosen != REFERENCE and supports(op, chosen) else None
-
-
-def weight_scales(
-    log_weights: Tensor, factors: reference.ScaleFactors, dim: int = 0, *, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute a bound's value and the scales of an estimator, without a graph, in one launch.
-
-    See :func:`iwae_fast.reference.weight_scales`; log-weights of half precision are widened.
-    """
-    return implementation(backend).weight_scales(log_weights, factors, dim)
-
-
-def select_samples(
-    decoder: Tensor,
-    encoder: Tensor,
-    seed: Tensor,
-    budget: int,
-    observation_offset: int,
-    stream: int,
-    rounding: float,
-    *,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Choose the samples of a budget by their scales (k, B), in one launch: see
-    :meth:`iwae_fast.backends.base.Ops.select_samples`."""
-    return implementation(backend).select_samples(decoder, encoder, seed, budget, observation_offset, stream, rounding)

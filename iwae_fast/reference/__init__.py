@@ -8,7 +8,7 @@ are not checked here: the public functions in :mod:`iwae_fast.ops` check them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -141,28 +141,63 @@ def normalized_weights(log_weights: Tensor, dim: int = 0) -> Tensor:
 
 
 class ScaleFactors(NamedTuple):
-    """The numbers that make the scales of an estimator from weights: see :func:`weight_scales`."""
+    """The numbers that make a bound and the scales of an estimator from weights: see :func:`weight_scales`."""
 
     power: float = 1.0
-    """p > 0; the bound is log[mean of w^p] / p."""
-    factor: float = 1.0
-    """Factor of all scales."""
+    """p > 0; the bound is the mean over groups of log[mean of w^p] / p."""
+    groups: int = 1
+    """The number of groups, of consecutive samples each; it divides k."""
     linear: float = 1.0
     quadratic: float = 0.0
-    """The encoder's scale is factor (linear v + quadratic v^2)."""
+    """The encoder's scale is linear v + quadratic v^2, of a sample whose decoder's scale is v."""
     rounding: float = 0.0
-    """The decoder's scale is at least this number times the encoder's absolute one."""
+    """The decoder's scale is at least this number times the encoder's, in absolute value."""
+
+    @property
+    def is_one(self) -> bool:
+        """True if decoder and encoder have the same scales."""
+        return self.linear == 1.0 and self.quadratic == 0.0
 
 
-def weight_scales(log_weights: Tensor, factors: ScaleFactors, dim: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute the bound log[mean of w^p] / p, the scales of decoder and encoder from v = softmax(p log w), and the
-    encoder's scales divided by the decoder's."""
-    power, factor, linear, quadratic, rounding = factors
-    tempered = power * widen(log_weights)[0]
-    v = normalized_weights(tempered, dim)
+def log_weights_of(terms: Sequence[Tensor], kl_weight: float = 1.0) -> Tensor:
+    """Compute log-weights from their terms: the first one, plus ``kl_weight`` times the sum of the others."""
+    first, *others = widen(*terms)
+    if not others:
+        return first
+    rest = sum(others[1:], others[0])
+    return first + (rest if kl_weight == 1.0 else kl_weight * rest)
+
+
+def loss_of(bound: Tensor, reduction: str) -> Tensor:
+    """Return minus the bounds of the observations, or their mean or sum."""
+    if reduction == "none":
+        return -bound
+    return -(bound.mean() if reduction == "mean" else bound.sum())
+
+
+def share_of_loss(observations: int, reduction: str) -> float:
+    """Return the derivative of a loss with respect to the bound of one of its observations."""
+    return -1.0 / max(observations, 1) if reduction == "mean" else -1.0
+
+
+def weight_scales(
+    terms: Sequence[Tensor], kl_weight: float, factors: ScaleFactors, reduction: str
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Compute the loss, the bounds, the log-weights, and the scales of the samples' gradients of the loss.
+
+    With v = softmax(p log w) within each group, times the derivative of the loss by the bound, the scales are those of
+    the decoder, the encoder, and the encoder's divided by the decoder's; the decoder's alone if both are the same.
+    """
+    power, groups, linear, quadratic, rounding = factors
+    log_weights = log_weights_of(terms, kl_weight)
+    tempered = (power * log_weights).unflatten(0, (groups, -1))
+    v = normalized_weights(tempered, 1).flatten(0, 1)
+    bound = (log_mean_exp(tempered, 1) / power).mean(0)
+    share = share_of_loss(bound.numel(), reduction) / groups
     slope = linear + quadratic * v
     raised = (rounding * slope.abs()).clamp(min=1.0)
-    return log_mean_exp(tempered, dim) / power, factor * v * raised, factor * v * slope, slope / raised
+    scales = [share * v * raised, share * v * slope, slope / raised]
+    return loss_of(bound, reduction), bound, log_weights, scales[:1] if factors.is_one else scales
 
 
 def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:

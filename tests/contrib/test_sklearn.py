@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", minversion="1.6", reason="scikit-learn 1.6 is not installed: it is in the extra 'sklearn'")
+pytest.importorskip(
+    "sklearn", minversion="1.6", reason="scikit-learn 1.6 is not installed: it is in the extra 'sklearn'"
+)
 
 import fresh
 from sklearn.utils.estimator_checks import parametrize_with_checks

@@ -55,7 +55,9 @@ class TestLinearHeads(Contract):
             ours = self.call(*inputs)
         count = len(inputs) // 2
         hidden, *rest = (t.to(dtype) for t in inputs)
-        expected = [torch.nn.functional.linear(hidden, *layer) for layer in zip(rest[:count], rest[count:])]
+        expected = [
+            torch.nn.functional.linear(hidden, *layer) for layer in zip(rest[:count], rest[count:], strict=True)
+        ]
         assert ours.dtype == dtype
         assert torch.equal(ours, torch.cat(expected, -1))
 
@@ -87,9 +89,7 @@ def test_against_single_layers(
 
     def call(name: str) -> Callable[..., Tensor]:
         count = len(columns)
-        return lambda hidden, *rest: torch.cat(
-            linear_heads(hidden, rest[:count], rest[count:], backend=name), -1
-        )
+        return lambda hidden, *rest: torch.cat(linear_heads(hidden, rest[:count], rest[count:], backend=name), -1)
 
     moved = [t.to(device_of(backend)) for t in inputs]
     ours, our_grads = gradients(call(backend), moved, 1)

@@ -97,8 +97,12 @@ def samples() -> dict[str, list[tuple]]:
         "log_mean_exp": [(log_ratio, 0), (log_ratio, 1), (log_ratio.double().T, 0)],
         "log_mean_exp_backward": [(r(4), log_ratio, 0), (r(3), log_ratio, 1)],
         "weight_scales": [
-            (log_ratio, 0.5, 1.0, 0.3, 0.7, 1e-3, 0),
-            (r(3, 4, 5).half().mT, 1.0, 0.5, 1.0, 0.0, 0.0, 1),
+            ([log_ratio, log_ratio + 1.0], 0.5, 0.7, 1, 0.3, 0.7, 1e-3, "mean"),
+            ([r(6, 4, 5).half().mT], 1.0, 1.0, 3, 1.0, 0.0, 0.0, "none"),
+        ],
+        "scaled_gradients": [
+            ([log_ratio, log_ratio + 1.0], torch.randn(()), [1.0, 0.5]),
+            ([r(3, 4, 5).double()], r(4, 5).double().mT.contiguous().mT, [2.0]),
         ],
         "select_samples": [
             (r(5, 4), r(5, 4), seed, 3, 1, 2**31, 1e-3),

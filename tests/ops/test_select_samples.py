@@ -13,7 +13,7 @@ from iwae_fast.objectives.budgets import Selection, within_budget
 from iwae_fast.objectives.estimators import Scales
 from iwae_fast.objectives.routing import with_ratio
 from iwae_fast.ops.samples import standard_normal
-from iwae_fast.ops.weights import select_samples
+from iwae_fast.ops.scales import select_samples
 
 OFFERING = [backend for backend in BACKENDS if backend.values[0] != "cpu"]
 """The CPU composes the same of operations of torch."""

@@ -79,6 +79,7 @@ def _emulated() -> int:
 def _is_launch(func: Any, result: Any, args: tuple, kwargs: dict) -> bool:
     if func._schema.name in WITHOUT_A_KERNEL:
         return False
-    if all(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns):
+    returns = func._schema.returns  # none of an operation on lists of tensors in place
+    if returns and all(r.alias_info is not None and not r.alias_info.is_write for r in returns):
         return False  # a view
     return any(isinstance(leaf, Tensor) and leaf.numel() for leaf in tree_leaves((result, args, kwargs)))

@@ -23,7 +23,7 @@ from iwae_fast.objectives.routing import with_ratio
 from iwae_fast.ops.adam import adam, sum_squares
 from iwae_fast.ops.function import supports
 from iwae_fast.ops.samples import standard_normal
-from iwae_fast.ops.weights import select_samples, weight_scales
+from iwae_fast.ops.scales import scaled_loss, select_samples
 from iwae_fast.reference.adam import AdamExtras, AdamSettings, AdamTensors
 
 ALLOWED = {torch.float64: 1e-10, torch.float32: 5e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
@@ -143,19 +143,28 @@ def weights() -> Iterator[Case]:
     for dtype, shape, dim in product(FLOATS, ((1, 5), (7, 3), (50, 40, 2), (300, 33)), (0, -1)):
         name = f"log_mean_exp {dtype} {shape} over {dim}"
         yield Case(name, partial(iw.log_mean_exp, dim=dim), (torch.randn(shape).to(dtype),), (0,))
-        yield Case(f"weight_scales {dtype} {shape} over {dim}", partial(scales, dim), (torch.randn(shape).to(dtype),))
+    for dtype, shape, groups in product(FLOATS, ((6, 5), (50, 40, 2), (300, 33), (6, 700)), (1, 3)):
+        if shape[0] % groups == 0:
+            inputs = (torch.randn(shape).to(dtype), torch.randn(shape))
+            for reduction, quadratic in (("mean", 9.0), ("none", 0.0)):
+                name = f"weight_scales {dtype} {shape} {groups} groups {reduction} {quadratic}"
+                function = partial(scaled, groups=groups, reduction=reduction, quadratic=quadratic)
+                yield Case(name, function, inputs, (0, 1))
     for k, budget in ((1, 1), (7, 3), (50, 8), (300, 2)):
         both = (torch.randn(k, 9), torch.randn(9, k).T, torch.tensor(3))
         yield Case(f"select_samples k={k} budget={budget}", partial(selected, budget), both)
 
 
-FACTORS = reference.ScaleFactors(0.7, 0.5, -0.3, 9.0, 0.3)
-
-
-def scales(dim: int, log_weights: Tensor, backend: str) -> tuple[Tensor, ...]:
-    if backend == "reference":
-        return reference.weight_scales(log_weights, FACTORS, dim)
-    return weight_scales(log_weights, FACTORS, dim, backend=backend)
+def scaled(*terms: Tensor, groups: int, reduction: str, quadratic: float, backend: str) -> Tensor:
+    """Return the loss of an estimator, whose gradients are its scales."""
+    factors = reference.ScaleFactors(0.7, groups, 0.3 if quadratic else 1.0, quadratic, 0.3)
+    if backend != "reference":
+        return scaled_loss(terms, factors, reduction, 0.4, backend=backend).loss
+    loss, _, _, by_sample = reference.weight_scales([t.detach() for t in terms], 0.4, factors, reduction)
+    encoder = by_sample[1] if len(by_sample) > 1 else by_sample[0]
+    linear = (by_sample[0] * terms[0] + 0.4 * encoder * terms[1]).sum(0)
+    linear = linear.sum() if reduction == "mean" else linear
+    return loss + linear - linear.detach()
 
 
 def selected(budget: int, decoder: Tensor, encoder: Tensor, seed: Tensor, backend: str) -> tuple[Tensor, ...]:

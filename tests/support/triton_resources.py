@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def cases() -> dict[str, Callable[[], Any]]:
             random(k, b, z), log_ratio, mean, log_std, seed, chosen, k, 0, 0, 0, False
         ),
     }
-    return result | linear_cases() | layer_cases() | adam_cases()
+    return result | linear_cases() | layer_cases() | head_cases() | tail_cases() | adam_cases()
 
 
 def at(precision: str, op: Callable[..., Any], *arguments: Any) -> Any:
@@ -202,6 +203,34 @@ def layer_cases() -> dict[str, Callable[[], Any]]:
     add("200 to 200 1000 rows bfloat16", "silu", square, torch.bfloat16, "ieee")
     add("200 to 784 1000 rows", "none", (1000, 200, 784), torch.float32, "ieee")
     add("200 to 784 10000 rows", "relu", (10_000, 200, 784), torch.float32, "ieee")
+    return result
+
+
+def head_cases() -> dict[str, Callable[[], Any]]:
+    """Return forward and backward passes of the two heads of an encoder."""
+    result: dict[str, Callable[[], Any]] = {}
+    for rows in (20, 1000):
+        hidden, weights, biases = torch.empty(rows, 200), [torch.empty(50, 200)] * 2, [torch.empty(50)] * 2
+        grads = [torch.empty(rows, 50)] * 2
+        heads = partial(ops.linear_heads, hidden, weights, biases)
+        result[f"layer heads 200 to 50 {rows} rows"] = heads
+        result[f"layer_backward heads 200 to 50 {rows} rows"] = partial(
+            ops.linear_heads_backward, grads, hidden, weights, [True] * 5
+        )
+    return result
+
+
+def tail_cases() -> dict[str, Callable[[], Any]]:
+    """Return the ends of losses, of a bound's own gradient and of DReG, and their gradients."""
+    result: dict[str, Callable[[], Any]] = {}
+    for name, (linear, quadratic) in {"own": (1.0, 0.0), "dreg": (0.0, 1.0)}.items():
+        for k, b in ((50, 20), (50, 100), (50, 1024), (500, 20)):
+            terms = [torch.empty(k, b)] * 2
+            result[f"weight_scales {name} k={k} B={b}"] = partial(
+                ops.weight_scales, terms, 1.0, 1.0, 1, linear, quadratic, 1e-8, "mean"
+            )
+    scales = [torch.empty(50, 20)] * 2
+    result["scaled_gradients"] = partial(ops.scaled_gradients, scales, torch.empty(()), [1.0, 1.0])
     return result
 
 

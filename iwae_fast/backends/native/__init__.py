@@ -4,11 +4,12 @@ from .adam import AdamSteps
 from .layers import Layers
 from .linear import Linear
 from .samples import Samples
+from .scales import SampleScales
 from .training import TrainingSteps
 from .weights import Weights
 
 
-class NativeBackend(Linear, Layers, Samples, Weights, AdamSteps):
+class NativeBackend(Linear, Layers, Samples, Weights, SampleScales, AdamSteps):
     """All operations on the extension's kernels. A subclass selects the kernels and runs them."""
 
 

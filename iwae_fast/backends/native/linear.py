@@ -43,9 +43,10 @@ class Linear(Densities, Losses):
 
     def linear_bernoulli_log_prob_and_residual(
         self, value: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         logits = products(hidden, weight)  # overwritten by the residual
-        return self.density(*_biased(value, logits, bias), mask, (None, logits)), logits
+        log_prob = self.density(*_biased(value, logits, bias), mask, (None, logits))
+        return log_prob, logits, log_prob.clone()
 
     def linear_bernoulli_iwae_loss(
         self,

@@ -1,4 +1,4 @@
-"""The log-mean-exp of importance weights, the scales of estimators, and the selection of samples by them."""
+"""The log-mean-exp of importance weights."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from ...checks import accumulation_dtype
-from ...reference import ScaleFactors
-from ..marshal import empty_selection, operand
+from ..marshal import operand
 from .base import Native
 
 
@@ -40,48 +39,3 @@ class Weights(Native):
             operand(gradient.movedim(dim, 0)),
         )
         return gradient
-
-    def weight_scales(
-        self, log_weights: Tensor, factors: ScaleFactors, dim: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        columns = log_weights.movedim(dim, 0)
-        value = columns.new_empty(columns.shape[1:], dtype=accumulation_dtype(log_weights))
-        decoder, encoder, ratio = (log_weights.new_empty(log_weights.shape, dtype=value.dtype) for _ in range(3))
-        self.run(
-            self.kernels.weight_scales,
-            columns,
-            value.dtype == torch.float64,
-            tuple(columns.shape),
-            operand(columns),
-            list(factors),
-            value.data_ptr(),
-            *(operand(result.movedim(dim, 0)) for result in (decoder, encoder, ratio)),
-        )
-        return value, decoder, encoder, ratio
-
-    def select_samples(
-        self,
-        decoder: Tensor,
-        encoder: Tensor,
-        seed: Tensor,
-        budget: int,
-        observation_offset: int,
-        stream: int,
-        rounding: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        count, observations = decoder.shape
-        results = empty_selection(decoder, encoder, budget)
-        self.run(
-            self.kernels.selection,
-            decoder,
-            results[1].dtype == torch.float64,
-            seed.data_ptr(),
-            (count, observations, 1),
-            (0, observation_offset, stream),
-            operand(decoder),
-            operand(encoder),
-            budget,
-            rounding,
-            [result.data_ptr() for result in results],
-        )
-        return results
