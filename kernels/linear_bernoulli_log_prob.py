@@ -39,6 +39,7 @@ from .linear_tiles import (
     tiling_of,
 )
 from .memory import multiple, row_offset, store
+from .overlap import begin_kernel
 from .sums import product
 
 MOST_PROGRAMS = 4 if INTERPRETED else 8 * 132
