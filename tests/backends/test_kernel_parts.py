@@ -12,7 +12,6 @@ if (reason := NATIVE["triton"].unavailable()) is not None:
 
 import triton
 import triton.language as tl
-
 from iwae_fast.kernels.sums import kahan, over_rows
 
 
