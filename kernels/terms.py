@@ -82,12 +82,13 @@ class Losses:
     """The memory in which the programs of a launch write a loss: the loss itself if one program has all of it."""
 
     def __init__(self, loss: Tensor, observations: int, programs: int, reduction: str) -> None:
-        self.loss, self.reduction = loss, reduction
-        self.is_reduced = reduction != "none"
-        self.share = bits(1.0 / max(observations, 1) if reduction == "mean" else 1.0)
-        self.programs = programs
+        self.loss: Tensor = loss
+        self.reduction: str = reduction
+        self.is_reduced: bool = reduction != "none"
+        self.share: int = bits(1.0 / max(observations, 1) if reduction == "mean" else 1.0)
+        self.programs: int = programs
         several = self.is_reduced and programs > 1
-        self.parts = loss.new_empty(programs, dtype=torch.float64) if several else loss
+        self.parts: Tensor = loss.new_empty(programs, dtype=torch.float64) if several else loss
 
     def finish(self) -> Tensor:
         """Return the loss: as in torch, the mean over no observations is NaN and the sum is 0."""
